@@ -1,0 +1,283 @@
+//! What GMS says on the wire: bytes in, [`Observation`] out. No I/O, no clock, no panic.
+//!
+//! [`inspect`] reads one exchange (a request and its answer) and returns everything worth keeping, already scrubbed of
+//! secrets. It never fails: what it cannot read becomes a [`Finding`]. It decides nothing about storing or delivering.
+
+pub mod errors;
+pub mod route;
+pub mod scrub;
+
+use crate::chat::{ChatId, ContentDigest, Secret, TranscriptEvent};
+
+pub use errors::{ErrorClass, ErrorFormat, Origin};
+pub use route::{Operation, Route, RouteClass};
+
+/// One exchange as the tap saw it. Everything borrowed; nothing scrubbed yet.
+#[derive(Clone, Copy)]
+pub struct Exchange<'a> {
+    /// Where the request went.
+    pub route: &'a Route<'a>,
+    /// The query of the request target, without `?`.
+    pub query: Option<&'a str>,
+    /// The request's Content-Type, if any.
+    pub request_content_type: Option<&'a str>,
+    /// The start of the request body, up to the tap's cap.
+    pub request_body: &'a [u8],
+    /// Credentials of the request's and the answer's fields: Authorization, Cookie, API keys, Set-Cookie.
+    pub credentials: &'a [Secret],
+    /// The answer's HTTP status.
+    pub status: u16,
+    /// The answer's Content-Encoding, if any.
+    pub content_encoding: Option<&'a str>,
+    /// The answer's body as it came, still encoded.
+    pub body: &'a [u8],
+    /// False where the body broke off.
+    pub body_complete: bool,
+}
+
+/// The bounds and choices that inspection works under.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// A body that decodes to more than this is not read further (8 MiB: 200 times a long transcript).
+    pub decoded_bytes_max: usize,
+    /// How much of a body that could not be read a finding keeps.
+    pub finding_bytes_max: usize,
+    /// Names of requestChat and updateData fields that become attributes. `userData[*]` stands for every userData key.
+    pub attributes: Vec<String>,
+    /// Keep the text of TypingStarted and TypingStopped, which the customer never sent.
+    pub keep_typing_text: bool,
+    /// Random for each process: digests of secrets cannot be looked up elsewhere.
+    pub digest_key: [u8; 32],
+}
+
+/// What one exchange showed.
+#[derive(Debug, Default)]
+pub struct Observation {
+    /// An entry for each chat that the answer speaks of, in the answer's order. CometD can carry several.
+    pub chats: Vec<ChatAnswer>,
+    /// Errors that the answer carried.
+    pub errors: Vec<ApiError>,
+    /// What could not be understood.
+    pub findings: Vec<Finding>,
+    /// How many deliveries came on CometD channels other than Chat V2's: counted only.
+    pub other_deliveries: u64,
+    /// The path's chatId and the body's differ: counted and logged, not a finding.
+    pub chat_id_mismatch: bool,
+    /// The CometD session ended with this exchange (`/meta/disconnect`).
+    pub session_ended: bool,
+}
+
+/// How an answer says which chat it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChatKey {
+    /// By chatId, of the body or else the path.
+    Id(ChatId),
+    /// `chat-ntf` answers name no chat: found by the keyed digest of the request's secureKey.
+    SecureKey(ContentDigest),
+}
+
+/// What an answer says of one chat.
+#[derive(Debug)]
+pub struct ChatAnswer {
+    /// Which chat.
+    pub key: ChatKey,
+    /// The keyed digests of the secureKeys seen with this chat in this exchange.
+    pub secure_keys: Vec<ContentDigest>,
+    /// The secrets seen with this chat in this exchange, to be scrubbed from its later answers too.
+    pub secrets: Vec<Secret>,
+    /// `{serviceName}`.
+    pub service: Option<String>,
+    /// The events with a valid index, in the answer's order, repetitions included.
+    pub events: Vec<TranscriptEvent>,
+    /// What ground the answer covers.
+    pub coverage: Coverage,
+    /// nextPosition, where statusCode 0 makes it valid.
+    pub next_position: Option<i64>,
+    /// chatEnded true, at statusCode 0 or 2.
+    pub ended: Option<Ended>,
+    /// userData[GCTI_Chat_AsyncMode]=true was requested.
+    pub is_async: bool,
+    /// Attributes of the request and the answer, scrubbed.
+    pub attributes: Vec<Attribute>,
+}
+
+/// R6: which positions an answer covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    /// None: statusCode other than 0, position 0, or an operation that asked for no transcript.
+    Nothing,
+    /// REST: [from, next).
+    Rest {
+        /// At least 1.
+        from: i64,
+        /// nextPosition, else one past the last index.
+        next: i64,
+    },
+    /// CometD: from the end of what this session was given before, else from the lowest index delivered, to `next`.
+    Session {
+        /// Keyed digest of the CometD clientId.
+        session: ContentDigest,
+        /// The lowest index in this delivery.
+        lowest: Option<i64>,
+        /// nextPosition, else one past the last index.
+        next: i64,
+    },
+}
+
+/// How a chat ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// chatEnded at statusCode 0.
+    Normally,
+    /// chatEnded at statusCode 2.
+    WithError,
+}
+
+impl Ended {
+    /// As the `chats` table writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normally => "chat_ended",
+            Self::WithError => "chat_ended_with_error",
+        }
+    }
+}
+
+/// A name and a value known of a chat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attribute {
+    /// The form field's or answer field's name, `userData[key]` for user data.
+    pub name: String,
+    /// The value; JSON where it was not a string.
+    pub value: String,
+    /// Where it was said.
+    pub source: AttributeSource,
+}
+
+/// Where an attribute was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttributeSource {
+    /// A requestChat or updateData form.
+    Request,
+    /// An answer's field.
+    Answer,
+}
+
+impl AttributeSource {
+    /// As the `chat_attributes` table writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Answer => "answer",
+        }
+    }
+}
+
+/// One error that a client was given. The exchange's own facts (node, client, duration) are added where it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    /// Who said it.
+    pub origin: Origin,
+    /// The shape it came in.
+    pub format: ErrorFormat,
+    /// The HTTP status of the answer; none for a client that left.
+    pub http_status: Option<u16>,
+    /// GMS's statusCode beside it.
+    pub status_code: Option<i64>,
+    /// A numeric code, of the catalogue or not.
+    pub code: Option<i64>,
+    /// By code, else by format.
+    pub class: ErrorClass,
+    /// The catalogue's words for the code.
+    pub meaning: Option<&'static str>,
+    /// The form field a validation error names.
+    pub field: Option<String>,
+    /// Message, non-numeric code, Bayeux error or the start of a body: what else was said.
+    pub detail: Option<String>,
+    /// `advice`, raw.
+    pub advice: Option<String>,
+    /// Drawn from the advice of any code.
+    pub reference_id: Option<String>,
+    /// `{serviceName}`.
+    pub service: Option<String>,
+    /// The chat operation, of the path or the CometD message.
+    pub operation: Option<String>,
+    /// The chat, where known.
+    pub chat_id: Option<ChatId>,
+    /// The Chat Server instance, where the answer says.
+    pub alias: Option<String>,
+}
+
+/// Something that could not be understood or keyed. Kept, scrubbed, so that a person can look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What kind.
+    pub kind: FindingKind,
+    /// The chat, where known.
+    pub chat_id: Option<ChatId>,
+    /// One sentence for a person.
+    pub detail: String,
+    /// The bytes: decoded, scrubbed, at most `finding_bytes_max`. Empty where they could not be decoded.
+    pub raw: Vec<u8>,
+    /// The length before the cut.
+    pub raw_length: usize,
+    /// How many events it stands for in the account of promise 4.
+    pub events: u64,
+}
+
+/// The kinds of finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FindingKind {
+    /// An event without a valid index: it has no key.
+    EventWithoutKey,
+    /// Events in an answer that names no chat, and none is known for it.
+    EventsWithoutChat,
+    /// An element of messages that is no object.
+    NotAnEvent,
+    /// A body that is not JSON where an answer was expected.
+    NotJson,
+    /// JSON of a shape that no answer has.
+    UnknownShape,
+    /// A body that broke off.
+    Truncated,
+    /// A body whose Content-Encoding could not be undone, or that decodes to too much.
+    Undecodable,
+    /// A body over `body_max`, or while `inspected_bytes_max` was used up: delivered, not read.
+    TooLarge,
+    /// Bytes that are no UTF-8, read with replacement characters.
+    InvalidUtf8,
+    /// A row that the database refused on its own account.
+    Unstorable,
+    /// Chat V1 traffic: not recorded.
+    ChatV1,
+}
+
+impl FindingKind {
+    /// As the `findings` table writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EventWithoutKey => "event_without_key",
+            Self::EventsWithoutChat => "events_without_chat",
+            Self::NotAnEvent => "not_an_event",
+            Self::NotJson => "not_json",
+            Self::UnknownShape => "unknown_shape",
+            Self::Truncated => "truncated",
+            Self::Undecodable => "undecodable",
+            Self::TooLarge => "too_large",
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::Unstorable => "unstorable",
+            Self::ChatV1 => "chat_v1",
+        }
+    }
+}
+
+/// How two contents under one key compare (R7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// The same JSON value.
+    Equal,
+    /// type, text, from or utcTime differ.
+    Changed,
+    /// Only other fields differ.
+    Extended,
+}

@@ -1,0 +1,10 @@
+//! A recording reverse proxy for Genesys GMS.
+
+// The floors, ground first: a module imports only from those above its line here.
+pub mod chat;
+pub mod units;
+pub mod telemetry;
+pub mod gms;
+pub mod recorder;
+pub mod proxy;
+pub mod admin;

@@ -1,0 +1,92 @@
+//! HTTP toward clients and nodes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::units;
+
+/// The `[proxy]` section.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The GMS nodes: `http://host:port`, or `name=http://host:port`.
+    pub upstreams: Vec<String>,
+    /// The path under which the nodes serve their APIs; recognised, never rewritten.
+    pub base_path: String,
+    /// Route classes and path prefixes that are let through; empty lets everything through.
+    pub allow: Vec<String>,
+    /// Route classes and path prefixes that are refused; stronger than `allow`.
+    pub deny: Vec<String>,
+    /// Networks whose X-Forwarded-* fields are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Origins whose scripts may read the proxy's own errors.
+    pub cors_origins: Vec<String>,
+    /// Threads, each with its own listener and connections; 0: one for each core.
+    pub threads: usize,
+    /// Client connections at one time.
+    pub connections_max: usize,
+    /// Connections to one node at one time.
+    pub node_connections_max: usize,
+    /// How long an unused connection to a node is kept.
+    #[serde(deserialize_with = "units::duration")]
+    pub node_idle_timeout: Duration,
+    /// How long a node that refused a connection is passed over.
+    #[serde(deserialize_with = "units::duration")]
+    pub node_retry_after: Duration,
+    /// How long a connection to a node may take.
+    #[serde(deserialize_with = "units::duration")]
+    pub connect_timeout: Duration,
+    /// From a chat request to its whole answer.
+    #[serde(deserialize_with = "units::duration")]
+    pub chat_timeout: Duration,
+    /// From a CometD request to its whole answer.
+    #[serde(deserialize_with = "units::duration")]
+    pub long_poll_timeout: Duration,
+    /// From any other request to the head of its answer.
+    #[serde(deserialize_with = "units::duration")]
+    pub other_timeout: Duration,
+    /// A body that moves no byte this long is given up.
+    #[serde(deserialize_with = "units::duration")]
+    pub body_idle_timeout: Duration,
+    /// How long a client may take for the head of a request.
+    #[serde(deserialize_with = "units::duration")]
+    pub header_timeout: Duration,
+    /// After a stop signal: not ready, but still accepting.
+    #[serde(deserialize_with = "units::duration")]
+    pub drain_delay: Duration,
+    /// After that: how long what is in flight may take.
+    #[serde(deserialize_with = "units::duration")]
+    pub drain_max: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: ([0, 0, 0, 0], 8080).into(),
+            upstreams: Vec::new(),
+            base_path: "/genesys".into(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            trusted_proxies: Vec::new(),
+            cors_origins: Vec::new(),
+            threads: 0,
+            connections_max: 16_384,
+            node_connections_max: 1_024,
+            node_idle_timeout: Duration::from_secs(60),
+            node_retry_after: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(1),
+            chat_timeout: Duration::from_millis(2_800),
+            long_poll_timeout: Duration::from_secs(90),
+            other_timeout: Duration::from_secs(60),
+            body_idle_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(10),
+            drain_delay: Duration::from_secs(1),
+            drain_max: Duration::from_secs(30),
+        }
+    }
+}
