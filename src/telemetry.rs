@@ -1,5 +1,7 @@
 //! What the program says of itself: logs, counters.
 
+pub mod metrics;
+
 use serde::Deserialize;
 
 /// The `[log]` section.

@@ -1,8 +1,27 @@
-//! Probes and metrics, on a listener of their own.
+//! Probes and metrics, on a listener of their own: read-only, loopback unless told otherwise, never reachable through the
+//! proxy's.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::proxy::Nodes;
+use crate::recorder::Recorder;
+use crate::telemetry::metrics::Metrics;
 
 /// The `[admin]` section.
 #[derive(Debug, Clone, Deserialize)]
@@ -16,4 +35,111 @@ impl Default for Config {
     fn default() -> Self {
         Self { listen: ([127, 0, 0, 1], 9180).into() }
     }
+}
+
+/// Scrapers and probes at one time: a few monitors, not the world.
+const CONNECTIONS_MAX: usize = 64;
+/// For a request's head, idling included.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the probes look at.
+#[derive(Debug)]
+pub struct Watched {
+    /// What is kept.
+    pub recorder: Arc<Recorder>,
+    /// Where to.
+    pub nodes: Arc<Nodes>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// A stop was asked for: no new traffic, please.
+    pub draining: AtomicBool,
+}
+
+impl Watched {
+    /// Whether traffic may be sent here, and in words what is unwell.
+    ///
+    /// Under `pass` a store that is down does not make the proxy unready: chats go on.
+    pub fn readiness(&self) -> (bool, Vec<String>) {
+        let mut ready = true;
+        let mut words = Vec::new();
+        let mut say = |stops: bool, sentence: String| {
+            ready &= !stops;
+            words.push(sentence);
+        };
+        if self.draining.load(Ordering::Acquire) {
+            say(true, "draining: a stop was asked for".into());
+        }
+        let refuses = !self.recorder.passes_unrecorded();
+        let fate = if refuses { "chats are refused" } else { "chats are passed on, what they bring is kept in memory" };
+        if let Some((since, reason, detail)) = self.recorder.outage() {
+            say(refuses, format!("recording is down since {since} ({reason}: {detail}); {fate}"));
+        }
+        if !self.recorder.is_writing() {
+            say(refuses, format!("the writer has ended; {fate}"));
+        }
+        let unwell: Vec<&str> = self.nodes.iter().filter(|node| !node.is_well()).map(|node| &*node.name).collect();
+        if !unwell.is_empty() {
+            let none_left = unwell.len() == self.nodes.iter().count();
+            say(none_left, format!("nodes that take no connections: {}", unwell.join(", ")));
+        }
+        (ready, words)
+    }
+}
+
+/// Serves until dropped.
+pub async fn serve(listener: TcpListener, watched: Arc<Watched>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let watched = watched.clone();
+                tokio::spawn(async move {
+                    converse(stream, watched).await;
+                    drop(place);
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await, // no descriptors left; the proxy's log says so
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, watched: Arc<Watched>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = answer(&request, &watched);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(CLIENT_TIMEOUT);
+    let _ = builder.serve_connection(TokioIo::new(stream), service).await; // a monitor that left is no news
+}
+
+fn answer(request: &Request<Incoming>, watched: &Watched) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "this listener is read-only\n");
+    }
+    match request.uri().path() {
+        "/live" => text(StatusCode::OK, "alive\n"),
+        "/ready" => {
+            let (ready, words) = watched.readiness();
+            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let mut lines = vec![if ready { "ready" } else { "not ready" }.to_string()];
+            lines.extend(words);
+            text(status, lines.join("\n") + "\n")
+        }
+        "/metrics" => {
+            let mut response = text(StatusCode::OK, watched.metrics.encode());
+            let format = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, format);
+            response
+        }
+        _ => text(StatusCode::NOT_FOUND, "there are /live, /ready and /metrics\n"),
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }

@@ -1,4 +1,15 @@
-//! HTTP toward clients and nodes.
+//! HTTP toward clients and nodes. [`forward`] is the life of one exchange; read it first.
+
+pub mod access;
+pub mod address;
+mod answer;
+mod body;
+mod forward;
+mod headers;
+mod listener;
+mod tap;
+mod upgrade;
+pub mod upstream;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,6 +18,10 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::units;
+
+pub use address::NodeAddress;
+pub use listener::{Proxy, Start};
+pub use upstream::Nodes;
 
 /// The `[proxy]` section.
 #[derive(Debug, Clone, Deserialize)]
@@ -53,9 +68,9 @@ pub struct Config {
     /// A body that moves no byte this long is given up.
     #[serde(deserialize_with = "units::duration")]
     pub body_idle_timeout: Duration,
-    /// How long a client may take for the head of a request.
+    /// How long a client's connection may take until the head of its next request is there, idling included.
     #[serde(deserialize_with = "units::duration")]
-    pub header_timeout: Duration,
+    pub client_timeout: Duration,
     /// After a stop signal: not ready, but still accepting.
     #[serde(deserialize_with = "units::duration")]
     pub drain_delay: Duration,
@@ -84,7 +99,7 @@ impl Default for Config {
             long_poll_timeout: Duration::from_secs(90),
             other_timeout: Duration::from_secs(60),
             body_idle_timeout: Duration::from_secs(30),
-            header_timeout: Duration::from_secs(10),
+            client_timeout: Duration::from_secs(75),
             drain_delay: Duration::from_secs(1),
             drain_max: Duration::from_secs(30),
         }

@@ -1,11 +1,40 @@
-//! From an observation to a durable row.
+//! From an observation to a durable row: what is new is queued, written by one writer in groups, and answered with a
+//! ticket that is honoured after the commit.
+//!
+//! This floor decides what happens when recording is unavailable (R3). It does not know HTTP or SQL.
+
+mod live;
+mod memory;
+mod outage;
+mod queue;
+mod writer;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
+use crate::chat::{ChatId, Secret};
+use crate::gms::{ApiError, ChatAnswer, ChatKey, Finding, FindingKind, Observation, Policy};
+use crate::store::{self, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Store};
+use crate::telemetry::metrics::Metrics;
 use crate::units;
+
+use live::LiveChats;
+use memory::{Committed, EventKey, Generations};
+use outage::{Effect, Outages};
+use queue::{Queue, Queued};
+
+/// Chats whose secrets, sessions and attributes are kept in memory: a large centre's chats of some hours.
+const LIVE_CHATS_MAX: usize = 30_000;
+/// An error's log line is not repeated within this time, milliseconds (as its row folds, R11).
+const LOG_AGAIN_MS: i64 = 60_000;
+/// Errors whose last log line is remembered.
+const LOGGED_MAX: usize = 10_000;
 
 /// The `[recording]` section.
 #[derive(Debug, Clone, Deserialize)]
@@ -109,4 +138,412 @@ pub enum WhenUnavailable {
     Pass,
     /// Let nothing unrecorded out.
     Refuse,
+}
+
+/// Takes observations from every thread of the proxy; one thread writes them.
+#[derive(Debug)]
+pub struct Recorder {
+    config: Config,
+    policy: Policy,
+    /// Shared with everyone who counts.
+    pub metrics: Arc<Metrics>,
+    outages: Outages,
+    queue: Queue,
+    committed: Mutex<Committed>,
+    live: Mutex<LiveChats>,
+    logged: Mutex<Generations<u64, i64>>,
+    closing: AtomicBool,
+    writing: AtomicBool,
+    drain_until_ms: AtomicU64,
+}
+
+/// The writer's thread. Close it, or what waits is lost.
+#[derive(Debug)]
+pub struct WriterThread {
+    recorder: Arc<Recorder>,
+    thread: JoinHandle<()>,
+}
+
+/// What is to happen with an answer.
+#[derive(Debug)]
+pub enum Recorded {
+    /// It brought nothing that is not on disk.
+    Nothing,
+    /// It waits for its commit: ask [`Recorder::wait`].
+    Held(Ticket),
+    /// There was no room in the queue.
+    QueueFull(Touched),
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub struct Ticket {
+    committed: oneshot::Receiver<()>,
+    touched: Touched,
+}
+
+/// Which events of which chats an answer holds, for the account of an outage.
+#[derive(Debug, Clone, Default)]
+pub struct Touched {
+    events: u64,
+    chats: Vec<ChatId>,
+}
+
+/// May the client have the answer?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Yes.
+    Deliver,
+    /// No: it is not on disk, and `when_unavailable = "refuse"`.
+    Refuse,
+}
+
+impl Recorder {
+    /// Starts the writer on an opened archive.
+    ///
+    /// # Errors
+    /// Where the thread cannot be started, or no random numbers are to be had.
+    pub fn start(
+        config: Config,
+        store: Store,
+        options: store::Options,
+        run: store::Run,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<WriterThread> {
+        let mut digest_key = [0_u8; 32];
+        getrandom::fill(&mut digest_key).map_err(std::io::Error::other)?;
+        let policy = Policy {
+            decoded_bytes_max: config.body_max,
+            finding_bytes_max: config.finding_bytes_max,
+            attributes: config.attributes.clone(),
+            keep_typing_text: config.keep_typing_text,
+            digest_key,
+        };
+        let recorder = Arc::new(Self {
+            policy,
+            metrics,
+            outages: Outages::default(),
+            queue: Queue::new(config.queue_bytes_max),
+            committed: Mutex::new(Committed::new(config.memory_events_max)),
+            live: Mutex::new(LiveChats::new(LIVE_CHATS_MAX)),
+            logged: Mutex::new(Generations::new(LOGGED_MAX)),
+            closing: AtomicBool::new(false),
+            writing: AtomicBool::new(true),
+            drain_until_ms: AtomicU64::new(u64::MAX),
+            config,
+        });
+        let thread = writer::spawn(writer::Writer::new(recorder.clone(), options, run, store))?;
+        Ok(WriterThread { recorder, thread })
+    }
+
+    /// How inspection is to be done.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Secrets of a chat seen in earlier exchanges, for [`crate::gms::inspect`].
+    pub fn known_secrets(&self, chat_id: &ChatId) -> Vec<Secret> {
+        self.live().secrets(chat_id)
+    }
+
+    /// Whether recording is known to be down.
+    pub fn is_down(&self) -> bool {
+        self.outages.is_down()
+    }
+
+    /// Whether the writer's thread lives. It ends at the stop, or by a defect.
+    pub fn is_writing(&self) -> bool {
+        self.writing.load(Ordering::Acquire)
+    }
+
+    /// Since when recording is down (milliseconds since the epoch), the reason and the detail.
+    pub fn outage(&self) -> Option<(i64, String, String)> {
+        self.outages.current().filter(|_| self.is_down())
+    }
+
+    /// R3: must a request be refused before it is forwarded?
+    pub fn refuses(&self) -> bool {
+        self.config.when_unavailable == WhenUnavailable::Refuse && self.is_down()
+    }
+
+    /// Whether answers that cannot be recorded are delivered all the same.
+    pub fn passes_unrecorded(&self) -> bool {
+        self.config.when_unavailable == WhenUnavailable::Pass
+    }
+
+    /// Records what an exchange showed. Cheap where it showed nothing new; never waits.
+    pub fn observe(&self, observation: Observation, exchange: &Arc<ExchangeFacts>) -> Recorded {
+        let now = now_ms();
+        self.count(&observation);
+        let mut findings = observation.findings;
+        let mut records = Vec::with_capacity(observation.chats.len());
+        for answer in observation.chats {
+            self.sort_out(answer, &mut records, &mut findings);
+        }
+        let found = findings.iter().map(|finding| finding.events).sum::<u64>();
+        self.metrics.ledger.enter(|account| account.seen += found);
+        let keys: Vec<EventKey> = records.iter_mut().flat_map(|(_, keys)| std::mem::take(keys)).collect();
+        let records: Vec<ChatRecord> = records.into_iter().map(|(record, _)| record).collect();
+        let errors = self.audited(now, observation.errors, exchange);
+        if keys.is_empty() && errors.is_empty() && findings.is_empty() {
+            let mut live = self.live();
+            records.into_iter().for_each(|record| live.put_off(now, exchange.node.as_ref(), record));
+            return Recorded::Nothing;
+        }
+        self.enqueue(Entry { at: now, node: exchange.node.clone(), chats: records, errors, findings }, keys)
+    }
+
+    /// Records an error that is no node's: the proxy's own answers, and clients that left. Nobody waits for it.
+    pub fn audit(&self, error: ApiError, exchange: &Arc<ExchangeFacts>) {
+        let now = now_ms();
+        let errors = self.audited(now, vec![error], exchange);
+        drop(self.enqueue(Entry { at: now, node: exchange.node.clone(), errors, ..Entry::default() }, Vec::new()));
+    }
+
+    /// Records something that could not be read, outside of an inspected answer. Nobody waits for it.
+    pub fn find(&self, finding: Finding, exchange: &Arc<ExchangeFacts>) {
+        self.metrics.findings.get_or_create(&[("kind", finding.kind.as_str().into())]).inc();
+        let (at, node) = (now_ms(), exchange.node.clone());
+        drop(self.enqueue(Entry { at, node, findings: vec![finding], ..Entry::default() }, Vec::new()));
+    }
+
+    /// R3: waits for the commit of an answer, at most `wait_max`, and says whether the client may have it.
+    pub async fn wait(&self, recorded: Recorded, wait_max: Duration) -> Verdict {
+        let (touched, reason) = match recorded {
+            Recorded::Nothing => return Verdict::Deliver,
+            Recorded::Held(_) if self.config.deliver == Deliver::Immediately => return Verdict::Deliver,
+            Recorded::QueueFull(touched) => return self.verdict_on_dropped(&touched),
+            Recorded::Held(ticket) if self.is_down() => (ticket.touched, "down"),
+            Recorded::Held(ticket) => {
+                let began = tokio::time::Instant::now();
+                let committed = tokio::time::timeout(wait_max, ticket.committed).await;
+                self.metrics.held_seconds.observe(began.elapsed().as_secs_f64());
+                match committed {
+                    Ok(Ok(())) => return Verdict::Deliver,
+                    _ => (ticket.touched, "slow"),
+                }
+            }
+        };
+        self.verdict_on_waiting(&touched, reason)
+    }
+
+    /// Not on disk yet, but still in the queue: it will be.
+    fn verdict_on_waiting(&self, touched: &Touched, reason: &str) -> Verdict {
+        let (effect, verdict) = match self.config.when_unavailable {
+            WhenUnavailable::Pass => (Effect::DeliveredEarly, Verdict::Deliver),
+            WhenUnavailable::Refuse => (Effect::Refused, Verdict::Refuse),
+        };
+        if verdict == Verdict::Deliver {
+            self.metrics.ledger.enter(|account| account.delivered_early += touched.events);
+        }
+        self.outages.touch(now_ms(), reason, effect, touched.events, touched.chats.iter());
+        verdict
+    }
+
+    /// No room to keep it: it will never be written.
+    fn verdict_on_dropped(&self, touched: &Touched) -> Verdict {
+        let refuse = self.config.when_unavailable == WhenUnavailable::Refuse;
+        let effect = if refuse { Effect::Refused } else { Effect::Dropped };
+        self.metrics.ledger.enter(|account| {
+            account.in_flight -= touched.events;
+            *(if refuse { &mut account.refused } else { &mut account.dropped }) += touched.events;
+        });
+        self.outages.touch(now_ms(), "queue_full", effect, touched.events, touched.chats.iter());
+        self.queue.wake();
+        if refuse { Verdict::Refuse } else { Verdict::Deliver }
+    }
+
+    fn count(&self, observation: &Observation) {
+        self.metrics.other_deliveries.inc_by(observation.other_deliveries);
+        if observation.chat_id_mismatch {
+            self.metrics.chat_id_mismatches.inc();
+        }
+        for finding in &observation.findings {
+            self.metrics.findings.get_or_create(&[("kind", finding.kind.as_str().into())]).inc();
+        }
+    }
+
+    /// One chat of an answer: which events are news, and what else is.
+    fn sort_out(
+        &self,
+        mut answer: ChatAnswer,
+        records: &mut Vec<(ChatRecord, Vec<EventKey>)>,
+        findings: &mut Vec<Finding>,
+    ) {
+        let mut live = self.live();
+        let chat_id = match &answer.key {
+            ChatKey::Id(chat_id) => chat_id.clone(),
+            ChatKey::SecureKey(digest) => match live.by_secure_key(digest) {
+                Some(chat_id) => chat_id,
+                None => {
+                    drop(live);
+                    findings.extend(without_chat(answer));
+                    return;
+                }
+            },
+        };
+        live.learn(&chat_id, &answer);
+        let covered = live.covered(&chat_id, answer.coverage);
+        let mut record = live.unknown(&chat_id, &mut answer, covered);
+        drop(live);
+        let keys = self.keep_news(&chat_id, &mut record);
+        records.push((record, keys));
+    }
+
+    /// Leaves the events that are not known to be on disk, and counts them in.
+    fn keep_news(&self, chat_id: &ChatId, record: &mut ChatRecord) -> Vec<EventKey> {
+        let seen = record.events.len() as u64;
+        if seen == 0 {
+            return Vec::new();
+        }
+        let mut keys = Vec::with_capacity(record.events.len());
+        let mut committed = self.committed();
+        record.events.retain(|event| {
+            let key = Committed::key(&self.policy.digest_key, chat_id, event);
+            let news = !committed.contains(&key);
+            if news {
+                keys.push(key);
+            }
+            news
+        });
+        drop(committed);
+        let known = seen - keys.len() as u64;
+        self.metrics.memory_suppressed.inc_by(known);
+        self.metrics.ledger.enter(|account| {
+            account.seen += seen;
+            account.duplicate += known;
+        });
+        keys
+    }
+
+    /// Errors as they will be rows; one structured log line for each, not repeated while it would fold.
+    fn audited(&self, now: i64, errors: Vec<ApiError>, exchange: &Arc<ExchangeFacts>) -> Vec<ErrorRecord> {
+        let records = errors.into_iter().map(|error| ErrorRecord { error, exchange: exchange.clone() });
+        records
+            .inspect(|record| {
+                let error = &record.error;
+                let labels =
+                    [("origin", error.origin.as_str().to_string()), ("class", error.class.as_str().to_string())];
+                self.metrics.api_errors.get_or_create(&labels).inc();
+                if self.is_news(now, record) {
+                    log_error(record);
+                } else {
+                    self.metrics.log_lines_hidden.inc();
+                }
+            })
+            .collect()
+    }
+
+    fn is_news(&self, now: i64, record: &ErrorRecord) -> bool {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = store::append::fold_key(record);
+        if logged.get_mut(&key).is_some_and(|at| now - *at < LOG_AGAIN_MS) {
+            return false;
+        }
+        logged.insert(key, now);
+        true
+    }
+
+    fn enqueue(&self, entry: Entry, keys: Vec<EventKey>) -> Recorded {
+        let (sender, committed) = oneshot::channel();
+        let chats = entry.chats.iter().map(|chat| chat.chat_id.clone()).collect();
+        let queued = Queued::new(entry, keys, Some(sender));
+        let touched = Touched { events: queued.events, chats };
+        // Counted in before it can be counted out: the writer may be quicker than this thread.
+        self.metrics.ledger.enter(|account| {
+            account.in_flight += touched.events;
+        });
+        {
+            let mut live = self.live();
+            queued.entry.chats.iter().for_each(|record| live.sent(record));
+        }
+        match self.queue.push(queued, &self.metrics) {
+            Ok(()) => Recorded::Held(Ticket { committed, touched }),
+            Err(_) => Recorded::QueueFull(touched),
+        }
+    }
+
+    fn live(&self) -> MutexGuard<'_, LiveChats> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn committed(&self) -> MutexGuard<'_, Committed> {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    fn drain_is_over(&self) -> bool {
+        self.is_closing() && now_ms() as u64 > self.drain_until_ms.load(Ordering::Acquire)
+    }
+}
+
+impl WriterThread {
+    /// The recorder it writes for.
+    pub fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
+    }
+
+    /// Writes what waits, at most `drain_max` where the file takes nothing, notes the end of the run and closes the file.
+    pub fn close(self, drain_max: Duration) {
+        let until = now_ms() as u64 + drain_max.as_millis() as u64;
+        self.recorder.drain_until_ms.store(until, Ordering::Release);
+        self.recorder.closing.store(true, Ordering::Release);
+        self.recorder.queue.wake();
+        if self.thread.join().is_err() {
+            tracing::error!("the writer ended abnormally");
+        }
+    }
+}
+
+/// Events that no chat could be found for: kept, but not as events.
+fn without_chat(answer: ChatAnswer) -> impl Iterator<Item = Finding> {
+    answer.events.into_iter().map(|event| Finding {
+        kind: FindingKind::EventsWithoutChat,
+        chat_id: None,
+        detail: "an event of an answer that names no chat, under a secureKey that no earlier answer had".into(),
+        raw_length: event.raw.len(),
+        raw: event.raw.into_bytes(),
+        events: 1,
+    })
+}
+
+fn log_error(record: &ErrorRecord) {
+    let (error, exchange) = (&record.error, &record.exchange);
+    tracing::warn!(
+        target: "gms_recorder::audit",
+        origin = error.origin.as_str(),
+        http_status = error.http_status,
+        status_code = error.status_code,
+        format = error.format.as_str(),
+        code = error.code,
+        class = error.class.as_str(),
+        meaning = error.meaning,
+        field = error.field,
+        detail = error.detail,
+        advice = error.advice,
+        reference_id = error.reference_id,
+        service = error.service,
+        operation = error.operation,
+        chat_id = error.chat_id.as_ref().map(ChatId::as_str),
+        node = exchange.node.as_deref(),
+        client = exchange.client,
+        path = exchange.path,
+        request_id = exchange.request_id,
+        duration_ms = exchange.duration_ms,
+        "api error"
+    );
+}
+
+/// The clock, read at the edge: milliseconds since the epoch.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

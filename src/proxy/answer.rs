@@ -1,0 +1,181 @@
+//! What the proxy itself answers: a small JSON body, `Proxy-Status` (RFC 9209) that says which proxy and whether the
+//! node may have acted, and a row in the audit.
+
+use bytes::Bytes;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL,
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, VARY,
+};
+use http::{Response, StatusCode};
+
+use super::body::ClientBody;
+use crate::gms::{ApiError, ErrorClass, ErrorFormat, Origin, Route};
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Did the request reach a node?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Nothing of it was sent.
+    NotForwarded,
+    /// It was sent, in part or whole; the node may have acted on it.
+    MayHaveActed,
+    /// The node answered: it has acted.
+    Executed,
+}
+
+impl Reach {
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::NotForwarded => "not forwarded",
+            Self::MayHaveActed => "forwarded; the node may have acted on it",
+            Self::Executed => "forwarded and executed by the node",
+        }
+    }
+}
+
+/// Why the proxy answers in a node's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Every node refused or timed out the connection.
+    NoNode,
+    /// Every node has all the connections it may have.
+    NodesFull,
+    /// The node did not answer in time.
+    NoAnswer,
+    /// The node's connection broke before its answer was whole.
+    BrokenAnswer,
+    /// The configuration does not let this through.
+    Denied,
+    /// Recording is down, known before forwarding.
+    RecordingDown,
+    /// The answer could not be recorded.
+    NotRecorded,
+    /// The answer was too large to be recorded.
+    TooLarge,
+    /// A request that cannot be forwarded.
+    BadRequest,
+}
+
+impl Refusal {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::NoNode | Self::BrokenAnswer => StatusCode::BAD_GATEWAY,
+            Self::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
+            Self::Denied => StatusCode::FORBIDDEN,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NodesFull | Self::RecordingDown | Self::NotRecorded | Self::TooLarge => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// A proxy error type of RFC 9209, section 2.3.
+    fn error_type(self) -> &'static str {
+        match self {
+            Self::NoNode => "destination_unavailable",
+            Self::NodesFull => "connection_limit_reached",
+            Self::NoAnswer => "http_response_timeout",
+            Self::BrokenAnswer => "http_response_incomplete",
+            Self::Denied => "http_request_denied",
+            Self::RecordingDown | Self::NotRecorded => "proxy_internal_error",
+            Self::TooLarge => "http_response_body_size",
+            Self::BadRequest => "http_request_error",
+        }
+    }
+
+    /// For the client's developer and the support desk.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::NoNode => "no GMS node could be reached",
+            Self::NodesFull => "all connections to the GMS nodes are in use",
+            Self::NoAnswer => "the GMS node did not answer in time",
+            Self::BrokenAnswer => "the connection to the GMS node broke before its answer was whole",
+            Self::Denied => "this path is not let through here",
+            Self::RecordingDown => "chats cannot be recorded at the moment, and none is let through unrecorded",
+            Self::NotRecorded => "the answer could not be recorded in time, and none is let out unrecorded",
+            Self::TooLarge => "the answer is too large to be recorded, and none is let out unrecorded",
+            Self::BadRequest => "the request cannot be forwarded",
+        }
+    }
+
+    /// Whether trying again soon may help.
+    fn is_passing(self) -> bool {
+        matches!(self, Self::NoNode | Self::NodesFull | Self::RecordingDown | Self::NotRecorded)
+    }
+}
+
+/// The answer, and the audit's row for it.
+pub fn refuse(refusal: Refusal, reach: Reach, request: &HeaderMap, cors_origins: &[String]) -> Response<ClientBody> {
+    let status = refusal.status();
+    let body = serde_json::json!({
+        "error": {
+            "source": "gms-recorder",
+            "type": refusal.error_type(),
+            "message": refusal.sentence(),
+            "request": reach.sentence(),
+        }
+    });
+    let mut response = Response::new(ClientBody::whole(Bytes::from(body.to_string())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let line = format!("gms-recorder; error={}; details=\"{}\"", refusal.error_type(), reach.sentence());
+    if let Ok(value) = HeaderValue::from_str(&line) {
+        headers.insert(PROXY_STATUS, value);
+    }
+    if refusal.is_passing() {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    allow_reading(headers, request, cors_origins);
+    response
+}
+
+/// Lets the scripts of a configured origin read the answer.
+fn allow_reading(headers: &mut HeaderMap, request: &HeaderMap, cors_origins: &[String]) {
+    let Some(origin) = request.get(ORIGIN) else { return };
+    if !cors_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
+        return;
+    }
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("proxy-status, retry-after"));
+    headers.insert(VARY, HeaderValue::from_static("origin"));
+}
+
+/// The audit's row for an answer of the proxy's own.
+pub fn audited(refusal: Refusal, reach: Reach, route: &Route<'_>) -> ApiError {
+    ApiError {
+        origin: Origin::Proxy,
+        http_status: Some(refusal.status().as_u16()),
+        detail: Some(format!("{}: {}", refusal.error_type(), refusal.sentence())),
+        advice: Some(reach.sentence().into()),
+        ..blank(route)
+    }
+}
+
+/// The audit's row for a client that left before its answer (nginx's 499).
+pub fn client_left(route: &Route<'_>) -> ApiError {
+    ApiError { origin: Origin::Client, detail: Some("the client left before its answer".into()), ..blank(route) }
+}
+
+fn blank(route: &Route<'_>) -> ApiError {
+    ApiError {
+        origin: Origin::Proxy,
+        format: ErrorFormat::Http,
+        http_status: None,
+        status_code: None,
+        code: None,
+        class: ErrorClass::Transport,
+        meaning: None,
+        field: None,
+        detail: None,
+        advice: None,
+        reference_id: None,
+        service: route.service.as_deref().map(String::from),
+        operation: route.operation.as_ref().map(|operation| operation.as_str().into()),
+        chat_id: route.chat_id.as_deref().and_then(crate::chat::ChatId::parse),
+        alias: None,
+    }
+}

@@ -1,0 +1,273 @@
+//! The bodies on their way through: what is copied, what is counted, and that an end is seen exactly once.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::upstream::Lease;
+
+/// What can go wrong with a body under way.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection it came on failed.
+    #[error("the connection broke: {0}")]
+    Broken(#[from] hyper::Error),
+    /// No byte moved for `body_idle_timeout`.
+    #[error("no byte moved for too long")]
+    Stalled,
+    /// What came before was delivered; the end is missing on purpose, so that the client sees it.
+    #[error("the node's answer broke off")]
+    BrokeOff,
+}
+
+/// The start of a request's body, shared between the body under way and whoever reads it afterwards.
+#[derive(Debug, Clone, Default)]
+pub struct Copy(Rc<RefCell<Copied>>);
+
+#[derive(Debug, Default)]
+struct Copied {
+    first: Bytes,
+    more: Vec<u8>,
+    room: usize,
+}
+
+impl Copy {
+    /// Keeps at most `bytes_max`.
+    pub fn new(bytes_max: usize) -> Self {
+        Self(Rc::new(RefCell::new(Copied { room: bytes_max, ..Copied::default() })))
+    }
+
+    fn add(&self, chunk: &Bytes) {
+        let mut copied = self.0.borrow_mut();
+        let part = chunk.slice(..chunk.len().min(copied.room));
+        copied.room -= part.len();
+        if copied.first.is_empty() {
+            copied.first = part;
+        } else {
+            copied.more.extend_from_slice(&part);
+        }
+    }
+
+    /// What was copied so far. One chunk, as most requests are, was never really copied.
+    pub fn take(&self) -> Bytes {
+        let mut copied = self.0.borrow_mut();
+        let first = std::mem::take(&mut copied.first);
+        match copied.more.is_empty() {
+            true => first,
+            false => [&first[..], &std::mem::take(&mut copied.more)].concat().into(),
+        }
+    }
+}
+
+/// A request's body toward the node.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// As it comes from the client, perhaps copied, perhaps late.
+    Client {
+        /// From the client.
+        incoming: Incoming,
+        /// Where its start is kept, if it is.
+        copy: Option<Copy>,
+        /// Gives up when no byte moves.
+        idle: Idle,
+    },
+    /// None.
+    Empty,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Self::Client { incoming, copy, idle } = self.get_mut() else { return Poll::Ready(None) };
+        let frame = ready!(idle.poll(context, Pin::new(incoming)));
+        if let (Some(Ok(frame)), Some(copy)) = (&frame, copy)
+            && let Some(chunk) = frame.data_ref()
+        {
+            copy.add(chunk);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Client { incoming, .. } => incoming.is_end_stream(),
+            Self::Empty => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Client { incoming, .. } => incoming.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// Watches a body for standing still. The timer is made at the first pause: most bodies have none.
+#[derive(Debug)]
+pub struct Idle {
+    timeout: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    /// A body may stand still for `timeout`.
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, timer: None }
+    }
+
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        body: Pin<&mut Incoming>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Poll::Ready(frame) = body.poll_frame(context) {
+            if let Some(timer) = &mut self.timer {
+                timer.as_mut().reset(Instant::now() + self.timeout);
+            }
+            return Poll::Ready(frame.map(|frame| frame.map_err(Error::Broken)));
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout)));
+        timer.as_mut().poll(context).map(|()| Some(Err(Error::Stalled)))
+    }
+}
+
+/// An answer's body from a node. The connection goes back to the pool when the end was seen, and only then.
+#[derive(Debug)]
+pub struct NodeBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+    idle: Idle,
+}
+
+impl NodeBody {
+    /// The body, and the connection it comes on.
+    pub fn new(incoming: Incoming, lease: Lease, idle_timeout: Duration) -> Self {
+        let mut body = Self { incoming, lease: Some(lease), idle: Idle::new(idle_timeout) };
+        if body.incoming.is_end_stream() {
+            body.release();
+        }
+        body
+    }
+
+    fn release(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for NodeBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        let frame = ready!(this.idle.poll(context, Pin::new(&mut this.incoming)));
+        match &frame {
+            None => this.release(),
+            Some(Err(_)) => drop(this.lease.take()),
+            Some(Ok(_)) if this.incoming.is_end_stream() => this.release(),
+            Some(Ok(_)) => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// An answer's body toward the client.
+#[derive(Debug)]
+pub enum ClientBody {
+    /// Held, read and let go: its bytes, its trailers, whether its framing was by length, and whether its end came.
+    Held {
+        /// The bytes not yet given out.
+        bytes: Bytes,
+        /// After them.
+        trailers: Option<HeaderMap>,
+        /// By Content-Length: its size is told. Else it goes out chunked, as it came.
+        sized: bool,
+        /// It broke off: the client must see that too.
+        broken: bool,
+    },
+    /// Straight through, after what was taken from its start.
+    Stream {
+        /// What was read before it was let through.
+        start: Bytes,
+        /// The rest.
+        rest: Box<NodeBody>,
+    },
+}
+
+impl ClientBody {
+    /// A body of this proxy's own.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::Held { bytes, trailers: None, sized: true, broken: false }
+    }
+
+    /// A node's body, untouched.
+    pub fn stream(body: NodeBody) -> Self {
+        Self::Stream { start: Bytes::new(), rest: Box::new(body) }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self.get_mut() {
+            Self::Held { bytes, .. } if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Held { broken: true, .. } => Poll::Ready(Some(Err(Error::BrokeOff))),
+            Self::Held { trailers, .. } => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+            Self::Stream { start, .. } if !start.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(start)))))
+            }
+            Self::Stream { rest, .. } => Pin::new(&mut **rest).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            // A chunked body of no bytes still goes out chunked.
+            Self::Held { bytes, trailers, sized, broken } => {
+                *sized && bytes.is_empty() && trailers.is_none() && !broken
+            }
+            Self::Stream { start, rest } => start.is_empty() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Held { bytes, sized: true, broken: false, .. } => SizeHint::with_exact(bytes.len() as u64),
+            Self::Held { .. } => SizeHint::default(),
+            Self::Stream { start, rest } => grown(rest.size_hint(), start.len() as u64),
+        }
+    }
+}
+
+fn grown(hint: SizeHint, by: u64) -> SizeHint {
+    let mut grown = SizeHint::new();
+    grown.set_lower(hint.lower() + by);
+    if let Some(upper) = hint.upper() {
+        grown.set_upper(upper + by);
+    }
+    grown
+}

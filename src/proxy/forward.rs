@@ -1,0 +1,319 @@
+//! THE HOT PATH: the life of one exchange, on one screen.
+//!
+//! A request is routed, checked, sent to a node. Answers of other routes stream through. An answer of an inspected route
+//! is held until it was read, and if it brought something new until that is committed; then it goes out as it came.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout};
+
+use super::access::Access;
+use super::answer::{self, Reach, Refusal};
+use super::body::{ClientBody, Copy, Idle, NodeBody, RequestBody};
+use super::headers;
+use super::tap::{self, Budget, Taken};
+use super::upstream::{Affinity, Failure, Pool};
+use super::{Config, upgrade};
+use crate::gms::{self, Exchange, Operation, Route, RouteClass};
+use crate::recorder::{Recorder, Verdict};
+use crate::store::ExchangeFacts;
+use crate::telemetry::metrics::Metrics;
+
+/// A commit that is late anyway gets this much, however late the answer was.
+const COMMIT_WAIT_MIN: Duration = Duration::from_millis(100);
+
+/// What every exchange of a thread shares.
+#[derive(Debug)]
+pub struct Gate {
+    /// The `[proxy]` section.
+    pub config: Config,
+    /// Who may pass.
+    pub access: Access,
+    /// Where to.
+    pub pool: Rc<Pool>,
+    /// What is kept.
+    pub recorder: Arc<Recorder>,
+    /// How much may be held.
+    pub budget: Arc<Budget>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// One exchange, as far as it is known before the answer.
+struct Asked<'a> {
+    gate: &'a Rc<Gate>,
+    route: Route<'a>,
+    method: Method,
+    uri: &'a Uri,
+    headers: HeaderMap,
+    client: IpAddr,
+    copy: Copy,
+    node: Option<Arc<str>>,
+    began: Instant,
+}
+
+/// Forwards one request and returns the answer for its client.
+pub async fn forward(gate: &Rc<Gate>, peer: IpAddr, mut request: Request<Incoming>) -> Response<ClientBody> {
+    let uri = request.uri().clone();
+    let route = Route::parse(request.method().as_str(), uri.path(), &gate.config.base_path);
+    let headers = request.headers().clone();
+    let client = headers::forwarded(request.headers_mut(), peer, &gate.config.trusted_proxies);
+    let copy = Copy::new(if route.is_inspected() { gate.recorder.config().request_bytes_max } else { 0 });
+    let method = request.method().clone();
+    let asked = Asked { gate, route, method, uri: &uri, headers, client, copy, node: None, began: Instant::now() };
+    let mut departure = Departure(Some(asked));
+    let asked = departure.0.as_mut().expect("it is taken only below");
+
+    let answered = match asked.admit() {
+        Ok(()) => asked.ask(request).await,
+        Err(refusal) => Err(asked.refuse(refusal, Reach::NotForwarded)),
+    };
+    let response = match answered {
+        Ok((response, upgraded)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            asked.switch(response, upgraded)
+        }
+        Ok((response, _)) if asked.reads(&response) => asked.record(response).await,
+        Ok((response, _)) => response.map(ClientBody::stream),
+        Err(refused) => refused,
+    };
+    asked.count(&response);
+    departure.0 = None;
+    response
+}
+
+impl Asked<'_> {
+    /// May it be forwarded at all?
+    fn admit(&self) -> Result<(), Refusal> {
+        if self.route.looks_like_chat {
+            self.gate.metrics.unrecognised.inc();
+            tracing::debug!(path = self.uri.path(), "looks like chat but matches no route: forwarded, not recorded");
+        }
+        let disconnects = self.route.operation == Some(Operation::Disconnect);
+        match () {
+            () if !self.gate.access.admits(&self.route, self.uri.path()) => Err(Refusal::Denied),
+            () if self.route.is_inspected() && !disconnects && self.gate.recorder.refuses() => {
+                Err(Refusal::RecordingDown)
+            }
+            () => Ok(()),
+        }
+    }
+
+    /// Sends the request to a node and waits for the head of its answer, within the class's time.
+    async fn ask(
+        &mut self,
+        request: Request<Incoming>,
+    ) -> Result<(Response<NodeBody>, Option<upgrade::Client>), Response<ClientBody>> {
+        let (request, upgraded) = self.toward_node(request);
+        let affinity = affinity(&self.route, &self.headers, &self.client);
+        let time_left = self.time_left();
+        let sent = self.gate.pool.send(request, affinity.as_key(), &mut self.node);
+        let failure = match timeout(time_left, sent).await {
+            Ok(Ok((response, lease))) => {
+                let idle = self.gate.config.body_idle_timeout;
+                let mut response = response.map(|body| NodeBody::new(body, lease, idle));
+                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    headers::strip_hop_by_hop(response.headers_mut());
+                }
+                return Ok((response, upgraded));
+            }
+            Ok(Err(failure)) => failure,
+            Err(_) if self.node.is_none() => {
+                Failure { refusal: Refusal::NoNode, reach: Reach::NotForwarded, node: None }
+            }
+            Err(_) => Failure { refusal: Refusal::NoAnswer, reach: Reach::MayHaveActed, node: self.node.clone() },
+        };
+        self.node = failure.node;
+        Err(self.refuse(failure.refusal, failure.reach))
+    }
+
+    /// The request as the node gets it (R1).
+    fn toward_node(&self, request: Request<Incoming>) -> (Request<RequestBody>, Option<upgrade::Client>) {
+        let upgrade = headers::upgrade_of(&self.headers);
+        let (mut parts, incoming) = request.into_parts();
+        headers::strip_hop_by_hop(&mut parts.headers);
+        if headers::accepts_trailers(&self.headers) {
+            parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+        if let Some(protocol) = &upgrade {
+            parts.headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(UPGRADE, protocol.clone());
+        }
+        parts.version = Version::HTTP_11;
+        if parts.uri.authority().is_some() {
+            let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()); // absolute form
+            parts.uri = path.parse().unwrap_or_default();
+        }
+        let upgraded = upgrade.is_some().then(|| upgrade::Client::take(&mut parts));
+        let idle = Idle::new(self.gate.config.body_idle_timeout);
+        let copy = self.route.is_inspected().then(|| self.copy.clone());
+        (Request::from_parts(parts, RequestBody::Client { incoming, copy, idle }), upgraded)
+    }
+
+    /// Is the answer one to hold and read?
+    fn reads(&self, response: &Response<NodeBody>) -> bool {
+        self.route.is_inspected() && self.method != Method::HEAD && response.status() != StatusCode::NOT_MODIFIED
+    }
+
+    /// Holds the answer until it was read, and if need be until it is committed. Then it goes out as it came.
+    async fn record(&mut self, response: Response<NodeBody>) -> Response<ClientBody> {
+        let (head, body) = response.into_parts();
+        let encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+        let could_be_file = self.route.may_be_file();
+        let taken = tap::take(body, &self.gate.budget, |start| could_be_file && !gms::could_be_answer(start, encoding));
+        let taken = match timeout(self.time_left(), taken).await {
+            Ok(taken) => taken,
+            Err(_) => return self.refuse(Refusal::NoAnswer, Reach::Executed),
+        };
+        let (bytes, trailers, whole) = match taken {
+            Taken::Whole { bytes, trailers } => (bytes, trailers, true),
+            Taken::Broken { bytes } if bytes.is_empty() => {
+                return self.refuse(Refusal::BrokenAnswer, Reach::MayHaveActed);
+            }
+            Taken::Broken { bytes } => (bytes, None, false),
+            Taken::File { start, rest } => return Response::from_parts(head, ClientBody::Stream { start, rest }),
+            Taken::TooLarge { start, rest } => return self.pass_unread(head, start, rest),
+        };
+        let secrets = headers::credentials(&self.headers, &head.headers);
+        let request_body = self.copy.take();
+        let observation = gms::inspect(
+            &Exchange {
+                route: &self.route,
+                query: self.uri.query(),
+                request_content_type: self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()),
+                request_body: &request_body,
+                credentials: &secrets,
+                status: head.status.as_u16(),
+                content_encoding: encoding,
+                body: &bytes,
+                body_complete: whole,
+            },
+            self.gate.recorder.policy(),
+            &|chat_id| self.gate.recorder.known_secrets(chat_id),
+        );
+        let recorded = self.gate.recorder.observe(observation, &self.facts());
+        let wait_max = self.gate.recorder.config().commit_wait_max.min(self.time_left().max(COMMIT_WAIT_MIN));
+        let verdict = self.gate.recorder.wait(recorded, wait_max).await;
+        if verdict == Verdict::Refuse && self.route.operation != Some(Operation::Disconnect) {
+            return self.refuse(Refusal::NotRecorded, Reach::Executed);
+        }
+        let sized = head.headers.contains_key(CONTENT_LENGTH);
+        Response::from_parts(head, ClientBody::Held { bytes, trailers, sized, broken: !whole })
+    }
+
+    /// An answer over the bounds: streamed under `pass`, refused under `refuse`.
+    fn pass_unread(
+        &self,
+        head: http::response::Parts,
+        start: bytes::Bytes,
+        rest: Box<NodeBody>,
+    ) -> Response<ClientBody> {
+        self.gate.metrics.uninspected.inc();
+        self.gate.recorder.find(tap::too_large(&self.route, start.len()), &self.facts());
+        match self.gate.recorder.passes_unrecorded() {
+            true => Response::from_parts(head, ClientBody::Stream { start, rest }),
+            false => self.refuse(Refusal::TooLarge, Reach::Executed),
+        }
+    }
+
+    fn switch(&self, response: Response<NodeBody>, upgraded: Option<upgrade::Client>) -> Response<ClientBody> {
+        match upgraded {
+            Some(client) => upgrade::join(client, response),
+            None => self.refuse(Refusal::BrokenAnswer, Reach::MayHaveActed), // a 101 that nobody asked for
+        }
+    }
+
+    /// The proxy's own answer, and its row in the audit.
+    fn refuse(&self, refusal: Refusal, reach: Reach) -> Response<ClientBody> {
+        self.gate.recorder.audit(answer::audited(refusal, reach, &self.route), &self.facts());
+        answer::refuse(refusal, reach, &self.headers, &self.gate.config.cors_origins)
+    }
+
+    fn time_left(&self) -> Duration {
+        let config = &self.gate.config;
+        let whole = match self.route.class {
+            RouteClass::Cometd => config.long_poll_timeout,
+            RouteClass::Chat if !self.moves_file() => config.chat_timeout,
+            _ => config.other_timeout,
+        };
+        whole.saturating_sub(self.began.elapsed())
+    }
+
+    /// Files take their time; chats do not.
+    fn moves_file(&self) -> bool {
+        self.route.may_be_file() || self.route.operation == Some(Operation::FileUpload)
+    }
+
+    fn facts(&self) -> Arc<ExchangeFacts> {
+        const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+        Arc::new(ExchangeFacts {
+            method: self.method.as_str().into(),
+            path: self.uri.path().into(),
+            node: self.node.clone(),
+            client: self.client.to_string(),
+            request_id: self.headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).map(String::from),
+            duration_ms: self.began.elapsed().as_millis() as i64,
+        })
+    }
+
+    fn count(&self, response: &Response<ClientBody>) {
+        let class = self.route.class.as_str();
+        let status = match response.status().as_u16() {
+            100..200 => "1xx",
+            200..300 => "2xx",
+            300..400 => "3xx",
+            400..500 => "4xx",
+            _ => "5xx",
+        };
+        let metrics = &self.gate.metrics;
+        metrics.requests.get_or_create(&[("route", class.into()), ("status", status.into())]).inc();
+        metrics.request_seconds.get_or_create(&[("route", class.into())]).observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
+/// Notices a client that leaves before its answer: then, and only then, the exchange is dropped unanswered.
+struct Departure<'a>(Option<Asked<'a>>);
+
+impl Drop for Departure<'_> {
+    fn drop(&mut self) {
+        let Some(asked) = &self.0 else { return };
+        let labels = [("route", asked.route.class.as_str().into()), ("status", "left".into())];
+        asked.gate.metrics.requests.get_or_create(&labels).inc();
+        if asked.route.is_inspected() {
+            asked.gate.recorder.audit(answer::client_left(&asked.route), &asked.facts());
+        }
+    }
+}
+
+/// What a request keeps to a node by: its chat; a CometD session's cookie, or else the client's address.
+enum Key<'a> {
+    Text(&'a str),
+    Address(String),
+    None,
+}
+
+fn affinity<'a>(route: &'a Route<'_>, headers: &'a HeaderMap, client: &IpAddr) -> Key<'a> {
+    match (route.class, route.chat_id.as_deref()) {
+        (_, Some(chat_id)) => Key::Text(chat_id),
+        (RouteClass::Cometd | RouteClass::ChatNtf, None) => match headers::cookie(headers, "BAYEUX_BROWSER") {
+            Some(session) => Key::Text(session),
+            None => Key::Address(client.to_string()),
+        },
+        _ => Key::None,
+    }
+}
+
+impl Key<'_> {
+    fn as_key(&self) -> Affinity<'_> {
+        match self {
+            Self::Text(text) => Affinity::Key(text.as_bytes()),
+            Self::Address(text) => Affinity::Key(text.as_bytes()),
+            Self::None => Affinity::None,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Accepting clients: a thread for each core, each with its own listener, connections and nothing shared but counters.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, interval, sleep, timeout_at};
+
+use super::Config;
+use super::access::Access;
+use super::forward::{Gate, forward};
+use super::tap::Budget;
+use super::upstream::{Limits, Nodes, Pool};
+use crate::recorder::Recorder;
+use crate::telemetry::metrics::Metrics;
+
+/// Connections the kernel completes for us before they are accepted.
+const BACKLOG: i32 = 4096;
+/// After an accept that failed for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Fields of one message.
+const FIELDS_MAX: usize = 128;
+
+/// What a proxy is started with.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The `[proxy]` section.
+    pub config: Config,
+    /// Who may pass.
+    pub access: Access,
+    /// Where to.
+    pub nodes: Arc<Nodes>,
+    /// What is kept.
+    pub recorder: Arc<Recorder>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Binds and starts all threads.
+    ///
+    /// # Errors
+    /// Where the address cannot be had, or a thread cannot be started.
+    pub fn start(start: Start) -> io::Result<Self> {
+        let address = probe(start.config.listen)?;
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if start.config.threads == 0 { cores() } else { start.config.threads };
+        let (stop, stopping) = watch::channel(false);
+        let recording = start.recorder.config();
+        let held = start.metrics.inspected_bytes.clone();
+        let budget = Arc::new(Budget::new(recording.body_max, recording.inspected_bytes_max, held));
+        let spawn = |number| {
+            let (start, stopping, budget) = (start.clone(), stopping.clone(), budget.clone());
+            let listener = listen(address)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let serve = move || LocalSet::new().block_on(&runtime, serve(start, budget, threads, listener, stopping));
+            std::thread::Builder::new().name(format!("proxy-{number}")).spawn(serve)
+        };
+        let threads = (0..threads).map(spawn).collect::<io::Result<_>>()?;
+        Ok(Self { address, stop, threads })
+    }
+
+    /// The bound address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, finishes what is in flight within `drain_max`, and returns when every thread has ended.
+    pub fn stop(self) {
+        let _ = self.stop.send(true); // a thread that has ended needs no telling
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a proxy thread ended abnormally");
+            }
+        }
+    }
+}
+
+/// Finds out whether the address is free, and which port it is. The threads share it, and with a shared address another
+/// program there would not be noticed; a listener that shares with nobody is.
+fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    std::net::TcpListener::bind(address)?.local_addr()
+}
+
+/// A listener that shares its address with the other threads' (SO_REUSEPORT).
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    bind(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// One thread's life: accept until told to stop, then drain.
+async fn serve(
+    start: Start,
+    budget: Arc<Budget>,
+    threads: usize,
+    listener: std::net::TcpListener,
+    stopping: watch::Receiver<bool>,
+) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    let gate = gate(start, budget);
+    let connections_max = gate.config.connections_max.div_ceil(threads);
+    let open = Rc::new(Cell::new(0));
+    let mut stop = stopping.clone();
+    let mut tidy = interval(Duration::from_secs(5));
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) if open.get() < connections_max => {
+                    let guest = Guest::enter(&open, &gate.metrics);
+                    tokio::task::spawn_local(converse(gate.clone(), stream, peer, stopping.clone(), guest));
+                }
+                Ok(_) => drop(gate.metrics.connections_refused.inc()),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            _ = tidy.tick() => gate.pool.let_go_of_idle(),
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
+    drop(listener);
+    let until = Instant::now() + gate.config.drain_max;
+    while open.get() > 0 && timeout_at(until, sleep(Duration::from_millis(10))).await.is_ok() {}
+    if open.get() > 0 {
+        tracing::warn!(connections = open.get(), "closing connections that were still at work after drain_max");
+    }
+}
+
+fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
+    let config = start.config;
+    let limits = Limits {
+        connect_timeout: config.connect_timeout,
+        idle_timeout: config.node_idle_timeout,
+        connections_max: config.node_connections_max,
+        retry_after: config.node_retry_after,
+    };
+    let pool = Rc::new(Pool::new(start.nodes, limits));
+    Rc::new(Gate { config, access: start.access, pool, recorder: start.recorder, budget, metrics: start.metrics })
+}
+
+/// One client's connection, request after request.
+async fn converse(
+    gate: Rc<Gate>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    mut stopping: watch::Receiver<bool>,
+    guest: Guest,
+) {
+    let _guest = guest;
+    let _ = stream.set_nodelay(true); // see upstream: small messages must not wait for their acknowledgement
+    let timeout = gate.config.client_timeout;
+    let service = service_fn(move |request| {
+        let gate = gate.clone();
+        async move { Ok::<_, Infallible>(forward(&gate, peer.ip(), request).await) }
+    });
+    let connection = http1::Builder::new()
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .max_headers(FIELDS_MAX)
+        .timer(TokioTimer::new())
+        .header_read_timeout(timeout)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = stopping.wait_for(|stop| *stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "a client's connection ended");
+    }
+}
+
+/// Counts a connection for as long as it is open.
+struct Guest {
+    open: Rc<Cell<usize>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Guest {
+    fn enter(open: &Rc<Cell<usize>>, metrics: &Arc<Metrics>) -> Self {
+        open.set(open.get() + 1);
+        metrics.connections.inc();
+        Self { open: open.clone(), metrics: metrics.clone() }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.open.set(self.open.get() - 1);
+        self.metrics.connections.dec();
+    }
+}

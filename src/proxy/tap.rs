@@ -1,0 +1,139 @@
+//! Holding an answer: until its end, within a bound for each and a bound for all.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body_util::BodyExt;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::body::NodeBody;
+use crate::chat::ChatId;
+use crate::gms::{Finding, FindingKind, Route};
+
+/// How much may be held of one answer, and of all together.
+#[derive(Debug)]
+pub struct Budget {
+    one_max: usize,
+    all_max: usize,
+    held: AtomicUsize,
+    shown: Gauge,
+}
+
+impl Budget {
+    /// `body_max` and `inspected_bytes_max`.
+    pub fn new(one_max: usize, all_max: usize, shown: Gauge) -> Self {
+        Self { one_max, all_max, held: AtomicUsize::new(0), shown }
+    }
+}
+
+/// A part of the budget, given back when dropped.
+struct Share<'a> {
+    budget: &'a Arc<Budget>,
+    bytes: usize,
+}
+
+impl Share<'_> {
+    /// Whether so much more may be held.
+    fn grow(&mut self, bytes: usize) -> bool {
+        if self.bytes + bytes > self.budget.one_max {
+            return false;
+        }
+        let before = self.budget.held.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        self.budget.shown.set((before + bytes) as i64);
+        before + bytes <= self.budget.all_max
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        let before = self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.shown.set((before - self.bytes) as i64);
+    }
+}
+
+/// What was taken of a body.
+pub enum Taken {
+    /// All of it.
+    Whole {
+        /// The body.
+        bytes: Bytes,
+        /// What came after it.
+        trailers: Option<HeaderMap>,
+    },
+    /// Its start; the connection broke.
+    Broken {
+        /// What came.
+        bytes: Bytes,
+    },
+    /// It begins like no answer: a file.
+    File {
+        /// What was taken.
+        start: Bytes,
+        /// The rest, still coming.
+        rest: Box<NodeBody>,
+    },
+    /// It is over a bound.
+    TooLarge {
+        /// What was taken.
+        start: Bytes,
+        /// The rest, still coming.
+        rest: Box<NodeBody>,
+    },
+}
+
+/// Takes a body whole, if it may. `is_file` judges its first bytes.
+///
+/// One chunk, as most answers are, is not copied.
+pub async fn take(mut body: NodeBody, budget: &Arc<Budget>, is_file: impl Fn(&[u8]) -> bool) -> Taken {
+    let mut share = Share { budget, bytes: 0 };
+    let mut first = Bytes::new();
+    let mut more = BytesMut::new();
+    let mut trailers = None;
+    let joined = |first: Bytes, more: BytesMut| if more.is_empty() { first } else { more.freeze() };
+    loop {
+        let frame = match Pin::new(&mut body).frame().await {
+            None => return Taken::Whole { bytes: joined(first, more), trailers },
+            Some(Err(_)) => return Taken::Broken { bytes: joined(first, more) },
+            Some(Ok(frame)) => frame,
+        };
+        let chunk = match frame.into_data() {
+            Ok(chunk) => chunk,
+            Err(frame) => {
+                trailers = frame.into_trailers().ok();
+                continue;
+            }
+        };
+        let room = share.grow(chunk.len());
+        if first.is_empty() {
+            let file = is_file(&chunk);
+            first = chunk;
+            if file {
+                return Taken::File { start: first, rest: Box::new(body) };
+            }
+        } else {
+            if more.is_empty() {
+                more.extend_from_slice(&first);
+            }
+            more.extend_from_slice(&chunk);
+        }
+        if !room {
+            return Taken::TooLarge { start: joined(first, more), rest: Box::new(body) };
+        }
+    }
+}
+
+/// The finding for an answer that was not read.
+pub fn too_large(route: &Route<'_>, taken: usize) -> Finding {
+    Finding {
+        kind: FindingKind::TooLarge,
+        chat_id: route.chat_id.as_deref().and_then(ChatId::parse),
+        detail: "an answer over body_max, or while inspected_bytes_max was used up: its ground is not covered".into(),
+        raw: Vec::new(),
+        raw_length: taken,
+        events: 0,
+    }
+}

@@ -1,0 +1,418 @@
+//! The nodes: which one a request goes to, and the connections to it.
+//!
+//! A node's health and bounds are the whole process's; its idle connections are a thread's own.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::address::NodeAddress;
+use super::answer::{Reach, Refusal};
+use super::body::{Error, RequestBody};
+use crate::recorder::now_ms;
+use crate::telemetry::metrics::Metrics;
+
+/// Choices are kept in one word of bits.
+pub const NODES_MAX: usize = 64;
+/// Idle connections a thread keeps to one node: more than two threads' polls ever need at once.
+const IDLE_MAX: usize = 256;
+
+/// One GMS node, as the whole process sees it.
+#[derive(Debug)]
+pub struct Node {
+    /// As logs and rows name it.
+    pub name: Arc<str>,
+    address: NodeAddress,
+    /// Passed over until then, milliseconds since the epoch.
+    down_until: AtomicI64,
+    exchanges: AtomicUsize,
+    connections: AtomicUsize,
+    up: Gauge,
+    at_work: Gauge,
+    connect_errors: Counter,
+}
+
+impl Node {
+    /// Whether it is not passed over.
+    pub fn is_well(&self) -> bool {
+        self.down_until.load(Ordering::Relaxed) <= now_ms()
+    }
+
+    fn failed(&self, retry_after: Duration, error: &std::io::Error) {
+        let was_well = self.is_well();
+        self.down_until.store(now_ms() + retry_after.as_millis() as i64, Ordering::Relaxed);
+        self.connect_errors.inc();
+        self.up.set(0);
+        if was_well {
+            tracing::warn!(node = &*self.name, %error, "a node does not take connections; it is passed over for now");
+        }
+    }
+
+    fn connected(&self) {
+        if self.up.set(1) == 0 {
+            tracing::info!(node = &*self.name, "a node takes connections");
+        }
+        self.down_until.store(0, Ordering::Relaxed);
+    }
+}
+
+/// All nodes.
+#[derive(Debug)]
+pub struct Nodes {
+    all: Vec<Arc<Node>>,
+}
+
+/// What a request keeps to a node by.
+#[derive(Debug, Clone, Copy)]
+pub enum Affinity<'a> {
+    /// A chat, or a CometD session: the same text leads to the same node while it is well.
+    Key(&'a [u8]),
+    /// None: the least loaded.
+    None,
+}
+
+impl Nodes {
+    /// The nodes in the configuration's order.
+    pub fn new(addresses: Vec<NodeAddress>, metrics: &Metrics) -> Self {
+        let node = |address: NodeAddress| {
+            let label = [("node", address.name.clone())];
+            Arc::new(Node {
+                name: address.name.as_str().into(),
+                down_until: AtomicI64::new(0),
+                exchanges: AtomicUsize::new(0),
+                connections: AtomicUsize::new(0),
+                up: metrics.node_up.get_or_create(&label).clone(),
+                at_work: metrics.node_exchanges.get_or_create(&label).clone(),
+                connect_errors: metrics.node_connect_errors.get_or_create(&label).clone(),
+                address,
+            })
+        };
+        let all: Vec<_> = addresses.into_iter().take(NODES_MAX).map(node).collect();
+        for node in &all {
+            node.up.set(1);
+        }
+        Self { all }
+    }
+
+    /// Every node.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.all.iter()
+    }
+
+    /// The best node not tried yet: well ones before the others; by rendezvous hashing, or by load.
+    fn choose(&self, affinity: Affinity<'_>, tried: u64) -> Option<usize> {
+        let untried = (0..self.all.len()).filter(|index| tried & (1 << index) == 0);
+        untried.max_by_key(|&index| {
+            let node = &self.all[index];
+            let score = match affinity {
+                Affinity::Key(key) => rendezvous(node.name.as_bytes(), key),
+                // Fewer exchanges first; among equals one by chance of the clock, so that no node is always first.
+                Affinity::None => {
+                    let idle = u64::MAX - node.exchanges.load(Ordering::Relaxed) as u64;
+                    (idle << 16) | (rendezvous(node.name.as_bytes(), &now_ms().to_be_bytes()) & 0xffff)
+                }
+            };
+            (node.is_well(), score)
+        })
+    }
+}
+
+/// Highest random weight: FNV-1a with a finish that spreads it (splitmix64). The same on every machine and release, so
+/// that several proxies agree.
+fn rendezvous(node: &[u8], key: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in node.iter().chain(&[0]).chain(key) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+/// How connections are made and kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// For one connection.
+    pub connect_timeout: Duration,
+    /// How long an unused one is kept.
+    pub idle_timeout: Duration,
+    /// To one node, of the whole process.
+    pub connections_max: usize,
+    /// How long a node that failed is passed over.
+    pub retry_after: Duration,
+}
+
+/// A thread's connections to all nodes.
+#[derive(Debug)]
+pub struct Pool {
+    nodes: Arc<Nodes>,
+    limits: Limits,
+    idle: RefCell<Vec<VecDeque<Idle>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since: Instant,
+}
+
+/// A connection in use. Dropped, it closes; given back, it is used again.
+#[derive(Debug)]
+pub struct Lease {
+    pool: Rc<Pool>,
+    index: usize,
+    sender: Option<SendRequest<RequestBody>>,
+    reused: bool,
+}
+
+/// Why no answer came.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the client is told.
+    pub refusal: Refusal,
+    /// Whether the node may have acted.
+    pub reach: Reach,
+    /// The node asked last.
+    pub node: Option<Arc<str>>,
+}
+
+impl Pool {
+    /// No connection yet.
+    pub fn new(nodes: Arc<Nodes>, limits: Limits) -> Self {
+        let idle = RefCell::new(nodes.all.iter().map(|_| VecDeque::new()).collect());
+        Self { nodes, limits, idle }
+    }
+
+    /// Sends a request and returns the head of its answer (R2).
+    ///
+    /// It is tried at another node only while nothing of it was sent; and once more where it has no body, is safe, and
+    /// its reused connection died before any byte of an answer.
+    ///
+    /// # Errors
+    /// Where no node took it, or its connection broke.
+    pub async fn send(
+        self: &Rc<Self>,
+        mut request: Request<RequestBody>,
+        affinity: Affinity<'_>,
+        asked: &mut Option<Arc<str>>,
+    ) -> Result<(Response<Incoming>, Lease), Failure> {
+        let spare = again_if_lost(&request);
+        let mut tried = 0_u64;
+        let mut full = false;
+        while let Some(index) = self.nodes.choose(affinity, tried) {
+            let mut lease = match self.lease(index).await {
+                Ok(lease) => lease,
+                Err(refused) => {
+                    full |= refused == Refusal::NodesFull;
+                    tried |= 1 << index;
+                    continue;
+                }
+            };
+            *asked = Some(self.nodes.all[index].name.clone());
+            let reused = lease.reused;
+            let sender = lease.sender.as_mut().expect("a lease has its connection until it is given back");
+            let mut error = match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, lease)),
+                Err(error) => error,
+            };
+            drop(lease);
+            request = match (error.take_message(), &spare) {
+                (Some(unsent), _) if reused => unsent,
+                (Some(unsent), _) => {
+                    tried |= 1 << index;
+                    unsent
+                }
+                (None, Some(spare)) if reused => return self.send_again(spare(), index).await,
+                (None, _) => return Err(self.broken(index, error.error())),
+            };
+        }
+        let refusal = if full { Refusal::NodesFull } else { Refusal::NoNode };
+        Err(Failure { refusal, reach: Reach::NotForwarded, node: asked.clone() })
+    }
+
+    /// The one repetition of a safe request, on a connection of its own.
+    async fn send_again(
+        self: &Rc<Self>,
+        request: Request<RequestBody>,
+        index: usize,
+    ) -> Result<(Response<Incoming>, Lease), Failure> {
+        let unreachable =
+            |refusal| Failure { refusal, reach: Reach::MayHaveActed, node: Some(self.nodes.all[index].name.clone()) };
+        let mut lease = self.connect(index).await.map_err(unreachable)?;
+        let sender = lease.sender.as_mut().expect("a lease has its connection until it is given back");
+        match sender.send_request(request).await {
+            Ok(response) => Ok((response, lease)),
+            Err(error) => Err(self.broken(index, &error)),
+        }
+    }
+
+    fn broken(&self, index: usize, error: &hyper::Error) -> Failure {
+        let node = &self.nodes.all[index];
+        tracing::debug!(node = &*node.name, %error, "an exchange with a node broke");
+        let client_failed = std::error::Error::source(error).is_some_and(|source| source.is::<Error>());
+        let refusal = if client_failed { Refusal::BadRequest } else { Refusal::BrokenAnswer };
+        Failure { refusal, reach: Reach::MayHaveActed, node: Some(node.name.clone()) }
+    }
+
+    /// An idle connection that is still alive, or a new one.
+    async fn lease(self: &Rc<Self>, index: usize) -> Result<Lease, Refusal> {
+        match self.idle_connection(index) {
+            Some(sender) => Ok(self.leased(index, sender, true)),
+            None => self.connect(index).await,
+        }
+    }
+
+    /// The one used last, so that surplus ones grow old and go.
+    fn idle_connection(&self, index: usize) -> Option<SendRequest<RequestBody>> {
+        let mut idle = self.idle.borrow_mut();
+        let idle = &mut idle[index];
+        while idle.front().is_some_and(|oldest| oldest.since.elapsed() > self.limits.idle_timeout) {
+            idle.pop_front();
+        }
+        idle.retain(|connection| !connection.sender.is_closed());
+        let ready = idle.iter().rposition(|connection| connection.sender.is_ready())?;
+        idle.remove(ready).map(|connection| connection.sender)
+    }
+
+    async fn connect(self: &Rc<Self>, index: usize) -> Result<Lease, Refusal> {
+        let node = self.nodes.all[index].clone();
+        if node.connections.fetch_add(1, Ordering::Relaxed) >= self.limits.connections_max {
+            node.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::NodesFull);
+        }
+        let open = Open(node.clone());
+        let target = (node.address.host.as_str(), node.address.port);
+        let connected = timeout(self.limits.connect_timeout, TcpStream::connect(target)).await;
+        let stream = match connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => stream,
+            Err(error) => {
+                node.failed(self.limits.retry_after, &error);
+                return Err(Refusal::NoNode);
+            }
+        };
+        node.connected();
+        // 300 small messages take 14 s with Nagle's algorithm and 0.85 s without.
+        let _ = stream.set_nodelay(true);
+        let handshake = http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(|_| Refusal::NoNode)?;
+        tokio::task::spawn_local(async move {
+            let _open = open;
+            let _ = connection.with_upgrades().await; // the exchange on it sees the error
+        });
+        Ok(self.leased(index, sender, false))
+    }
+
+    fn leased(self: &Rc<Self>, index: usize, sender: SendRequest<RequestBody>, reused: bool) -> Lease {
+        let node = &self.nodes.all[index];
+        node.exchanges.fetch_add(1, Ordering::Relaxed);
+        node.at_work.inc();
+        Lease { pool: self.clone(), index, sender: Some(sender), reused }
+    }
+
+    /// Lets go of connections unused for too long, to nodes that nobody asks any more.
+    pub fn let_go_of_idle(&self) {
+        for idle in self.idle.borrow_mut().iter_mut() {
+            idle.retain(|connection| {
+                !connection.sender.is_closed() && connection.since.elapsed() <= self.limits.idle_timeout
+            });
+        }
+    }
+}
+
+/// Counts a connection for as long as it is open.
+struct Open(Arc<Node>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Lease {
+    /// The exchange is over and its end was seen: the connection may be used again.
+    pub fn give_back(mut self) {
+        let Some(sender) = self.sender.take() else { return };
+        let mut idle = self.pool.idle.borrow_mut();
+        if !sender.is_closed() && idle[self.index].len() < IDLE_MAX {
+            idle[self.index].push_back(Idle { sender, since: Instant::now() });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let node = &self.pool.nodes.all[self.index];
+        node.exchanges.fetch_sub(1, Ordering::Relaxed);
+        node.at_work.dec();
+    }
+}
+
+/// R2: a safe request without a body can be made anew.
+fn again_if_lost(request: &Request<RequestBody>) -> Option<impl Fn() -> Request<RequestBody> + use<>> {
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if !safe || !http_body::Body::is_end_stream(request.body()) {
+        return None;
+    }
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.headers_mut() = request.headers().clone();
+    *head.extensions_mut() = request.extensions().clone();
+    Some(move || head.clone().map(|()| RequestBody::Empty))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(names: &[&str]) -> Nodes {
+        let addresses =
+            names.iter().map(|name| NodeAddress { name: (*name).into(), host: "localhost".into(), port: 1 });
+        Nodes::new(addresses.collect(), &Metrics::default())
+    }
+
+    #[test]
+    fn a_chat_keeps_to_its_node_and_chats_spread() {
+        let nodes = nodes(&["gms-1", "gms-2", "gms-3"]);
+        let mut counts = [0; 3];
+        for chat in 0..3000 {
+            let key = format!("00001aCY6K8U{chat:04}");
+            let first = nodes.choose(Affinity::Key(key.as_bytes()), 0).expect("three nodes");
+            assert_eq!(nodes.choose(Affinity::Key(key.as_bytes()), 0), Some(first));
+            counts[first] += 1;
+        }
+        assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_node_that_failed_is_the_last_choice_and_still_one() {
+        let nodes = nodes(&["gms-1", "gms-2"]);
+        let first = nodes.choose(Affinity::Key(b"chat"), 0).expect("two nodes");
+        nodes.all[first].failed(Duration::from_secs(60), &std::io::ErrorKind::ConnectionRefused.into());
+        let second = nodes.choose(Affinity::Key(b"chat"), 0).expect("two nodes");
+        assert_ne!(first, second);
+        assert_eq!(nodes.choose(Affinity::Key(b"chat"), 1 << second), Some(first));
+        assert_eq!(nodes.choose(Affinity::Key(b"chat"), 0b11), None);
+    }
+
+    #[test]
+    fn a_new_chat_goes_to_the_least_loaded() {
+        let nodes = nodes(&["gms-1", "gms-2", "gms-3"]);
+        nodes.all[0].exchanges.store(2, Ordering::Relaxed);
+        nodes.all[1].exchanges.store(1, Ordering::Relaxed);
+        nodes.all[2].exchanges.store(2, Ordering::Relaxed);
+        assert_eq!(nodes.choose(Affinity::None, 0), Some(1));
+    }
+}

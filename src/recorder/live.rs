@@ -1,0 +1,263 @@
+//! What is known of the chats going on now: their secrets, their sessions, and what is still to be written of them.
+//!
+//! All of it bounded and in memory only. What is lazy (R4: last seen, coverage, attributes, ended) gathers here and is
+//! taken by the writer within a second.
+
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use super::memory::Generations;
+use crate::chat::{ChatId, ContentDigest, Covered, Secret};
+use crate::gms::{Attribute, ChatAnswer, Coverage, Ended};
+use crate::store::{ChatRecord, Entry};
+
+/// Secrets remembered of one chat: its secureKey, and one more for each client that joined it.
+const SECRETS_PER_CHAT: usize = 8;
+/// Stretches of coverage that wait apart: more than one only where a client skips ground.
+const STRETCHES_PER_CHAT: usize = 16;
+/// Attribute names remembered of one chat, and values of them that wait to be written.
+const ATTRIBUTES_PER_CHAT: usize = 256;
+/// Chats let go with something still unwritten: reached only while the file takes nothing for long.
+const ORPHANS_MAX: usize = 10_000;
+
+/// One chat going on.
+#[derive(Debug, Default)]
+struct LiveChat {
+    secrets: Vec<Secret>,
+    /// Name to a hash of the value last seen: only changes are written.
+    attributes: HashMap<String, u64>,
+    /// Ground known to be written or on its way.
+    covered: Option<Covered>,
+    ended: bool,
+    pending: Option<Pending>,
+}
+
+/// Facts of a chat that brought no event, waiting to be written.
+#[derive(Debug)]
+struct Pending {
+    at: i64,
+    node: Option<Arc<str>>,
+    service: Option<String>,
+    covered: Vec<Covered>,
+    next_position: Option<i64>,
+    ended: Option<Ended>,
+    is_async: bool,
+    attributes: Vec<Attribute>,
+}
+
+/// The chats going on.
+#[derive(Debug)]
+pub struct LiveChats {
+    chats: Generations<ChatId, LiveChat>,
+    by_secure_key: Generations<ContentDigest, ChatId>,
+    session_ends: Generations<(ContentDigest, ChatId), i64>,
+    /// Facts of chats that were let go before they were written.
+    orphans: Vec<(ChatId, Pending)>,
+    dirty: bool,
+}
+
+impl LiveChats {
+    /// Remembers at most `chats_max` chats.
+    pub fn new(chats_max: usize) -> Self {
+        Self {
+            chats: Generations::new(chats_max),
+            by_secure_key: Generations::new(chats_max),
+            session_ends: Generations::new(chats_max),
+            orphans: Vec::new(),
+            dirty: false,
+        }
+    }
+
+    /// Secrets to scrub from an answer of this chat, besides those of the exchange itself.
+    pub fn secrets(&mut self, chat_id: &ChatId) -> Vec<Secret> {
+        self.chats.get_mut(chat_id).map(|chat| chat.secrets.clone()).unwrap_or_default()
+    }
+
+    /// The chat whose secureKey has this digest.
+    pub fn by_secure_key(&mut self, digest: &ContentDigest) -> Option<ChatId> {
+        self.by_secure_key.get_mut(digest).cloned()
+    }
+
+    /// Learns the secrets of an answer's chat.
+    pub fn learn(&mut self, chat_id: &ChatId, answer: &ChatAnswer) {
+        for digest in &answer.secure_keys {
+            if self.by_secure_key.get_mut(digest).is_none_or(|known| known != chat_id) {
+                self.by_secure_key.insert(*digest, chat_id.clone());
+            }
+        }
+        let chat = self.chat(chat_id);
+        for secret in &answer.secrets {
+            if !chat.secrets.contains(secret) && chat.secrets.len() < SECRETS_PER_CHAT {
+                chat.secrets.push(secret.clone());
+            }
+        }
+    }
+
+    /// R6: the ground an answer covers, as positions.
+    pub fn covered(&mut self, chat_id: &ChatId, coverage: Coverage) -> Option<Covered> {
+        match coverage {
+            Coverage::Nothing => None,
+            Coverage::Rest { from, next } => Covered::new(from, next),
+            Coverage::Session { session, lowest, next } => {
+                let key = (session, chat_id.clone());
+                let end = self.session_ends.get_mut(&key).copied();
+                self.session_ends.insert(key, end.map_or(next, |end| end.max(next)));
+                let from = [end, lowest].into_iter().flatten().min()?;
+                Covered::new(from, next)
+            }
+        }
+    }
+
+    /// What of an answer is not known yet. The caller either queues it or gives it to [`LiveChats::put_off`].
+    pub fn unknown(&mut self, chat_id: &ChatId, answer: &mut ChatAnswer, covered: Option<Covered>) -> ChatRecord {
+        let chat = self.chat(chat_id);
+        let covered =
+            covered.filter(|new| !chat.covered.is_some_and(|old| old.from <= new.from && new.next <= old.next));
+        let mut attributes = std::mem::take(&mut answer.attributes);
+        attributes.retain(|attribute| chat.attributes.get(&attribute.name) != Some(&hash(&attribute.value)));
+        ChatRecord {
+            chat_id: chat_id.clone(),
+            service: answer.service.take(),
+            events: std::mem::take(&mut answer.events),
+            covered,
+            next_position: answer.next_position,
+            ended: answer.ended.filter(|_| !chat.ended),
+            is_async: answer.is_async,
+            attributes,
+        }
+    }
+
+    /// Notes that a record is on its way to the file, so that it is not sent again.
+    pub fn sent(&mut self, record: &ChatRecord) {
+        let chat = self.chat(&record.chat_id);
+        chat.ended |= record.ended.is_some();
+        if let Some(new) = record.covered {
+            chat.covered = Some(match chat.covered {
+                Some(old) if old.from <= new.from && new.from <= old.next => {
+                    Covered { from: old.from, next: new.next.max(old.next) }
+                }
+                _ => new,
+            });
+        }
+        for attribute in &record.attributes {
+            if chat.attributes.len() < ATTRIBUTES_PER_CHAT {
+                chat.attributes.insert(attribute.name.clone(), hash(&attribute.value));
+            }
+        }
+    }
+
+    /// Puts a record without events off until the writer comes by.
+    pub fn put_off(&mut self, at: i64, node: Option<&Arc<str>>, record: ChatRecord) {
+        self.sent(&record);
+        let chat_id = record.chat_id;
+        let pending = self.chat(&chat_id).pending.get_or_insert_with(|| Pending {
+            at,
+            node: node.cloned(),
+            service: None,
+            covered: Vec::new(),
+            next_position: None,
+            ended: None,
+            is_async: false,
+            attributes: Vec::new(),
+        });
+        pending.at = pending.at.max(at);
+        pending.service = record.service.or(pending.service.take());
+        pending.next_position = pending.next_position.max(record.next_position);
+        pending.ended = pending.ended.or(record.ended);
+        pending.is_async |= record.is_async;
+        pending.attributes.extend(record.attributes);
+        pending.covered.extend(record.covered);
+        // Only neighbours are joined here; the file joins the rest.
+        pending.covered.dedup_by(|new, old| {
+            let joins = old.from <= new.from && new.from <= old.next;
+            if joins {
+                old.next = old.next.max(new.next);
+            }
+            joins
+        });
+        pending.attributes.truncate(ATTRIBUTES_PER_CHAT);
+        let overfull = pending.covered.len() > STRETCHES_PER_CHAT;
+        pending.covered.truncate(STRETCHES_PER_CHAT);
+        if overfull {
+            // Let go rather than guessed at: it shows as a hole unless it is covered again.
+            self.chat(&chat_id).covered = None;
+        }
+        self.dirty = true;
+    }
+
+    /// Takes everything put off, as entries to write.
+    pub fn take_pending(&mut self) -> Vec<Entry> {
+        if !std::mem::take(&mut self.dirty) {
+            return Vec::new();
+        }
+        let mut taken = std::mem::take(&mut self.orphans);
+        taken.extend(self.chats.take_pending());
+        taken.into_iter().flat_map(|(chat_id, pending)| pending.into_entries(chat_id)).collect()
+    }
+
+    /// Whether anything was put off.
+    pub fn has_pending(&self) -> bool {
+        self.dirty
+    }
+
+    /// The file was opened again, and may be another one: what was written before may have to be written anew.
+    pub fn forget_written(&mut self) {
+        for (_, chat) in self.chats.iter_mut() {
+            chat.attributes.clear();
+            chat.covered = None;
+            chat.ended = false;
+        }
+    }
+
+    fn chat(&mut self, chat_id: &ChatId) -> &mut LiveChat {
+        if self.chats.get_mut(chat_id).is_none() {
+            let forgotten = self.chats.insert(chat_id.clone(), LiveChat::default());
+            let unwritten = forgotten.into_iter().filter_map(|(id, chat)| Some((id, chat.pending?)));
+            self.orphans.extend(unwritten);
+            self.orphans.truncate(ORPHANS_MAX);
+        }
+        self.chats.get_mut(chat_id).expect("the line above put it in")
+    }
+}
+
+impl Generations<ChatId, LiveChat> {
+    fn take_pending(&mut self) -> Vec<(ChatId, Pending)> {
+        self.iter_mut().filter_map(|(id, chat)| Some((id.clone(), chat.pending.take()?))).collect()
+    }
+}
+
+impl Pending {
+    fn into_entries(self, chat_id: ChatId) -> Vec<Entry> {
+        let mut stretches = self.covered.into_iter();
+        let first = Entry {
+            at: self.at,
+            node: self.node.clone(),
+            chats: vec![ChatRecord {
+                chat_id: chat_id.clone(),
+                service: self.service,
+                events: Vec::new(),
+                covered: stretches.next(),
+                next_position: self.next_position,
+                ended: self.ended,
+                is_async: self.is_async,
+                attributes: self.attributes,
+            }],
+            ..Entry::default()
+        };
+        let further = stretches.map(|covered| Entry {
+            at: self.at,
+            node: self.node.clone(),
+            chats: vec![ChatRecord { covered: Some(covered), ..ChatRecord::of(chat_id.clone()) }],
+            ..Entry::default()
+        });
+        std::iter::once(first).chain(further).collect()
+    }
+}
+
+fn hash(value: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,453 @@
+//! The only SQL: opens and migrates the archive, appends to it, reads it back.
+//!
+//! One [`Store`] is the one writer's connection. It knows rows and SQLite's errors; it does not know queues, tickets,
+//! HTTP or what to do about an error.
+
+pub mod append;
+
+use std::borrow::Cow;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
+
+use crate::gms::errors::catalogue;
+
+pub use append::{Appended, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Outage, Tally};
+
+/// `PRAGMA application_id` of every archive: "GMSR".
+pub const APPLICATION_ID: i64 = 0x474D_5352;
+
+/// SQLite 3.7.0 to 3.51.2 can lose committed writes of a WAL file under two connections (sqlite.org/wal.html).
+const ENGINE_FLOOR: (u32, u32, u32) = (3, 51, 3);
+
+/// The schema's history. Only added to; a landed migration is never edited.
+pub const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "archive", include_str!("../../migrations/0001_archive.sql"))];
+
+/// What goes wrong between the program and its file. The kind decides what the recorder does about it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// What it means for the recorder.
+    pub kind: ErrorKind,
+    /// What happened, for the log.
+    pub message: String,
+}
+
+/// The kinds of trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// Another process holds the write lock.
+    Busy,
+    /// The file system has no room.
+    Full,
+    /// The file or file system may not be written.
+    ReadOnly,
+    /// There is no file at the path.
+    Missing,
+    /// Another file is at the path than the one that was opened.
+    Replaced,
+    /// The file is damaged.
+    Corrupt,
+    /// Reading, writing or syncing failed.
+    Io,
+    /// The file could not be opened.
+    CannotOpen,
+    /// A file that is not an archive of this program, or another program's.
+    NotAnArchive,
+    /// One row is at fault, not the file: a constraint, a trigger, a size.
+    Row,
+    /// Anything else.
+    Other,
+}
+
+impl ErrorKind {
+    /// As outages, logs and metrics name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Busy => "locked",
+            Self::Full => "disk_full",
+            Self::ReadOnly => "read_only",
+            Self::Missing => "file_missing",
+            Self::Replaced => "file_replaced",
+            Self::Corrupt => "corrupt",
+            Self::Io => "io_error",
+            Self::CannotOpen => "cannot_open",
+            Self::NotAnArchive => "not_an_archive",
+            Self::Row => "row",
+            Self::Other => "other",
+        }
+    }
+
+    /// From SQLite's extended result code; the low byte is the primary code (sqlite.org/rescode.html).
+    fn of_sqlite(code: i32) -> Self {
+        match code & 0xff {
+            5 | 6 => Self::Busy,
+            8 => Self::ReadOnly,
+            10 => Self::Io,
+            11 => Self::Corrupt,
+            13 => Self::Full,
+            14 => Self::CannotOpen,
+            18..=20 => Self::Row,
+            26 => Self::NotAnArchive,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Error {
+    /// An error of this program's own making.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse().ok());
+        Self { kind: code.map_or(ErrorKind::Other, ErrorKind::of_sqlite), message: error.to_string() }
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for Error {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        match error {
+            sqlx::migrate::MigrateError::Execute(e) => e.into(),
+            sqlx::migrate::MigrateError::ExecuteMigration(e, _) => e.into(),
+            other => Self::new(ErrorKind::NotAnArchive, other.to_string()),
+        }
+    }
+}
+
+/// How the archive is opened for writing.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether a missing file is made. Only ever true at start: a lost archive is not silently begun anew.
+    pub create: bool,
+    /// Permissions of a file that is made.
+    pub file_mode: u32,
+    /// For the views: when a chat counts as over.
+    pub quiet_after: Duration,
+    /// The same for asynchronous chats.
+    pub async_quiet_after: Duration,
+}
+
+/// A row of `runs`.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Which of several recorders: a host name, or what the operator set.
+    pub instance: String,
+    /// Milliseconds since the epoch.
+    pub started_at: i64,
+    /// `deliver`, as configured.
+    pub deliver: &'static str,
+    /// `when_unavailable`, as configured.
+    pub when_unavailable: &'static str,
+    /// JSON: what decides what is recorded.
+    pub settings: String,
+    /// SHA-256 of the effective configuration.
+    pub config_hash: String,
+}
+
+/// Admits one `serve` to an archive (R10). Released when dropped, or by the kernel when the process dies.
+#[derive(Debug)]
+pub struct ArchiveLock {
+    _file: File,
+}
+
+impl ArchiveLock {
+    /// Takes the lock file beside the database.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] when another process has it; [`ErrorKind::CannotOpen`] when the file cannot be made.
+    pub fn acquire(database: &Path) -> Result<Self, Error> {
+        let path = Self::path(database);
+        let cannot = |e: std::io::Error| {
+            let hint = "serve needs to create files beside the database: check that the folder exists and is writable";
+            Error::new(ErrorKind::CannotOpen, format!("{}: {e}; {hint}", path.display()))
+        };
+        let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let mut file = open.map_err(cannot)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("another gms-recorder serves {} (lock {})", database.display(), path.display());
+                return Err(Error::new(ErrorKind::Busy, message));
+            }
+            Err(TryLockError::Error(e)) => return Err(cannot(e)),
+        }
+        // The number is for people; a stale one does no harm, and neither does a disk too full to take it.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Self { _file: file })
+    }
+
+    /// `<database>.lock`
+    pub fn path(database: &Path) -> PathBuf {
+        beside(database, ".lock")
+    }
+}
+
+/// The file beside `path` whose name ends with `suffix`: `-wal`, `-shm`, `.lock`.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Which file a path leads to: device and inode.
+type FileIdentity = (u64, u64);
+
+fn identity(path: &Path) -> Option<FileIdentity> {
+    std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
+/// The writer's connection to the archive.
+#[derive(Debug)]
+pub struct Store {
+    connection: SqliteConnection,
+    path: PathBuf,
+    file: FileIdentity,
+    /// The WAL exists from the first write of the run on; one that is unlinked takes its commits with it.
+    wal: Option<FileIdentity>,
+    run_id: i64,
+    memory: append::Memory,
+}
+
+impl Store {
+    /// Opens the archive, makes it where allowed, brings its schema up to date and begins a run.
+    ///
+    /// # Errors
+    /// Every [`ErrorKind`] but `Row`.
+    pub async fn open(options: &Options, run: &Run) -> Result<Self, Error> {
+        prepare_file(options)?;
+        let mut connection = writer_options(&options.path).connect().await?;
+        check_engine(&mut connection).await?;
+        check_application(&mut connection, &options.path).await?;
+        migrate(&mut connection).await?;
+        let gone =
+            || Error::new(ErrorKind::Missing, format!("{} vanished while it was opened", options.path.display()));
+        let file = identity(&options.path).ok_or_else(gone)?;
+        let path = options.path.clone();
+        let mut store = Self { connection, path, file, wal: None, run_id: 0, memory: append::Memory::default() };
+        store.begin_run(options, run).await?;
+        store.wal = identity(&beside(&store.path, "-wal"));
+        Ok(store)
+    }
+
+    async fn begin_run(&mut self, options: &Options, run: &Run) -> Result<(), Error> {
+        let version = env!("CARGO_PKG_VERSION");
+        self.execute("BEGIN IMMEDIATE").await?;
+        sqlx::query(
+            "INSERT INTO archive (id, archive_id, created_at, created_by, quiet_after_ms, async_quiet_after_ms)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (id) DO UPDATE SET quiet_after_ms = ?4, async_quiet_after_ms = ?5",
+        )
+        .bind(random_hex()?)
+        .bind(run.started_at)
+        .bind(format!("gms-recorder {version}"))
+        .bind(millis(options.quiet_after))
+        .bind(millis(options.async_quiet_after))
+        .execute(&mut self.connection)
+        .await?;
+        self.write_catalogue().await?;
+        let inserted = sqlx::query(
+            "INSERT INTO runs (instance, version, started_at, deliver, when_unavailable, settings, config_hash)
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(&run.instance)
+        .bind(version)
+        .bind(run.started_at)
+        .bind(run.deliver)
+        .bind(run.when_unavailable)
+        .bind(&run.settings)
+        .bind(&run.config_hash)
+        .execute(&mut self.connection)
+        .await?;
+        self.run_id = inserted.last_insert_rowid();
+        self.execute("COMMIT").await
+    }
+
+    async fn write_catalogue(&mut self) -> Result<(), Error> {
+        for entry in catalogue() {
+            sqlx::query(
+                "INSERT INTO error_codes (code, meaning, class, channels, remedy) VALUES (?, ?, ?, ?, ?)
+                 ON CONFLICT (code) DO UPDATE SET meaning = excluded.meaning, class = excluded.class,
+                    channels = excluded.channels, remedy = excluded.remedy
+                 WHERE (meaning, class, channels, remedy)
+                    IS NOT (excluded.meaning, excluded.class, excluded.channels, excluded.remedy)",
+            )
+            .bind(entry.code)
+            .bind(entry.meaning)
+            .bind(entry.class.as_str())
+            .bind(entry.channels)
+            .bind(entry.remedy)
+            .execute(&mut self.connection)
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// The archive's own identity, 32 hex digits.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub async fn archive_id(&mut self) -> Result<String, Error> {
+        Ok(sqlx::query_scalar("SELECT archive_id FROM archive").fetch_one(&mut self.connection).await?)
+    }
+
+    /// The number of this run.
+    pub fn run_id(&self) -> i64 {
+        self.run_id
+    }
+
+    /// Bytes in the WAL file now.
+    pub fn wal_bytes(&self) -> u64 {
+        std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |m| m.len())
+    }
+
+    /// R9: is what was committed in the file that the path leads to, and in the WAL beside it?
+    ///
+    /// # Errors
+    /// [`ErrorKind::Missing`] or [`ErrorKind::Replaced`].
+    pub fn check_still_at_path(&self) -> Result<(), Error> {
+        let moved =
+            |kind, what: &str| Err(Error::new(kind, format!("{} {what} since it was opened", self.path.display())));
+        match identity(&self.path) {
+            None => return moved(ErrorKind::Missing, "was removed or renamed"),
+            Some(file) if file != self.file => return moved(ErrorKind::Replaced, "was replaced by another file"),
+            Some(_) => {}
+        }
+        match identity(&beside(&self.path, "-wal")) {
+            wal if wal == self.wal => Ok(()),
+            _ => moved(ErrorKind::Replaced, "lost its -wal file"),
+        }
+    }
+
+    /// Ends the run: notes the stop and what became of everything seen, and closes the file, so that the WAL is folded
+    /// into it.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub async fn finish(mut self, stopped_at: i64, ledger: &str) -> Result<(), Error> {
+        sqlx::query("UPDATE runs SET stopped_at = ?, clean = 1, ledger = ? WHERE run_id = ?")
+            .bind(stopped_at)
+            .bind(ledger)
+            .bind(self.run_id)
+            .execute(&mut self.connection)
+            .await?;
+        self.connection.close().await?;
+        Ok(())
+    }
+
+    /// Lets go of the file after an error, leaving it as whole as can be.
+    ///
+    /// A file that was renamed still takes the frames of its WAL, which would otherwise stay at the old name and be
+    /// mistaken for the WAL of whatever file is put there (sqlite.org/howtocorrupt.html, section 2.4).
+    pub async fn abandon(mut self) {
+        if self.check_still_at_path().is_err() {
+            let _ = self.execute("PRAGMA wal_checkpoint(TRUNCATE)").await;
+        }
+        let _ = self.connection.close().await;
+    }
+
+    async fn execute(&mut self, sql: &'static str) -> Result<(), Error> {
+        sqlx::query(sql).execute(&mut self.connection).await?;
+        Ok(())
+    }
+}
+
+/// Makes a missing file with the wanted permissions, before SQLite knows of it; refuses one that may not be made.
+fn prepare_file(options: &Options) -> Result<(), Error> {
+    let path = &options.path;
+    let shown = path.display();
+    if path.exists() {
+        return Ok(());
+    }
+    if !options.create {
+        return Err(Error::new(
+            ErrorKind::Missing,
+            format!("there is no archive at {shown}, and it is not to be made"),
+        ));
+    }
+    let made = OpenOptions::new().write(true).create_new(true).mode(options.file_mode).open(path);
+    match made {
+        Ok(_) => Ok(()),
+        Err(e) => Err(Error::new(ErrorKind::CannotOpen, format!("cannot create {shown}: {e}"))),
+    }
+}
+
+/// Every pragma that matters, said aloud.
+fn writer_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .auto_vacuum(SqliteAutoVacuum::Incremental) // before the first table, so that purges can give space back
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full) // a commit is on disk when it returns
+        .busy_timeout(Duration::from_millis(100)) // the writer tries again itself, and sees how long it has been
+        .foreign_keys(false) // there are none
+        .pragma("secure_delete", "ON") // what is erased is gone from the pages
+        .pragma("wal_autocheckpoint", "1000") // 4 MiB
+        .pragma("journal_size_limit", "67108864") // a WAL that a long reader made large is cut back
+        .pragma("cache_size", "-8192") // KiB
+        .pragma("temp_store", "MEMORY")
+        .pragma("mmap_size", "0") // an I/O error stays an error and is no signal
+        .pragma("cell_size_check", "ON")
+        .pragma("trusted_schema", "OFF")
+        .statement_cache_capacity(64)
+        .disable_statement_logging()
+}
+
+async fn check_engine(connection: &mut SqliteConnection) -> Result<(), Error> {
+    let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(connection).await?;
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let mut part = || parts.next().unwrap_or(0);
+    let found = (part(), part(), part());
+    if found >= ENGINE_FLOOR {
+        return Ok(());
+    }
+    let message = format!("SQLite {version} can corrupt a WAL database; 3.51.3 or newer is needed");
+    Err(Error::new(ErrorKind::Other, message))
+}
+
+/// Refuses a file of another program, and marks a new one as ours.
+async fn check_application(connection: &mut SqliteConnection, path: &Path) -> Result<(), Error> {
+    let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
+    if id == APPLICATION_ID {
+        return Ok(());
+    }
+    let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master").fetch_one(&mut *connection).await?;
+    if id != 0 || tables != 0 {
+        let message = format!("{} is a SQLite file of another program (application_id {id})", path.display());
+        return Err(Error::new(ErrorKind::NotAnArchive, message));
+    }
+    sqlx::query("PRAGMA application_id = 0x474D5352").execute(connection).await?;
+    Ok(())
+}
+
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), Error> {
+    let known = |(version, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.map(known).into());
+    // An archive that a newer release has migrated stays usable: migrations only add (R12).
+    migrator.set_ignore_missing(true);
+    Ok(migrator.run(connection).await?)
+}
+
+fn random_hex() -> Result<String, Error> {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes).map_err(|e| Error::new(ErrorKind::Other, format!("no random numbers: {e}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,276 @@
+//! The closed list of counters: every one has its name, its words and its place here.
+//!
+//! The account of promise 4 is kept under one lock, so that it is always read as one snapshot.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use serde::Serialize;
+
+/// What became of every event seen: seen = new + duplicate + variant + finding + suppressed + refused + dropped +
+/// in_flight, always (promise 4).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// Events in answers of nodes.
+    pub seen: u64,
+    /// Stored.
+    pub new: u64,
+    /// Stored before, or known to be.
+    pub duplicate: u64,
+    /// Stored beside another content of the same key.
+    pub variant: u64,
+    /// Kept as findings, having no key.
+    pub finding: u64,
+    /// Delivered again under an erased key.
+    pub suppressed: u64,
+    /// Not given to the client, because it could not be recorded.
+    pub refused: u64,
+    /// Given to the client and never to be written.
+    pub dropped: u64,
+    /// On the way to the file.
+    pub in_flight: u64,
+    /// Apart from the sum: given to the client before it was on disk.
+    pub delivered_early: u64,
+}
+
+impl Account {
+    /// Whether everything seen is accounted for.
+    pub fn balances(&self) -> bool {
+        let known = self.new + self.duplicate + self.variant + self.finding + self.suppressed;
+        self.seen == known + self.refused + self.dropped + self.in_flight
+    }
+}
+
+/// The account, and the lock it is changed under.
+#[derive(Default)]
+pub struct Ledger(Mutex<Account>);
+
+impl Ledger {
+    /// Changes several numbers at once.
+    pub fn enter(&self, change: impl FnOnce(&mut Account)) {
+        change(&mut self.lock());
+    }
+
+    /// One snapshot.
+    pub fn read(&self) -> Account {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Account> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.read().fmt(f)
+    }
+}
+
+impl Collector for Ledger {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let account = self.read();
+        let fates = [
+            ("new", account.new),
+            ("duplicate", account.duplicate),
+            ("variant", account.variant),
+            ("finding", account.finding),
+            ("suppressed", account.suppressed),
+            ("refused", account.refused),
+            ("dropped", account.dropped),
+        ];
+        let seen = ConstCounter::new(account.seen);
+        let metric =
+            encoder.encode_descriptor("events_seen", "Events in answers of nodes", None, seen.metric_type())?;
+        seen.encode(metric)?;
+        let help = "What became of the events seen; with events_in_flight they add up to events_seen";
+        let mut family = encoder.encode_descriptor("events", help, None, ConstCounter::new(0_u64).metric_type())?;
+        for (fate, count) in fates {
+            ConstCounter::new(count).encode(family.encode_family(&[("fate", fate)])?)?;
+        }
+        let waiting = ConstGauge::new(account.in_flight as i64);
+        let help = "Events on the way to the file";
+        let metric = encoder.encode_descriptor("events_in_flight", help, None, waiting.metric_type())?;
+        waiting.encode(metric)?;
+        let early = ConstCounter::new(account.delivered_early);
+        let help = "Events that clients had before they were on disk";
+        let metric = encoder.encode_descriptor("events_delivered_early", help, None, early.metric_type())?;
+        early.encode(metric)
+    }
+}
+
+/// Label pairs of a counter.
+pub type Labels<const N: usize> = [(&'static str, String); N];
+
+/// Every metric of the program. Cloning shares the numbers.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Promise 4.
+    pub ledger: std::sync::Arc<Ledger>,
+    /// By route class and status class (`2xx`, … or `left` for a client that left).
+    pub requests: Family<Labels<2>, Counter>,
+    /// From a request's head to the end of its answer's head, by route class.
+    pub request_seconds: Family<Labels<1>, Histogram>,
+    /// How long answers with something new waited for their commit.
+    pub held_seconds: Histogram,
+    /// One transaction, synced.
+    pub commit_seconds: Histogram,
+    /// Errors given to clients, by origin and class.
+    pub api_errors: Family<Labels<2>, Counter>,
+    /// Findings by kind.
+    pub findings: Family<Labels<1>, Counter>,
+    /// Trouble with the file, by kind.
+    pub store_errors: Family<Labels<1>, Counter>,
+    /// Events that the memory of committed ones spared a look at the file.
+    pub memory_suppressed: Counter,
+    /// Answers whose body names another chat than their path.
+    pub chat_id_mismatches: Counter,
+    /// CometD deliveries on channels other than Chat V2's.
+    pub other_deliveries: Counter,
+    /// Requests that look like chat but match no route.
+    pub unrecognised: Counter,
+    /// Answers delivered without being read: too large, or too many at once.
+    pub uninspected: Counter,
+    /// Log lines not shown because they repeat.
+    pub log_lines_hidden: Counter,
+    /// Client connections open.
+    pub connections: Gauge,
+    /// Client connections refused over `connections_max`.
+    pub connections_refused: Counter,
+    /// Bytes of answers held now.
+    pub inspected_bytes: Gauge,
+    /// Entries waiting for the writer.
+    pub queue_entries: Gauge,
+    /// Their size.
+    pub queue_bytes: Gauge,
+    /// 1 while the archive takes rows.
+    pub recording_up: Gauge,
+    /// The WAL file.
+    pub wal_bytes: Gauge,
+    /// Free space of the archive's file system.
+    pub free_bytes: Gauge,
+    /// 1 while a node takes connections, by node.
+    pub node_up: Family<Labels<1>, Gauge>,
+    /// Exchanges at a node now.
+    pub node_exchanges: Family<Labels<1>, Gauge>,
+    /// Connections that failed, by node.
+    pub node_connect_errors: Family<Labels<1>, Counter>,
+}
+
+const LATENCY: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0];
+
+fn latency() -> Histogram {
+    Histogram::new(LATENCY)
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("gms_recorder"),
+            ledger: std::sync::Arc::default(),
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(latency),
+            held_seconds: latency(),
+            commit_seconds: latency(),
+            api_errors: Family::default(),
+            findings: Family::default(),
+            store_errors: Family::default(),
+            memory_suppressed: Counter::default(),
+            chat_id_mismatches: Counter::default(),
+            other_deliveries: Counter::default(),
+            unrecognised: Counter::default(),
+            uninspected: Counter::default(),
+            log_lines_hidden: Counter::default(),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            inspected_bytes: Gauge::default(),
+            queue_entries: Gauge::default(),
+            queue_bytes: Gauge::default(),
+            recording_up: Gauge::default(),
+            wal_bytes: Gauge::default(),
+            free_bytes: Gauge::default(),
+            node_up: Family::default(),
+            node_exchanges: Family::default(),
+            node_connect_errors: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register_collector(Box::new(self.ledger.clone()));
+        let r = registry;
+        r.register("requests", "Requests by route class and status class", self.requests.clone());
+        let help = "From a request's head to its answer's head";
+        r.register_with_unit("request", help, Unit::Seconds, self.request_seconds.clone());
+        let help = "How long answers with something new waited for their commit";
+        r.register_with_unit("held", help, Unit::Seconds, self.held_seconds.clone());
+        r.register_with_unit("commit", "One transaction, synced", Unit::Seconds, self.commit_seconds.clone());
+        r.register("api_errors", "Errors given to clients, by origin and class", self.api_errors.clone());
+        r.register("findings", "What could not be understood, by kind", self.findings.clone());
+        r.register("store_errors", "Trouble with the archive file, by kind", self.store_errors.clone());
+        let help = "Events that the memory of committed ones spared a look at the file";
+        r.register("memory_suppressed", help, self.memory_suppressed.clone());
+        let help = "Answers whose body names another chat than their path";
+        r.register("chat_id_mismatches", help, self.chat_id_mismatches.clone());
+        let help = "CometD deliveries on channels other than Chat V2's";
+        r.register("other_deliveries", help, self.other_deliveries.clone());
+        let help = "Requests that look like chat but match no route";
+        r.register("unrecognised_requests", help, self.unrecognised.clone());
+        let help = "Answers delivered without being read: too large, or too many at once";
+        r.register("uninspected_answers", help, self.uninspected.clone());
+        r.register("log_lines_hidden", "Log lines not shown because they repeat", self.log_lines_hidden.clone());
+        r.register("connections", "Client connections open", self.connections.clone());
+        let help = "Client connections refused over connections_max";
+        r.register("connections_refused", help, self.connections_refused.clone());
+        r.register_with_unit("inspected", "Answers held now", Unit::Bytes, self.inspected_bytes.clone());
+        r.register("queue_entries", "Entries waiting for the writer", self.queue_entries.clone());
+        r.register_with_unit("queue", "Size of what waits for the writer", Unit::Bytes, self.queue_bytes.clone());
+        r.register("recording_up", "1 while the archive takes rows", self.recording_up.clone());
+        r.register_with_unit("wal", "The write-ahead log's file", Unit::Bytes, self.wal_bytes.clone());
+        r.register_with_unit("free", "Free space beside the archive", Unit::Bytes, self.free_bytes.clone());
+        r.register("node_up", "1 while a node takes connections", self.node_up.clone());
+        r.register("node_exchanges", "Exchanges at a node now", self.node_exchanges.clone());
+        let help = "Connections to a node that failed";
+        r.register("node_connect_errors", help, self.node_connect_errors.clone());
+    }
+
+    /// The whole list as Prometheus text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(e) => format!("# {e}\n"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_account_is_one_snapshot_and_balances() {
+        let metrics = Metrics::default();
+        metrics.ledger.enter(|a| (a.seen, a.in_flight) = (3, 3));
+        metrics.ledger.enter(|a| (a.new, a.duplicate, a.in_flight) = (1, 1, 1));
+        assert!(metrics.ledger.read().balances());
+        metrics.ledger.enter(|a| a.in_flight = 0);
+        assert!(!metrics.ledger.read().balances());
+        let text = metrics.encode();
+        assert!(text.contains("gms_recorder_events_seen_total 3\n"), "{text}");
+        assert!(text.contains("gms_recorder_events_total{fate=\"new\"} 1\n"), "{text}");
+        assert!(text.contains("gms_recorder_events_in_flight 0\n"), "{text}");
+    }
+}
