@@ -3,12 +3,15 @@
 //! [`inspect`] reads one exchange (a request and its answer) and returns everything worth keeping, already scrubbed of
 //! secrets. It never fails: what it cannot read becomes a [`Finding`]. It decides nothing about storing or delivering.
 
+mod json;
+mod content;
 pub mod errors;
 pub mod route;
 pub mod scrub;
 
 use crate::chat::{ChatId, ContentDigest, Secret, TranscriptEvent};
 
+pub use content::{compare, digest};
 pub use errors::{ErrorClass, ErrorFormat, Origin};
 pub use route::{Operation, Route, RouteClass};
 
@@ -289,16 +292,6 @@ pub fn inspect(
     _known_secrets: &dyn Fn(&ChatId) -> Vec<Secret>,
 ) -> Observation {
     Observation::default()
-}
-
-/// Compares.
-pub fn compare(stored_raw: &str, new_raw: &str) -> Comparison {
-    if stored_raw == new_raw { Comparison::Equal } else { Comparison::Changed }
-}
-
-/// Digest.
-pub fn digest(_raw: &str) -> ContentDigest {
-    [0; 16]
 }
 
 /// First bytes.

@@ -1,0 +1,723 @@
+//! A strict reader of JSON in one pass, without recursion: text to [`Tape`], and [`Value`], a cursor over it. Knows
+//! nothing of chats.
+//!
+//! Why not serde_json: a transcript must be read although it holds lone surrogates, a key twice, a 23-digit number or
+//! 400 levels of nesting, and every value must be found again in the text, byte for byte, to be kept and scrubbed.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Deeper nesting is no chat: 400 levels were seen in tests of GMS clients, none in real traffic.
+const DEPTH_MAX: usize = 1_024;
+
+/// Bounds the tape to 32 MiB. A transcript of 8 MiB has about half as many values.
+const NODES_MAX: usize = 1 << 21;
+
+/// Where a text stops being JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Invalid {
+    /// Byte offset.
+    pub at: usize,
+    /// What was wrong there.
+    pub why: &'static str,
+}
+
+/// What a node is. A member of an object is two nodes: its key and its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Null,
+    True,
+    False,
+    Number,
+    String,
+    Key,
+    Object,
+    Array,
+}
+
+/// A value's place in the text and on the tape.
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    start: u32,
+    end: u32,
+    /// The node after this one's subtree.
+    next: u32,
+    kind: Kind,
+    /// A string or key with a backslash in it.
+    escaped: bool,
+}
+
+/// Every value of a text in the order they begin. Offsets only: replacing bytes inside strings by as many keeps it valid.
+#[derive(Debug)]
+pub(super) struct Tape {
+    nodes: Vec<Node>,
+}
+
+impl Tape {
+    /// Reads a whole text: one value, white space around it, a byte order mark before it.
+    pub fn read(text: &str) -> Result<Self, Invalid> {
+        let mut reader = Reader { bytes: text.as_bytes(), at: 0, nodes: Vec::new(), open: Vec::new() };
+        if u32::try_from(text.len()).is_err() {
+            return reader.fail("more than 4 GiB");
+        }
+        if text.starts_with('\u{feff}') {
+            reader.at = '\u{feff}'.len_utf8();
+        }
+        reader.nodes.reserve(text.len() / 16);
+        loop {
+            reader.value()?;
+            if !reader.goes_on()? {
+                return Ok(Self { nodes: reader.nodes });
+            }
+        }
+    }
+
+    /// The outermost value of the text this tape was read from.
+    pub fn root<'a>(&'a self, text: &'a str) -> Value<'a> {
+        Value { text, nodes: &self.nodes, at: 0 }
+    }
+
+    /// Every key of every object, with its value.
+    pub fn all_members<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
+        let value = move |at| Value { text, nodes: &self.nodes, at };
+        let keys = self.nodes.iter().enumerate().filter(|(_, node)| node.kind == Kind::Key);
+        keys.map(move |(at, _)| (value(at), value(at + 1)))
+    }
+
+    /// The kind and place of the innermost scalar or key that holds the whole of a stretch of text.
+    pub fn leaf_around(&self, stretch: &Range<usize>) -> Option<(Kind, Range<usize>)> {
+        let after = self.nodes.partition_point(|node| node.start as usize <= stretch.start);
+        let node = self.nodes.get(after.checked_sub(1)?)?;
+        let is_leaf = !matches!(node.kind, Kind::Object | Kind::Array);
+        (is_leaf && stretch.end <= node.end as usize).then_some((node.kind, node.start as usize..node.end as usize))
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    nodes: Vec<Node>,
+    /// The containers around the current place.
+    open: Vec<u32>,
+}
+
+impl Reader<'_> {
+    fn fail<T>(&self, why: &'static str) -> Result<T, Invalid> {
+        Err(Invalid { at: self.at, why })
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn blanks(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// Reads a scalar or an empty container, opening the containers that begin before it.
+    fn value(&mut self) -> Result<(), Invalid> {
+        loop {
+            self.blanks();
+            match self.peek() {
+                Some(b'{') => {
+                    self.open(Kind::Object)?;
+                    if self.peek() == Some(b'}') {
+                        return Ok(self.close());
+                    }
+                    self.key()?;
+                }
+                Some(b'[') => {
+                    self.open(Kind::Array)?;
+                    if self.peek() == Some(b']') {
+                        return Ok(self.close());
+                    }
+                }
+                Some(b'"') => return self.string(Kind::String),
+                Some(b'-' | b'0'..=b'9') => return self.number(),
+                Some(b't') => return self.word(b"true", Kind::True),
+                Some(b'f') => return self.word(b"false", Kind::False),
+                Some(b'n') => return self.word(b"null", Kind::Null),
+                Some(_) => return self.fail("a value was expected"),
+                None => return self.fail("the text ends where a value was expected"),
+            }
+        }
+    }
+
+    /// After a value: closes the containers that end here. True where another value follows.
+    fn goes_on(&mut self) -> Result<bool, Invalid> {
+        loop {
+            self.blanks();
+            let Some(&parent) = self.open.last() else {
+                return if self.at == self.bytes.len() { Ok(false) } else { self.fail("something follows the value") };
+            };
+            let kind = self.nodes[parent as usize].kind;
+            match (kind, self.peek()) {
+                (Kind::Object, Some(b',')) => {
+                    self.at += 1;
+                    self.blanks();
+                    self.key()?;
+                    return Ok(true);
+                }
+                (_, Some(b',')) => {
+                    self.at += 1;
+                    return Ok(true);
+                }
+                (Kind::Object, Some(b'}')) | (Kind::Array, Some(b']')) => self.close(),
+                (_, Some(_)) => return self.fail("a comma or the end of the container was expected"),
+                (_, None) => return self.fail("the text ends inside a container"),
+            }
+        }
+    }
+
+    fn push(&mut self, kind: Kind, start: usize, escaped: bool) -> Result<(), Invalid> {
+        if self.nodes.len() >= NODES_MAX {
+            return self.fail("too many values");
+        }
+        let next = self.nodes.len() as u32 + 1;
+        self.nodes.push(Node { start: start as u32, end: self.at as u32, next, kind, escaped });
+        Ok(())
+    }
+
+    fn open(&mut self, kind: Kind) -> Result<(), Invalid> {
+        if self.open.len() >= DEPTH_MAX {
+            return self.fail("nested too deeply");
+        }
+        self.open.push(self.nodes.len() as u32);
+        self.push(kind, self.at, false)?;
+        self.at += 1;
+        self.blanks();
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.at += 1;
+        let next = self.nodes.len() as u32;
+        if let Some(container) = self.open.pop() {
+            let node = &mut self.nodes[container as usize];
+            (node.end, node.next) = (self.at as u32, next);
+        }
+    }
+
+    fn key(&mut self) -> Result<(), Invalid> {
+        if self.peek() != Some(b'"') {
+            return self.fail("a key was expected");
+        }
+        self.string(Kind::Key)?;
+        self.blanks();
+        if self.peek() != Some(b':') {
+            return self.fail("a colon was expected");
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn string(&mut self, kind: Kind) -> Result<(), Invalid> {
+        let start = self.at;
+        let mut escaped = false;
+        self.at += 1;
+        loop {
+            self.at += plain_run(&self.bytes[self.at..]);
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return self.push(kind, start, escaped);
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                Some(_) => return self.fail("a control character in a string"),
+                None => return self.fail("the text ends inside a string"),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Invalid> {
+        let length = match self.bytes.get(self.at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
+            Some(b'u') if hex4(&self.bytes[self.at + 2..]).is_some() => 6,
+            _ => return self.fail("an unknown escape"),
+        };
+        self.at += length;
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), Invalid> {
+        let start = self.at;
+        match number_length(&self.bytes[start..]) {
+            Some(length) => self.at += length,
+            None => return self.fail("a malformed number"),
+        }
+        self.push(Kind::Number, start, false)
+    }
+
+    fn word(&mut self, word: &[u8], kind: Kind) -> Result<(), Invalid> {
+        let start = self.at;
+        if !self.bytes[start..].starts_with(word) {
+            return self.fail("an unknown word");
+        }
+        self.at += word.len();
+        self.push(kind, start, false)
+    }
+}
+
+/// How many bytes there are before a quote, a backslash or a control character. Eight at a time: this is where most of
+/// the reading happens.
+fn plain_run(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
+    let zero_in = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for (at, chunk) in chunks.iter().enumerate() {
+        let word = u64::from_le_bytes(*chunk);
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
+        let stop = zero_in(word ^ (ONES * u64::from(b'"'))) | zero_in(word ^ (ONES * u64::from(b'\\'))) | control;
+        if stop != 0 {
+            return at * 8 + (stop.trailing_zeros() / 8) as usize;
+        }
+    }
+    let in_rest = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len());
+    chunks.len() * 8 + in_rest
+}
+
+/// The length of the JSON number that the bytes start with.
+fn number_length(bytes: &[u8]) -> Option<usize> {
+    let digits = |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let mut at = usize::from(bytes.first() == Some(&b'-'));
+    match (bytes.get(at), digits(at)) {
+        (Some(b'0'), 1) => at += 1,
+        (Some(b'1'..=b'9'), length) => at += length,
+        _ => return None,
+    }
+    if bytes.get(at) == Some(&b'.') {
+        let length = digits(at + 1);
+        at += (length > 0).then_some(1 + length)?;
+    }
+    if let Some(b'e' | b'E') = bytes.get(at) {
+        let sign = usize::from(matches!(bytes.get(at + 1), Some(b'+' | b'-')));
+        let length = digits(at + 1 + sign);
+        at += (length > 0).then_some(1 + sign + length)?;
+    }
+    Some(at)
+}
+
+/// The number that four hex digits stand for.
+pub(super) fn hex4(bytes: &[u8]) -> Option<u16> {
+    bytes.get(..4)?.iter().try_fold(0, |number, byte| {
+        let digit = char::from(*byte).to_digit(16)?;
+        Some(number << 4 | digit as u16)
+    })
+}
+
+/// A value of a text.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'a> {
+    text: &'a str,
+    nodes: &'a [Node],
+    at: usize,
+}
+
+impl<'a> Value<'a> {
+    fn node(self) -> Node {
+        self.nodes[self.at]
+    }
+
+    /// What it is.
+    pub fn kind(self) -> Kind {
+        self.node().kind
+    }
+
+    /// Where it is in the text.
+    pub fn place(self) -> Range<usize> {
+        self.node().start as usize..self.node().end as usize
+    }
+
+    /// Its text as written, strings with their quotes.
+    pub fn raw(self) -> &'a str {
+        &self.text[self.place()]
+    }
+
+    /// A string or key as written between its quotes.
+    fn content(self) -> &'a str {
+        let raw = self.raw();
+        raw.get(1..raw.len() - 1).unwrap_or_default()
+    }
+
+    /// The members of an object in their order, repeated keys included. Nothing for other kinds.
+    pub fn members(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
+        let keys = self.children(Kind::Object, 1);
+        keys.map(move |key| (key, Value { at: key.at + 1, ..self }))
+    }
+
+    /// The elements of an array. Nothing for other kinds.
+    pub fn elements(self) -> impl Iterator<Item = Value<'a>> {
+        self.children(Kind::Array, 0)
+    }
+
+    fn children(self, of: Kind, behind: usize) -> impl Iterator<Item = Value<'a>> {
+        let end = if self.kind() == of { self.node().next as usize } else { 0 };
+        let mut at = self.at + 1;
+        std::iter::from_fn(move || {
+            let child = (at < end).then_some(Value { at, ..self })?;
+            at = self.nodes[at + behind].next as usize;
+            Some(child)
+        })
+    }
+
+    /// The value under a key of an object. Where the key comes twice the last one wins, as in JavaScript and in Java.
+    pub fn get(self, name: &str) -> Option<Value<'a>> {
+        self.members().filter(|(key, _)| key.is_named(name)).last().map(|(_, value)| value)
+    }
+
+    /// Like [`Value::get`], without null.
+    pub fn given(self, name: &str) -> Option<Value<'a>> {
+        self.get(name).filter(|value| value.kind() != Kind::Null)
+    }
+
+    /// Whether a key, its escapes decoded, reads so.
+    pub fn is_named(self, name: &str) -> bool {
+        if self.node().escaped { *self.wide() == *name.as_bytes() } else { self.content() == name }
+    }
+
+    /// A string's or key's characters. Lone surrogates and NUL, which no column can hold, become U+FFFD.
+    pub fn text(self) -> Option<Cow<'a, str>> {
+        if !matches!(self.kind(), Kind::String | Kind::Key) {
+            return None;
+        }
+        if !self.node().escaped {
+            return Some(Cow::Borrowed(self.content()));
+        }
+        let decoded = unescaped(self.content(), |decoded, _| decoded.extend("\u{fffd}".bytes()));
+        let decoded = String::from_utf8_lossy(&decoded).into_owned();
+        Some(Cow::Owned(if decoded.contains('\0') { decoded.replace('\0', "\u{fffd}") } else { decoded }))
+    }
+
+    /// A string's characters, else the value's own JSON: what a text column keeps of it.
+    pub fn text_or_raw(self) -> Cow<'a, str> {
+        self.text().unwrap_or(Cow::Borrowed(self.raw()))
+    }
+
+    /// A string's or key's characters, nothing lost: lone surrogates as the three bytes they would be (WTF-8).
+    pub fn wide(self) -> Cow<'a, [u8]> {
+        if !self.node().escaped {
+            return Cow::Borrowed(self.content().as_bytes());
+        }
+        let push = |decoded: &mut Vec<u8>, unit: u16| {
+            let [high, middle, low] = [0xe0 | (unit >> 12), 0x80 | (unit >> 6 & 0x3f), 0x80 | (unit & 0x3f)];
+            decoded.extend([high as u8, middle as u8, low as u8]);
+        };
+        Cow::Owned(unescaped(self.content(), push))
+    }
+
+    /// A whole number: an integer, a float without a fraction, or a string that holds one.
+    pub fn integer(self) -> Option<i64> {
+        match self.kind() {
+            Kind::Number => whole(self.raw()),
+            Kind::String => whole(self.text()?.trim()),
+            _ => None,
+        }
+    }
+
+    /// True or false, or a string that says so.
+    pub fn boolean(self) -> Option<bool> {
+        match self.kind() {
+            Kind::True => Some(true),
+            Kind::False => Some(false),
+            Kind::String => match &*self.text()? {
+                text if text.trim().eq_ignore_ascii_case("true") => Some(true),
+                text if text.trim().eq_ignore_ascii_case("false") => Some(false),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// Decodes the escapes of a string that was found well-formed. `lone` writes a surrogate without its other half.
+fn unescaped(content: &str, lone: impl Fn(&mut Vec<u8>, u16)) -> Vec<u8> {
+    let bytes = content.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(run) = memchr::memchr(b'\\', &bytes[at..]) {
+        decoded.extend_from_slice(&bytes[at..at + run]);
+        at += run;
+        let Some((unit, length)) = escape_at(&bytes[at..]) else { break };
+        at += length;
+        match unit {
+            Escape::Char(char) => decoded.extend(char.encode_utf8(&mut [0; 4]).bytes()),
+            Escape::Surrogate(unit) => lone(&mut decoded, unit),
+        }
+    }
+    decoded.extend_from_slice(&bytes[at..]);
+    decoded
+}
+
+/// What a backslash and what follows stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Escape {
+    /// A character.
+    Char(char),
+    /// Half of one.
+    Surrogate(u16),
+}
+
+/// Reads the escape that the bytes start with, a pair of surrogates as one. None where they start with none.
+pub(super) fn escape_at(bytes: &[u8]) -> Option<(Escape, usize)> {
+    let char = match (bytes.first()?, bytes.get(1)?) {
+        (b'\\', b'u') => return unicode_escape_at(bytes),
+        (b'\\', b'b') => '\u{8}',
+        (b'\\', b'f') => '\u{c}',
+        (b'\\', b'n') => '\n',
+        (b'\\', b'r') => '\r',
+        (b'\\', b't') => '\t',
+        (b'\\', mark @ (b'"' | b'\\' | b'/')) => char::from(*mark),
+        _ => return None,
+    };
+    Some((Escape::Char(char), 2))
+}
+
+fn unicode_escape_at(bytes: &[u8]) -> Option<(Escape, usize)> {
+    let first = hex4(bytes.get(2..)?)?;
+    if let Some(char) = char::from_u32(u32::from(first)) {
+        return Some((Escape::Char(char), 6));
+    }
+    let second = bytes.get(6..).and_then(|rest| rest.strip_prefix(br"\u")).and_then(hex4);
+    let pair = second.and_then(|second| char::decode_utf16([first, second]).next()?.ok());
+    Some(pair.map_or((Escape::Surrogate(first), 6), |char| (Escape::Char(char), 12)))
+}
+
+/// A number in the one form that all its spellings share: `-?digits × 10^exponent`, no zeros around the digits.
+pub(super) struct Decimal<'a> {
+    negative: bool,
+    digits: String,
+    /// What the exponent is short of by moving the point.
+    shift: i64,
+    /// The exponent as written, sign included; empty for none.
+    exponent: &'a str,
+}
+
+impl<'a> Decimal<'a> {
+    /// Reads a well-formed JSON number; leading zeros do no harm.
+    pub fn of(raw: &'a str) -> Self {
+        let (mantissa, exponent) = raw.split_once(['e', 'E']).unwrap_or((raw, ""));
+        let negative = mantissa.starts_with('-');
+        let mantissa = mantissa.trim_start_matches('-');
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all = [whole, fraction].concat();
+        let digits = all.trim_end_matches('0');
+        let shift = (all.len() - digits.len()) as i64 - fraction.len() as i64;
+        Self { negative, digits: digits.trim_start_matches('0').to_owned(), shift, exponent }
+    }
+
+    /// None where the exponent is beyond all numbers.
+    fn power(&self) -> Option<i64> {
+        if self.exponent.is_empty() {
+            Some(self.shift)
+        } else {
+            self.exponent.parse::<i64>().ok()?.checked_add(self.shift)
+        }
+    }
+
+    /// The form that equal numbers share. Two numbers with exponents over 2^63 are equal only if spelt alike.
+    pub fn canonical(&self) -> String {
+        if self.digits.is_empty() {
+            return "0".to_owned();
+        }
+        let sign = if self.negative { "-" } else { "" };
+        match self.power() {
+            Some(power) => format!("{sign}{}e{power}", self.digits),
+            None => format!("{sign}{}e{}+{}", self.digits, self.exponent, self.shift),
+        }
+    }
+
+    fn whole(&self) -> Option<i64> {
+        if self.digits.is_empty() {
+            return Some(0);
+        }
+        let power = u32::try_from(self.power()?).ok()?;
+        let number = self.digits.parse::<i128>().ok()?.checked_mul(10_i128.checked_pow(power)?)?;
+        i64::try_from(if self.negative { -number } else { number }).ok()
+    }
+}
+
+/// The whole number that a text is, in any JSON spelling; leading zeros do no harm.
+pub(super) fn whole(text: &str) -> Option<i64> {
+    text.parse().ok().or_else(|| {
+        let is_number = number_length(text.as_bytes()) == Some(text.len());
+        is_number.then(|| Decimal::of(text).whole()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reads(text: &str) -> bool {
+        Tape::read(text).is_ok()
+    }
+
+    #[test]
+    fn what_is_json_and_what_is_not() {
+        let good = [
+            "{}",
+            "[]",
+            " [ ] ",
+            "null",
+            "-0",
+            "0.5e+10",
+            "\"\\ud800\"",
+            "{\"a\":1,\"a\":2}",
+            "\u{feff}{}",
+            "[[],{},[{}]]",
+            "\"\\u00e9\\n\\/\"",
+            "12345678901234567890123",
+            "1e999999999999999999999999",
+        ];
+        for text in good {
+            assert!(reads(text), "{text}");
+        }
+        let bad = [
+            "",
+            " ",
+            "{",
+            "[",
+            "]",
+            "{]",
+            "[}",
+            "[1,]",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{'a':1}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "[1 2]",
+            "01",
+            "-",
+            "1.",
+            ".5",
+            "1e",
+            "+1",
+            "NaN",
+            "True",
+            "nul",
+            "\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\u12",
+            "\"\t\"",
+            "1 2",
+            "{} x",
+            "[]]",
+            "\"\\",
+            "\u{feff}",
+            "{\"a\":1 \"b\":2}",
+            "\u{0}",
+        ];
+        for text in bad {
+            assert!(!reads(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn nesting_has_an_end() {
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        assert!(reads(&nested(DEPTH_MAX)));
+        assert_eq!(Tape::read(&nested(DEPTH_MAX + 1)).map(drop), Err(Invalid { at: 1_024, why: "nested too deeply" }));
+    }
+
+    #[test]
+    fn values_are_found_again() {
+        let text = r#"{"a":[1,{"b":"x\n"}],"\u0063":null,"a":2.0,"d":"4"}"#;
+        let tape = Tape::read(text).expect("JSON");
+        let root = tape.root(text);
+        assert_eq!(root.get("a").map(Value::raw), Some("2.0"), "the last one wins");
+        assert_eq!(root.get("a").and_then(Value::integer), Some(2));
+        assert_eq!(root.get("d").and_then(Value::integer), Some(4));
+        assert!(root.get("c").is_some() && root.given("c").is_none());
+        assert_eq!(root.members().count(), 4);
+        let first = root.members().next().map(|(_, value)| value).expect("a member");
+        assert_eq!(first.elements().map(Value::raw).collect::<Vec<_>>(), ["1", r#"{"b":"x\n"}"#]);
+        assert_eq!(tape.leaf_around(&(0..1)), None);
+        let x = text.find('x').expect("there");
+        assert_eq!(tape.leaf_around(&(x..x + 1)), Some((Kind::String, x - 1..x + 4)));
+        assert_eq!(tape.leaf_around(&(x..x + 9)), None);
+    }
+
+    #[test]
+    fn strings_are_decoded_for_columns() {
+        let rows = [
+            (r#""plain""#, "plain"),
+            (r#""\"\\\/\b\f\n\r\t""#, "\"\\/\u{8}\u{c}\n\r\t"),
+            (r#""\u0041\u00e9\ud83d\ude00""#, "Aé😀"),
+            (r#""a\ud800b\udc00""#, "a\u{fffd}b\u{fffd}"),
+            (r#""\ud800\ud83d\ude00""#, "\u{fffd}😀"),
+            (r#""a\u0000b""#, "a\u{fffd}b"),
+            (r#""""#, ""),
+        ];
+        for (raw, expected) in rows {
+            let tape = Tape::read(raw).expect("JSON");
+            assert_eq!(tape.root(raw).text().as_deref(), Some(expected), "{raw}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_in_every_spelling() {
+        let rows = [
+            ("4", Some(4)),
+            ("4.0", Some(4)),
+            ("40e-1", Some(4)),
+            ("0.4e1", Some(4)),
+            ("-0.0", Some(0)),
+            ("007", Some(7)),
+            ("1509117368000.0", Some(1_509_117_368_000)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("-9223372036854775808", Some(i64::MIN)),
+            ("9223372036854775807.0", Some(i64::MAX)),
+            ("9223372036854775808", None),
+            ("12345678901234567890123", None),
+            ("1e999999999999999999999", None),
+            ("0e999999999999999999999", Some(0)),
+            ("4.5", None),
+            ("1e-1", None),
+            ("", None),
+            ("x", None),
+            ("1e", None),
+            ("1e4000000000", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(whole(text), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn serde_json_agrees_on_what_is_json(text in r#"[\[\]{}:,"\\ a-fnrtu0-9.eE+\-]{0,24}"#) {
+            let oracle = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+            prop_assert_eq!(reads(&text), oracle);
+        }
+
+        #[test]
+        fn whatever_comes_is_read_or_refused(text in any::<String>()) {
+            let oracle = serde_json::from_str::<serde::de::IgnoredAny>(text.trim_start_matches('\u{feff}')).is_ok();
+            prop_assume!(!text.starts_with("\u{feff}\u{feff}"));
+            prop_assert_eq!(reads(&text), oracle);
+        }
+
+        #[test]
+        fn strings_read_as_serde_json_writes_them(text in any::<String>()) {
+            let raw = serde_json::to_string(&text).expect("a string");
+            let tape = Tape::read(&raw).expect("JSON");
+            prop_assert_eq!(tape.root(&raw).wide(), text.as_bytes());
+        }
+
+        #[test]
+        fn runs_end_where_a_plain_loop_says(bytes in proptest::collection::vec(prop_oneof![9 => 0x20_u8..=0xff, 1 => any::<u8>()], 0..64)) {
+            let plain = bytes.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(bytes.len());
+            prop_assert_eq!(plain_run(&bytes), plain);
+        }
+    }
+}
