@@ -2,6 +2,7 @@
 
 pub mod output;
 pub mod when;
+pub mod scope;
 pub mod chats;
 pub mod transcript;
 pub mod errors;

@@ -60,7 +60,7 @@ impl<'a> Output<'a> {
     /// # Errors
     /// As the sink.
     pub fn line(&mut self, text: &str) -> io::Result<()> {
-        let text = if self.colour { coloured(text) } else { text.replace(is_ink, "") };
+        let text = if self.colour { coloured(text) } else { without_ink(text) };
         writeln!(self.sink, "{}", text.trim_end())
     }
 
@@ -68,12 +68,10 @@ impl<'a> Output<'a> {
     ///
     /// # Errors
     /// As the sink.
-    pub fn record(&mut self, cells: &[(&str, Cell)]) -> io::Result<()> {
+    pub fn record<N: AsRef<str>>(&mut self, names: &[N], cells: &[Cell]) -> io::Result<()> {
         match self.format {
-            Format::Csv => self.csv(cells.iter().map(|(_, cell)| cell.for_csv())),
-            Format::Json | Format::Text => {
-                writeln!(self.sink, "{}", json_object(cells.iter().map(|(name, cell)| (*name, cell))))
-            }
+            Format::Csv => self.csv(cells.iter().map(Cell::for_csv)),
+            Format::Json | Format::Text => writeln!(self.sink, "{}", json_object(names, cells)),
         }
     }
 
@@ -85,6 +83,17 @@ impl<'a> Output<'a> {
         match self.format {
             Format::Csv => self.csv(names.iter().map(|name| csv_text(name.as_ref()))),
             Format::Json | Format::Text => Ok(()),
+        }
+    }
+
+    /// Prints a remark about the result: beside it, so that a program that reads the result does not meet it.
+    ///
+    /// # Errors
+    /// As the sink.
+    pub fn note(&mut self, text: &str) -> io::Result<()> {
+        match self.format {
+            Format::Text => wrap(text, self.width).iter().try_for_each(|line| self.line(&Ink::Dim.on(line))),
+            Format::Json | Format::Csv => writeln!(io::stderr(), "{}", without_ink(text)),
         }
     }
 
@@ -220,9 +229,9 @@ impl<T: Into<Cell>> From<Option<T>> for Cell {
 }
 
 /// A JSON object on one line. What could drive a terminal is escaped, which changes nothing for a program that reads it.
-pub fn json_object<'c>(cells: impl Iterator<Item = (&'c str, &'c Cell)>) -> String {
-    let fields: Vec<_> =
-        cells.map(|(name, cell)| format!("{}:{}", Cell::from(name).for_json(), cell.for_json())).collect();
+pub fn json_object<N: AsRef<str>>(names: &[N], cells: &[Cell]) -> String {
+    let field = |(name, cell): (&N, &Cell)| format!("{}:{}", Cell::from(name.as_ref()).for_json(), cell.for_json());
+    let fields: Vec<_> = names.iter().zip(cells).map(field).collect();
     escaped(&format!("{{{}}}", fields.join(",")))
 }
 
@@ -291,6 +300,11 @@ impl Ink {
 
 fn is_ink(c: char) -> bool {
     matches!(c, '\u{1}'..='\u{6}' | INK_END)
+}
+
+/// The text without its marks.
+pub fn without_ink(text: &str) -> String {
+    text.replace(is_ink, "")
 }
 
 fn coloured(text: &str) -> String {
@@ -509,28 +523,30 @@ impl Table {
         }
     }
 
-    /// Rows waiting to be printed.
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Whether none wait.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// Prints everything: as a table, or a block a row where the window is too narrow for so many columns.
+    /// Prints what has been added, once that is much: a long result is not gathered whole.
     ///
     /// # Errors
     /// As the sink.
-    pub fn print(mut self, output: &mut Output<'_>) -> io::Result<()> {
-        match self.fit(output.width) {
-            true => {
-                self.print_header(output)?;
-                self.drain_rows(output)
-            }
-            false => self.print_blocks(output),
+    pub fn print_if_long(&mut self, output: &mut Output<'_>) -> io::Result<()> {
+        const ROWS_MAX: usize = 1_000;
+        if self.rows.len() < ROWS_MAX { Ok(()) } else { self.print(output) }
+    }
+
+    /// Prints what has been added: as a table, or a block a row where the window is too narrow for so many columns.
+    ///
+    /// # Errors
+    /// As the sink.
+    pub fn print(&mut self, output: &mut Output<'_>) -> io::Result<()> {
+        let rows = std::mem::take(&mut self.rows);
+        if rows.is_empty() {
+            return Ok(());
         }
+        if !self.fit(output.width) {
+            return self.print_blocks(&rows, output);
+        }
+        let names: Vec<_> = self.columns.iter().map(|column| column.name.clone()).collect();
+        self.print_row(&names, output, |text| Ink::Bold.on(text))?;
+        rows.iter().try_for_each(|row| self.print_row(row, output, str::to_owned))
     }
 
     /// Narrows the widest columns until the table fits. False where it cannot.
@@ -544,16 +560,6 @@ impl Table {
             widest.width -= 1;
         }
         true
-    }
-
-    fn print_header(&self, output: &mut Output<'_>) -> io::Result<()> {
-        let names: Vec<_> = self.columns.iter().map(|column| column.name.clone()).collect();
-        self.print_row(&names, output, |text| Ink::Bold.on(text))
-    }
-
-    fn drain_rows(&mut self, output: &mut Output<'_>) -> io::Result<()> {
-        let rows = std::mem::take(&mut self.rows);
-        rows.iter().try_for_each(|row| self.print_row(row, output, str::to_owned))
     }
 
     fn print_row(&self, row: &[String], output: &mut Output<'_>, ink: impl Fn(&str) -> String) -> io::Result<()> {
@@ -570,9 +576,9 @@ impl Table {
         Ok(())
     }
 
-    fn print_blocks(&self, output: &mut Output<'_>) -> io::Result<()> {
+    fn print_blocks(&self, rows: &[Vec<String>], output: &mut Output<'_>) -> io::Result<()> {
         let label = self.columns.iter().map(|column| width(&column.name)).max().unwrap_or(0).min(24);
-        for (number, row) in self.rows.iter().enumerate() {
+        for (number, row) in rows.iter().enumerate() {
             output.line(&Ink::Dim.on(&format!("── row {}", number + 1)))?;
             for (column, cell) in self.columns.iter().zip(row) {
                 let lines = wrap(cell, output.width.saturating_sub(label + GAP));
@@ -665,8 +671,9 @@ mod tests {
             (Cell::Null, ""),
         ];
         for (cell, wanted) in rows {
-            let cells = [("a", cell), ("b", Cell::Integer(1))];
-            assert_eq!(printed(Format::Csv, 80, true, |output| output.record(&cells)), format!("{wanted},1\r\n"));
+            let cells = [cell, Cell::Integer(1)];
+            let line = printed(Format::Csv, 80, true, |output| output.record(&["a", "b"], &cells));
+            assert_eq!(line, format!("{wanted},1\r\n"));
         }
         assert_eq!(printed(Format::Csv, 80, true, |output| output.header(&["a", "=b"])), "a,'=b\r\n");
     }

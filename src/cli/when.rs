@@ -51,6 +51,21 @@ impl Clock {
         }
     }
 
+    /// `2026-11-23 14:02 +01:00`: for lists.
+    pub fn minute(&self, ms: i64) -> String {
+        self.zone_time(ms).map_or_else(|| ms.to_string(), |at| at.strftime("%Y-%m-%d %H:%M %:z").to_string())
+    }
+
+    /// The time of day where it is of the same day as `first`, else as [`Clock::minute`].
+    pub fn minute_after(&self, first: i64, ms: i64) -> String {
+        match (self.zone_time(first), self.zone_time(ms)) {
+            (Some(first), Some(at)) if first.date() == at.date() && first.offset() == at.offset() => {
+                at.strftime("%H:%M").to_string()
+            }
+            _ => self.minute(ms),
+        }
+    }
+
     /// From one instant to another, the date once where both are of one day.
     pub fn stretch(&self, from: i64, to: i64) -> String {
         let (from_text, to_text) = (self.date_time(from), self.date_time(to));

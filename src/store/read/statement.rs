@@ -35,14 +35,37 @@ const FIRST_WORDS: [&str; 5] = ["SELECT", "WITH", "VALUES", "EXPLAIN", "PRAGMA"]
 
 /// Pragmas that show and change nothing, called without a value.
 const PRAGMAS: [&str; 19] = [
-    "application_id", "auto_vacuum", "collation_list", "compile_options", "database_list", "encoding", "freelist_count",
-    "index_info", "index_list", "index_xinfo", "integrity_check", "journal_mode", "page_count", "page_size", "quick_check",
-    "table_info", "table_list", "table_xinfo", "user_version",
+    "application_id",
+    "auto_vacuum",
+    "collation_list",
+    "compile_options",
+    "database_list",
+    "encoding",
+    "freelist_count",
+    "index_info",
+    "index_list",
+    "index_xinfo",
+    "integrity_check",
+    "journal_mode",
+    "page_count",
+    "page_size",
+    "quick_check",
+    "table_info",
+    "table_list",
+    "table_xinfo",
+    "user_version",
 ];
 
 /// Those of them whose parentheses name what to show; for the others they would set something.
 const PRAGMAS_ABOUT: [&str; 8] = [
-    "index_info", "index_list", "index_xinfo", "integrity_check", "quick_check", "table_info", "table_list", "table_xinfo",
+    "index_info",
+    "index_list",
+    "index_xinfo",
+    "integrity_check",
+    "quick_check",
+    "table_info",
+    "table_list",
+    "table_xinfo",
 ];
 
 impl Select {
@@ -59,7 +82,9 @@ impl Select {
         let words = &tokens[..statement];
         let first = words.first().map(|word| word.to_ascii_uppercase()).unwrap_or_default();
         match first.as_str() {
-            "" => Err(Error::Refused("there is no statement: write for example \"SELECT count(*) FROM events\"".into())),
+            "" => {
+                Err(Error::Refused("there is no statement: write for example \"SELECT count(*) FROM events\"".into()))
+            }
             "PRAGMA" => pragma(&words[1..]).map(|()| Self(text.to_owned())),
             word if FIRST_WORDS.contains(&word) => Ok(Self(text.to_owned())),
             word => Err(refused(word)),
@@ -167,7 +192,8 @@ impl Archive {
         let started = Instant::now();
         let waited = Arc::new(AtomicU64::new(0));
         let pauses = Arc::clone(&waited);
-        let in_time = move || micros(started.elapsed()) < micros(timeout).saturating_add(pauses.load(Ordering::Relaxed));
+        let in_time =
+            move || micros(started.elapsed()) < micros(timeout).saturating_add(pauses.load(Ordering::Relaxed));
         self.connection.lock_handle().await?.set_progress_handler(INSTRUCTIONS, in_time);
         Ok(waited)
     }
