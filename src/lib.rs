@@ -9,3 +9,4 @@ pub mod store;
 pub mod recorder;
 pub mod proxy;
 pub mod admin;
+pub mod cli;

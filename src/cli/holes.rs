@@ -1,0 +1,180 @@
+//! `holes`: which ground of which chats no answer covered, and what may explain it.
+
+use std::io;
+use std::path::Path;
+
+use super::output::{self, Cell, Format, Ink, Look, Output, labelled, shown};
+use super::scope::{Customers, Scope};
+use super::when::{self, Clock};
+use crate::store::read::{self, Archive, Hole, Interruption};
+
+/// List the chats whose transcript has holes: positions that no answer through this recorder covered.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    scope: Scope,
+    /// At most this many holes.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    #[command(flatten)]
+    look: Look,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What to tell the user. Holes are an answer, not a failure.
+pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+    let clock = Clock::now(args.look.utc);
+    output::to_stdout(args.look, async |output| print(&args, database, &clock, output).await).await
+}
+
+const NAMES: [&str; 10] = [
+    "chat_id",
+    "from",
+    "to",
+    "status",
+    "service",
+    "customer",
+    "first_seen_at",
+    "last_seen_at",
+    "explained_by",
+    "positions",
+];
+
+async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+    let (from, until) = args.scope.times(clock)?;
+    let mut archive = Archive::open(database).await?;
+    let chat_ids = args.scope.chat_ids(&mut archive).await?;
+    let wanted = read::Chats { from, until, chat_ids, status: None };
+    // One more than wanted, to know whether there are more.
+    let mut holes = archive.holes(&wanted, i64::from(args.limit) + 1).await?;
+    let is_cut = holes.len() > args.limit as usize;
+    holes.truncate(args.limit as usize);
+    let mut customers = Customers::default();
+    customers.learn(&mut archive, holes.iter().map(|hole| &hole.chat_id)).await?;
+    let interruptions = archive.interruptions().await?;
+
+    output.header(&NAMES)?;
+    for (at, hole) in holes.iter().enumerate() {
+        let why: Vec<_> = interruptions.iter().filter(|interruption| may_explain(interruption, hole)).collect();
+        let customer = customers.name(&hole.chat_id);
+        let is_first = at == 0 || holes[at - 1].chat_id != hole.chat_id;
+        match output.format {
+            Format::Text => {
+                if is_first {
+                    heading(hole, customer.as_deref(), clock, output)?;
+                    explanations(&why, hole, clock, output)?;
+                }
+                labelled(output, "", &Ink::Yellow.on(&format!("not covered: {}", ground(hole))))?;
+            }
+            Format::Json | Format::Csv => output.record(&NAMES, &record(hole, customer, &why))?,
+        }
+    }
+    end(&mut archive, args, holes.is_empty(), is_cut, output).await
+}
+
+async fn end(
+    archive: &mut Archive,
+    args: &Args,
+    is_empty: bool,
+    is_cut: bool,
+    output: &mut Output<'_>,
+) -> anyhow::Result<()> {
+    let is_filtered = args.scope.since.is_some() || args.scope.at.is_some() || args.scope.who.is_some();
+    match (is_empty, is_cut) {
+        (true, _) if is_filtered => output.note("no holes in the chats asked for")?,
+        (true, _) => {
+            let chats = archive.totals().await?.chats;
+            output.note(&format!(
+                "no holes: all {chats} chats are covered, as delivered to the clients behind this recorder"
+            ))?;
+        }
+        (_, true) => {
+            let limit = args.limit;
+            output.note(&format!(
+                "only the first {limit} are shown: narrow the question, or ask for more with --limit"
+            ))?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A client polls every few seconds: what began this soon after a chat was last seen can be what cut it off.
+const SLACK_MS: i64 = 60_000;
+
+/// It overlaps the chat's life. A list of chats that names others does not speak against it: the list is bounded.
+fn may_explain(interruption: &Interruption, hole: &Hole) -> bool {
+    let began = interruption.from <= hole.last_seen_at.saturating_add(SLACK_MS);
+    began && interruption.to.is_none_or(|to| to >= hole.first_seen_at)
+}
+
+fn names_chat(interruption: &Interruption, chat_id: &str) -> bool {
+    let chat_ids: Vec<String> = serde_json::from_str(&interruption.chat_ids).unwrap_or_default();
+    chat_ids.iter().any(|named| named == chat_id)
+}
+
+fn heading(hole: &Hole, customer: Option<&str>, clock: &Clock, output: &mut Output<'_>) -> io::Result<()> {
+    let seen = clock.stretch(hole.first_seen_at, hole.last_seen_at);
+    output.line(&format!("{}  {seen}  {}", Ink::Bold.on(&shown(&hole.chat_id)), shown(&hole.status)))?;
+    let of = [hole.service.as_deref().map(shown), customer.map(shown)];
+    let of = of.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    if of.is_empty() { Ok(()) } else { labelled(output, "of", &of) }
+}
+
+fn explanations(why: &[&Interruption], hole: &Hole, clock: &Clock, output: &mut Output<'_>) -> io::Result<()> {
+    if why.is_empty() {
+        let text = "nothing recorded here: the clients may have asked for no transcript, or by another route";
+        return labelled(output, "explained by", text).and(Ok(()));
+    }
+    for interruption in why {
+        let time = match interruption.to {
+            Some(to) => clock.stretch(interruption.from, to),
+            None => format!("since {}", clock.date_time(interruption.from)),
+        };
+        let detail = interruption.detail.as_deref().map_or(String::new(), |detail| format!(" ({})", shown(detail)));
+        let named = if names_chat(interruption, &hole.chat_id) { ", which names this chat" } else { "" };
+        labelled(output, "see", &format!("{}{detail}, {time}{named}", shown(&interruption.why)))?;
+    }
+    Ok(())
+}
+
+/// The positions, both ends included.
+fn ground(hole: &Hole) -> String {
+    match hole.ground.next - hole.ground.from {
+        1 => hole.ground.from.to_string(),
+        _ => format!("{} to {}", hole.ground.from, hole.ground.next - 1),
+    }
+}
+
+const WHY_NAMES: [&str; 5] = ["why", "detail", "from", "to", "names_chat"];
+
+fn record(hole: &Hole, customer: Option<String>, why: &[&Interruption]) -> [Cell; NAMES.len()] {
+    let objects: Vec<_> = why
+        .iter()
+        .map(|interruption| {
+            let named = names_chat(interruption, &hole.chat_id);
+            let cells = [
+                interruption.why.as_str().into(),
+                interruption.detail.clone().into(),
+                when::iso(interruption.from).into(),
+                interruption.to.and_then(when::iso).into(),
+                Cell::Json(named.to_string()),
+            ];
+            output::json_object(&WHY_NAMES, &cells)
+        })
+        .collect();
+    [
+        hole.chat_id.as_str().into(),
+        hole.ground.from.into(),
+        (hole.ground.next - 1).into(),
+        hole.status.as_str().into(),
+        hole.service.clone().into(),
+        customer.into(),
+        when::iso(hole.first_seen_at).into(),
+        when::iso(hole.last_seen_at).into(),
+        output::json_array(&objects),
+        (hole.ground.next - hole.ground.from).into(),
+    ]
+}
