@@ -9,4 +9,6 @@ pub mod store;
 pub mod recorder;
 pub mod proxy;
 pub mod admin;
+pub mod simulator;
+pub mod config;
 pub mod cli;

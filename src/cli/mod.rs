@@ -9,3 +9,5 @@ pub mod errors;
 pub mod holes;
 pub mod sql;
 pub mod snapshot;
+pub mod simulate;
+pub mod serve;

@@ -334,6 +334,12 @@ impl<'a> Value<'a> {
         self.node().start as usize..self.node().end as usize
     }
 
+    /// The strings and numbers in it, itself included, keys not.
+    pub fn leaves(self) -> impl Iterator<Item = Value<'a>> {
+        let subtree = (self.at..self.node().next as usize).map(move |at| Value { at, ..self });
+        subtree.filter(|value| matches!(value.kind(), Kind::String | Kind::Number))
+    }
+
     /// Its text as written, strings with their quotes.
     pub fn raw(self) -> &'a str {
         &self.text[self.place()]

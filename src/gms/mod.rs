@@ -3,6 +3,7 @@
 //! [`inspect`] reads one exchange (a request and its answer) and returns everything worth keeping, already scrubbed of
 //! secrets. It never fails: what it cannot read becomes a [`Finding`]. It decides nothing about storing or delivering.
 
+pub mod decode;
 mod json;
 mod content;
 pub mod errors;

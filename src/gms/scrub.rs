@@ -1,13 +1,573 @@
-//! R5.
+//! R5: secrets become stars of equal length, before anything is kept. Knows bytes, JSON strings and what a secret may look
+//! like in them; not where secrets come from.
+//!
+//! A secret is found as it is, percent-encoded, JSON-escaped, in any mixture of these three levels deep, and in base64.
+//! In JSON only the insides of strings are touched and no escape is cut, so that the text stays JSON and a tape read
+//! before stays true.
+
+use std::ops::Range;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use memchr::memmem::Finder;
 use sha2::{Digest, Sha256};
 
+use super::content::first_half;
+use super::json::{Escape, Kind, Tape, escape_at};
+use super::route::percent_byte;
 use crate::chat::{ContentDigest, Secret};
 
-/// A keyed digest of a secret: 128 bits of SHA-256 over the key and the value.
+/// Shorter values are starred in the fields that hold them, not wherever they occur: `1234` is in every timestamp.
+const SECRET_BYTES_MIN: usize = 8;
+
+/// An exchange has a handful of secrets; each costs a few passes over the text. More can only be meant to cost time.
+const SECRETS_MAX: usize = 32;
+
+/// A form in a JSON string in a JSON string is the deepest nesting that makes sense.
+const LEVELS_MAX: usize = 3;
+
+/// The shortest beginning of a secret that is starred at the end of a text that breaks off.
+const TAIL_BYTES_MIN: usize = 4;
+
+/// How far the name of a field may go on after `securekey`.
+const NAME_REST_BYTES_MAX: usize = 64;
+
+/// Words of the API. A client may call any value a secret; were these starred, its chat could not be read.
+const PUBLIC_WORDS: &[&str] = &[
+    "statusCode",
+    "nextPosition",
+    "chatEnded",
+    "messages",
+    "secureKey",
+    "monitored",
+    "idleTimerExpire",
+    "userData",
+    "participantId",
+    "nickname",
+    "messageType",
+    "eventAttributes",
+    "ParticipantJoined",
+    "ParticipantLeft",
+    "TypingStarted",
+    "TypingStopped",
+    "NicknameUpdated",
+    "FileUploaded",
+    "FileDeleted",
+    "CustomNotice",
+    "IdleAlert",
+    "IdleClose",
+    "Supervisor",
+    "External",
+    "validationError",
+    "successful",
+    "subscription",
+    "/service/chatV2/",
+    "/meta/connect",
+    "/meta/handshake",
+    "/meta/subscribe",
+    "/meta/disconnect",
+    "file-client-cfg-get",
+    "clientId",
+];
+
+/// A keyed digest of a secret: it correlates, and cannot be looked up without the key. 128 bits of SHA-256 over the key
+/// and the value.
 pub fn key_digest(key: &[u8; 32], secret: &Secret) -> ContentDigest {
-    let digest = Sha256::new().chain_update(key).chain_update(secret.expose()).finalize();
-    std::array::from_fn(|at| digest[at])
+    first_half(Sha256::new().chain_update(key).chain_update(secret.expose()))
 }
 
-/// Stars secrets.
-pub fn scrub(_bytes: &mut [u8], _secrets: &[Secret]) {}
+/// Stars the secrets in a text, and the values of fields whose names say that they are secret. JSON stays JSON.
+pub fn scrub(bytes: &mut [u8], secrets: &[Secret]) {
+    let scrubber = Scrubber::new(secrets, &[]);
+    match std::str::from_utf8(bytes).ok().and_then(|text| Some((text, Tape::read(text).ok()?))) {
+        Some((text, tape)) => {
+            let named = named_fields(text, &tape);
+            scrubber.json(bytes, &tape, named);
+        }
+        None => scrubber.text(bytes),
+    }
+}
+
+/// Whether a field of this name holds a secret: `secureKey`, `SMS_SecureKeyL`, `userData[secure_key]`, `apikey`.
+pub(super) fn is_secret_name(name: &str) -> bool {
+    const WORDS: [&[u8]; 2] = [b"securekey", b"apikey"];
+    if name.len() < 6 {
+        return false;
+    }
+    let letters = name.bytes().filter(|byte| !matches!(byte, b'_' | b'-' | b' '));
+    let letters: Vec<u8> = letters.map(|byte| byte.to_ascii_lowercase()).collect();
+    WORDS.iter().any(|word| letters.windows(word.len()).any(|window| window == *word))
+}
+
+/// The strings and numbers in members with a secret name.
+pub(super) fn named_fields(text: &str, tape: &Tape) -> Vec<Range<usize>> {
+    let is_secret = |key: super::json::Value<'_>| key.text().is_some_and(|name| is_secret_name(&name));
+    let fields = tape.all_members(text).filter(|(key, _)| is_secret(*key));
+    fields.flat_map(|(_, value)| value.leaves()).map(super::json::Value::place).collect()
+}
+
+/// Finds a set of secrets in all their forms.
+pub(super) struct Scrubber {
+    finders: Vec<Finder<'static>>,
+    /// Of the secrets with a space in them, where a plus counts as one.
+    spaced: Vec<Finder<'static>>,
+    /// The secrets themselves, for the end of a text that breaks off.
+    plain: Vec<Vec<u8>>,
+}
+
+impl Scrubber {
+    /// Takes the first [`SECRETS_MAX`] secrets that are long enough and are not part of a public word: one of the API's
+    /// or, in `public`, of this exchange (a chatId).
+    pub fn new<'s>(secrets: impl IntoIterator<Item = &'s Secret>, public: &[&str]) -> Self {
+        let is_public = |value: &str| PUBLIC_WORDS.iter().chain(public).any(|word| word.contains(value));
+        let mut plain: Vec<Vec<u8>> = Vec::new();
+        for value in secrets.into_iter().map(Secret::expose) {
+            let is_starred = value.bytes().all(|byte| byte == b'*');
+            let is_wanted = value.len() >= SECRET_BYTES_MIN && !is_starred && !is_public(value);
+            if is_wanted && plain.len() < SECRETS_MAX && !plain.iter().any(|known| known == value.as_bytes()) {
+                plain.push(value.as_bytes().to_vec());
+            }
+        }
+        let own = |pattern: &[u8]| Finder::new(pattern).into_owned();
+        let finders = plain.iter().flat_map(|value| forms_of(value)).map(|form| own(&form)).collect();
+        let with_space = plain.iter().filter(|value| value.contains(&b' '));
+        let spaced = with_space.map(|value| own(&plus_as_space(value))).collect();
+        Self { finders, spaced, plain }
+    }
+
+    /// Scrubs a JSON text through the tape read from it, and stars the leaves at `places`.
+    pub fn json(&self, bytes: &mut [u8], tape: &Tape, places: Vec<Range<usize>>) {
+        for place in places {
+            star_leaf(bytes, &place);
+        }
+        let mut escapes = Escapes { at: 0 };
+        for stretch in self.stretches(bytes) {
+            match tape.leaf_around(&stretch) {
+                Some((Kind::Number, place)) if place == stretch => star_leaf(bytes, &place),
+                Some((Kind::String | Kind::Key, place)) => {
+                    let inside = stretch.start.max(place.start + 1)..stretch.end.min(place.end - 1);
+                    let whole = escapes.around(bytes, &place, inside);
+                    bytes[whole].fill(b'*');
+                }
+                _ => {}
+            }
+        }
+        for field in fields_in(bytes) {
+            let is_in_string = matches!(tape.leaf_around(&field), Some((Kind::String, _)));
+            if is_in_string && looks_like_key(&bytes[field.clone()]) {
+                bytes[field].fill(b'*');
+            }
+        }
+    }
+
+    /// Scrubs any other text: the secrets, and what stands in a field with a secret name.
+    pub fn text(&self, bytes: &mut [u8]) {
+        for field in fields_in(bytes) {
+            bytes[field].fill(b'*');
+        }
+        for stretch in self.stretches(bytes) {
+            bytes[stretch].fill(b'*');
+        }
+    }
+
+    /// Stars the beginning of a secret at the end of a text that breaks off.
+    pub fn tail(&self, bytes: &mut [u8]) {
+        let cut_at = |secret: &Vec<u8>| {
+            let lengths = (TAIL_BYTES_MIN..secret.len().min(bytes.len() + 1)).rev();
+            lengths.into_iter().find(|length| bytes.ends_with(&secret[..*length]))
+        };
+        if let Some(length) = self.plain.iter().filter_map(cut_at).max() {
+            let from = bytes.len() - length;
+            bytes[from..].fill(b'*');
+        }
+    }
+
+    /// Where the secrets are: in the bytes as they are, and in what they decode to, level by level. In order.
+    fn stretches(&self, bytes: &[u8]) -> Vec<Range<usize>> {
+        if self.finders.is_empty() {
+            return Vec::new();
+        }
+        let mut found = self.stretches_as_is(bytes);
+        let mut views: Vec<View> = Vec::new();
+        while views.len() < LEVELS_MAX {
+            let Some(view) = View::of(views.last().map_or(bytes, |view| &view.bytes)) else { break };
+            let decoded = self.stretches_as_is(&view.bytes);
+            views.push(view);
+            let source = |stretch| views.iter().rev().fold(stretch, |stretch, view| view.source_of(&stretch));
+            found.extend(decoded.into_iter().map(source));
+        }
+        found.sort_by_key(|stretch| stretch.start);
+        found
+    }
+
+    fn stretches_as_is(&self, bytes: &[u8]) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        let mut look = |finders: &[Finder<'static>], bytes: &[u8]| {
+            for finder in finders {
+                let length = finder.needle().len();
+                found.extend(finder.find_iter(bytes).map(|at| at..at + length));
+            }
+        };
+        look(&self.finders, bytes);
+        if !self.spaced.is_empty() {
+            look(&self.spaced, &plus_as_space(bytes));
+        }
+        found
+    }
+}
+
+fn plus_as_space(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect()
+}
+
+/// A secret as it is and the base64 characters that it determines wherever it begins among others, in both alphabets.
+fn forms_of(secret: &[u8]) -> Vec<Vec<u8>> {
+    let mut forms = vec![secret.to_vec()];
+    for (bytes_before, chars_shared) in [(0, 0), (1, 2), (2, 3)] {
+        let encoded = STANDARD_NO_PAD.encode([&[0; 2][..bytes_before], secret].concat()).into_bytes();
+        let chars_whole = (bytes_before + secret.len()) * 8 / 6;
+        let standard = encoded[chars_shared..chars_whole].to_vec();
+        let swap = |byte: &u8| match byte {
+            b'+' => b'-',
+            b'/' => b'_',
+            other => *other,
+        };
+        let url: Vec<u8> = standard.iter().map(swap).collect();
+        if url != standard {
+            forms.push(url);
+        }
+        forms.push(standard);
+    }
+    forms
+}
+
+/// Stars the inside of a string; the digits of a number, which cannot be stars, become ones.
+fn star_leaf(bytes: &mut [u8], place: &Range<usize>) {
+    let leaf = &mut bytes[place.clone()];
+    match leaf {
+        [b'"', content @ .., b'"'] => content.fill(b'*'),
+        number => number.iter_mut().filter(|byte| byte.is_ascii_digit()).for_each(|byte| *byte = b'1'),
+    }
+}
+
+/// Stars the strings and numbers at these places of a JSON text.
+pub(super) fn star_leaves(bytes: &mut [u8], places: impl IntoIterator<Item = Range<usize>>) {
+    for place in places {
+        star_leaf(bytes, &place);
+    }
+}
+
+/// Walks forward over the escapes of JSON strings, so that a stretch can be drawn in to where none is cut.
+struct Escapes {
+    /// Not inside an escape.
+    at: usize,
+}
+
+impl Escapes {
+    /// The part of a stretch in a string that cuts no escape. Stretches have to come in order.
+    fn around(&mut self, bytes: &[u8], string: &Range<usize>, stretch: Range<usize>) -> Range<usize> {
+        self.at = self.at.max(string.start + 1);
+        self.walk(bytes, stretch.start);
+        let start = self.at.max(stretch.start);
+        let mut end = Self { at: start };
+        let before = end.walk(bytes, stretch.end);
+        let end = if end.at > stretch.end { before } else { stretch.end };
+        start..end.max(start)
+    }
+
+    /// Goes over every escape that begins before `to`. Returns where the last of them began.
+    fn walk(&mut self, bytes: &[u8], to: usize) -> usize {
+        let mut began = self.at;
+        while let Some(run) = bytes.get(self.at..to).and_then(|run| memchr::memchr(b'\\', run)) {
+            began = self.at + run;
+            self.at = began + escape_at(&bytes[began..]).map_or(1, |(_, length)| length);
+        }
+        began
+    }
+}
+
+/// A text with its escapes and percent-encodings undone once, and the way back.
+struct View {
+    bytes: Vec<u8>,
+    units: Vec<Unit>,
+}
+
+/// One thing that was decoded.
+struct Unit {
+    at: usize,
+    length: usize,
+    source_at: usize,
+    source_length: usize,
+}
+
+impl View {
+    /// None where there is nothing to decode.
+    fn of(source: &[u8]) -> Option<Self> {
+        let mut view = Self { bytes: Vec::new(), units: Vec::new() };
+        let mut copied = 0;
+        let mut at = 0;
+        while let Some(run) = memchr::memchr2(b'\\', b'%', &source[at..]) {
+            at += run;
+            let Some((decoded, source_length)) = unit_at(&source[at..]) else {
+                at += 1;
+                continue;
+            };
+            view.bytes.extend_from_slice(&source[copied..at]);
+            view.units.push(Unit { at: view.bytes.len(), length: decoded.len(), source_at: at, source_length });
+            view.bytes.extend(decoded);
+            at += source_length;
+            copied = at;
+        }
+        view.bytes.extend_from_slice(&source[copied..]);
+        (!view.units.is_empty()).then_some(view)
+    }
+
+    fn source_of(&self, stretch: &Range<usize>) -> Range<usize> {
+        let last = stretch.end.saturating_sub(1);
+        self.byte(stretch.start).start..self.byte(last).end
+    }
+
+    /// What one byte of the view was decoded from.
+    fn byte(&self, at: usize) -> Range<usize> {
+        let after = self.units.partition_point(|unit| unit.at <= at);
+        let Some(unit) = after.checked_sub(1).map(|before| &self.units[before]) else { return at..at + 1 };
+        let source_end = unit.source_at + unit.source_length;
+        match at.checked_sub(unit.at + unit.length) {
+            Some(behind) => source_end + behind..source_end + behind + 1,
+            None => unit.source_at..source_end,
+        }
+    }
+}
+
+fn unit_at(source: &[u8]) -> Option<(Vec<u8>, usize)> {
+    if let Some(byte) = percent_byte(source) {
+        return Some((vec![byte], 3));
+    }
+    let (escape, length) = escape_at(source)?;
+    let char = match escape {
+        Escape::Char(char) => char,
+        Escape::Surrogate(_) => char::REPLACEMENT_CHARACTER,
+    };
+    Some((char.to_string().into_bytes(), length))
+}
+
+/// Where a text that is not read as JSON names a secret field, the stretches of the values: `"secureKey": "…"`, with
+/// single quotes or none, `secureKey=…`, escaped or percent-encoded quotes and brackets included.
+pub(super) fn fields_in(bytes: &[u8]) -> Vec<Range<usize>> {
+    const NAME: &[u8] = b"securekey";
+    const K_AT: usize = 6;
+    let mut found: Vec<Range<usize>> = Vec::new();
+    for k in memchr::memchr2_iter(b'k', b'K', bytes) {
+        let Some(name) = k.checked_sub(K_AT).and_then(|at| bytes.get(at..at + NAME.len())) else { continue };
+        let is_in_value = found.last().is_some_and(|value| k < value.end);
+        if name.eq_ignore_ascii_case(NAME) && !is_in_value {
+            found.extend(value_after(bytes, k - K_AT + NAME.len()));
+        }
+    }
+    found
+}
+
+fn value_after(bytes: &[u8], name_end: usize) -> Option<Range<usize>> {
+    let skip =
+        |from: usize, wanted: fn(&u8) -> bool| from + bytes[from..].iter().take_while(|byte| wanted(byte)).count();
+    let of_name = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let at = name_end + bytes[name_end..].iter().take(NAME_REST_BYTES_MAX).take_while(of_name).count();
+    let mut at = skip(at, |byte| matches!(byte, b'"' | b'\'' | b'\\' | b']' | b' ' | b'\t' | b'\r' | b'\n'));
+    for bracket in [b"%5D", b"%5d", b"%22"] {
+        at += if bytes[at..].starts_with(bracket) { bracket.len() } else { 0 };
+    }
+    at = match bytes.get(at) {
+        Some(b':' | b'=' | b'>') => at + 1,
+        _ if bytes[at..].starts_with(b"%3D") || bytes[at..].starts_with(b"%3A") => at + 3,
+        _ => return None,
+    };
+    let start = skip(at, |byte| matches!(byte, b'"' | b'\'' | b'\\' | b'[' | b'{' | b' ' | b'\t' | b'\r' | b'\n'));
+    let quote = bytes[at..start].iter().rev().find(|byte| matches!(byte, b'"' | b'\''));
+    let ends = |byte: &u8| match quote {
+        Some(quote) => byte == quote || *byte == b'\\',
+        None => {
+            byte.is_ascii_whitespace() || matches!(byte, b'&' | b',' | b';' | b'}' | b']' | b'<' | b'"' | b'\'' | b'\\')
+        }
+    };
+    let length = bytes[start..].iter().position(ends).unwrap_or(bytes.len() - start);
+    (length > 0).then_some(start..start + length)
+}
+
+/// In what a person wrote, `secureKey: …` is followed by a key only if it looks like one.
+fn looks_like_key(value: &[u8]) -> bool {
+    let of_keys = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'_' | b'-' | b'%');
+    value.len() >= SECRET_BYTES_MIN && value.iter().any(u8::is_ascii_digit) && value.iter().all(of_keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::URL_SAFE;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: &str = "e4071047872b7820630f";
+
+    fn scrubbed(text: &str, secrets: &[&str]) -> String {
+        let secrets: Vec<Secret> = secrets.iter().filter_map(|secret| Secret::new(*secret)).collect();
+        let mut bytes = text.as_bytes().to_vec();
+        scrub(&mut bytes, &secrets);
+        let once = bytes.clone();
+        scrub(&mut bytes, &secrets);
+        assert_eq!(once, bytes, "scrubbing again changes nothing: {text}");
+        String::from_utf8(bytes).expect("still UTF-8")
+    }
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        assert_eq!(scrubbed(text, &[KEY, "pass word/+ü\"1"]), expected, "{text}");
+    }
+
+    fn stars(length: usize) -> String {
+        "*".repeat(length)
+    }
+
+    #[test]
+    fn secrets_are_found_in_every_form() {
+        let escaped: String = KEY.chars().map(|c| format!("\\u{:04x}", c as u32)).collect();
+        let percent: String = KEY.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let mixed = KEY.replacen('e', "%65", 1).replacen('7', "\\u0037", 1);
+        for (open, close) in [("[\"", "\"]"), ("<p>", "</p>")] {
+            let star = |form: &str| format!("{open}{}{close}", stars(form.len()));
+            for form in [KEY, &escaped, &percent, &mixed, &percent.replace('%', "%25"), &escaped.replace('\\', "\\\\")]
+            {
+                check(&format!("{open}{form}{close}"), &star(form));
+            }
+        }
+        check(r#"["x pass word/+ü\"1 y"]"#, &format!("[\"x {} y\"]", stars(16)));
+        check(r#"["pass+word\/%2b\u00fC%221"]"#, &format!("[\"{}\"]", stars(24)));
+        check("pass%20word%2F%2B%C3%BC%221", &stars(27));
+    }
+
+    #[test]
+    fn secrets_are_found_in_base64() {
+        for before in ["", "a", "ab", "abc"] {
+            let encoded = URL_SAFE.encode(format!("{before}{KEY}!x"));
+            let clean = scrubbed(&format!("[\"{encoded}\"]"), &[KEY]);
+            assert!(clean.matches('*').count() >= KEY.len() * 8 / 6 - 1, "{clean}");
+            assert_eq!(clean.len(), encoded.len() + 4);
+        }
+        let odd = ">>>???>>>???";
+        for encoded in [STANDARD_NO_PAD.encode(odd), URL_SAFE.encode(odd)] {
+            assert_eq!(scrubbed(&encoded, &[odd]), stars(16));
+        }
+    }
+
+    #[test]
+    fn fields_with_a_secret_name_are_starred_whatever_they_hold() {
+        check(r#"{"secureKey":"abc","x":"abc"}"#, r#"{"secureKey":"***","x":"abc"}"#);
+        check(r#"{"SMS_SecureKeyL":["a\n",{"b":-12.5e3}]}"#, r#"{"SMS_SecureKeyL":["***",{"b":-11.1e1}]}"#);
+        check(r#"{"secure\u004bey":null,"apiKey":"k"}"#, r#"{"secure\u004bey":null,"apiKey":"*"}"#);
+        check("{'secureKey': 'abc'", "{'secureKey': '***'");
+        check("secureKey=abc&x=abc", "secureKey=***&x=abc");
+        check("userData%5BSMS_SecureKeyL%5D=abc&y", "userData%5BSMS_SecureKeyL%5D=***&y");
+        check("<secureKey>abc</secureKey>", "<secureKey>***</secureKey>");
+        check(r#"{"secureKey":"e4071"#, r#"{"secureKey":"*****"#);
+        check(r#"x{\"secureKey\":\"abc\"}"#, r#"x{\"secureKey\":\"***\"}"#);
+    }
+
+    #[test]
+    fn keys_in_what_was_said_are_starred_and_prose_is_kept() {
+        check(r#"{"text":"{\"secureKey\":\"0123abcd\"}"}"#, r#"{"text":"{\"secureKey\":\"********\"}"}"#);
+        check(r#"{"text":"the secureKey: what is it?"}"#, r#"{"text":"the secureKey: what is it?"}"#);
+        check(r#"{"text":"secureKey"}"#, r#"{"text":"secureKey"}"#);
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let rows: [(&str, &[&str], &str); 8] = [
+            (r#"{"a":1,"type":"x"}"#, &[r#"":1,"type":""#], r#"{"a":1,"type":"x"}"#),
+            (r#"["\nabcdefg"]"#, &["nabcdefg"], r#"["\n*******"]"#),
+            (r#"["\u00e4071047872b7820630f"]"#, &[KEY], r#"["\u00e4******************"]"#),
+            (r#"["abcdefgh\\\"x"]"#, &[r"abcdefgh\"], r#"["**********\"x"]"#),
+            (r#"["abcdefgh\""]"#, &[r"abcdefgh\"], r#"["********\""]"#),
+            ("[12345678, 123456789]", &["12345678"], "[11111111, 123456789]"),
+            (
+                r#"{"messages":[],"type":"ParticipantJoined"}"#,
+                &["messages", "ParticipantJoined"],
+                r#"{"messages":[],"type":"ParticipantJoined"}"#,
+            ),
+            (r#"{"key 12345678":1}"#, &["12345678"], r#"{"key ********":1}"#),
+        ];
+        for (text, secrets, expected) in rows {
+            assert_eq!(scrubbed(text, secrets), expected);
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_secret_at_a_broken_end_is_starred() {
+        let secrets = [Secret::new(KEY).expect("not empty")];
+        for (text, expected) in [("x e40710", "x ******"), ("x e40", "x e40"), ("e407", "****"), ("", "")] {
+            let mut bytes = text.as_bytes().to_vec();
+            Scrubber::new(&secrets, &[]).tail(&mut bytes);
+            assert_eq!(bytes, expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn short_and_public_secrets_are_not_hunted() {
+        assert_eq!(scrubbed("1234567", &["1234567"]), "1234567");
+        let secrets = [Secret::new("00001aCY6K8U003T").expect("not empty")];
+        assert!(Scrubber::new(&secrets, &["00001aCY6K8U003T"]).finders.is_empty());
+    }
+
+    #[test]
+    fn digests_depend_on_key_and_secret() {
+        let secret = |text: &str| Secret::new(text).expect("not empty");
+        let digests = [(0, "abc"), (1, "abc"), (0, "abd")].map(|(key, text)| key_digest(&[key; 32], &secret(text)));
+        assert!(digests[0] != digests[1] && digests[0] != digests[2]);
+        assert_eq!(digests[0], key_digest(&[0; 32], &secret("abc")));
+    }
+
+    /// One character of a secret, written one of the ways.
+    fn spelt(c: char, way: u8) -> String {
+        let percent = || c.to_string().bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let units = || c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect();
+        match way % 3 {
+            0 if !matches!(c, '"' | '\\' | '%' | '+') => c.to_string(),
+            1 => percent(),
+            _ => units(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_spelling_of_a_secret_survives(
+            secret in r#"[a-zA-Z0-9"\\/%+=é😀 ]{8,24}"#,
+            ways in proptest::collection::vec(any::<u8>(), 24),
+            before in "[a-z %é]{0,5}",
+            after in "[a-z %é]{0,5}",
+        ) {
+            prop_assume!(!PUBLIC_WORDS.iter().any(|word| word.contains(&secret)));
+            let spelt: String = secret.chars().zip(&ways).map(|(c, way)| spelt(c, *way)).collect();
+            let stars = stars(spelt.len());
+            for (open, close) in [("{\"text\":\"", "\"}"), ("", "\u{1}")] {
+                let clean = scrubbed(&format!("{open}{before}{spelt}{after}{close}"), &[&secret]);
+                prop_assert!(clean.contains(&stars), "{}", clean);
+                prop_assert!(!clean.contains(&secret));
+                prop_assert_eq!(Tape::read(&clean).is_ok(), !open.is_empty());
+            }
+        }
+
+        #[test]
+        fn any_json_stays_json(text in r#"(\\u00[0-9a-f]{2}|\\\\|\\"|\\n|%[0-9a-f]{2}|[a-e0-3]){0,40}"#, secret in r#"[a-e0-3u\\"n%]{8,9}"#) {
+            let json = format!("[\"{text}\",12301230]");
+            prop_assert!(Tape::read(&json).is_ok());
+            let clean = scrubbed(&json, &[&secret]);
+            prop_assert!(Tape::read(&clean).is_ok(), "{}", clean);
+            prop_assert_eq!(clean.len(), json.len());
+        }
+
+        #[test]
+        fn whatever_comes_never_panics(mut bytes in any::<Vec<u8>>(), secret in any::<String>()) {
+            let length = bytes.len();
+            scrub(&mut bytes, &Secret::new(secret).into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(bytes.len(), length);
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! `serve`: the proxy, the recorder and the admin listener, from start report to orderly stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use crate::admin::{self, Watched};
+use crate::config::{Config, Flags};
+use crate::proxy::access::Access;
+use crate::proxy::{NodeAddress, Nodes, Proxy, Start};
+use crate::recorder::{Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
+use crate::store::place::{FileSystemKind, Place};
+use crate::store::{ArchiveLock, Options, Run, Store};
+use crate::telemetry::{self, metrics::Metrics};
+
+/// How often the free space is looked at.
+const SPACE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Flags of `serve`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Args {
+    /// Where clients connect, such as 0.0.0.0:8080
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// A GMS node, http://host:port or name=http://host:port; once for each node
+    #[arg(long, value_name = "URL")]
+    pub upstream: Vec<String>,
+    /// Where probes and metrics are served
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
+}
+
+impl Args {
+    /// As the configuration takes them.
+    pub fn flags(&self, database: Option<PathBuf>) -> Flags {
+        Flags { listen: self.listen.clone(), upstreams: self.upstream.clone(), database, admin: self.admin.clone() }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then drains. A second signal ends it at once.
+///
+/// # Errors
+/// Where it cannot start.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    telemetry::start_logging(&config.log)?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let running = Running::start(&config).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let drain = running.stop(config.proxy.drain_delay);
+    tokio::select! {
+        () = drain => Ok(()),
+        _ = terminate.recv() => anyhow::bail!("stopped at once by a second signal; what was not yet written is lost"),
+        _ = interrupt.recv() => anyhow::bail!("stopped at once by a second signal; what was not yet written is lost"),
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Running {
+    proxy: Proxy,
+    writer: WriterThread,
+    watched: Arc<Watched>,
+    admin_address: SocketAddr,
+    drain_max: Duration,
+    tasks: Vec<JoinHandle<()>>,
+    // Released last.
+    _lock: ArchiveLock,
+}
+
+impl Running {
+    /// Opens the archive, binds both listeners, starts all threads and reports what it did.
+    ///
+    /// # Errors
+    /// Where any of that cannot be done; nothing is left running then.
+    pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        let place = suitable_place(config)?;
+        let admin = TcpListener::bind(config.admin.listen).await;
+        let admin = admin.with_context(|| format!("cannot listen on admin.listen = {}", config.admin.listen))?;
+        let admin_address = admin.local_addr()?;
+        let lock = ArchiveLock::acquire(&place.path)?;
+        let (options, run) = (options(config, &place), describe_run(config));
+        let mut store = Store::open(&options, &run).await?;
+        let archive_id = store.archive_id().await?;
+        let run_id = store.run_id();
+
+        let metrics = Arc::new(Metrics::default());
+        let writer = Recorder::start(config.recording.clone(), store, options, run, metrics.clone())?;
+        let recorder = writer.recorder().clone();
+        let started = start_proxy(config, &recorder, &metrics);
+        let (proxy, nodes) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                writer.close(Duration::from_secs(1));
+                return Err(error);
+            }
+        };
+        let watched = Arc::new(Watched { recorder, nodes, metrics, draining: AtomicBool::new(false) });
+        let tasks = vec![
+            tokio::spawn(admin::serve(admin, watched.clone())),
+            tokio::spawn(watch_space(place.clone(), watched.clone())),
+        ];
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            listen = %proxy.address(),
+            admin = %admin_address,
+            nodes = config.proxy.upstreams.join(", "),
+            database = %place.path.display(),
+            file_system = place.file_system.name,
+            free_bytes = place.free_bytes,
+            archive_id,
+            run_id,
+            deliver = deliver(config),
+            when_unavailable = when_unavailable(config),
+            "recording"
+        );
+        Ok(Self { proxy, writer, watched, admin_address, drain_max: config.proxy.drain_max, tasks, _lock: lock })
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.proxy.address()
+    }
+
+    /// Where probes and metrics are.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// What the probes look at.
+    pub fn watched(&self) -> &Arc<Watched> {
+        &self.watched
+    }
+
+    /// Not ready but still accepting for `drain_delay`; then finishes what is in flight, writes what waits, closes.
+    pub async fn stop(self, drain_delay: Duration) {
+        self.watched.draining.store(true, Ordering::Release);
+        tracing::info!(drain_delay = ?drain_delay, drain_max = ?self.drain_max, "stopping");
+        tokio::time::sleep(drain_delay).await;
+        let (proxy, writer, drain_max) = (self.proxy, self.writer, self.drain_max);
+        let stopped = tokio::task::spawn_blocking(move || {
+            proxy.stop();
+            writer.close(drain_max);
+        });
+        if stopped.await.is_err() {
+            tracing::error!("the stop itself went wrong");
+        }
+        self.tasks.iter().for_each(JoinHandle::abort);
+        let account = self.watched.metrics.ledger.read();
+        tracing::info!(
+            seen = account.seen,
+            new = account.new,
+            duplicate = account.duplicate,
+            variant = account.variant,
+            finding = account.finding,
+            refused = account.refused,
+            dropped = account.dropped,
+            delivered_early = account.delivered_early,
+            "stopped"
+        );
+    }
+}
+
+fn start_proxy(config: &Config, recorder: &Arc<Recorder>, metrics: &Arc<Metrics>) -> anyhow::Result<(Proxy, Arc<Nodes>)> {
+    let parse = |text: &String| NodeAddress::parse(text).map_err(anyhow::Error::msg);
+    let addresses = config.proxy.upstreams.iter().map(parse).collect::<anyhow::Result<Vec<_>>>()?;
+    let access = Access::new(&config.proxy.allow, &config.proxy.deny).map_err(anyhow::Error::msg)?;
+    let nodes = Arc::new(Nodes::new(addresses, metrics));
+    let proxy = Proxy::start(Start {
+        config: config.proxy.clone(),
+        access,
+        nodes: nodes.clone(),
+        recorder: recorder.clone(),
+        metrics: metrics.clone(),
+    });
+    let proxy = proxy.with_context(|| {
+        let listen = config.proxy.listen;
+        format!("cannot listen on proxy.listen = {listen}: choose another address with --listen, or stop what is there")
+    })?;
+    Ok((proxy, nodes))
+}
+
+/// Network file systems lose SQLite's locks and so the archive; others only deserve a warning.
+fn suitable_place(config: &Config) -> anyhow::Result<Place> {
+    let place = Place::of(&config.recording.database)?;
+    let (path, file_system) = (place.path.display(), &place.file_system.name);
+    match place.file_system.kind {
+        FileSystemKind::Network => anyhow::bail!(
+            "{path} is on a network file system ({file_system}): SQLite's locks cannot be relied on there; use a local disk"
+        ),
+        FileSystemKind::Memory | FileSystemKind::Overlay => {
+            tracing::warn!(%path, file_system, "the archive will not outlive this machine or container");
+        }
+        FileSystemKind::Local | FileSystemKind::Unknown => {}
+    }
+    Ok(place)
+}
+
+fn options(config: &Config, place: &Place) -> Options {
+    let recording = &config.recording;
+    Options {
+        path: place.path.clone(),
+        create: recording.create == Create::Missing,
+        file_mode: u32::from_str_radix(&recording.file_mode, 8).unwrap_or(0o600),
+        quiet_after: recording.quiet_after,
+        async_quiet_after: recording.async_quiet_after,
+    }
+}
+
+fn describe_run(config: &Config) -> Run {
+    let recording = &config.recording;
+    let settings = serde_json::json!({
+        "attributes": recording.attributes,
+        "keep_typing_text": recording.keep_typing_text,
+        "commit_wait_max_ms": recording.commit_wait_max.as_millis() as u64,
+        "body_max": recording.body_max,
+        "base_path": config.proxy.base_path,
+        "upstreams": config.proxy.upstreams,
+    });
+    Run {
+        instance: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        started_at: now_ms(),
+        deliver: deliver(config),
+        when_unavailable: when_unavailable(config),
+        settings: settings.to_string(),
+        config_hash: config.hash(),
+    }
+}
+
+fn deliver(config: &Config) -> &'static str {
+    match config.recording.deliver {
+        Deliver::AfterCommit => "after_commit",
+        Deliver::Immediately => "immediately",
+    }
+}
+
+fn when_unavailable(config: &Config) -> &'static str {
+    match config.recording.when_unavailable {
+        WhenUnavailable::Pass => "pass",
+        WhenUnavailable::Refuse => "refuse",
+    }
+}
+
+async fn watch_space(place: Place, watched: Arc<Watched>) {
+    let mut ticks = tokio::time::interval(SPACE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        if let Ok(now) = Place::of(&place.path) {
+            watched.metrics.free_bytes.set(i64::try_from(now.free_bytes).unwrap_or(i64::MAX));
+        }
+    }
+}
