@@ -174,7 +174,11 @@ impl Running {
     }
 }
 
-fn start_proxy(config: &Config, recorder: &Arc<Recorder>, metrics: &Arc<Metrics>) -> anyhow::Result<(Proxy, Arc<Nodes>)> {
+fn start_proxy(
+    config: &Config,
+    recorder: &Arc<Recorder>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(Proxy, Arc<Nodes>)> {
     let parse = |text: &String| NodeAddress::parse(text).map_err(anyhow::Error::msg);
     let addresses = config.proxy.upstreams.iter().map(parse).collect::<anyhow::Result<Vec<_>>>()?;
     let access = Access::new(&config.proxy.allow, &config.proxy.deny).map_err(anyhow::Error::msg)?;

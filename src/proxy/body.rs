@@ -193,6 +193,16 @@ impl Body for NodeBody {
     }
 }
 
+/// How a body that broke off is ended. Its error must not overtake its bytes: hyper drops what it has not flushed when a
+/// body fails, so there is one pause between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Break {
+    /// What came is still to be flushed.
+    Flushing,
+    /// Now the client may see it.
+    Now,
+}
+
 /// An answer's body toward the client.
 #[derive(Debug)]
 pub enum ClientBody {
@@ -205,7 +215,7 @@ pub enum ClientBody {
         /// By Content-Length: its size is told. Else it goes out chunked, as it came.
         sized: bool,
         /// It broke off: the client must see that too.
-        broken: bool,
+        broken: Option<Break>,
     },
     /// Straight through, after what was taken from its start.
     Stream {
@@ -219,7 +229,7 @@ pub enum ClientBody {
 impl ClientBody {
     /// A body of this proxy's own.
     pub fn whole(bytes: Bytes) -> Self {
-        Self::Held { bytes, trailers: None, sized: true, broken: false }
+        Self::Held { bytes, trailers: None, sized: true, broken: None }
     }
 
     /// A node's body, untouched.
@@ -235,7 +245,12 @@ impl Body for ClientBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.get_mut() {
             Self::Held { bytes, .. } if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Held { broken: true, .. } => Poll::Ready(Some(Err(Error::BrokeOff))),
+            Self::Held { broken: Some(Break::Now), .. } => Poll::Ready(Some(Err(Error::BrokeOff))),
+            Self::Held { broken: broken @ Some(Break::Flushing), .. } => {
+                *broken = Some(Break::Now);
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
             Self::Held { trailers, .. } => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
             Self::Stream { start, .. } if !start.is_empty() => {
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(start)))))
@@ -248,7 +263,7 @@ impl Body for ClientBody {
         match self {
             // A chunked body of no bytes still goes out chunked.
             Self::Held { bytes, trailers, sized, broken } => {
-                *sized && bytes.is_empty() && trailers.is_none() && !broken
+                *sized && bytes.is_empty() && trailers.is_none() && broken.is_none()
             }
             Self::Stream { start, rest } => start.is_empty() && rest.is_end_stream(),
         }
@@ -256,7 +271,7 @@ impl Body for ClientBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Held { bytes, sized: true, broken: false, .. } => SizeHint::with_exact(bytes.len() as u64),
+            Self::Held { bytes, sized: true, broken: None, .. } => SizeHint::with_exact(bytes.len() as u64),
             Self::Held { .. } => SizeHint::default(),
             Self::Stream { start, rest } => grown(rest.size_hint(), start.len() as u64),
         }

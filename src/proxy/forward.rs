@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::access::Access;
 use super::answer::{self, Reach, Refusal};
-use super::body::{ClientBody, Copy, Idle, NodeBody, RequestBody};
+use super::body::{Break, ClientBody, Copy, Idle, NodeBody, RequestBody};
 use super::headers;
 use super::tap::{self, Budget, Taken};
 use super::upstream::{Affinity, Failure, Pool};
@@ -203,7 +203,10 @@ impl Asked<'_> {
             return self.refuse(Refusal::NotRecorded, Reach::Executed);
         }
         let sized = head.headers.contains_key(CONTENT_LENGTH);
-        Response::from_parts(head, ClientBody::Held { bytes, trailers, sized, broken: !whole })
+        Response::from_parts(
+            head,
+            ClientBody::Held { bytes, trailers, sized, broken: (!whole).then_some(Break::Flushing) },
+        )
     }
 
     /// An answer over the bounds: streamed under `pass`, refused under `refuse`.

@@ -1,1 +1,9 @@
+//! The one integration binary: real sockets, real SQLite files, the real program.
 
+mod architecture;
+mod crash;
+mod faults;
+mod load;
+mod seed;
+mod support;
+mod transparency;
