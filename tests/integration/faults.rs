@@ -235,31 +235,24 @@ async fn a_file_that_is_replaced_by_another_archive_is_gone_on_with() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_may_not_be_written_is_outlived() {
-    let (simulator, folder) = (simulator().await, folder());
+async fn a_read_only_file_system_is_outlived() {
+    let (simulator, mount, folder) = (simulator().await, Mount::new(8192), folder());
     let mut server = Server::start(folder.path(), &simulator.addresses(), "");
     let mut client = Client::new(server.address);
     let chat = Chat::open(&mut client, "nickname=Anna").await;
     assert!(server.stop().success());
-    let copy = folder.path().join("copy.db");
-    std::fs::copy(&server.database, &copy).expect("the folder is ours");
-    // Not even root may write to it; SQLite then opens it for reading.
-    let chattr = |flag: &str, path: &Path| {
-        let status = Command::new("chattr").arg(flag).arg(path).status();
-        assert!(
-            status.is_ok_and(|status| status.success()),
-            "chattr {flag}: these tests run as root on a file system that knows it"
-        );
-    };
+    // A mount with open files cannot be made read-only: the archive moves to one that is.
+    let moved = mount.0.path().join("moved.db");
+    std::fs::copy(&server.database, &moved).expect("there is room");
+    mount.command(&["mount", "-o", "remount,ro"]);
     server.start_again();
     std::fs::rename(&server.database, folder.path().join("aside.db")).expect("the folder is ours");
-    std::fs::copy(&copy, &server.database).expect("the folder is ours");
-    chattr("+i", &server.database);
+    std::os::unix::fs::symlink(&moved, &server.database).expect("the folder is ours");
     eventually("noticed", async || is_down(&server).await).await;
     let reply = chat.act(&mut Client::new(server.address), "send", "message=meanwhile&transcriptPosition=1").await;
-    chattr("-i", &server.database);
     assert_eq!(reply.expect("an answer").status, StatusCode::OK);
-    assert!(server.log().contains("read_only"), "{}", server.log());
+    eventually("named", async || server.log().contains("read_only").then_some(())).await;
+    mount.command(&["mount", "-o", "remount,rw"]);
     eventually("recording up again", async || is_up(&server).await).await;
     eventually("written", async || (texts(&server, &chat).await == ["meanwhile"]).then_some(())).await;
     simulator.stop().await;
