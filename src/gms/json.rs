@@ -79,9 +79,7 @@ impl Tape {
 
     /// Every key of every object, with its value.
     pub fn all_members<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
-        let value = move |at| Value { text, nodes: &self.nodes, at };
-        let keys = self.nodes.iter().enumerate().filter(|(_, node)| node.kind == Kind::Key);
-        keys.map(move |(at, _)| (value(at), value(at + 1)))
+        self.root(text).all_members()
     }
 
     /// The kind and place of the innermost scalar or key that holds the whole of a stretch of text.
@@ -332,6 +330,21 @@ impl<'a> Value<'a> {
     /// Where it is in the text.
     pub fn place(self) -> Range<usize> {
         self.node().start as usize..self.node().end as usize
+    }
+
+    /// The same value in another text that this tape is true of.
+    pub fn over<'b>(self, text: &'b str) -> Value<'b>
+    where
+        'a: 'b,
+    {
+        Value { text, ..self }
+    }
+
+    /// Every key of every object in it, with its value.
+    pub fn all_members(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
+        let subtree = (self.at..self.node().next as usize).map(move |at| Value { at, ..self });
+        let keys = subtree.filter(|value| value.kind() == Kind::Key);
+        keys.map(move |key| (key, Value { at: key.at + 1, ..self }))
     }
 
     /// The strings and numbers in it, itself included, keys not.

@@ -3,14 +3,23 @@
 //! [`inspect`] reads one exchange (a request and its answer) and returns everything worth keeping, already scrubbed of
 //! secrets. It never fails: what it cannot read becomes a [`Finding`]. It decides nothing about storing or delivering.
 
+pub mod route;
+pub mod errors;
 pub mod decode;
 mod json;
 mod content;
-pub mod errors;
-pub mod route;
 pub mod scrub;
+mod request;
+mod body;
+mod wire;
+mod bayeux;
+
+use sha2::{Digest, Sha256};
 
 use crate::chat::{ChatId, ContentDigest, Secret, TranscriptEvent};
+use body::{Body, Document, Known, clean_text};
+use request::Request;
+use wire::Asked;
 
 pub use content::{compare, digest};
 pub use errors::{ErrorClass, ErrorFormat, Origin};
@@ -69,6 +78,19 @@ pub struct Observation {
     pub chat_id_mismatch: bool,
     /// The CometD session ended with this exchange (`/meta/disconnect`).
     pub session_ended: bool,
+    /// A chat was asked for over CometD. Its chatId comes by a later poll of the same session.
+    pub opened: Option<OpenedSession>,
+}
+
+/// What requestChat said over CometD, until a delivery to the session names the chat.
+#[derive(Debug, Clone)]
+pub struct OpenedSession {
+    /// Keyed digest of the CometD clientId.
+    pub session: ContentDigest,
+    /// Of the form.
+    pub attributes: Vec<Attribute>,
+    /// userData[GCTI_Chat_AsyncMode]=true was requested.
+    pub is_async: bool,
 }
 
 /// How an answer says which chat it is about.
@@ -286,16 +308,131 @@ pub enum Comparison {
     Extended,
 }
 
-/// Reads one exchange.
+/// Reads one exchange. `known_secrets` are those seen with a chat in earlier exchanges.
 pub fn inspect(
-    _exchange: &Exchange<'_>,
-    _policy: &Policy,
-    _known_secrets: &dyn Fn(&ChatId) -> Vec<Secret>,
+    exchange: &Exchange<'_>,
+    policy: &Policy,
+    known_secrets: &dyn Fn(&ChatId) -> Vec<Secret>,
 ) -> Observation {
-    Observation::default()
+    let mut seen = Observation::default();
+    let request = Request::read(exchange);
+    let path_chat = exchange.route.chat_id.as_deref().and_then(ChatId::parse);
+    let known = Known {
+        requested: &request.secrets,
+        credentials: exchange.credentials,
+        path_chat: path_chat.as_ref(),
+        of_chat: known_secrets,
+    };
+    let by_form = request.form.get("operation").filter(|_| exchange.route.class == RouteClass::ChatNtf);
+    let by_form = by_form.map(Operation::of_name);
+    let asked = Asked {
+        operation: exchange.route.operation.as_ref().or(by_form.as_ref()),
+        service: exchange.route.service.as_deref(),
+        chat_id: path_chat.clone(),
+        form: Some(&request.form),
+        session: None,
+        is_delivery: false,
+        status: exchange.status,
+    };
+    let reading = Reading { exchange, policy, known: &known, asked: &asked, request: &request };
+    reading.body(&mut seen);
+    seen
 }
 
-/// First bytes.
-pub fn could_be_answer(first_bytes: &[u8], _content_encoding: Option<&str>) -> bool {
-    first_bytes.first().is_none_or(|byte| matches!(byte, b'{' | b'['))
+/// Everything that reading an answer takes.
+struct Reading<'a> {
+    exchange: &'a Exchange<'a>,
+    policy: &'a Policy,
+    known: &'a Known<'a>,
+    asked: &'a Asked<'a>,
+    request: &'a Request<'a>,
+}
+
+impl Reading<'_> {
+    fn body(&self, seen: &mut Observation) {
+        let body = Body::open(self.exchange, self.policy);
+        if !self.exchange.body_complete {
+            let clean = clean_text(&body.bytes, self.known, true);
+            let detail = format!("the answer broke off after {} bytes", self.exchange.body.len());
+            return seen.findings.push(self.finding(FindingKind::Truncated, detail, &clean));
+        }
+        if let Some(trouble) = &body.trouble {
+            return seen.findings.push(self.undecodable(trouble));
+        }
+        if body.is_repaired {
+            let clean = clean_text(&body.bytes, self.known, false);
+            let detail = "bytes that are no UTF-8, read with replacement characters".into();
+            seen.findings.push(self.finding(FindingKind::InvalidUtf8, detail, &clean));
+        }
+        match Document::read(body.text, self.known, self.policy) {
+            Ok(document) => self.document(&document, seen),
+            Err(text) => self.page(&text, seen),
+        }
+    }
+
+    fn document(&self, document: &Document<'_>, seen: &mut Observation) {
+        let root = document.root();
+        let before = seen.errors.len();
+        let is_understood = match self.exchange.route.class {
+            RouteClass::Cometd if bayeux::is_envelope(root) => {
+                bayeux::read(document, self.request, self.exchange, self.policy, seen);
+                true
+            }
+            RouteClass::Email | RouteClass::OpenMedia => {
+                wire::read_errors_only(root, self.asked, seen);
+                true
+            }
+            _ if wire::is_answer(root) => {
+                wire::read(root, Some(document), self.asked, self.policy, seen);
+                true
+            }
+            _ => false,
+        };
+        if self.failed() && seen.errors.len() == before {
+            seen.errors.push(wire::of_page(document.text(), self.asked));
+        } else if !is_understood && !self.failed() {
+            let detail = "JSON of a shape that no answer has".into();
+            seen.findings.push(self.finding(FindingKind::UnknownShape, detail, document.text().as_bytes()));
+        }
+    }
+
+    /// A body that is no JSON.
+    fn page(&self, text: &str, seen: &mut Observation) {
+        use RouteClass::{Chat, ChatNtf, Cometd};
+        let expects_json = matches!(self.exchange.route.class, Chat | ChatNtf | Cometd);
+        let is_blank = text.trim().is_empty();
+        if self.failed() {
+            let clean = clean_text(text.as_bytes(), self.known, false);
+            seen.errors.push(wire::of_page(&String::from_utf8_lossy(&clean), self.asked));
+        } else if expects_json && !is_blank && self.exchange.status == 200 {
+            let clean = clean_text(text.as_bytes(), self.known, false);
+            let detail = "a body that is not JSON where an answer was expected".into();
+            seen.findings.push(self.finding(FindingKind::NotJson, detail, &clean));
+        }
+    }
+
+    fn failed(&self) -> bool {
+        self.exchange.status >= 400
+    }
+
+    fn finding(&self, kind: FindingKind, detail: String, clean: &[u8]) -> Finding {
+        wire::finding(kind, self.asked.chat_id.clone(), detail, clean, 0, self.policy)
+    }
+
+    /// What cannot be decoded cannot be scrubbed, so it is not kept: only what identifies it.
+    fn undecodable(&self, trouble: &decode::Trouble) -> Finding {
+        let body = self.exchange.body;
+        let hash = Sha256::new().chain_update(self.policy.digest_key).chain_update(body).finalize();
+        let digest: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let encoding = self.exchange.content_encoding.unwrap_or("none");
+        let detail = format!("{trouble}: {} bytes, Content-Encoding {encoding:?}, keyed digest {digest}", body.len());
+        Finding { raw_length: body.len(), ..self.finding(FindingKind::Undecodable, detail, b"") }
+    }
+}
+
+/// Whether a body may be an answer by its first bytes, and so is worth holding: on routes whose answers may be raw files.
+/// What is encoded cannot be told.
+pub fn could_be_answer(first_bytes: &[u8], content_encoding: Option<&str>) -> bool {
+    let is_encoded = content_encoding.is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity"));
+    is_encoded || first_bytes.trim_ascii_start().is_empty() || decode::starts_like_json(first_bytes)
 }

@@ -250,13 +250,6 @@ fn star_leaf(bytes: &mut [u8], place: &Range<usize>) {
     }
 }
 
-/// Stars the strings and numbers at these places of a JSON text.
-pub(super) fn star_leaves(bytes: &mut [u8], places: impl IntoIterator<Item = Range<usize>>) {
-    for place in places {
-        star_leaf(bytes, &place);
-    }
-}
-
 /// Walks forward over the escapes of JSON strings, so that a stretch can be drawn in to where none is cut.
 struct Escapes {
     /// Not inside an escape.

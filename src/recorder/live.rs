@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::memory::Generations;
 use crate::chat::{ChatId, ContentDigest, Covered, Secret};
-use crate::gms::{Attribute, ChatAnswer, Coverage, Ended};
+use crate::gms::{Attribute, ChatAnswer, Coverage, Ended, OpenedSession};
 use crate::store::{ChatRecord, Entry};
 
 /// Secrets remembered of one chat: its secureKey, and one more for each client that joined it.
@@ -53,6 +53,7 @@ pub struct LiveChats {
     chats: Generations<ChatId, LiveChat>,
     by_secure_key: Generations<ContentDigest, ChatId>,
     session_ends: Generations<(ContentDigest, ChatId), i64>,
+    opened: Generations<ContentDigest, OpenedSession>,
     /// Facts of chats that were let go before they were written.
     orphans: Vec<(ChatId, Pending)>,
     dirty: bool,
@@ -65,6 +66,7 @@ impl LiveChats {
             chats: Generations::new(chats_max),
             by_secure_key: Generations::new(chats_max),
             session_ends: Generations::new(chats_max),
+            opened: Generations::new(chats_max),
             orphans: Vec::new(),
             dirty: false,
         }
@@ -92,6 +94,20 @@ impl LiveChats {
             if !chat.secrets.contains(secret) && chat.secrets.len() < SECRETS_PER_CHAT {
                 chat.secrets.push(secret.clone());
             }
+        }
+    }
+
+    /// A CometD session asked for a chat that has no name yet.
+    pub fn opened(&mut self, opened: OpenedSession) {
+        self.opened.insert(opened.session, opened);
+    }
+
+    /// The first delivery to such a session names its chat: what was said when it was asked for is of that chat.
+    pub fn name_opened(&mut self, answer: &mut ChatAnswer) {
+        let Coverage::Session { session, .. } = answer.coverage else { return };
+        if let Some(opened) = self.opened.remove(&session) {
+            answer.attributes.extend(opened.attributes);
+            answer.is_async |= opened.is_async;
         }
     }
 

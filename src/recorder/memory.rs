@@ -33,6 +33,11 @@ impl<K: Eq + Hash + Clone, V> Generations<K, V> {
         self.young.get_mut(key)
     }
 
+    /// Takes a value out.
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        self.young.remove(key).or_else(|| self.old.remove(key))
+    }
+
     /// Puts a value in. What was let go for it is returned, for the one caller that must not lose it.
     pub fn insert(&mut self, key: K, value: V) -> HashMap<K, V> {
         self.old.remove(&key);

@@ -280,6 +280,9 @@ impl Recorder {
     pub fn observe(&self, observation: Observation, exchange: &Arc<ExchangeFacts>) -> Recorded {
         let now = now_ms();
         self.count(&observation);
+        if let Some(opened) = observation.opened {
+            self.live().opened(opened);
+        }
         let mut findings = observation.findings;
         let mut records = Vec::with_capacity(observation.chats.len());
         for answer in observation.chats {
@@ -388,6 +391,7 @@ impl Recorder {
             },
         };
         live.learn(&chat_id, &answer);
+        live.name_opened(&mut answer);
         let covered = live.covered(&chat_id, answer.coverage);
         let mut record = live.unknown(&chat_id, &mut answer, covered);
         drop(live);

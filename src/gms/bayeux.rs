@@ -1,0 +1,113 @@
+//! CometD over HTTP: an envelope of deliveries, acknowledgements and `/meta/` replies, as an array or a single object.
+//! Chat V2 is on the channels `/service/chatV2/{serviceName}`; what other channels carry is only counted.
+
+use super::body::Document;
+use super::json::{Kind, Tape, Value};
+use super::request::{CHAT_CHANNELS, Message, Request};
+use super::route::Operation;
+use super::scrub::key_digest;
+use super::wire::{self, Asked};
+use super::{ApiError, ChatAnswer, ChatKey, Coverage, ErrorFormat, Exchange, Observation, OpenedSession, Policy};
+use crate::chat::ContentDigest;
+
+/// Whether a value is an envelope or part of one.
+pub(super) fn is_envelope(root: Value<'_>) -> bool {
+    let is_message = |value: Value<'_>| value.given("channel").is_some();
+    is_message(root) || (root.kind() == Kind::Array && root.elements().all(is_message))
+}
+
+/// Reads what a CometD answer delivers.
+pub(super) fn read(
+    document: &Document<'_>,
+    request: &Request<'_>,
+    exchange: &Exchange<'_>,
+    policy: &Policy,
+    seen: &mut Observation,
+) {
+    let mut client_ids = request.messages.iter().filter_map(|message| message.client_id.as_ref());
+    let session = client_ids.next().map(|id| key_digest(&policy.digest_key, id));
+    let root = document.root();
+    let one = (root.kind() == Kind::Object).then_some(root);
+    for message in root.elements().chain(one) {
+        let channel = message.given("channel").map(Value::text_or_raw).unwrap_or_default();
+        let service = channel.strip_prefix(CHAT_CHANNELS);
+        let published = request.messages.iter().rev().find(|published| published.channel == channel);
+        let asked = Asked {
+            operation: published.and_then(|message| message.operation.as_ref()),
+            service,
+            chat_id: None,
+            form: None,
+            session,
+            is_delivery: true,
+            status: exchange.status,
+        };
+        seen.errors.extend(refusal(message, &asked));
+        match (message.given("data"), service) {
+            (Some(delivery), Some(_)) => read_delivery(delivery, document, &asked, policy, seen),
+            (Some(_), None) if !channel.starts_with("/meta/") => seen.other_deliveries += 1,
+            _ => {}
+        }
+    }
+    for message in &request.messages {
+        read_published(message, session, policy, seen);
+    }
+}
+
+/// `data` is an answer, or an answer's JSON in a string.
+fn read_delivery(
+    delivery: Value<'_>,
+    document: &Document<'_>,
+    asked: &Asked<'_>,
+    policy: &Policy,
+    seen: &mut Observation,
+) {
+    if delivery.kind() != Kind::String {
+        return wire::read(delivery, Some(document), asked, policy, seen);
+    }
+    let text = delivery.text().unwrap_or_default();
+    if let Ok(tape) = Tape::read(&text) {
+        wire::read(tape.root(&text), None, asked, policy, seen);
+    }
+}
+
+/// `{"channel":…,"successful":false,"error":"402::Unknown client"}`
+fn refusal(message: Value<'_>, asked: &Asked<'_>) -> Option<ApiError> {
+    let said = message.given("error").map(|error| error.text_or_raw().into_owned()).filter(|error| !error.is_empty());
+    let failed = message.given("successful").and_then(Value::boolean) == Some(false);
+    let channel = message.given("channel").map(|channel| channel.text_or_raw().into_owned());
+    (failed || said.is_some()).then(|| ApiError {
+        format: ErrorFormat::Bayeux,
+        detail: said.or_else(|| Some("not successful".into())),
+        operation: asked.operation.map(|operation| operation.as_str().to_owned()).or(channel),
+        ..wire::blank(asked)
+    })
+}
+
+/// What a published message says itself: attributes, and that the session is over. Its answer comes by a later poll.
+fn read_published(message: &Message<'_>, session: Option<ContentDigest>, policy: &Policy, seen: &mut Observation) {
+    seen.session_ended |= message.channel == "/meta/disconnect";
+    let Some(service) = message.service() else { return };
+    let attributes: Vec<_> = message.form.attributes(&policy.attributes).collect();
+    let named = message.form.chat_id().map(ChatKey::Id);
+    let by_key = || message.form.secure_key().map(|key| ChatKey::SecureKey(key_digest(&policy.digest_key, &key)));
+    match (&message.operation, session) {
+        (Some(Operation::RequestChat), Some(session)) => {
+            seen.opened = Some(OpenedSession { session, attributes, is_async: message.form.is_async() });
+        }
+        (Some(Operation::UpdateData), _) if !attributes.is_empty() => {
+            seen.chats.extend(named.or_else(by_key).map(|key| ChatAnswer {
+                key,
+                secure_keys: Vec::new(),
+                secrets: Vec::new(),
+                service: Some(service.to_owned()),
+                events: Vec::new(),
+                coverage: Coverage::Nothing,
+                next_position: None,
+                ended: None,
+                is_async: false,
+                attributes,
+            }));
+        }
+        _ => {}
+    }
+}

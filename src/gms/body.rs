@@ -1,0 +1,151 @@
+//! An answer's body made readable and clean: decoded, UTF-8, scrubbed, and on a tape if it is JSON. Knows which fields
+//! are secret or private, not what an answer means.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::decode::{Trouble, decode};
+use super::json::{Kind, Tape, Value};
+use super::scrub::{Scrubber, fields_in, is_secret_name, named_fields};
+use super::{Exchange, Policy};
+use crate::chat::{ChatId, Secret};
+
+/// What a body turned out to be.
+pub(super) struct Body<'a> {
+    /// What could be decoded, as it came.
+    pub bytes: Cow<'a, [u8]>,
+    /// Why that is not all.
+    pub trouble: Option<Trouble>,
+    /// The bytes as text, invalid sequences replaced.
+    pub text: Cow<'a, str>,
+    /// The bytes were no UTF-8.
+    pub is_repaired: bool,
+}
+
+impl<'a> Body<'a> {
+    /// Undoes the Content-Encoding and makes UTF-8 of it.
+    pub fn open(exchange: &Exchange<'a>, policy: &Policy) -> Self {
+        let decoded = decode(exchange.body, exchange.content_encoding, policy.decoded_bytes_max);
+        let text = match &decoded.bytes {
+            Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+            Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(bytes).into_owned()),
+        };
+        let is_repaired = text.as_bytes() != &*decoded.bytes;
+        Self { is_repaired, text, bytes: decoded.bytes, trouble: decoded.trouble }
+    }
+}
+
+/// The secrets and the public words that an exchange brings along, before its answer's own are added.
+pub(super) struct Known<'a> {
+    /// Of the request's fields.
+    pub requested: &'a [Secret],
+    /// Of the header fields of both sides.
+    pub credentials: &'a [Secret],
+    /// The chat of the path.
+    pub path_chat: Option<&'a ChatId>,
+    /// What was seen with a chat before.
+    pub of_chat: &'a dyn Fn(&ChatId) -> Vec<Secret>,
+}
+
+impl Known<'_> {
+    /// For a text that holds these secrets itself and is about these chats. The nearest come first: their number is
+    /// bounded.
+    pub fn scrubber(&self, own: &[Secret], mut chats: Vec<ChatId>) -> Scrubber {
+        chats.extend(self.path_chat.cloned());
+        chats.sort();
+        chats.dedup();
+        let known: Vec<Secret> = chats.iter().flat_map(|chat| (self.of_chat)(chat)).collect();
+        let public: Vec<&str> = chats.iter().map(ChatId::as_str).collect();
+        let all = own.iter().chain(&known).chain(self.requested).chain(self.credentials);
+        Scrubber::new(all, &public)
+    }
+}
+
+/// A JSON text, scrubbed, with its tape.
+pub(super) struct Document<'a> {
+    /// As it came: for digests of its secrets, and nothing else.
+    original: Cow<'a, str>,
+    clean: String,
+    tape: Tape,
+}
+
+impl<'a> Document<'a> {
+    /// Gives the text back if it is no JSON.
+    pub fn read(original: Cow<'a, str>, known: &Known<'_>, policy: &Policy) -> Result<Self, Cow<'a, str>> {
+        let Ok(tape) = Tape::read(&original) else { return Err(original) };
+        let places = named_fields(&original, &tape);
+        let root = tape.root(&original);
+        let scrubber = known.scrubber(&secrets_in(root), chats_in(&tape, &original));
+        let mut private = places;
+        if !policy.keep_typing_text {
+            private.extend(typing_previews(&tape, &original));
+        }
+        let mut bytes = original.as_bytes().to_vec();
+        scrubber.json(&mut bytes, &tape, private);
+        let clean = String::from_utf8(bytes).unwrap_or_else(|broken| only_ascii(broken.into_bytes()));
+        Ok(Self { original, clean, tape })
+    }
+
+    /// The outermost value, scrubbed.
+    pub fn root(&self) -> Value<'_> {
+        self.tape.root(&self.clean)
+    }
+
+    /// The text, scrubbed.
+    pub fn text(&self) -> &str {
+        &self.clean
+    }
+
+    /// The same value before it was scrubbed.
+    pub fn before_scrubbing<'d>(&'d self, value: Value<'d>) -> Value<'d> {
+        value.over(&self.original)
+    }
+}
+
+/// Stars are cut from whole characters only, so this is never needed; if it were, offsets and secrets stay safe.
+fn only_ascii(bytes: Vec<u8>) -> String {
+    bytes.into_iter().map(|byte| if byte.is_ascii() { char::from(byte) } else { '*' }).collect()
+}
+
+/// A text that is no JSON, scrubbed. `breaks_off`: a secret may be cut at its end.
+pub(super) fn clean_text(text: &[u8], known: &Known<'_>, breaks_off: bool) -> Vec<u8> {
+    let value = |place: Range<usize>| std::str::from_utf8(&text[place]).ok().and_then(Secret::new);
+    let own: Vec<Secret> = fields_in(text).into_iter().filter_map(value).collect();
+    let scrubber = known.scrubber(&own, Vec::new());
+    let mut clean = text.to_vec();
+    scrubber.text(&mut clean);
+    if breaks_off {
+        scrubber.tail(&mut clean);
+    }
+    clean
+}
+
+/// The values of the fields in a value whose names say that they are secret.
+pub(super) fn secrets_in(value: Value<'_>) -> Vec<Secret> {
+    let fields = value.all_members().filter(|(key, _)| key.text().is_some_and(|name| is_secret_name(&name)));
+    fields.flat_map(|(_, value)| value.leaves()).filter_map(|leaf| Secret::new(leaf.text_or_raw())).collect()
+}
+
+fn chats_in(tape: &Tape, text: &str) -> Vec<ChatId> {
+    let named = tape.all_members(text).filter(|(key, _)| key.is_named("chatId"));
+    named.filter_map(|(_, value)| chat_id(value)).collect()
+}
+
+/// A chatId as a body gives it.
+pub(super) fn chat_id(value: Value<'_>) -> Option<ChatId> {
+    matches!(value.kind(), Kind::String | Kind::Number).then(|| ChatId::parse(&value.text_or_raw())).flatten()
+}
+
+/// What the customer typed and did not send: the text of typing events, wherever there are messages.
+fn typing_previews(tape: &Tape, text: &str) -> Vec<Range<usize>> {
+    let transcripts = tape.all_members(text).filter(|(key, _)| key.is_named("messages"));
+    let events = transcripts.flat_map(|(_, messages)| messages.elements().chain([messages]));
+    let typing = events.filter(|event| event.members().any(|(key, value)| key.is_named("type") && is_typing(value)));
+    let texts = typing.flat_map(|event| event.members().filter(|(key, _)| key.is_named("text")));
+    texts.flat_map(|(_, text)| text.leaves()).map(Value::place).collect()
+}
+
+fn is_typing(kind: Value<'_>) -> bool {
+    let is = |name: &str| kind.text().is_some_and(|kind| kind.eq_ignore_ascii_case(name));
+    is("TypingStarted") || is("TypingStopped")
+}
