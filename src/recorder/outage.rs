@@ -21,8 +21,13 @@ pub struct Outages {
 #[derive(Debug, Default)]
 struct Log {
     current: Option<Outage>,
+    /// What is wrong now; the row keeps what it began with, and the rest as its detail.
+    latest: (String, String),
     finished: Vec<Outage>,
 }
+
+/// How long the story of an outage may get.
+const DETAIL_BYTES_MAX: usize = 2_000;
 
 /// What an outage did to one answer.
 #[derive(Debug, Clone, Copy)]
@@ -44,20 +49,27 @@ impl Outages {
     /// The present outage in words: since when (milliseconds since the epoch), reason, detail.
     pub fn current(&self) -> Option<(i64, String, String)> {
         let log = self.lock();
-        log.current.as_ref().map(|outage| (outage.started_at, outage.reason.clone(), outage.detail.clone()))
+        let (reason, detail) = log.latest.clone();
+        log.current.as_ref().map(|outage| (outage.started_at, reason, detail))
     }
 
-    /// Recording is down. True where that is news.
+    /// Recording is down. True where that is news, or its reason is.
     pub fn begin(&self, now: i64, reason: &str, detail: &str) -> bool {
         let was_down = self.down.swap(true, Ordering::AcqRel);
         let mut log = self.lock();
-        let outage = log.current.get_or_insert_with(|| Outage::begun(now, reason, detail));
-        if !was_down {
-            // What began as a slow commit or a full queue now has a better name.
-            outage.reason = reason.into();
-            outage.detail = detail.into();
+        if was_down && log.latest.0 == reason {
+            return false;
         }
-        !was_down
+        log.latest = (reason.into(), detail.into());
+        let outage = log.current.get_or_insert_with(|| Outage::begun(now, reason, ""));
+        if !was_down {
+            outage.reason = reason.into(); // what began as a slow commit or a full queue now has a better name
+        }
+        if outage.detail.len() < DETAIL_BYTES_MAX {
+            let separator = if outage.detail.is_empty() { "" } else { "; then " };
+            outage.detail = format!("{}{separator}{detail}", outage.detail);
+        }
+        true
     }
 
     /// An answer was touched, by the present outage or by one that begins with it.
