@@ -8,6 +8,10 @@ use serde::Deserialize;
 
 use crate::units;
 
+pub mod address;
+
+pub use address::NodeAddress;
+
 /// The `[proxy]` section.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -1,0 +1,134 @@
+//! The configuration: each part's own section composed into one, read from file, environment and flags, and checked
+//! once, here. Parts take their section as it is; they neither read files nor check again.
+//!
+//! Flags override the environment, which overrides the file. The environment has a variable for every option
+//! (`GMS_RECORDER_<SECTION>_<KEY>`, lists separated by commas) and short ones for the flags (`GMS_RECORDER_CONFIG`,
+//! `_LISTEN`, `_UPSTREAM`, `_DATABASE`, `_ADMIN`), which win over the long ones.
+
+mod layers;
+mod problems;
+mod sense;
+mod written;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::{admin, proxy, recorder, telemetry};
+
+use layers::Layers;
+
+pub use problems::{Origin, Problem, Problems};
+pub use sense::ROUTE_CLASSES;
+pub use written::Key;
+
+/// What the names of our environment variables begin with.
+pub const VARIABLE_PREFIX: &str = "GMS_RECORDER_";
+
+/// Names the file, where `--config` does not.
+pub const CONFIG_VARIABLE: &str = "GMS_RECORDER_CONFIG";
+
+/// Everything that can be configured, checked.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// `[proxy]`
+    pub proxy: proxy::Config,
+    /// `[recording]`
+    pub recording: recorder::Config,
+    /// `[admin]`
+    pub admin: admin::Config,
+    /// `[log]`
+    pub log: telemetry::Config,
+}
+
+/// What the command line says of the configuration, as it was written there.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--upstream`, as often as it was given; replaces the file's whole list.
+    pub upstreams: Vec<String>,
+    /// `--database`
+    pub database: Option<PathBuf>,
+    /// `--admin`
+    pub admin: Option<String>,
+}
+
+/// Where each option was set that was set at all.
+#[derive(Debug, Clone, Default)]
+pub struct Origins(BTreeMap<Key, Origin>);
+
+impl Config {
+    /// What `serve` runs under. Without a file the defaults hold.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        flags: &Flags,
+    ) -> Result<Self, Problems> {
+        Ok(Self::load_traced(file, environment, flags)?.0)
+    }
+
+    /// The same, and where each option was set.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_traced(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        flags: &Flags,
+    ) -> Result<(Self, Origins), Problems> {
+        let mut layers = Layers::lay(file, environment, flags);
+        let config = layers.config();
+        sense::check(&config, &mut layers);
+        let origins = Origins(layers.origins());
+        Problems::or(layers.into_problems())?;
+        Ok((config, origins))
+    }
+
+    /// SHA-256 of the effective configuration, in hex: two runs with the same one behaved by the same rules.
+    pub fn hash(&self) -> String {
+        Sha256::digest(self.to_toml()).iter().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").expect("a string takes all that is written to it");
+            hex
+        })
+    }
+
+    /// The effective configuration as one would write it. Reading it gives the same configuration.
+    pub fn to_toml(&self) -> String {
+        written::toml(self, |_| None)
+    }
+
+    /// The same, with a remark behind each option that is not at its default by itself: where it was set.
+    pub fn to_toml_traced(&self, origins: &Origins) -> String {
+        written::toml(self, |key| origins.0.get(&key).map(Origin::to_string))
+    }
+
+    /// Sentences about what is allowed but seldom meant.
+    pub fn warnings(&self) -> Vec<String> {
+        sense::warnings(self)
+    }
+}
+
+/// The archive that the reading commands open. They need nothing else: a file without nodes is as good.
+///
+/// # Errors
+/// What is wrong with the file's form or with `recording.database`.
+pub fn database(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<PathBuf, Problems> {
+    let mut layers = Layers::lay(file, environment, flags);
+    let config = layers.config();
+    sense::check_database(&config.recording, &mut layers);
+    Problems::or(layers.into_problems())?;
+    Ok(config.recording.database)
+}
+
+#[cfg(test)]
+mod tests;

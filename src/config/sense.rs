@@ -1,0 +1,283 @@
+//! What makes sense: values against their bounds and against each other. Each objection says what would be right.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::proxy::NodeAddress;
+use crate::{proxy, recorder, telemetry, units};
+
+use super::Config;
+use super::layers::Layers;
+
+/// The words for the APIs of a node, as `allow` and `deny` take them.
+pub const ROUTE_CLASSES: [&str; 7] = ["chat", "chat_ntf", "cometd", "email", "openmedia", "chat_v1", "other"];
+
+/// Jetty, which GMS runs on, closes a connection that was idle this long; a request sent just then is lost (R2).
+const NODE_CLOSES_AFTER: Duration = Duration::from_secs(300);
+
+/// Chat widgets give up a request after this long.
+const WIDGET_GIVES_UP_AFTER: Duration = Duration::from_secs(3);
+
+/// Each wait would end at once, or never begin.
+const ONE_MS: Duration = Duration::from_millis(1);
+
+pub(super) fn check(config: &Config, layers: &mut Layers) {
+    check_upstreams(&config.proxy.upstreams, layers);
+    check_routes(&config.proxy, layers);
+    check_origins(&config.proxy.cors_origins, layers);
+    check_proxy_bounds(&config.proxy, layers);
+    check_database(&config.recording, layers);
+    check_attributes(&config.recording.attributes, layers);
+    check_file_mode(&config.recording.file_mode, layers);
+    check_recording_bounds(&config.recording, layers);
+    check_listeners(config.proxy.listen, config.admin.listen, layers);
+    if let Err(sentence) = telemetry::parse_level(&config.log.level) {
+        layers.object("log", "level", None, sentence);
+    }
+}
+
+fn check_upstreams(upstreams: &[String], layers: &mut Layers) {
+    if upstreams.is_empty() {
+        let sentence =
+            "no GMS node is named; add --upstream http://gms:8080, or upstreams = [\"http://gms:8080\"] under [proxy]";
+        layers.object_once("proxy", "upstreams", sentence.into());
+    }
+    let mut names = Vec::new();
+    for (n, upstream) in upstreams.iter().enumerate() {
+        match NodeAddress::parse(upstream) {
+            Ok(node) if names.contains(&node.name) => {
+                let sentence = format!("two nodes are named {}; rows and metrics could not tell them apart", node.name);
+                layers.object("proxy", "upstreams", Some(n), sentence);
+            }
+            Ok(node) => names.push(node.name),
+            Err(sentence) => layers.object("proxy", "upstreams", Some(n), sentence),
+        }
+    }
+}
+
+fn check_routes(config: &proxy::Config, layers: &mut Layers) {
+    for (name, entries) in [("allow", &config.allow), ("deny", &config.deny)] {
+        for (n, entry) in entries.iter().enumerate() {
+            if !entry.starts_with('/') && !ROUTE_CLASSES.contains(&entry.as_str()) {
+                let classes = ROUTE_CLASSES.join(", ");
+                let sentence =
+                    format!("\"{entry}\" is neither a route class ({classes}) nor a path prefix that begins with /");
+                layers.object("proxy", name, Some(n), sentence);
+            } else if entry.contains(['?', '#']) {
+                layers.object("proxy", name, Some(n), format!("\"{entry}\" is no path prefix: a query takes no part"));
+            }
+        }
+    }
+    let base_path = &config.base_path;
+    let is_prefix = base_path.starts_with('/') && (base_path == "/" || !base_path.ends_with('/'));
+    if !is_prefix || base_path.contains(['?', '#']) {
+        let sentence =
+            format!("\"{base_path}\" is no path such as \"/genesys\": it begins with / and does not end with one");
+        layers.object("proxy", "base_path", None, sentence);
+    }
+}
+
+fn check_origins(origins: &[String], layers: &mut Layers) {
+    for (n, origin) in origins.iter().enumerate() {
+        if !is_origin(origin) {
+            let sentence =
+                format!("\"{origin}\" is no origin such as \"https://www.example.com\" or \"http://localhost:3000\"");
+            layers.object("proxy", "cors_origins", Some(n), sentence);
+        }
+    }
+}
+
+/// As a browser sends it (RFC 6454 section 6.2): scheme and host in lower case, a port unless it is the scheme's own.
+fn is_origin(origin: &str) -> bool {
+    let (authority, own_port) = match (origin.strip_prefix("https://"), origin.strip_prefix("http://")) {
+        (Some(authority), _) => (authority, ":443"),
+        (_, Some(authority)) => (authority, ":80"),
+        _ => return false,
+    };
+    let is_lower = !origin.bytes().any(|byte| byte.is_ascii_uppercase());
+    // The authority follows the rules of a node's, which `NodeAddress` knows.
+    let is_authority = !authority.ends_with('/') && NodeAddress::parse(&format!("http://{authority}")).is_ok();
+    is_lower && is_authority && !authority.ends_with(own_port)
+}
+
+fn check_proxy_bounds(config: &proxy::Config, layers: &mut Layers) {
+    let waits = [
+        ("node_idle_timeout", config.node_idle_timeout),
+        ("connect_timeout", config.connect_timeout),
+        ("chat_timeout", config.chat_timeout),
+        ("long_poll_timeout", config.long_poll_timeout),
+        ("other_timeout", config.other_timeout),
+        ("body_idle_timeout", config.body_idle_timeout),
+        ("header_timeout", config.header_timeout),
+    ];
+    for (name, wait) in waits {
+        at_least_one_ms("proxy", name, wait, layers);
+    }
+    within("proxy", "threads", config.threads, 0, 1_024, layers);
+    within("proxy", "connections_max", config.connections_max, 1, 1 << 20, layers);
+    within("proxy", "node_connections_max", config.node_connections_max, 1, 1 << 20, layers);
+}
+
+pub(super) fn check_database(config: &recorder::Config, layers: &mut Layers) {
+    if let Some(sentence) = wrong_database(&config.database) {
+        layers.object("recording", "database", None, sentence.into());
+    }
+}
+
+fn wrong_database(database: &Path) -> Option<&'static str> {
+    let text = database.to_string_lossy().to_ascii_lowercase();
+    if text.starts_with("postgres:") || text.starts_with("postgresql:") {
+        return Some(
+            "the archive is a SQLite file for now, and PostgreSQL is not supported; name a file such as \"transcripts.db\"",
+        );
+    }
+    if text.contains("://") || text.starts_with("sqlite:") || text.starts_with("file:") {
+        return Some("is a path and no URL; name a file such as \"/var/lib/gms-recorder/transcripts.db\"");
+    }
+    if text == ":memory:" {
+        return Some("an archive in memory would be lost with the process; name a file such as \"transcripts.db\"");
+    }
+    text.is_empty().then_some("no file is named; name one such as \"transcripts.db\"")
+}
+
+fn check_attributes(attributes: &[String], layers: &mut Layers) {
+    for (n, name) in attributes.iter().enumerate() {
+        if name.is_empty() {
+            layers.object(
+                "recording",
+                "attributes",
+                Some(n),
+                "is the name of a form field, such as \"emailAddress\"".into(),
+            );
+        } else if name.to_ascii_lowercase().contains("securekey") {
+            let sentence = format!("\"{name}\" is a secret: it lets its holder act in the chat, and is never stored");
+            layers.object("recording", "attributes", Some(n), sentence);
+        }
+    }
+}
+
+/// The owner reads and writes; others may read at most, since only one process writes.
+fn check_file_mode(mode: &str, layers: &mut Layers) {
+    let digits_fit = (3..=4).contains(&mode.len()) && mode.bytes().all(|digit| digit.is_ascii_digit());
+    let bits = if digits_fit { u32::from_str_radix(mode, 8).ok() } else { None };
+    let remedy = "\"0600\" keeps it to the owner, \"0640\" lets a group read";
+    match bits {
+        None => layers.object("recording", "file_mode", None, format!("\"{mode}\" is no octal mode; {remedy}")),
+        Some(bits) if bits & !0o644 != 0 || bits & 0o600 != 0o600 => {
+            let sentence = format!(
+                "\"{mode}\" does not fit an archive, which its owner reads and writes and others may only read; {remedy}"
+            );
+            layers.object("recording", "file_mode", None, sentence);
+        }
+        Some(_) => {}
+    }
+}
+
+fn check_recording_bounds(config: &recorder::Config, layers: &mut Layers) {
+    for (name, wait) in [
+        ("commit_wait_max", config.commit_wait_max),
+        ("quiet_after", config.quiet_after),
+        ("async_quiet_after", config.async_quiet_after),
+    ] {
+        at_least_one_ms("recording", name, wait, layers);
+    }
+    within("recording", "batch_events_max", config.batch_events_max, 1, 100_000, layers);
+    // 100 million entries take some gigabytes; 0 remembers nothing and asks the file each time.
+    within("recording", "memory_events_max", config.memory_events_max, 0, 100_000_000, layers);
+    for (name, size) in [
+        ("body_max", config.body_max),
+        ("request_bytes_max", config.request_bytes_max),
+        ("finding_bytes_max", config.finding_bytes_max),
+    ] {
+        if size < 1 << 10 {
+            let sentence = format!("{} is too little; at least 1KiB is wanted", units::format_size(size));
+            layers.object("recording", name, None, sentence);
+        }
+    }
+    let body_max = units::format_size(config.body_max);
+    if config.inspected_bytes_max < config.body_max {
+        let given = units::format_size(config.inspected_bytes_max);
+        let sentence =
+            format!("{given} cannot hold one answer of body_max = \"{body_max}\"; raise it, or lower body_max");
+        layers.object_once("recording", "inspected_bytes_max", sentence);
+    }
+    if config.queue_bytes_max < config.body_max {
+        let given = units::format_size(config.queue_bytes_max);
+        let sentence =
+            format!("{given} cannot take in one answer of body_max = \"{body_max}\"; raise it, or lower body_max");
+        layers.object_once("recording", "queue_bytes_max", sentence);
+    }
+}
+
+fn check_listeners(proxy: SocketAddr, admin: SocketAddr, layers: &mut Layers) {
+    let is_any = proxy.ip().is_unspecified() || admin.ip().is_unspecified();
+    let is_same = proxy.port() != 0 && proxy.port() == admin.port() && (is_any || proxy.ip() == admin.ip());
+    if is_same {
+        let sentence =
+            format!("{admin} is taken by proxy.listen = \"{proxy}\"; probes and metrics need a port of their own");
+        layers.object_once("admin", "listen", sentence);
+    }
+}
+
+fn at_least_one_ms(section: &str, name: &str, wait: Duration, layers: &mut Layers) {
+    if wait < ONE_MS {
+        layers.object(section, name, None, "0 would be over before it begins; at least 1ms is wanted".into());
+    }
+}
+
+fn within(section: &str, name: &str, value: usize, least: usize, most: usize, layers: &mut Layers) {
+    if !(least..=most).contains(&value) {
+        layers.object(section, name, None, format!("{value} is out of bounds: {least} to {most}"));
+    }
+}
+
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let Config { proxy, recording, .. } = config;
+    let duration = units::format_duration;
+    let mut warnings = Vec::new();
+    let mut warn = |applies, sentence| {
+        if applies {
+            warnings.push(sentence)
+        }
+    };
+    warn(
+        recording.commit_wait_max >= proxy.chat_timeout,
+        format!(
+            "recording.commit_wait_max ({}) is not below proxy.chat_timeout ({}): a slow disk looks like a dead node",
+            duration(recording.commit_wait_max),
+            duration(proxy.chat_timeout)
+        ),
+    );
+    warn(
+        proxy.chat_timeout >= WIDGET_GIVES_UP_AFTER,
+        format!(
+            "proxy.chat_timeout ({}): chat widgets give up after 3s and will not see our answer",
+            duration(proxy.chat_timeout)
+        ),
+    );
+    warn(
+        proxy.connect_timeout >= proxy.chat_timeout,
+        format!(
+            "proxy.connect_timeout ({}) is not below proxy.chat_timeout ({}): no time is left to try another node",
+            duration(proxy.connect_timeout),
+            duration(proxy.chat_timeout)
+        ),
+    );
+    warn(
+        proxy.node_idle_timeout >= NODE_CLOSES_AFTER,
+        format!(
+            "proxy.node_idle_timeout ({}): nodes close idle connections after 5m, perhaps just as a request is sent",
+            duration(proxy.node_idle_timeout)
+        ),
+    );
+    warn(
+        recording.deliver == recorder::Deliver::Immediately,
+        "recording.deliver is \"immediately\": after a crash clients may hold events that the archive does not".into(),
+    );
+    warn(
+        recording.keep_typing_text,
+        "recording.keep_typing_text: what customers typed and did not send is stored".into(),
+    );
+    warnings
+}

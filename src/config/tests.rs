@@ -1,0 +1,406 @@
+//! Rows of settings and what becomes of them.
+
+use std::fs;
+
+use super::*;
+
+const DOCUMENTED: &str = include_str!("../../config/gms-recorder.toml");
+
+/// What a configuration needs to be whole.
+const NODE: &str = "[proxy]\nupstreams = [\"http://gms\"]\n";
+
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
+fn load(text: &str, variables: Variables<'_>, flags: &Flags) -> Result<(Config, Origins), String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("test.toml");
+    fs::write(&file, text).expect("a temporary file");
+    let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let loaded = Config::load_traced(Some(&file), variables, flags);
+    let folder = format!("{}/", folder.path().display());
+    loaded.map_err(|problems| problems.to_string().replace(&folder, ""))
+}
+
+/// The settings in `text`, beside a node so that nothing else is wrong, are objected to in exactly these lines.
+#[track_caller]
+fn check(text: &str, lines: &[&str]) {
+    let said = load(text, &[("GMS_RECORDER_UPSTREAM", "http://gms")], &Flags::default()).expect_err(text);
+    assert_eq!(said.lines().collect::<Vec<_>>(), lines, "{text}");
+}
+
+#[test]
+fn the_documented_file_names_every_option_with_its_default() {
+    let documented: toml::Table = DOCUMENTED.parse().expect("the documented file is TOML");
+    let mut documented: Vec<_> = documented
+        .into_iter()
+        .flat_map(|(section, settings)| {
+            let settings = settings.as_table().expect("sections only").clone();
+            settings.into_iter().map(move |(name, value)| (format!("{section}.{name}"), value))
+        })
+        .collect();
+    let options = written::options(&Config::default());
+    let mut defaults: Vec<_> = options.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
+    documented.sort_by(|a, b| a.0.cmp(&b.0));
+    defaults.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(documented, defaults);
+}
+
+#[test]
+fn every_option_of_the_documented_file_is_explained() {
+    let mut previous = "";
+    for line in DOCUMENTED.lines() {
+        let is_option = !line.is_empty() && !line.starts_with(['#', '[']);
+        assert!(!is_option || previous.starts_with('#'), "nothing says why: {line}");
+        previous = line;
+    }
+}
+
+#[test]
+fn the_documented_file_can_be_started_with() {
+    let (config, _) = load(DOCUMENTED, &[("GMS_RECORDER_UPSTREAM", "http://gms")], &Flags::default()).expect("whole");
+    let upstreams = vec!["http://gms".to_string()];
+    let wanted = Config { proxy: proxy::Config { upstreams, ..Default::default() }, ..Default::default() };
+    assert_eq!(config.to_toml(), wanted.to_toml());
+    assert_eq!(config.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_written_reads_the_same() {
+    let text = "[proxy]\nlisten = '[::1]:80'\nupstreams = ['a=http://gms-1', 'b=http://[::1]:81']\ndeny = ['/genesys/1/']\n\
+                trusted_proxies = ['10.0.0.0/8']\nthreads = 0x10\n[recording]\ndatabase = 'a \"b\\.db'\n\
+                when_unavailable = 'refuse'\ncreate = 'never'\ndeliver = 'immediately'\nkeep_typing_text = true\n\
+                body_max = '1536KiB'\nattributes = []\n[log]\nformat = 'json'\n";
+    let (first, _) = load(text, &[], &Flags::default()).expect("right");
+    let (second, _) = load(&first.to_toml(), &[], &Flags::default()).expect("what is written can be read");
+    assert_eq!(format!("{first:?}"), format!("{second:?}"));
+    assert_eq!(first.hash(), second.hash());
+    assert_eq!(first.hash().len(), 64);
+    assert_ne!(first.hash(), Config::default().hash());
+}
+
+#[test]
+fn flags_override_the_environment_which_overrides_the_file() {
+    let file = "[proxy]\nlisten = \"127.0.0.1:1\"\nupstreams = [\"http://file\"]\n";
+    let long = ("GMS_RECORDER_PROXY_LISTEN", "127.0.0.1:2");
+    let short = ("GMS_RECORDER_LISTEN", "127.0.0.1:3");
+    let flag = Flags { listen: Some("127.0.0.1:4".into()), ..Flags::default() };
+    let rows: [(Variables<'_>, &Flags, u16, &str); 5] = [
+        (&[], &Flags::default(), 1, "test.toml:2"),
+        (&[long], &Flags::default(), 2, "GMS_RECORDER_PROXY_LISTEN"),
+        (&[short], &Flags::default(), 3, "GMS_RECORDER_LISTEN"),
+        (&[short, long], &Flags::default(), 3, "GMS_RECORDER_LISTEN"),
+        (&[long, short], &flag, 4, "--listen"),
+    ];
+    for (variables, flags, port, origin) in rows {
+        let (config, origins) = load(file, variables, flags).expect("right");
+        assert_eq!(config.proxy.listen.port(), port, "{variables:?}");
+        let written = config.to_toml_traced(&origins);
+        let line = written.lines().find(|line| line.starts_with("listen")).expect("it is written");
+        assert!(line.ends_with(origin), "{line}");
+    }
+}
+
+#[test]
+fn every_option_has_a_variable() {
+    let variables: [(&str, &str, &str); 7] = [
+        ("GMS_RECORDER_UPSTREAM", "http://a, b=http://b,", "upstreams = [\"http://a\", \"b=http://b\"]"),
+        ("GMS_RECORDER_PROXY_THREADS", "4", "threads = 4"),
+        ("GMS_RECORDER_RECORDING_WHEN_UNAVAILABLE", "refuse", "when_unavailable = \"refuse\""),
+        ("GMS_RECORDER_RECORDING_KEEP_TYPING_TEXT", "true", "keep_typing_text = true"),
+        ("GMS_RECORDER_RECORDING_ATTRIBUTES", "", "attributes = []"),
+        ("GMS_RECORDER_DATABASE", "/srv/a.db", "database = \"/srv/a.db\""),
+        ("GMS_RECORDER_ADMIN", "127.0.0.1:9", "listen = \"127.0.0.1:9\""),
+    ];
+    let given: Vec<_> = variables.iter().map(|(name, value, _)| (*name, *value)).collect();
+    let (config, _) = load("", &given, &Flags::default()).expect("right");
+    for (name, _, line) in variables {
+        assert!(config.to_toml().lines().any(|written| written == line), "{name}: {line}");
+    }
+    for (key, _) in written::options(&Config::default()) {
+        let wrong = format!("{}X", key.variable());
+        let said = load(NODE, &[(&wrong, "")], &Flags::default()).expect_err(&wrong);
+        assert_eq!(said, format!("{wrong}: unknown variable; did you mean {}?", key.variable()));
+    }
+}
+
+#[test]
+fn flags_replace_whole_lists() {
+    let flags = Flags {
+        upstreams: vec!["http://x".into(), "http://y".into()],
+        database: Some("z.db".into()),
+        admin: Some("127.0.0.1:7".into()),
+        ..Flags::default()
+    };
+    let (config, _) = load(NODE, &[], &flags).expect("right");
+    assert_eq!(config.proxy.upstreams, ["http://x", "http://y"]);
+    assert_eq!(config.recording.database, Path::new("z.db"));
+    assert_eq!(config.admin.listen.port(), 7);
+}
+
+#[test]
+fn unknown_names_are_told_with_their_nearest() {
+    check(
+        "\n[recording]\ncommit_wait_maxx = '1s'",
+        &["test.toml:3: recording.commit_wait_maxx: unknown key; did you mean commit_wait_max?"],
+    );
+    check("[proxy]\nuptreams = []", &["test.toml:2: proxy.uptreams: unknown key; did you mean upstreams?"]);
+    check("[admin]\nlisten_on = 'x'", &["test.toml:2: admin.listen_on: unknown key; did you mean listen?"]);
+    check("[log]\ncolour = true", &["test.toml:2: log.colour: unknown key; [log] has format, level"]);
+    check("[proxy]\ndatabase = 'x'", &["test.toml:2: proxy.database: unknown key; it belongs under [recording]"]);
+    check(
+        "[record]\nx = 1",
+        &["test.toml:1: record: unknown section; there are [proxy], [recording], [admin] and [log]"],
+    );
+    check("[recordings]\nx = 1", &["test.toml:1: recordings: unknown section; did you mean [recording]?"]);
+    check("database = 'x'", &["test.toml:1: database: stands in no section; it belongs under [recording]"]);
+    check("proxy = 1", &["test.toml:1: proxy: is a section: write [proxy]"]);
+    check("[[proxy]]", &["test.toml:1: proxy: is a section: write [proxy]"]);
+    check(
+        "x = 1",
+        &["test.toml:1: x: unknown key, and in no section; there are [proxy], [recording], [admin] and [log]"],
+    );
+    check(
+        "recording.x.y = 1",
+        &["test.toml:1: recording.x: unknown key; [recording] has database, file_mode, create, \
+        deliver, when_unavailable, commit_wait_max, body_max, inspected_bytes_max, request_bytes_max, finding_bytes_max, \
+        queue_bytes_max, batch_events_max, memory_events_max, attributes, keep_typing_text, quiet_after, async_quiet_after"],
+    );
+}
+
+#[test]
+fn wrong_variables_and_flags_are_told_by_name() {
+    let rows: [(Variables<'_>, &str); 7] = [
+        (&[("GMS_RECORDER_LISTN", "x")], "GMS_RECORDER_LISTN: unknown variable; did you mean GMS_RECORDER_LISTEN?"),
+        (
+            &[("GMS_RECORDER_RECORDING_FILEMODE", "0600")],
+            "GMS_RECORDER_RECORDING_FILEMODE: unknown variable; did you mean GMS_RECORDER_RECORDING_FILE_MODE?",
+        ),
+        (
+            &[("GMS_RECORDER_X", "")],
+            "GMS_RECORDER_X: unknown variable; variables are named GMS_RECORDER_<SECTION>_<KEY>, such as GMS_RECORDER_PROXY_LISTEN",
+        ),
+        (
+            &[("GMS_RECORDER_PROXY_THREADS", "many")],
+            "GMS_RECORDER_PROXY_THREADS: proxy.threads: a whole number from 0 is wanted, such as 0",
+        ),
+        (
+            &[("GMS_RECORDER_RECORDING_KEEP_TYPING_TEXT", "yes")],
+            "GMS_RECORDER_RECORDING_KEEP_TYPING_TEXT: recording.keep_typing_text: true or false is wanted",
+        ),
+        (
+            &[("GMS_RECORDER_DATABASE", "")],
+            "GMS_RECORDER_DATABASE: recording.database: no file is named; name one such as \"transcripts.db\"",
+        ),
+        (&[("GMS_RECORDER_DATABASE", "a\u{FFFD}.db")], "GMS_RECORDER_DATABASE: recording.database: is not UTF-8"),
+    ];
+    for (variables, line) in rows {
+        assert_eq!(load(NODE, variables, &Flags::default()).expect_err(line), line);
+    }
+    let flags = Flags { listen: Some("8080".into()), ..Flags::default() };
+    let line = "--listen: proxy.listen: \"8080\" cannot be read (invalid socket address syntax); \
+                wanted is an address and a port, such as \"0.0.0.0:8080\"";
+    assert_eq!(load(NODE, &[], &flags).expect_err(line), line);
+    assert!(load(NODE, &[("PATH", "/bin"), ("GMS_RECORDER_CONFIG", "x")], &Flags::default()).is_ok());
+}
+
+#[test]
+fn wrong_values_are_told_with_what_would_be_right() {
+    let rows = [
+        ("[proxy]\nlisten = 8080", "test.toml:2: proxy.listen: a text in quotes is wanted, such as \"0.0.0.0:8080\""),
+        (
+            "[admin]\nlisten = 'localhost:1'",
+            "test.toml:2: admin.listen: \"localhost:1\" cannot be read (invalid socket address syntax); wanted is an address and a port, such as \"127.0.0.1:9180\"",
+        ),
+        ("[proxy]\nthreads = -1", "test.toml:2: proxy.threads: a whole number from 0 is wanted, such as 0"),
+        ("[proxy]\nthreads = 1.5", "test.toml:2: proxy.threads: a whole number from 0 is wanted, such as 0"),
+        (
+            "[proxy]\nthreads = 99999999999999999999",
+            "test.toml:2: proxy.threads: a whole number from 0 is wanted, such as 0",
+        ),
+        ("[proxy]\nthreads = 2000", "test.toml:2: proxy.threads: 2000 is out of bounds: 0 to 1024"),
+        ("[proxy]\nconnections_max = 0", "test.toml:2: proxy.connections_max: 0 is out of bounds: 1 to 1048576"),
+        ("[proxy]\nallow = 'chat'", "test.toml:2: proxy.allow: a list of texts is wanted, such as [\"…\", \"…\"]"),
+        (
+            "[proxy]\ntrusted_proxies = [\n  '10.0.0.0/8',\n  '10.0.0.7',\n]",
+            "test.toml:4: proxy.trusted_proxies: \"10.0.0.7\" cannot be read (invalid IP address syntax); \
+             wanted is a network such as \"10.0.0.0/8\", or \"10.0.0.7/32\" for one address",
+        ),
+        (
+            "[proxy]\nchat_timeout = '2.8s'",
+            "test.toml:2: proxy.chat_timeout: \"2.8s\" is not a duration such as \"800ms\", \"2s\", \"5m\", \"1h\" or \"7d\"",
+        ),
+        (
+            "[proxy]\nchat_timeout = 3",
+            "test.toml:2: proxy.chat_timeout: a text in quotes is wanted, such as \"2800ms\"",
+        ),
+        (
+            "[proxy]\nheader_timeout = '0s'",
+            "test.toml:2: proxy.header_timeout: 0 would be over before it begins; at least 1ms is wanted",
+        ),
+        (
+            "[recording]\nbody_max = '8MB'",
+            "test.toml:2: recording.body_max: \"8MB\" is not a size such as \"512B\", \"64KiB\", \"8MiB\" or \"1GiB\"",
+        ),
+        (
+            "[recording]\nrequest_bytes_max = '0B'",
+            "test.toml:2: recording.request_bytes_max: 0B is too little; at least 1KiB is wanted",
+        ),
+        (
+            "[recording]\nwhen_unavailable = 'maybe'",
+            "test.toml:2: recording.when_unavailable: \"maybe\" cannot be chosen; there is \"pass\" or \"refuse\"",
+        ),
+        ("[recording]\nkeep_typing_text = 'yes'", "test.toml:2: recording.keep_typing_text: true or false is wanted"),
+        (
+            "[recording]\nbatch_events_max = 0",
+            "test.toml:2: recording.batch_events_max: 0 is out of bounds: 1 to 100000",
+        ),
+        (
+            "[log]\nlevel = 'inof'",
+            "test.toml:2: log.level: \"inof\" is not a level (error, warn, info, debug, trace, off) or a filter such as \"info,gms_recorder::proxy=debug\"",
+        ),
+    ];
+    for (text, line) in rows {
+        check(text, &[line]);
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_told_with_a_remedy() {
+    let classes = "chat, chat_ntf, cometd, email, openmedia, chat_v1, other";
+    let mode = "\"0600\" keeps it to the owner, \"0640\" lets a group read";
+    let rows = [
+        (
+            "[proxy]\nallow = [\"chat\",\n\"chats\"]",
+            format!("test.toml:3: proxy.allow: \"chats\" is neither a route class ({classes}) nor a path prefix that begins with /"),
+        ),
+        ("[proxy]\ndeny = ['/a?b']", "test.toml:2: proxy.deny: \"/a?b\" is no path prefix: a query takes no part".into()),
+        (
+            "[proxy]\nbase_path = '/genesys/'",
+            "test.toml:2: proxy.base_path: \"/genesys/\" is no path such as \"/genesys\": it begins with / and does not end with one".into(),
+        ),
+        (
+            "[proxy]\ncors_origins = ['https://a.example/']",
+            "test.toml:2: proxy.cors_origins: \"https://a.example/\" is no origin such as \"https://www.example.com\" or \"http://localhost:3000\"".into(),
+        ),
+        (
+            "[proxy]\nlisten = '0.0.0.0:9180'",
+            "admin.listen: 127.0.0.1:9180 is taken by proxy.listen = \"0.0.0.0:9180\"; probes and metrics need a port of their own".into(),
+        ),
+        (
+            "[recording]\ndatabase = 'postgres://db/chats'",
+            "test.toml:2: recording.database: the archive is a SQLite file for now, and PostgreSQL is not supported; name a file such as \"transcripts.db\"".into(),
+        ),
+        (
+            "[recording]\ndatabase = 'sqlite://a.db'",
+            "test.toml:2: recording.database: is a path and no URL; name a file such as \"/var/lib/gms-recorder/transcripts.db\"".into(),
+        ),
+        (
+            "[recording]\ndatabase = ':memory:'",
+            "test.toml:2: recording.database: an archive in memory would be lost with the process; name a file such as \"transcripts.db\"".into(),
+        ),
+        ("[recording]\nfile_mode = '0x600'", format!("test.toml:2: recording.file_mode: \"0x600\" is no octal mode; {mode}")),
+        ("[recording]\nfile_mode = '0689'", format!("test.toml:2: recording.file_mode: \"0689\" is no octal mode; {mode}")),
+        (
+            "[recording]\nfile_mode = '0666'",
+            format!("test.toml:2: recording.file_mode: \"0666\" does not fit an archive, which its owner reads and writes and others may only read; {mode}"),
+        ),
+        (
+            "[recording]\nbody_max = '65MiB'\nqueue_bytes_max = '1GiB'",
+            "recording.inspected_bytes_max: 64MiB cannot hold one answer of body_max = \"65MiB\"; raise it, or lower body_max".into(),
+        ),
+        (
+            "[recording]\nqueue_bytes_max = '1MiB'",
+            "test.toml:2: recording.queue_bytes_max: 1MiB cannot take in one answer of body_max = \"8MiB\"; raise it, or lower body_max".into(),
+        ),
+        (
+            "[recording]\nattributes = ['secureKey']",
+            "test.toml:2: recording.attributes: \"secureKey\" is a secret: it lets its holder act in the chat, and is never stored".into(),
+        ),
+    ];
+    for (text, line) in rows {
+        check(text, &[&line]);
+    }
+}
+
+#[test]
+fn nodes_are_checked_each_at_its_line() {
+    let text =
+        "[proxy]\nupstreams = [\n'http://a',\n'https://b',\n'http://c/x',\n'http://u:password@d',\n'http://a:80',\n]\n";
+    let said = load(text, &[], &Flags::default()).expect_err("four are wrong");
+    let lines = [
+        "test.toml:4: proxy.upstreams: TLS to nodes comes later: for now a node is reached by http:// only",
+        "test.toml:5: proxy.upstreams: a node's URL holds no path or query: requests keep their own; write http://host:port",
+        "test.toml:6: proxy.upstreams: a node's URL holds no user or password: credentials pass through from the clients",
+        "test.toml:7: proxy.upstreams: two nodes are named a:80; rows and metrics could not tell them apart",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), lines);
+    let none = "proxy.upstreams: no GMS node is named; add --upstream http://gms:8080, or upstreams = [\"http://gms:8080\"] under [proxy]";
+    assert_eq!(load("", &[], &Flags::default()).expect_err(none), none);
+    assert_eq!(load("[proxy]\nupstreams = 1", &[], &Flags::default()).expect_err("one complaint").lines().count(), 1);
+}
+
+#[test]
+fn all_problems_are_told_in_the_order_of_the_file() {
+    let text = "[recording]\ncreate = 'always'\ncreat = 1\n[proxy]\nthreads = 9999\ndeny = ['x']\n[log]\nlevel = 'x'\n";
+    let flags = Flags { admin: Some("x".into()), ..Flags::default() };
+    let said = load(text, &[("GMS_RECORDER_Y", "")], &flags).expect_err("all of it");
+    let starts = [
+        "test.toml:2: recording.create: ",
+        "test.toml:3: recording.creat: ",
+        "test.toml:5: proxy.threads: ",
+        "test.toml:6: proxy.deny: ",
+        "test.toml:8: log.level: ",
+        "GMS_RECORDER_Y: ",
+        "--admin: admin.listen: ",
+        "proxy.upstreams: ",
+    ];
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), starts.len(), "{said}");
+    for (line, start) in lines.iter().zip(starts) {
+        assert!(line.starts_with(start), "{line} does not start with {start}");
+    }
+}
+
+#[test]
+fn broken_files_are_told_by_line() {
+    for (text, line) in
+        [("[proxy]\nlisten = \n", 2), ("[proxy]\nthreads = 1\nthreads = 2\n", 3), ("[proxy\n", 1), ("\n\u{0}", 2)]
+    {
+        let said = load(text, &[("GMS_RECORDER_UPSTREAM", "http://gms")], &Flags::default()).expect_err(text);
+        assert!(said.starts_with(&format!("test.toml:{line}: ")), "{text:?}: {said}");
+    }
+    let missing = Config::load(Some(Path::new("no/such.toml")), std::iter::empty(), &Flags::default());
+    let said = missing.expect_err("there is no such file").to_string();
+    assert!(said.starts_with("no/such.toml: the configuration cannot be read: No such file"), "{said}");
+    let endless = Config::load(Some(Path::new("/dev/zero")), std::iter::empty(), &Flags::default());
+    assert!(endless.expect_err("it never ends").to_string().contains("larger than 1 MiB"));
+}
+
+#[test]
+fn what_is_seldom_meant_is_warned_of() {
+    let rows = [
+        (
+            "[recording]\ncommit_wait_max = '2800ms'",
+            "recording.commit_wait_max (2800ms) is not below proxy.chat_timeout (2800ms)",
+        ),
+        ("[proxy]\nchat_timeout = '3s'", "proxy.chat_timeout (3s): chat widgets give up"),
+        ("[proxy]\nconnect_timeout = '5s'", "proxy.connect_timeout (5s) is not below"),
+        ("[proxy]\nnode_idle_timeout = '5m'", "proxy.node_idle_timeout (5m): nodes close"),
+        ("[recording]\ndeliver = 'immediately'", "recording.deliver is \"immediately\""),
+        ("[recording]\nkeep_typing_text = true", "recording.keep_typing_text"),
+    ];
+    for (text, start) in rows {
+        let (config, _) = load(text, &[("GMS_RECORDER_UPSTREAM", "http://gms")], &Flags::default()).expect(text);
+        let warnings = config.warnings();
+        assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{text}: {warnings:?}");
+    }
+}
+
+#[test]
+fn readers_need_no_node() {
+    let variables = || [("GMS_RECORDER_DATABASE".to_string(), "a.db".to_string())].into_iter();
+    assert_eq!(database(None, variables(), &Flags::default()), Ok("a.db".into()));
+    assert_eq!(database(None, std::iter::empty(), &Flags::default()), Ok("transcripts.db".into()));
+    let flags = Flags { database: Some("postgres://x".into()), ..Flags::default() };
+    assert!(database(None, variables(), &flags).is_err());
+}

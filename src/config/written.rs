@@ -1,0 +1,208 @@
+//! A configuration as one writes it: every option by name, durations as `"800ms"`. The list of options that exist.
+//!
+//! The structs are taken apart without `..`: an option that is added to one of them does not compile until it is here.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::Value;
+
+use crate::recorder::{Create, Deliver, WhenUnavailable};
+use crate::{admin, proxy, recorder, telemetry, units};
+
+use super::Config;
+
+/// The name of an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// `proxy`, `recording`, `admin` or `log`.
+    pub section: &'static str,
+    /// The name within its section.
+    pub name: &'static str,
+}
+
+impl Key {
+    /// The environment variable that sets it.
+    pub(super) fn variable(self) -> String {
+        format!("{}{}_{}", super::VARIABLE_PREFIX, self.section, self.name).to_ascii_uppercase()
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.section, self.name)
+    }
+}
+
+/// Every option with its value, in the order in which they are documented.
+pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
+    let Config { proxy, recording, admin, log } = config;
+    let named = |section| move |(name, value)| (Key { section, name }, value);
+    let mut options: Vec<_> = proxy_options(proxy).into_iter().map(named("proxy")).collect();
+    options.extend(recording_options(recording).into_iter().map(named("recording")));
+    options.extend(admin_options(admin).into_iter().map(named("admin")));
+    options.extend(log_options(log).into_iter().map(named("log")));
+    options
+}
+
+type Named = (&'static str, Value);
+
+fn proxy_options(config: &proxy::Config) -> Vec<Named> {
+    let proxy::Config {
+        listen,
+        upstreams,
+        base_path,
+        allow,
+        deny,
+        trusted_proxies,
+        cors_origins,
+        threads,
+        connections_max,
+        node_connections_max,
+        node_idle_timeout,
+        node_retry_after,
+        connect_timeout,
+        chat_timeout,
+        long_poll_timeout,
+        other_timeout,
+        body_idle_timeout,
+        header_timeout,
+        drain_delay,
+        drain_max,
+    } = config;
+    vec![
+        ("listen", text(listen)),
+        ("upstreams", list(upstreams)),
+        ("base_path", text(base_path)),
+        ("allow", list(allow)),
+        ("deny", list(deny)),
+        ("trusted_proxies", list(trusted_proxies)),
+        ("cors_origins", list(cors_origins)),
+        ("threads", number(*threads)),
+        ("connections_max", number(*connections_max)),
+        ("node_connections_max", number(*node_connections_max)),
+        ("node_idle_timeout", duration(*node_idle_timeout)),
+        ("node_retry_after", duration(*node_retry_after)),
+        ("connect_timeout", duration(*connect_timeout)),
+        ("chat_timeout", duration(*chat_timeout)),
+        ("long_poll_timeout", duration(*long_poll_timeout)),
+        ("other_timeout", duration(*other_timeout)),
+        ("body_idle_timeout", duration(*body_idle_timeout)),
+        ("header_timeout", duration(*header_timeout)),
+        ("drain_delay", duration(*drain_delay)),
+        ("drain_max", duration(*drain_max)),
+    ]
+}
+
+fn recording_options(config: &recorder::Config) -> Vec<Named> {
+    let recorder::Config {
+        database,
+        file_mode,
+        create,
+        deliver,
+        when_unavailable,
+        commit_wait_max,
+        body_max,
+        inspected_bytes_max,
+        request_bytes_max,
+        finding_bytes_max,
+        queue_bytes_max,
+        batch_events_max,
+        memory_events_max,
+        attributes,
+        keep_typing_text,
+        quiet_after,
+        async_quiet_after,
+    } = config;
+    vec![
+        ("database", path(database)),
+        ("file_mode", text(file_mode)),
+        ("create", text(create_word(*create))),
+        ("deliver", text(deliver_word(*deliver))),
+        ("when_unavailable", text(when_unavailable_word(*when_unavailable))),
+        ("commit_wait_max", duration(*commit_wait_max)),
+        ("body_max", size(*body_max)),
+        ("inspected_bytes_max", size(*inspected_bytes_max)),
+        ("request_bytes_max", size(*request_bytes_max)),
+        ("finding_bytes_max", size(*finding_bytes_max)),
+        ("queue_bytes_max", size(*queue_bytes_max)),
+        ("batch_events_max", number(*batch_events_max)),
+        ("memory_events_max", number(*memory_events_max)),
+        ("attributes", list(attributes)),
+        ("keep_typing_text", Value::Boolean(*keep_typing_text)),
+        ("quiet_after", duration(*quiet_after)),
+        ("async_quiet_after", duration(*async_quiet_after)),
+    ]
+}
+
+fn admin_options(config: &admin::Config) -> Vec<Named> {
+    let admin::Config { listen } = config;
+    vec![("listen", text(listen))]
+}
+
+fn log_options(config: &telemetry::Config) -> Vec<Named> {
+    let telemetry::Config { format, level } = config;
+    vec![("format", text(format.as_str())), ("level", text(level))]
+}
+
+fn create_word(create: Create) -> &'static str {
+    match create {
+        Create::Missing => "missing",
+        Create::Never => "never",
+    }
+}
+
+fn deliver_word(deliver: Deliver) -> &'static str {
+    match deliver {
+        Deliver::AfterCommit => "after_commit",
+        Deliver::Immediately => "immediately",
+    }
+}
+
+fn when_unavailable_word(when_unavailable: WhenUnavailable) -> &'static str {
+    match when_unavailable {
+        WhenUnavailable::Pass => "pass",
+        WhenUnavailable::Refuse => "refuse",
+    }
+}
+
+fn text(value: impl fmt::Display) -> Value {
+    Value::String(value.to_string())
+}
+
+fn path(value: &Path) -> Value {
+    text(value.display())
+}
+
+fn list(values: &[impl fmt::Display]) -> Value {
+    Value::Array(values.iter().map(text).collect())
+}
+
+fn duration(value: Duration) -> Value {
+    text(units::format_duration(value))
+}
+
+fn size(value: usize) -> Value {
+    text(units::format_size(value))
+}
+
+fn number(value: usize) -> Value {
+    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+/// TOML, with a remark behind an option where `remark` has one.
+pub(super) fn toml(config: &Config, remark: impl Fn(Key) -> Option<String>) -> String {
+    let mut toml = String::new();
+    let mut section = "";
+    for (key, value) in options(config) {
+        if key.section != section {
+            let line_break = if section.is_empty() { "" } else { "\n" };
+            toml += &format!("{line_break}[{}]\n", key.section);
+            section = key.section;
+        }
+        let remark = remark(key).map(|remark| format!("  # {remark}")).unwrap_or_default();
+        toml += &format!("{} = {value}{remark}\n", key.name);
+    }
+    toml
+}

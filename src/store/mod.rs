@@ -1,0 +1,4 @@
+//! The only SQL: open, migrate, append, read back.
+
+pub mod inspect;
+pub mod place;
