@@ -90,8 +90,10 @@ fn tell_problems(problems: Problems, format: Format) -> io::Result<Problems> {
 
 #[derive(Debug, Serialize)]
 struct Report {
-    config: String,
+    config: serde_json::Value,
     config_hash: String,
+    #[serde(skip)]
+    toml: String,
     warnings: Vec<String>,
     routes: Vec<Passage>,
     nodes: Vec<Node>,
@@ -132,8 +134,9 @@ struct Database {
 impl Report {
     async fn of(config: &Config, origins: &Origins) -> Self {
         Self {
-            config: config.to_toml_traced(origins),
+            config: config.to_json(),
             config_hash: config.hash(),
+            toml: config.to_toml_traced(origins),
             warnings: config.warnings(),
             routes: passages(&config.proxy),
             nodes: look_at_nodes(&config.proxy.upstreams).await,
@@ -151,7 +154,7 @@ impl Report {
     }
 
     fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "# effective configuration, SHA-256 {}\n{}", self.config_hash, self.config)?;
+        writeln!(out, "# effective configuration, SHA-256 {}\n{}", self.config_hash, self.toml)?;
         writeln!(out, "# routes")?;
         let width = self.routes.iter().map(|passage| passage.route.chars().count()).max().unwrap_or(0);
         for Passage { route, passes, why } in &self.routes {
@@ -210,7 +213,8 @@ impl Node {
             node.addresses = lookup_host((address.host, address.port)).await?.collect();
             let started = Instant::now();
             TcpStream::connect(node.addresses.as_slice()).await?;
-            node.connect_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
+            // Microseconds are noise to whoever reads this.
+            node.connect_ms = Some((started.elapsed().as_secs_f64() * 10_000.0).round() / 10.0);
             io::Result::Ok(())
         };
         let outcome = timeout(NODE_WAIT, look).await;
@@ -227,11 +231,12 @@ impl Node {
     fn told(&self) -> String {
         let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
         let resolved = if addresses.is_empty() { self.authority.clone() } else { addresses.join(", ") };
-        match (&self.problem, self.connect_ms) {
-            (Some(problem), _) => format!("{resolved}  NOT REACHED: {problem}"),
-            (None, Some(ms)) => format!("{resolved}  connected in {ms:.1} ms"),
-            (None, None) => resolved,
-        }
+        let outcome = match (&self.problem, self.connect_ms) {
+            (Some(problem), _) => format!("NOT REACHED: {problem}"),
+            (None, Some(ms)) => format!("connected in {ms} ms"),
+            (None, None) => String::new(),
+        };
+        if resolved == self.name { outcome } else { format!("{resolved}  {outcome}") }
     }
 }
 
@@ -290,9 +295,9 @@ fn place_warnings(place: &Place) -> Vec<String> {
 
 impl Database {
     fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
-        let state = if self.exists { "exists" } else { "would be made" };
-        writeln!(out, "path         {}  ({state})", self.path)?;
+        writeln!(out, "path         {}", self.path)?;
         if let (Some(name), Some(free), Some(total)) = (&self.file_system, self.free_bytes, self.total_bytes) {
+            writeln!(out, "file         {}", if self.exists { "exists" } else { "would be made" })?;
             writeln!(out, "file system  {name}, {} free of {}", rounded(free), rounded(total))?;
         }
         if let Some(is_served) = self.is_served {
@@ -314,4 +319,40 @@ impl Database {
 fn rounded(bytes: u64) -> String {
     let unit = [1_u64 << 30, 1 << 20, 1 << 10].into_iter().find(|unit| bytes >= 10 * unit).unwrap_or(1);
     units::format_size(usize::try_from(bytes - bytes % unit).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_told_by_class_and_prefix() {
+        let check = |allow: &[&str], deny: &[&str], wanted: &[(&str, bool)]| {
+            let list = |entries: &[&str]| entries.iter().map(ToString::to_string).collect();
+            let config = proxy::Config { allow: list(allow), deny: list(deny), ..Default::default() };
+            let passages = passages(&config);
+            for (route, passes) in wanted {
+                let found: Vec<_> = passages.iter().filter(|passage| passage.route == *route).collect();
+                assert!(found.len() == 1 && found[0].passes == *passes, "{route} of {passages:?}");
+            }
+        };
+        check(&[], &[], &[("chat", true), ("other", true)]);
+        check(&["chat"], &[], &[("chat", true), ("chat_ntf", false), ("other", false)]);
+        check(&["chat", "email"], &["email"], &[("chat", true), ("email", false), ("other", false)]);
+        check(&[], &["other"], &[("chat", true), ("other", false)]);
+        check(
+            &["chat", "/health"],
+            &["/genesys/admin"],
+            &[("/health", true), ("/genesys/admin", false), ("other", false)],
+        );
+    }
+
+    #[test]
+    fn room_is_told_in_a_unit_that_says_something() {
+        let rows =
+            [(0, "0B"), (9_999, "9999B"), (10 << 10, "10KiB"), ((73 << 30) + 5, "73GiB"), ((5 << 30) - 1, "5119MiB")];
+        for (bytes, told) in rows {
+            assert_eq!(rounded(bytes), told);
+        }
+    }
 }

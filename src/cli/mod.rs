@@ -5,7 +5,7 @@ pub mod check;
 pub mod serve;
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,8 +20,8 @@ Exit codes:
   1  failed: what was asked for could not be done, or was not found
   2  wrong usage or configuration: nothing was done
 
-Every option of the configuration has a variable too: GMS_RECORDER_<SECTION>_<KEY>, such as
-GMS_RECORDER_RECORDING_WHEN_UNAVAILABLE=refuse. Flags override variables, variables override the file.
+Every option of the configuration has an environment variable, GMS_RECORDER_<SECTION>_<KEY>:
+GMS_RECORDER_RECORDING_WHEN_UNAVAILABLE=refuse. Flags override variables, variables the file.
 
 Example:
   gms-recorder serve --upstream http://gms:8080      record into ./transcripts.db";
@@ -79,8 +79,10 @@ impl Common {
         config::database(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
     }
 
+    /// An empty variable names none: that is how compose files and units unset one.
     fn config_file(&self) -> Option<PathBuf> {
-        self.config.clone().or_else(|| std::env::var_os(CONFIG_VARIABLE).map(PathBuf::from))
+        let variable = || std::env::var_os(CONFIG_VARIABLE).filter(|file| !file.is_empty());
+        self.config.clone().or_else(|| variable().map(PathBuf::from))
     }
 
     fn flags(&self, args: &serve::Args) -> Flags {
@@ -114,7 +116,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// Runs a command that needs one thread only.
-fn wait_for<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+fn wait_for(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let outcome = runtime.block_on(command);
     // A name server that does not answer would otherwise keep the process after its last word.
@@ -127,7 +129,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS; // whoever read our output (`head`, a pager) has enough
     }
-    eprint!("{}", told(error));
+    // Nobody is left to be told that stderr is closed.
+    let _ = write!(io::stderr(), "{}", told(error));
     ExitCode::from(exit_code(error))
 }
 

@@ -6,7 +6,7 @@ use super::Common;
 
 const EXAMPLE: &str = "\
 Example:
-  gms-recorder serve --upstream http://gms-1:8080 --upstream http://gms-2:8080 --database /var/lib/gms-recorder/transcripts.db";
+  gms-recorder serve --upstream http://gms-1:8080 --upstream http://gms-2:8080";
 
 /// The flags of `serve`.
 #[derive(Debug, Clone, Default, clap::Args)]

@@ -194,7 +194,8 @@ impl Layers {
     }
 
     fn lay_variables(&mut self, variables: impl Iterator<Item = (String, String)>) {
-        let mut ours: Vec<_> = variables.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)).collect();
+        let is_ours = |name: &str, value: &str| name.starts_with(VARIABLE_PREFIX) && !is_service_link(name, value);
+        let mut ours: Vec<_> = variables.filter(|(name, value)| is_ours(name, value)).collect();
         // The short ones last: they win over the long ones.
         ours.sort_by_key(|(name, _)| (SHORT_VARIABLES.iter().any(|(short, ..)| short == name), name.clone()));
         for (name, value) in ours {
@@ -298,6 +299,16 @@ fn plain(value: &DeValue<'_>) -> Value {
         DeValue::Table(_) => Value::Table(Table::new()),
         DeValue::Float(_) | DeValue::Datetime(_) => Value::Float(f64::NAN),
     }
+}
+
+/// Kubernetes gives every container variables for each Service of its namespace, and a Service of ours is likely named
+/// `gms-recorder`: `GMS_RECORDER_SERVICE_HOST`, `GMS_RECORDER_PORT=tcp://10.0.0.1:80`, `GMS_RECORDER_PORT_80_TCP_ADDR`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let names_port = |part: &str| part.starts_with(|digit: char| digit.is_ascii_digit());
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT") && value.contains("://")
+        || name.split("_PORT_").skip(1).any(names_port)
 }
 
 /// A variable holds text only; the option's default says what it stands for. A list is separated by commas.

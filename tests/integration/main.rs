@@ -1,1 +1,3 @@
+//! The whole program from outside: one file a concern.
 
+mod cli;
