@@ -84,7 +84,9 @@ impl Config {
     ) -> Result<(Self, Origins), Problems> {
         let mut layers = Layers::lay(file, environment, flags);
         let config = layers.config();
-        sense::check(&config, &mut layers);
+        if layers.is_file_read() {
+            sense::check(&config, &mut layers);
+        }
         let origins = Origins(layers.origins());
         Problems::or(layers.into_problems())?;
         Ok((config, origins))

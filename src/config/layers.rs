@@ -48,12 +48,18 @@ pub(super) struct Layers {
     known: Vec<(Key, Value)>,
     settings: BTreeMap<Key, Setting>,
     problems: Vec<Problem>,
+    is_file_read: bool,
 }
 
 impl Layers {
     /// Later layers win: file, then environment, then flags.
     pub(super) fn lay(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>, flags: &Flags) -> Self {
-        let mut layers = Self { known: options(&Config::default()), settings: BTreeMap::new(), problems: Vec::new() };
+        let mut layers = Self {
+            known: options(&Config::default()),
+            settings: BTreeMap::new(),
+            problems: Vec::new(),
+            is_file_read: file.is_none(),
+        };
         if let Some(file) = file {
             layers.lay_file(file);
         }
@@ -92,6 +98,11 @@ impl Layers {
     /// Where each option was set that was.
     pub(super) fn origins(&self) -> BTreeMap<Key, Origin> {
         self.settings.iter().map(|(key, setting)| (*key, setting.origin.clone())).collect()
+    }
+
+    /// False for a file that is missing or no TOML: what it would have set is unknown, and nothing follows from that.
+    pub(super) fn is_file_read(&self) -> bool {
+        self.is_file_read
     }
 
     /// What is wrong so far.
@@ -133,10 +144,14 @@ impl Layers {
     fn lay_text(&mut self, path: &str, text: &str) {
         let at = |offset: usize| Origin::File { path: path.into(), line: line_of(text, offset) };
         let (table, errors) = DeTable::parse_recoverable(text);
-        for error in errors {
+        for error in &errors {
             let origin = error.span().map(|span| at(span.start));
             self.problems.push(Problem { origin, key: None, sentence: error.message().replace('\n', ", ") });
         }
+        if !errors.is_empty() {
+            return; // what could still be read of it would be half of what was meant
+        }
+        self.is_file_read = true;
         for (section, content) in table.get_ref() {
             match content.get_ref() {
                 DeValue::Table(settings) => {

@@ -382,11 +382,19 @@ fn all_problems_are_told_in_the_order_of_the_file() {
 
 #[test]
 fn broken_files_are_told_by_line() {
-    for (text, line) in
-        [("[proxy]\nlisten = \n", 2), ("[proxy]\nthreads = 1\nthreads = 2\n", 3), ("[proxy\n", 1), ("\n\u{0}", 2)]
-    {
-        let said = load(text, &[("GMS_RECORDER_UPSTREAM", "http://gms")], &Flags::default()).expect_err(text);
-        assert!(said.starts_with(&format!("test.toml:{line}: ")), "{text:?}: {said}");
+    let rows: [(&str, &[usize]); 5] = [
+        ("[proxy]\nlisten = \n", &[2]),
+        ("[proxy]\nthreads = 1\nthreads = 2\n", &[3]),
+        ("[proxy\n", &[1]),
+        ("\n\u{0}", &[2, 2]),
+        ("[proxy]\nlisten = \nthreads = \n[log\nformat = 'x'", &[2, 3, 4]),
+    ];
+    for (text, lines) in rows {
+        let said = load(text, &[], &Flags::default()).expect_err(text);
+        assert_eq!(said.lines().count(), lines.len(), "nothing else follows: {said}");
+        for (said, line) in said.lines().zip(lines) {
+            assert!(said.starts_with(&format!("test.toml:{line}: ")), "{text:?}: {said}");
+        }
     }
     let missing = Config::load(Some(Path::new("no/such.toml")), std::iter::empty(), &Flags::default());
     let said = missing.expect_err("there is no such file").to_string();
