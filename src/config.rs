@@ -84,7 +84,9 @@ impl Config {
     ) -> Result<(Self, Origins), Problems> {
         let mut layers = Layers::lay(file, environment, flags);
         let config = layers.config();
-        sense::check(&config, &mut layers);
+        if layers.is_file_read() {
+            sense::check(&config, &mut layers);
+        }
         let origins = Origins(layers.origins());
         Problems::or(layers.into_problems())?;
         Ok((config, origins))
@@ -103,9 +105,19 @@ impl Config {
         written::toml(self, |_| None)
     }
 
-    /// The same, with a remark behind each option that is not at its default by itself: where it was set.
+    /// The same, with a remark behind each option that was set: where.
     pub fn to_toml_traced(&self, origins: &Origins) -> String {
         written::toml(self, |key| origins.0.get(&key).map(Origin::to_string))
+    }
+
+    /// The effective configuration for programs: an object a section, values as in TOML.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut sections = serde_json::Map::new();
+        for (key, value) in written::options(self) {
+            let section = sections.entry(key.section).or_insert_with(|| serde_json::json!({}));
+            section[key.name] = serde_json::json!(value);
+        }
+        sections.into()
     }
 
     /// Sentences about what is allowed but seldom meant.

@@ -44,7 +44,7 @@ pub fn format_size(bytes: usize) -> String {
 }
 
 fn exact(amount: u64, units: &[(&str, u64)]) -> String {
-    let fits = |(_, factor): &&(&str, u64)| amount >= *factor && amount % factor == 0;
+    let fits = |(_, factor): &&(&str, u64)| amount >= *factor && amount.is_multiple_of(*factor);
     let (name, factor) = units.iter().rev().find(fits).unwrap_or(&units[0]);
     format!("{}{name}", amount / factor)
 }

@@ -2,13 +2,19 @@
 
 use std::path::Path;
 
-use super::output::{self, Cell, Format, Ink, Look, Output, Table, shown};
+use super::output::{self, Cell, Format, Ink, Look, Output, Table, counted, shown};
 use super::scope::{Customers, Scope};
 use super::when::{self, Clock};
 use crate::store::read::{self, Archive, Chat};
 
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder chats --since 7d --status incomplete";
+
 /// List the chats of the archive, the last seen first.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
 pub struct Args {
     #[command(flatten)]
     scope: Scope,
@@ -110,7 +116,7 @@ fn end(output: &mut Output<'_>, is_cut: bool, limit: u32, is_empty: bool) -> any
 
 fn row(chat: &Chat, customer: Option<&str>, clock: &Clock) -> Vec<String> {
     let status = match chat.status.as_str() {
-        "incomplete" => Ink::Yellow.on(&format!("incomplete, {}", holes(chat.holes))),
+        "incomplete" => Ink::Yellow.on(&format!("incomplete, {}", counted(chat.holes, "hole"))),
         status => shown(status),
     };
     let errors = if chat.errors > 0 { Ink::Red.on(&chat.errors.to_string()) } else { "0".into() };
@@ -125,11 +131,6 @@ fn row(chat: &Chat, customer: Option<&str>, clock: &Clock) -> Vec<String> {
         errors,
         status,
     ]
-}
-
-/// `1 hole`, `2 holes`.
-pub(super) fn holes(count: i64) -> String {
-    format!("{count} hole{}", if count == 1 { "" } else { "s" })
 }
 
 fn record(chat: &Chat, customer: Option<String>) -> [Cell; NAMES.len()] {
@@ -151,4 +152,81 @@ fn record(chat: &Chat, customer: Option<String>) -> [Cell; NAMES.len()] {
         chat.last_seen_at.into(),
         chat.ended_at.into(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::captured;
+    use crate::store::read::fixture::Fixture;
+
+    async fn printed(args: Args, format: Format, archive: &Fixture) -> String {
+        captured(format, 120, async |output| print(&args, &archive.path, &Clock::berlin(), output).await)
+            .await
+            .expect("printed")
+    }
+
+    fn all() -> Args {
+        Args { scope: Scope::default(), status: None, limit: 100, look: Look::default() }
+    }
+
+    fn who(text: &str) -> Args {
+        Args { scope: Scope { who: Some(text.into()), ..Scope::default() }, ..all() }
+    }
+
+    #[tokio::test]
+    async fn chats_are_listed_for_eyes() {
+        let wanted = "\
+chat  started                  last seen  service  customer                 messages  agents  errors  status
+c2    2026-11-23 14:03 +01:00  14:11      sales    Åsa Berg                        3               1  incomplete, 1 hole
+c1    2026-11-23 14:00 +01:00  14:09      support  Anna <anna@example.com>         3  Max          3  complete
+c3    2026-11-21 23:26 +01:00  23:26                                               1               0  unfinished
+";
+        assert_eq!(printed(all(), Format::Text, &Fixture::example().await).await, wanted);
+    }
+
+    #[tokio::test]
+    async fn filters_choose() {
+        let archive = Fixture::example().await;
+        let at = |at: &str| Args { scope: Scope { at: Some(at.into()), ..Scope::default() }, ..all() };
+        let rows: [(Args, &[&str]); 15] = [
+            (all(), &["c2", "c1", "c3"]),
+            (Args { limit: 2, ..all() }, &["c2", "c1"]),
+            (Args { status: Some("complete".into()), ..all() }, &["c1"]),
+            (Args { status: Some("open".into()), ..all() }, &[]),
+            (who("ANNA@Example.com"), &["c1"]),
+            (who("anna"), &["c1"]),
+            (who("åsa"), &["c2"]),
+            (who("ÅSA"), &["c2"]),
+            (who("a_100%"), &["c2"]),
+            (who("A_1"), &["c2"]),
+            (who("axb"), &[]),
+            (who("c3"), &["c3"]),
+            (at("14:11"), &["c2", "c1"]),
+            (at("14:20"), &[]),
+            (Args { scope: Scope { since: Some("1h".into()), ..Scope::default() }, ..all() }, &["c2", "c1"]),
+        ];
+        for (args, wanted) in rows {
+            let case = format!("{args:?}");
+            let json = printed(args, Format::Json, &archive).await;
+            let ids = json
+                .lines()
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an object")["chat_id"].clone());
+            assert_eq!(ids.collect::<Vec<_>>(), wanted, "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn long_lists_are_read_in_pages_and_cut_where_asked() {
+        let rows = (1..=450).map(|n| format!("('x{n:03}', NULL, {}, {}, NULL, NULL, NULL, 0, NULL)", n / 2, n / 2));
+        let archive = Fixture::with(&format!("INSERT INTO chats VALUES {}", rows.collect::<Vec<_>>().join(","))).await;
+        for (limit, wanted) in [(1, 1), (199, 199), (200, 200), (201, 201), (400, 400), (450, 450), (1_000, 450)] {
+            let csv = printed(Args { limit, ..all() }, Format::Csv, &archive).await;
+            let mut ids: Vec<_> = csv.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
+            ids.dedup();
+            assert_eq!(ids.len(), wanted, "--limit {limit}");
+            let text = printed(Args { limit, ..all() }, Format::Text, &archive).await;
+            assert_eq!(text.contains("are shown"), limit < 450, "--limit {limit}");
+        }
+    }
 }

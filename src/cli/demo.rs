@@ -24,6 +24,7 @@ const SERVICE: &str = "customer-support";
 /// Flags of `demo`.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Example:\n  gms-recorder demo")]
+#[group(skip)]
 pub struct Args {}
 
 /// Plays the conversation and shows what was kept of it.
@@ -37,7 +38,13 @@ pub async fn run(_: Args, database: Option<PathBuf>) -> anyhow::Result<()> {
     };
     let agent = AgentScript {
         nickname: "Tom".into(),
-        replies: ["Hello! You said: {text}", "I am back, with your order before me.", "It left our house this morning."].map(String::from).into(),
+        replies: [
+            "Hello! You said: {text}",
+            "I am back, with your order before me.",
+            "It left our house this morning.",
+        ]
+        .map(String::from)
+        .into(),
         rejoins_every: 1,
         hidden_every: 0,
         ..AgentScript::default()
@@ -55,11 +62,12 @@ pub async fn run(_: Args, database: Option<PathBuf>) -> anyhow::Result<()> {
     println!("\n── the error, as audited ──\n");
     errors::run(errors::Args::of_chat(&chat_id), &database).await?;
     let database = database.display();
+    let program = std::env::args().next().unwrap_or_else(|| "gms-recorder".into());
     println!("\n── look for yourself ──\n");
     println!("  sqlite3 -readonly {database} 'SELECT at, who, type, text FROM transcript'");
-    println!("  gms-recorder chats --database {database}");
-    println!("  gms-recorder transcript {chat_id} --errors --database {database}");
-    println!("  gms-recorder sql 'SELECT * FROM completeness' --database {database}");
+    println!("  {program} chats --database {database}");
+    println!("  {program} transcript {chat_id} --errors --database {database}");
+    println!("  {program} sql 'SELECT * FROM completeness' --database {database}");
     Ok(())
 }
 
@@ -84,7 +92,8 @@ fn config(simulator: &Simulator, database: &Path) -> anyhow::Result<Config> {
 async fn converse(proxy: SocketAddr, simulator: &Simulator) -> anyhow::Result<String> {
     let mut customer = Customer::connect(proxy).await?;
     let opened = customer.ask("", "nickname=Anna&emailAddress=anna%40example.com&subject=My+order").await?;
-    let text = |name: &str| opened[name].as_str().map(String::from).with_context(|| format!("the answer has no {name}"));
+    let text =
+        |name: &str| opened[name].as_str().map(String::from).with_context(|| format!("the answer has no {name}"));
     let (chat_id, key) = (text("chatId")?, text("secureKey")?);
     let path = |operation: &str| format!("/{chat_id}/{operation}");
     let form = |more: &str| format!("secureKey={key}&{more}");
@@ -125,7 +134,11 @@ impl Customer {
         let operation = path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("requestChat");
         let events = answer["messages"].as_array().map_or(0, Vec::len);
         let error = answer["errors"].get(0).map(|error| format!(", error {}", error["code"])).unwrap_or_default();
-        println!("  {operation:<12} HTTP {}, statusCode {}, {events} events{error}", head.status.as_u16(), answer["statusCode"]);
+        println!(
+            "  {operation:<12} HTTP {}, statusCode {}, {events} events{error}",
+            head.status.as_u16(),
+            answer["statusCode"]
+        );
         if !head.status.is_success() {
             bail!("{operation} was answered with {}", head.status);
         }

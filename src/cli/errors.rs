@@ -8,10 +8,16 @@ use super::scope::{Customers, Scope};
 use super::when::{self, Clock};
 use crate::store::read::{self, ApiError, Archive};
 
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder errors --at 14:02 --window 5m --who anna@example.com";
+
 /// List the errors that clients were given, the newest first, each with what to do about it.
 ///
 /// Requests that never got a chat (a refused requestChat) have no customer: leave out --who to see them.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
 pub struct Args {
     #[command(flatten)]
     scope: Scope,
@@ -29,6 +35,13 @@ pub struct Args {
     limit: u32,
     #[command(flatten)]
     look: Look,
+}
+
+impl Args {
+    /// The errors of one chat, in text.
+    pub fn of_chat(chat_id: &str) -> Self {
+        Self { chat: Some(chat_id.into()), limit: 100, ..Self::default() }
+    }
 }
 
 /// Runs the command.
@@ -267,4 +280,116 @@ pub(super) fn record(error: &ApiError, customer: Option<String>) -> [Cell; NAMES
         error.last_observed_at.into(),
         error.run_id.into(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::captured;
+    use crate::store::read::fixture::Fixture;
+
+    async fn printed(args: Args, format: Format) -> String {
+        let archive = Fixture::example().await;
+        captured(format, 80, async |output| print(&args, &archive.path, &Clock::berlin(), output).await)
+            .await
+            .expect("printed")
+    }
+
+    fn all() -> Args {
+        Args { limit: 100, ..Args::default() }
+    }
+
+    fn scope(at: Option<&str>, who: Option<&str>) -> Scope {
+        Scope { at: at.map(str::to_owned), who: who.map(str::to_owned), ..Scope::default() }
+    }
+
+    #[tokio::test]
+    async fn the_customers_error_ends_with_what_to_do() {
+        let args = Args { scope: scope(Some("14:02"), Some("ANNA@example.com")), ..all() };
+        let wanted = "2026-11-23 14:02:05 +01:00  HTTP 200, statusCode 2, code 249
+  means     the Media Server could not execute the request
+  advice    Media server was not able to execute request. referenceId[10016629]
+  chat      c1, customer Anna <anna@example.com>
+  request   file, on service support, at node gms-3, alias 117, from client
+            10.1.2.3, after 31 ms
+  repeated  3 times, last at 14:02:35
+  do        search 10016629 in the GMS log of node gms-3; look into the Chat
+            Server
+
+";
+        assert_eq!(printed(args, Format::Text).await, wanted);
+    }
+
+    #[tokio::test]
+    async fn filters_choose_the_newest_first() {
+        let rows: [(Args, &[i64]); 11] = [
+            (all(), &[2, 1, 3]),
+            (Args { limit: 1, ..all() }, &[2]),
+            (Args { code: Some(249), ..all() }, &[1]),
+            (Args { node: Some("gms-1".into()), ..all() }, &[2, 3]),
+            (Args { chat: Some("c2".into()), ..all() }, &[2]),
+            (Args { scope: scope(None, Some("c1")), chat: Some("c2".into()), ..all() }, &[]),
+            (Args { scope: scope(None, Some("anna")), ..all() }, &[1]),
+            (Args { scope: scope(None, Some("nobody")), ..all() }, &[]),
+            (Args { scope: scope(Some("14:05"), None), ..all() }, &[2, 1]),
+            (Args { scope: scope(Some("14:20"), None), ..all() }, &[]),
+            (Args { scope: Scope { since: Some("1h".into()), ..Scope::default() }, ..all() }, &[2, 1]),
+        ];
+        for (args, wanted) in rows {
+            let case = format!("{args:?}");
+            let json = printed(args, Format::Json).await;
+            let ids = json
+                .lines()
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an object")["id"].clone());
+            assert_eq!(ids.collect::<Vec<_>>(), wanted, "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_left_out_is_said() {
+        let cut = printed(Args { limit: 1, ..all() }, Format::Text).await;
+        assert!(cut.contains("only the newest 1 are shown"), "{cut}");
+        let none = printed(Args { code: Some(1), ..all() }, Format::Text).await;
+        assert_eq!(none, "no such errors\n");
+        let nobody = printed(Args { scope: scope(None, Some("nobody")), ..all() }, Format::Text).await;
+        assert!(nobody.contains("try without --who"), "{nobody}");
+    }
+
+    #[tokio::test]
+    async fn csv_has_the_header_and_a_line_each() {
+        let csv = printed(all(), Format::Csv).await;
+        assert!(csv.starts_with("id,at,last_at,repeats,"), "{csv}");
+        assert_eq!(csv.matches("\r\n").count(), 4);
+    }
+
+    #[test]
+    fn every_error_has_something_to_do() {
+        let of = |origin: &str, class: &str| ApiError {
+            origin: origin.into(),
+            class: class.into(),
+            node: Some("gms-3".into()),
+            ..ApiError::default()
+        };
+        let rows = [
+            (
+                ApiError { reference_id: Some("7".into()), ..of("gms", "unexpected") },
+                "search 7 in the GMS log of node gms-3",
+            ),
+            (ApiError { remedy: Some("turn it off and on".into()), ..of("gms", "limit") }, "turn it off and on"),
+            (of("client", "transport"), "whether node gms-3 was slow"),
+            (of("proxy", "transport"), "reachable from the recorder"),
+            (of("gms", "missing"), "send the field that is missing"),
+            (of("gms", "invalid"), "send a valid value"),
+            (of("gms", "limit"), "keep to the limit"),
+            (of("gms", "not_found"), "of this session"),
+            (of("chat_server", "media_server"), "Chat Server's log"),
+            (of("gms", "some class of tomorrow"), "GMS log of node gms-3"),
+            (ApiError { node: Some("g\u{1b}".into()), ..of("gms", "unknown") }, "node g␛"),
+            (ApiError { node: None, ..of("gms", "unknown") }, "the GMS node"),
+        ];
+        for (error, wanted) in rows {
+            let text = output::without_ink(&remedy(&error));
+            assert!(text.contains(wanted), "{text}");
+        }
+    }
 }

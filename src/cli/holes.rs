@@ -3,13 +3,19 @@
 use std::io;
 use std::path::Path;
 
-use super::output::{self, Cell, Format, Ink, Look, Output, labelled, shown};
+use super::output::{self, Cell, Format, Ink, Look, Output, counted, labelled, shown};
 use super::scope::{Customers, Scope};
 use super::when::{self, Clock};
 use crate::store::read::{self, Archive, Hole, Interruption};
 
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder holes --since 30d";
+
 /// List the chats whose transcript has holes: positions that no answer through this recorder covered.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
 pub struct Args {
     #[command(flatten)]
     scope: Scope,
@@ -85,10 +91,8 @@ async fn end(
     match (is_empty, is_cut) {
         (true, _) if is_filtered => output.note("no holes in the chats asked for")?,
         (true, _) => {
-            let chats = archive.totals().await?.chats;
-            output.note(&format!(
-                "no holes: all {chats} chats are covered, as delivered to the clients behind this recorder"
-            ))?;
+            let chats = counted(archive.totals().await?.chats, "chat");
+            output.note(&format!("no holes: {chats} covered, as delivered to the clients behind this recorder"))?;
         }
         (_, true) => {
             let limit = args.limit;
@@ -125,8 +129,9 @@ fn heading(hole: &Hole, customer: Option<&str>, clock: &Clock, output: &mut Outp
 
 fn explanations(why: &[&Interruption], hole: &Hole, clock: &Clock, output: &mut Output<'_>) -> io::Result<()> {
     if why.is_empty() {
-        let text = "nothing recorded here: the clients may have asked for no transcript, or by another route";
-        return labelled(output, "explained by", text).and(Ok(()));
+        let text =
+            "no outage and no restart at that time: the clients may have asked for no transcript, or by another route";
+        return labelled(output, "see", text);
     }
     for interruption in why {
         let time = match interruption.to {
@@ -177,4 +182,96 @@ fn record(hole: &Hole, customer: Option<String>, why: &[&Interruption]) -> [Cell
         output::json_array(&objects),
         (hole.ground.next - hole.ground.from).into(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::captured;
+    use crate::store::read::fixture::Fixture;
+
+    async fn printed(args: Args, format: Format, archive: &Fixture) -> String {
+        captured(format, 100, async |output| print(&args, &archive.path, &Clock::berlin(), output).await)
+            .await
+            .expect("printed")
+    }
+
+    fn all() -> Args {
+        Args { limit: 100, ..Args::default() }
+    }
+
+    #[tokio::test]
+    async fn holes_are_listed_with_what_may_explain_them() {
+        let wanted = "\
+c2  2026-11-23 14:03:20 +01:00 to 14:11:40  incomplete
+  of        sales, Åsa Berg
+  see       the recorder died, 2026-11-23 14:11:40 +01:00 to 14:20:00
+  see       the disk was full (SQLITE_FULL), 2026-11-23 14:05:00 +01:00 to 14:06:00, which names this chat
+            not covered: 6 to 9
+";
+        assert_eq!(printed(all(), Format::Text, &Fixture::example().await).await, wanted);
+    }
+
+    #[tokio::test]
+    async fn records_say_the_same() {
+        let json = printed(all(), Format::Json, &Fixture::example().await).await;
+        let hole: serde_json::Value = serde_json::from_str(&json).expect("one object");
+        assert_eq!((&hole["from"], &hole["to"], &hole["positions"]), (&6.into(), &9.into(), &4.into()));
+        assert_eq!(hole["explained_by"][1]["names_chat"], true);
+        assert_eq!(hole["explained_by"][0]["names_chat"], false);
+    }
+
+    #[tokio::test]
+    async fn every_hole_of_a_chat_is_found_and_none_is_said_too() {
+        let none = Fixture::with("INSERT INTO chats VALUES ('c', NULL, 1, 2, NULL, NULL, NULL, 0, NULL)").await;
+        assert!(printed(all(), Format::Text, &none).await.starts_with("no holes: 1 chat covered"));
+        let who = Args { scope: Scope { who: Some("x".into()), ..Scope::default() }, ..all() };
+        assert_eq!(printed(who, Format::Text, &none).await, "no holes in the chats asked for\n");
+
+        // (rows of coverage, nextPosition) to holes: before, between, after; overlapping and touching rows make none.
+        let rows: [(&[(i64, i64)], i64, &[(i64, i64)]); 6] = [
+            (&[], 1, &[]),
+            (&[], 4, &[(1, 3)]),
+            (&[(3, 5)], 5, &[(1, 2)]),
+            (&[(1, 3), (3, 5), (2, 4)], 5, &[]),
+            (&[(1, 9), (2, 3), (12, 14)], 14, &[(9, 11)]),
+            (&[(1, 2), (4, 5), (7, 8)], 10, &[(2, 3), (5, 6), (8, 9)]),
+        ];
+        for (coverage, next, wanted) in rows {
+            let stretches = coverage
+                .iter()
+                .map(|(from, next)| format!("INSERT INTO coverage VALUES ('c', {from}, {next}, 'n', 1, 1);"));
+            let chat = format!("INSERT INTO chats VALUES ('c', NULL, 1, 2, NULL, NULL, {next}, 0, NULL);");
+            let archive = Fixture::with(&format!("{chat}{}", stretches.collect::<String>())).await;
+            let json = printed(all(), Format::Json, &archive).await;
+            let objects = json.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an object"));
+            let found: Vec<_> = objects.map(|hole| (hole["from"].as_i64(), hole["to"].as_i64())).collect();
+            let wanted: Vec<_> = wanted.iter().map(|(from, to)| (Some(*from), Some(*to))).collect();
+            assert_eq!(found, wanted, "{coverage:?} to {next}");
+        }
+    }
+
+    #[test]
+    fn only_what_overlaps_a_chats_life_may_explain_its_holes() {
+        let hole = Hole {
+            chat_id: "c".into(),
+            ground: read::Stretch { from: 1, next: 2 },
+            service: None,
+            first_seen_at: 100_000,
+            last_seen_at: 200_000,
+            status: "incomplete".into(),
+        };
+        let rows = [
+            (0, Some(99_999), false),
+            (0, Some(100_000), true),
+            (150_000, Some(160_000), true),
+            (150_000, None, true),
+            (200_000 + SLACK_MS, None, true),
+            (200_001 + SLACK_MS, None, false),
+        ];
+        for (from, to, wanted) in rows {
+            let interruption = Interruption { from, to, why: String::new(), detail: None, chat_ids: "[]".into() };
+            assert_eq!(may_explain(&interruption, &hole), wanted, "{from} to {to:?}");
+        }
+    }
 }

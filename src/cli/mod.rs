@@ -1,13 +1,289 @@
-//! The command line: one file a command.
+//! The command line: one file a command. Each takes its own `Args` and returns what went wrong; how that is told and
+//! which exit code it gets is decided here, once. Results go to stdout, logs and errors to stderr.
 
 pub mod output;
 pub mod when;
 pub mod scope;
+pub mod serve;
+pub mod check;
+pub mod demo;
+pub mod simulate;
 pub mod chats;
 pub mod transcript;
 pub mod errors;
 pub mod holes;
 pub mod sql;
 pub mod snapshot;
-pub mod simulate;
-pub mod serve;
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, CONFIG_VARIABLE, Config, Flags, Origins, Problems, VARIABLE_PREFIX};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed: what was asked for could not be done, or was not found
+  2  wrong usage or configuration: nothing was done
+
+Every option of the configuration has an environment variable, GMS_RECORDER_<SECTION>_<KEY>:
+GMS_RECORDER_RECORDING_WHEN_UNAVAILABLE=refuse. Flags override variables, variables the file.
+
+Example:
+  gms-recorder serve --upstream http://gms:8080      record into ./transcripts.db";
+
+/// Records every Genesys chat that passes through it, once, before it is delivered.
+///
+/// A reverse proxy that stands in front of Genesys Mobile Services (GMS) nodes: it forwards everything unchanged, and
+/// keeps each event of every Chat V2 transcript, and every API error, in one SQLite file.
+#[derive(Debug, Parser)]
+#[command(name = "gms-recorder", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// What all commands take.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What all commands take.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[group(skip)]
+pub struct Common {
+    /// The configuration file (TOML); without one the defaults hold [env: GMS_RECORDER_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The archive, a SQLite file [env: GMS_RECORDER_DATABASE] [default: transcripts.db]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub database: Option<PathBuf>,
+}
+
+/// The commands, in the order of the help.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Forward and record: run the proxy until it is told to stop
+    Serve(serve::Args),
+    /// Show the effective configuration and what can be reached through it
+    Check(check::Args),
+    /// Play a conversation through simulated nodes and the proxy, then show what was stored
+    Demo(demo::Args),
+    /// Run simulated GMS nodes alone
+    Simulate(simulate::Simulate),
+    /// List chats
+    Chats(chats::Args),
+    /// Print one chat as one would read it
+    Transcript(transcript::Args),
+    /// List API errors and what to do about them
+    Errors(errors::Args),
+    /// List what of a transcript was never seen
+    Holes(holes::Args),
+    /// Run one read-only SQL statement
+    Sql(sql::Args),
+    /// Copy a live archive, consistently
+    Snapshot(snapshot::Args),
+}
+
+impl Common {
+    /// The whole configuration, with what the command line of `serve` says of it, and where each option was set.
+    ///
+    /// # Errors
+    /// [`Problems`], all of them.
+    pub fn load(&self, args: &serve::Args) -> Result<(Config, Origins), Problems> {
+        Config::load_traced(self.config_file().as_deref(), environment(), &self.flags(args))
+    }
+
+    /// The archive that a reading command opens.
+    ///
+    /// # Errors
+    /// [`Problems`] that stand in the way of knowing which.
+    pub fn database(&self) -> Result<PathBuf, Problems> {
+        config::database(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    }
+
+    /// An empty variable names none: that is how compose files and units unset one.
+    fn config_file(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os(CONFIG_VARIABLE).filter(|file| !file.is_empty());
+        self.config.clone().or_else(|| variable().map(PathBuf::from))
+    }
+
+    fn flags(&self, args: &serve::Args) -> Flags {
+        Flags {
+            listen: args.listen.clone(),
+            upstreams: args.upstreams.clone(),
+            database: self.database.clone(),
+            admin: args.admin.clone(),
+        }
+    }
+}
+
+/// Our variables. What is not UTF-8 keeps a replacement character, which the configuration refuses.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
+    std::env::vars_os()
+        .map(move |(name, value)| (text(name), text(value)))
+        .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What went wrong, for [`report`].
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    let common = cli.common;
+    match cli.command {
+        Command::Serve(args) => wait_for(serve::run(&args, &common)), // the proxy's threads are its own
+        Command::Check(args) => wait_for(check::run(&args, &common)),
+        Command::Demo(args) => wait_for(demo::run(args, common.database)),
+        Command::Simulate(args) => wait_for(simulate::run(args)),
+        Command::Chats(args) => wait_for(chats::run(args, &common.database()?)),
+        Command::Transcript(args) => wait_for(transcript::run(args, &common.database()?)),
+        Command::Errors(args) => wait_for(errors::run(args, &common.database()?)),
+        Command::Holes(args) => wait_for(holes::run(args, &common.database()?)),
+        Command::Sql(args) => wait_for(sql::run(args, &common.database()?)),
+        Command::Snapshot(args) => wait_for(snapshot::run(args, &common.database()?)),
+    }
+}
+
+/// Runs a command that needs one thread only.
+fn wait_for(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let outcome = runtime.block_on(command);
+    // A name server that does not answer would otherwise keep the process after its last word.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Tells an error on stderr, and which exit code it means.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS; // whoever read our output (`head`, a pager) has enough
+    }
+    // Nobody is left to be told that stderr is closed.
+    let _ = write!(io::stderr(), "{}", told(error));
+    ExitCode::from(exit_code(error))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let is_usage = error.is::<Problems>() || error.is::<output::Usage>();
+    if is_usage { 2 } else { 1 }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io_errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    io_errors.into_iter().any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The error, its causes, and what can be done.
+fn told(error: &anyhow::Error) -> String {
+    if let Some(problems) = error.downcast_ref::<Problems>() {
+        let hint = "config/gms-recorder.toml of the distribution explains every option";
+        return format!("error: the configuration is not right\n{problems}\nhint: {hint}\n");
+    }
+    let mut told = format!("error: {error}\n");
+    let mut above = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause_text = cause.to_string();
+        // Some errors repeat their cause in their own words.
+        if !above.contains(&cause_text) {
+            told += &format!("  because: {cause_text}\n");
+        }
+        above = cause_text;
+    }
+    if let Some(hint) = hint(error) {
+        told += &format!("hint: {hint}\n");
+    }
+    told
+}
+
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    let kind = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)?;
+    match kind {
+        io::ErrorKind::AddrInUse => Some("another program listens there; `ss -ltnp` names it"),
+        io::ErrorKind::AddrNotAvailable => Some("this machine has no such address; `ip address` lists those it has"),
+        io::ErrorKind::PermissionDenied => Some(
+            "look at the owner and the mode of the file and its folder; ports below 1024 need CAP_NET_BIND_SERVICE",
+        ),
+        io::ErrorKind::StorageFull => {
+            Some("free some space on that file system; `gms-recorder check` shows what is left")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => Some("the file system is mounted read-only; choose another --database"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_command() {
+        for line in
+            ["gms-recorder --config a.toml --database b.db check", "gms-recorder check --config a.toml --database b.db"]
+        {
+            let common = parse(line).expect(line).common;
+            assert_eq!((common.config, common.database), (Some("a.toml".into()), Some("b.db".into())), "{line}");
+        }
+        let Command::Serve(args) =
+            parse("gms-recorder serve --upstream http://a --upstream http://b").expect("right").command
+        else {
+            panic!("serve was asked for");
+        };
+        assert_eq!(args.upstreams, ["http://a", "http://b"]);
+        assert!(parse("gms-recorder serve http://a").is_err());
+        assert!(parse("gms-recorder").is_err());
+    }
+
+    #[test]
+    fn every_help_has_an_example() {
+        let mut cli = Cli::command();
+        cli.build();
+        assert!(cli.render_help().to_string().contains("Exit codes:"));
+        for command in cli.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let help = command.render_help().to_string();
+            let example = format!("Example:\n  gms-recorder {}", command.get_name());
+            assert!(help.contains(&example), "{help}");
+            assert!(help.contains("--config <FILE>") && help.contains("--database <PATH>"), "{help}");
+            assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+        }
+    }
+
+    #[test]
+    fn errors_are_told_with_causes_and_a_hint() {
+        let in_use = io::Error::from(io::ErrorKind::AddrInUse);
+        let words = in_use.to_string();
+        let error = anyhow::Error::new(in_use).context("cannot listen on 0.0.0.0:80");
+        assert_eq!(
+            told(&error),
+            format!(
+                "error: cannot listen on 0.0.0.0:80\n  because: {words}\nhint: another program listens there; `ss -ltnp` names it\n"
+            )
+        );
+        assert_eq!(exit_code(&error), 1);
+
+        let problems = Config::load(None, std::iter::empty(), &Flags::default()).expect_err("no node");
+        let error = anyhow::Error::new(problems);
+        assert!(
+            told(&error).starts_with("error: the configuration is not right\nproxy.upstreams: no GMS node is named")
+        );
+        assert_eq!(exit_code(&error), 2);
+
+        assert!(is_broken_pipe(&anyhow::Error::new(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing")));
+    }
+}

@@ -25,6 +25,7 @@ pub enum Format {
 
 /// What every reading command can be told about its output.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
+#[group(skip)]
 pub struct Look {
     /// How to print the result.
     #[arg(long, value_enum, default_value_t)]
@@ -451,6 +452,11 @@ fn carry_ink(mut lines: Vec<String>) -> Vec<String> {
     lines
 }
 
+/// `1 hole`, `2 holes`: for nouns whose plural ends in s.
+pub fn counted(count: i64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Fills up with spaces to `columns`.
 pub fn padded(text: &str, columns: usize) -> String {
     format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
@@ -592,6 +598,18 @@ impl Table {
     }
 }
 
+/// What a command prints, for tests of it.
+#[cfg(test)]
+pub(crate) async fn captured(
+    format: Format,
+    columns: usize,
+    print: impl AsyncFnOnce(&mut Output<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<String> {
+    let mut sink = Vec::new();
+    print(&mut Output::new(&mut sink, format, columns, false)).await?;
+    Ok(String::from_utf8(sink)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -642,9 +660,8 @@ mod tests {
     #[test]
     fn json_escapes_what_a_terminal_would_obey_and_loses_nothing() {
         let hostile = "\u{9b}2J \u{202e}x\u{2028}y \u{7f} \u{1b}[0m \"q\" 👩\u{200d}👧 \u{e0041}";
-        let cells =
-            [("text", Cell::from(hostile)), ("data", Cell::Json("{\"a\" :\n 1.00000000000000000000001}".into()))];
-        let line = printed(Format::Json, 80, true, |output| output.record(&cells));
+        let cells = [Cell::from(hostile), Cell::Json("{\"a\" :\n 1.00000000000000000000001}".into())];
+        let line = printed(Format::Json, 80, true, |output| output.record(&["text", "data"], &cells));
         assert!(!line.trim_end().chars().any(is_harmful), "{line:?}");
         assert!(line.contains("1.00000000000000000000001"));
         let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");

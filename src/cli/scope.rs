@@ -10,6 +10,7 @@ use crate::units;
 
 /// `--since`, `--at`, `--window`, `--who`.
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub struct Scope {
     /// From this time on: 2h or 7d (ago), 2026-11-01, "2026-11-01 14:00", or RFC 3339.
     #[arg(long, value_name = "TIME", conflicts_with = "at")]

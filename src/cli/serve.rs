@@ -1,7 +1,6 @@
 //! `serve`: the proxy, the recorder and the admin listener, from start report to orderly stop.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,8 +10,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
+use super::Common;
 use crate::admin::{self, Watched};
-use crate::config::{Config, Flags};
+use crate::config::Config;
 use crate::proxy::access::Access;
 use crate::proxy::{NodeAddress, Nodes, Proxy, Start};
 use crate::recorder::{Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
@@ -23,32 +23,32 @@ use crate::telemetry::{self, metrics::Metrics};
 /// How often the free space is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Flags of `serve`.
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder serve --upstream http://gms-1:8080 --upstream http://gms-2:8080";
+
+/// The flags of `serve`.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
 pub struct Args {
-    /// Where clients connect, such as 0.0.0.0:8080
+    /// Where clients connect [env: GMS_RECORDER_LISTEN] [default: 0.0.0.0:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
-    /// A GMS node, http://host:port or name=http://host:port; once for each node
-    #[arg(long, value_name = "URL")]
-    pub upstream: Vec<String>,
-    /// Where probes and metrics are served
+    /// A GMS node, http://host:port or name=http://host:port; again for each node [env: GMS_RECORDER_UPSTREAM]
+    #[arg(long = "upstream", value_name = "URL")]
+    pub upstreams: Vec<String>,
+    /// Where probes and metrics are served [env: GMS_RECORDER_ADMIN] [default: 127.0.0.1:9180]
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
-}
-
-impl Args {
-    /// As the configuration takes them.
-    pub fn flags(&self, database: Option<PathBuf>) -> Flags {
-        Flags { listen: self.listen.clone(), upstreams: self.upstream.clone(), database, admin: self.admin.clone() }
-    }
 }
 
 /// Serves until SIGTERM or SIGINT, then drains. A second signal ends it at once.
 ///
 /// # Errors
 /// Where it cannot start.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(args: &Args, common: &Common) -> anyhow::Result<()> {
+    let (config, _) = common.load(args)?;
     telemetry::start_logging(&config.log)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
@@ -205,10 +205,10 @@ fn suitable_place(config: &Config) -> anyhow::Result<Place> {
         FileSystemKind::Network => anyhow::bail!(
             "{path} is on a network file system ({file_system}): SQLite's locks cannot be relied on there; use a local disk"
         ),
-        FileSystemKind::Memory | FileSystemKind::Overlay => {
-            tracing::warn!(%path, file_system, "the archive will not outlive this machine or container");
-        }
-        FileSystemKind::Local | FileSystemKind::Unknown => {}
+        _ => {}
+    }
+    if let Some(caution) = place.file_system.caution() {
+        tracing::warn!(%path, file_system, "{caution}");
     }
     Ok(place)
 }

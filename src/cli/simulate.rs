@@ -12,6 +12,8 @@ use crate::units::parse_duration;
 
 /// Runs simulated GMS nodes that share their chats, until it is interrupted.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  gms-recorder simulate --nodes 3")]
+#[group(skip)]
 pub struct Simulate {
     /// Where the first node listens; the others take the ports after it (port 0: each a free one)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8010")]

@@ -4,16 +4,22 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::output::{self, Cell, Format, Look, Output, labelled, plain_line};
+use super::output::{self, Cell, Format, Look, Output, counted, labelled, plain_line};
 use super::transcript::bytes_for_people;
 use crate::store::read::Totals;
 use crate::store::read::snapshot::Copy;
+
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder snapshot /srv/analysts/today.db";
 
 /// Copy the archive as it is at this moment, while `serve` goes on writing.
 ///
 /// The copy is one file, compact, with the archive's permissions. It is written under a temporary name beside DEST and
 /// gets its own when it is whole and on disk. Nothing is overwritten.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
 pub struct Args {
     /// The file to make.
     dest: PathBuf,
@@ -35,20 +41,24 @@ async fn print(args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow:
     // Opened once beforehand, so that what is no archive is said before anything is made.
     crate::store::read::Archive::open(database).await?.close().await?;
     let copy = Copy::begin(database, &args.dest)?;
-    tokio::select! {
-        filled = copy.fill(database) => filled?,
-        () = progress(&copy, database) => {}
+    let filled = tokio::select! {
+        filled = copy.fill(database) => filled,
+        never = progress(&copy, database) => match never {},
         _ = tokio::signal::ctrl_c() => {
             drop(copy);
             anyhow::bail!("interrupted: no snapshot was made");
         }
+    };
+    if io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
     }
+    filled?;
     let totals = copy.finish().await?;
     say(&std::path::absolute(&args.dest)?, totals, output)
 }
 
 /// Says on a terminal how far it is. Never returns.
-async fn progress(copy: &Copy, database: &Path) {
+async fn progress(copy: &Copy, database: &Path) -> std::convert::Infallible {
     const EVERY: Duration = Duration::from_millis(500);
     let mut stderr = io::stderr();
     let mut ticks = tokio::time::interval(EVERY);
@@ -81,7 +91,11 @@ fn say(path: &Path, totals: Totals, output: &mut Output<'_>) -> anyhow::Result<(
             let name = plain_line(&name);
             output.line(&name)?;
             labelled(output, "size", &format!("{} ({bytes} bytes)", bytes_for_people(bytes)))?;
-            labelled(output, "holds", &format!("{} chats, {} events", totals.chats, totals.events))?;
+            labelled(
+                output,
+                "holds",
+                &format!("{}, {}", counted(totals.chats, "chat"), counted(totals.events, "event")),
+            )?;
             labelled(output, "read it", &format!("sqlite3 -readonly '{}'", name.replace('\'', "'\\''")))?;
         }
     }

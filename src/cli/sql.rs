@@ -4,16 +4,22 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::output::{self, Cell, Format, Ink, Look, Output, Table, plain_line, shown, shown_lines};
+use super::output::{self, Cell, Format, Ink, Look, Output, Table, counted, plain_line, shown, shown_lines};
 use crate::store::read::statement::SelectError;
 use crate::store::read::{Archive, Error, Select, Value};
 use crate::units;
+
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder sql \"SELECT * FROM daily_summary\"";
 
 /// Run one reading statement: SELECT, WITH, VALUES, EXPLAIN, or a PRAGMA that shows something.
 ///
 /// The tables and views are described in the schema: SELECT sql FROM sqlite_master. The same with a shell:
 /// `sqlite3 -readonly transcripts.db`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
 pub struct Args {
     /// The statement, for example "SELECT * FROM daily_summary".
     statement: String,
@@ -61,7 +67,7 @@ struct Sheet<'s, 'o> {
     output: &'s mut Output<'o>,
     names: Vec<String>,
     table: Table,
-    rows: u64,
+    rows: i64,
 }
 
 impl Sheet<'_, '_> {
@@ -88,10 +94,9 @@ impl Sheet<'_, '_> {
 
     fn finish(mut self) -> io::Result<()> {
         self.table.print(self.output)?;
-        match (self.output.format, self.rows) {
-            (Format::Text, 1) => self.output.note("1 row"),
-            (Format::Text, rows) => self.output.note(&format!("{rows} rows")),
-            _ => Ok(()),
+        match self.output.format {
+            Format::Text => self.output.note(&counted(self.rows, "row")),
+            Format::Json | Format::Csv => Ok(()),
         }
     }
 }

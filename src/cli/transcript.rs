@@ -10,19 +10,24 @@ use std::path::Path;
 use jiff::Zoned;
 use serde_json::Value;
 
-use super::chats;
 use super::errors;
 use super::output::{
-    self, Cell, Format, Ink, Look, Output, Usage, cut, labelled, padded, shown, shown_lines, width, wrap,
+    self, Cell, Format, Ink, Look, Output, Usage, counted, cut, labelled, padded, shown, shown_lines, width, wrap,
 };
 use super::scope::Customers;
 use super::when::{self, Clock};
 use crate::store::read::{self, ApiError, Archive, Chat, Event, Stretch, Variant};
 
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder transcript 00001aCY6K8U003T --errors";
+
 /// Print one chat, as one would read it.
 ///
 /// JSON and CSV print one event a record; JSON with --errors prints the errors after them.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
 pub struct Args {
     /// The chat; `gms-recorder chats` lists them.
     chat_id: String,
@@ -37,6 +42,13 @@ pub struct Args {
     typing: bool,
     #[command(flatten)]
     look: Look,
+}
+
+impl Args {
+    /// One chat, in text.
+    pub fn of(chat_id: &str) -> Self {
+        Self { chat_id: chat_id.into(), ..Self::default() }
+    }
 }
 
 /// Runs the command.
@@ -148,7 +160,7 @@ fn status(chat: &Chat) -> String {
     match (chat.status.as_str(), chat.holes) {
         ("complete", _) => format!("{}: {end}, {whole}", Ink::Green.on("complete")),
         (status, 0) => format!("{}: {end}, no hole so far", shown(status)),
-        (status, holes) => format!("{}: {end}, {}", Ink::Yellow.on(&shown(status)), chats::holes(holes)),
+        (status, holes) => format!("{}: {end}, {}", Ink::Yellow.on(&shown(status)), counted(holes, "hole")),
     }
 }
 
@@ -157,8 +169,9 @@ fn holds(chat: &Chat) -> String {
         0 => String::new(),
         hidden => format!(", {hidden} hidden by GMS from these clients"),
     };
-    let errors = if chat.errors == 0 { String::new() } else { format!(", {} errors (--errors)", chat.errors) };
-    format!("{} events, {} messages{hidden}{errors}", chat.events, chat.messages)
+    let errors =
+        if chat.errors == 0 { String::new() } else { format!(", {} (--errors)", counted(chat.errors, "error")) };
+    format!("{}, {}{hidden}{errors}", counted(chat.events, "event"), counted(chat.messages, "message"))
 }
 
 /// Positions without an event, and whether an answer covered them.
@@ -465,4 +478,109 @@ fn variants_cell(variants: &[Variant], content: bool) -> Cell {
         })
         .collect();
     output::json_array(&objects)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::captured;
+    use crate::store::read::fixture::Fixture;
+
+    async fn printed(args: Args, format: Format) -> anyhow::Result<String> {
+        let archive = Fixture::example().await;
+        captured(format, 80, async |output| print(&args, &archive.path, &Clock::berlin(), output).await).await
+    }
+
+    fn of(chat_id: &str) -> Args {
+        Args { chat_id: chat_id.into(), ..Args::default() }
+    }
+
+    #[tokio::test]
+    async fn a_chat_reads_as_it_was() {
+        let args = Args { errors: true, variants: true, ..of("c1") };
+        let wanted = include_str!("../../tests/fixtures/transcript_c1.txt");
+        assert_eq!(printed(args, Format::Text).await.expect("printed"), wanted);
+    }
+
+    #[tokio::test]
+    async fn holes_are_shown_where_they_are() {
+        let text = printed(of("c2"), Format::Text).await.expect("printed");
+        let body = text.split_once("14:03:20  Client").expect("a first line").1;
+        let wanted = "  Åsa  │ one
+                       · hidden by GMS from these clients: 2 to 5
+                       ? not covered: 6 to 7
+14:06:40  Client  Åsa  │ kept, though not covered
+                       ? not covered: 9
+                       · hidden by GMS from these clients: 10
+14:08:20  Client  Åsa  │ eleven
+";
+        assert_eq!(body, wanted);
+        assert!(text.contains("incomplete: the chat ended, 1 hole"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_event_of_which_nothing_is_known_is_printed() {
+        let text = printed(of("c3"), Format::Text).await.expect("printed");
+        assert!(text.ends_with("--:--:--      │\n"), "{text}");
+        assert!(text.contains("unfinished: no end was seen"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn typing_and_errors_are_shown_when_asked_for() {
+        let plain = printed(of("c1"), Format::Text).await.expect("printed");
+        assert!(!plain.contains("typing") && !plain.contains("code 249"));
+        assert!(plain.contains("≠ delivered with other content too") && !plain.contains("\"text\":\"Hello\""));
+        let typing = printed(Args { typing: true, ..of("c1") }, Format::Text).await.expect("printed");
+        assert!(typing.contains("14:00:11  Agent     Max     … is typing\n"), "{typing}");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_chat_is_a_failure() {
+        let why = printed(of("no\u{1b}such"), Format::Text).await.expect_err("unknown").to_string();
+        assert!(why.starts_with("there is no chat no␛such in /"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn records_hold_every_field() {
+        let json = printed(Args { variants: true, errors: true, ..of("c1") }, Format::Json).await.expect("printed");
+        let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+        assert_eq!(lines.len(), 13 + 1, "thirteen events without typing, and one error");
+        assert_eq!(lines[1]["at"], "2026-11-23T13:00:05.000Z");
+        assert_eq!(lines[1]["utc_time"], 1_795_438_805_000_i64);
+        assert_eq!(lines[1]["variants"][0]["raw"]["text"], "Hello");
+        assert_eq!(lines[4]["user_data"]["file-name"], "invoice.pdf");
+        assert_eq!(lines[9]["text"], "evil \u{1b}[2J\u{202e}fdp.exe");
+        assert_eq!(lines[13]["reference_id"], "10016629");
+
+        let csv = printed(of("c3"), Format::Csv).await.expect("printed");
+        assert_eq!(csv, format!("{}\r\nc3,1,,Message,,,,,,,,,1,,1,[]\r\n", NAMES.join(",")));
+        let refused = printed(Args { errors: true, ..of("c1") }, Format::Csv).await.expect_err("refused");
+        assert!(refused.downcast_ref::<Usage>().is_some());
+    }
+
+    #[test]
+    fn gaps_part_where_holes_do() {
+        let holes = [Stretch { from: 6, next: 10 }, Stretch { from: 12, next: 14 }];
+        let covered = |from, next| Gap { from, next, is_covered: true };
+        let hole = |from, next| Gap { from, next, is_covered: false };
+        let rows = [
+            ((1, 1), vec![]),
+            ((2, 4), vec![covered(2, 4)]),
+            ((2, 8), vec![covered(2, 6), hole(6, 8)]),
+            ((7, 9), vec![hole(7, 9)]),
+            ((9, 20), vec![hole(9, 10), covered(10, 12), hole(12, 14), covered(14, 20)]),
+            ((10, 12), vec![covered(10, 12)]),
+            ((20, 0), vec![]),
+        ];
+        for ((from, next), wanted) in rows {
+            assert_eq!(gaps(from, next, &holes), wanted, "{from} to {next}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_for_people() {
+        for (bytes, wanted) in [(0, "0 bytes"), (1023, "1023 bytes"), (12_698, "12.4 KiB"), (3 << 30, "3.0 GiB")] {
+            assert_eq!(bytes_for_people(bytes), wanted);
+        }
+    }
 }

@@ -26,6 +26,13 @@ impl Clock {
         Self { now: Timestamp::now(), zone }
     }
 
+    /// 2026-11-23 14:30 in Berlin, UTC+1.
+    #[cfg(test)]
+    pub(crate) fn berlin() -> Self {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("a POSIX zone");
+        Self { now: "2026-11-23T13:30:00Z".parse().expect("a time"), zone }
+    }
+
     fn zoned(&self) -> Zoned {
         self.now.to_zoned(self.zone.clone())
     }
@@ -171,12 +178,6 @@ fn local(civil: DateTime, clock: &Clock) -> Option<i64> {
 mod tests {
     use super::*;
 
-    /// 2026-11-23 14:30 in Berlin, UTC+1.
-    fn clock() -> Clock {
-        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("a POSIX zone");
-        Clock { now: "2026-11-23T13:30:00Z".parse().expect("a time"), zone }
-    }
-
     fn shown(found: Result<i64, Usage>) -> String {
         match found {
             Ok(ms) => iso(ms).expect("a time"),
@@ -198,7 +199,7 @@ mod tests {
             ("2026-07-01 14:00", "2026-07-01T12:00:00.000Z"), // summer time
         ];
         for (text, wanted) in rows {
-            assert_eq!(shown(since(text, &clock())), wanted, "{text}");
+            assert_eq!(shown(since(text, &Clock::berlin())), wanted, "{text}");
         }
     }
 
@@ -215,30 +216,30 @@ mod tests {
             ("2026-11-20T14:02:00Z", "2026-11-20T14:02:00.000Z"),
         ];
         for (text, wanted) in rows {
-            assert_eq!(shown(at(text, Duration::from_secs(300), &clock())), wanted, "{text}");
+            assert_eq!(shown(at(text, Duration::from_secs(300), &Clock::berlin())), wanted, "{text}");
         }
     }
 
     #[test]
     fn what_is_no_time_is_said() {
         for text in ["", "yesterday", "14", "25:00", "2026-13-01", "2026-02-30", "-2h", "99999999999999999d"] {
-            assert!(shown(since(text, &clock())).contains("--since"), "{text}");
-            assert!(shown(at(text, Duration::ZERO, &clock())).contains("--at"), "{text}");
+            assert!(shown(since(text, &Clock::berlin())).contains("--since"), "{text}");
+            assert!(shown(at(text, Duration::ZERO, &Clock::berlin())).contains("--at"), "{text}");
         }
     }
 
     #[test]
     fn a_minute_is_meant_whole() {
         let five = Duration::from_secs(300);
-        let (from, until) = around("14:02", five, &clock()).expect("a time");
+        let (from, until) = around("14:02", five, &Clock::berlin()).expect("a time");
         assert_eq!((iso(from), iso(until)), (iso(1_795_438_620_000), iso(1_795_439_279_999)));
-        let (from, until) = around("14:02:10", five, &clock()).expect("a time");
+        let (from, until) = around("14:02:10", five, &Clock::berlin()).expect("a time");
         assert_eq!(until - from, 600_000);
     }
 
     #[test]
     fn times_are_shown_on_the_readers_watch() {
-        let clock = clock();
+        let clock = Clock::berlin();
         assert_eq!(clock.date_time(1_795_438_920_000), "2026-11-23 14:02:00 +01:00");
         assert_eq!(clock.stretch(1_795_438_920_000, 1_795_438_980_000), "2026-11-23 14:02:00 +01:00 to 14:03:00");
         assert_eq!(clock.date_time(i64::MAX), i64::MAX.to_string());

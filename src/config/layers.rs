@@ -48,12 +48,18 @@ pub(super) struct Layers {
     known: Vec<(Key, Value)>,
     settings: BTreeMap<Key, Setting>,
     problems: Vec<Problem>,
+    is_file_read: bool,
 }
 
 impl Layers {
     /// Later layers win: file, then environment, then flags.
     pub(super) fn lay(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>, flags: &Flags) -> Self {
-        let mut layers = Self { known: options(&Config::default()), settings: BTreeMap::new(), problems: Vec::new() };
+        let mut layers = Self {
+            known: options(&Config::default()),
+            settings: BTreeMap::new(),
+            problems: Vec::new(),
+            is_file_read: file.is_none(),
+        };
         if let Some(file) = file {
             layers.lay_file(file);
         }
@@ -92,6 +98,11 @@ impl Layers {
     /// Where each option was set that was.
     pub(super) fn origins(&self) -> BTreeMap<Key, Origin> {
         self.settings.iter().map(|(key, setting)| (*key, setting.origin.clone())).collect()
+    }
+
+    /// False for a file that is missing or no TOML: what it would have set is unknown, and nothing follows from that.
+    pub(super) fn is_file_read(&self) -> bool {
+        self.is_file_read
     }
 
     /// What is wrong so far.
@@ -133,10 +144,14 @@ impl Layers {
     fn lay_text(&mut self, path: &str, text: &str) {
         let at = |offset: usize| Origin::File { path: path.into(), line: line_of(text, offset) };
         let (table, errors) = DeTable::parse_recoverable(text);
-        for error in errors {
+        for error in &errors {
             let origin = error.span().map(|span| at(span.start));
             self.problems.push(Problem { origin, key: None, sentence: error.message().replace('\n', ", ") });
         }
+        if !errors.is_empty() {
+            return; // what could still be read of it would be half of what was meant
+        }
+        self.is_file_read = true;
         for (section, content) in table.get_ref() {
             match content.get_ref() {
                 DeValue::Table(settings) => {
@@ -194,7 +209,8 @@ impl Layers {
     }
 
     fn lay_variables(&mut self, variables: impl Iterator<Item = (String, String)>) {
-        let mut ours: Vec<_> = variables.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)).collect();
+        let is_ours = |name: &str, value: &str| name.starts_with(VARIABLE_PREFIX) && !is_service_link(name, value);
+        let mut ours: Vec<_> = variables.filter(|(name, value)| is_ours(name, value)).collect();
         // The short ones last: they win over the long ones.
         ours.sort_by_key(|(name, _)| (SHORT_VARIABLES.iter().any(|(short, ..)| short == name), name.clone()));
         for (name, value) in ours {
@@ -298,6 +314,16 @@ fn plain(value: &DeValue<'_>) -> Value {
         DeValue::Table(_) => Value::Table(Table::new()),
         DeValue::Float(_) | DeValue::Datetime(_) => Value::Float(f64::NAN),
     }
+}
+
+/// Kubernetes gives every container variables for each Service of its namespace, and a Service of ours is likely named
+/// `gms-recorder`: `GMS_RECORDER_SERVICE_HOST`, `GMS_RECORDER_PORT=tcp://10.0.0.1:80`, `GMS_RECORDER_PORT_80_TCP_ADDR`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let names_port = |part: &str| part.starts_with(|digit: char| digit.is_ascii_digit());
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT") && value.contains("://")
+        || name.split("_PORT_").skip(1).any(names_port)
 }
 
 /// A variable holds text only; the option's default says what it stands for. A list is separated by commas.

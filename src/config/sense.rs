@@ -129,7 +129,8 @@ fn wrong_database(database: &Path) -> Option<&'static str> {
     let text = database.to_string_lossy().to_ascii_lowercase();
     if text.starts_with("postgres:") || text.starts_with("postgresql:") {
         return Some(
-            "the archive is a SQLite file for now, and PostgreSQL is not supported; name a file such as \"transcripts.db\"",
+            "the archive is a SQLite file for now, and PostgreSQL is not supported; \
+             name a file such as \"transcripts.db\"",
         );
     }
     if text.contains("://") || text.starts_with("sqlite:") || text.starts_with("file:") {
@@ -166,7 +167,8 @@ fn check_file_mode(mode: &str, layers: &mut Layers) {
         None => layers.object("recording", "file_mode", None, format!("\"{mode}\" is no octal mode; {remedy}")),
         Some(bits) if bits & !0o644 != 0 || bits & 0o600 != 0o600 => {
             let sentence = format!(
-                "\"{mode}\" does not fit an archive, which its owner reads and writes and others may only read; {remedy}"
+                "\"{mode}\" does not fit an archive, which its owner reads and writes and others may only read; \
+                 {remedy}"
             );
             layers.object("recording", "file_mode", None, sentence);
         }

@@ -76,6 +76,8 @@ fn what_is_written_reads_the_same() {
     assert_eq!(first.hash(), second.hash());
     assert_eq!(first.hash().len(), 64);
     assert_ne!(first.hash(), Config::default().hash());
+    assert_eq!(first.to_json()["proxy"]["threads"], 16);
+    assert_eq!(first.to_json()["recording"]["body_max"], "1536KiB");
 }
 
 #[test]
@@ -201,6 +203,23 @@ fn wrong_variables_and_flags_are_told_by_name() {
                 wanted is an address and a port, such as \"0.0.0.0:8080\"";
     assert_eq!(load(NODE, &[], &flags).expect_err(line), line);
     assert!(load(NODE, &[("PATH", "/bin"), ("GMS_RECORDER_CONFIG", "x")], &Flags::default()).is_ok());
+}
+
+#[test]
+fn variables_of_kubernetes_services_are_not_taken_for_ours() {
+    let variables = [
+        ("GMS_RECORDER_SERVICE_HOST", "10.0.0.1"),
+        ("GMS_RECORDER_SERVICE_PORT", "80"),
+        ("GMS_RECORDER_SERVICE_PORT_HTTP", "80"),
+        ("GMS_RECORDER_PORT", "tcp://10.0.0.1:80"),
+        ("GMS_RECORDER_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("GMS_RECORDER_PORT_80_TCP_PROTO", "tcp"),
+        ("GMS_RECORDER_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("GMS_RECORDER_ADMIN_SERVICE_HOST", "10.0.0.2"),
+        ("GMS_RECORDER_ADMIN_PORT", "tcp://10.0.0.2:9180"),
+    ];
+    assert!(load(NODE, &variables, &Flags::default()).is_ok());
+    assert!(load(NODE, &[("GMS_RECORDER_PORT", "8080")], &Flags::default()).is_err(), "somebody meant us");
 }
 
 #[test]
@@ -363,11 +382,19 @@ fn all_problems_are_told_in_the_order_of_the_file() {
 
 #[test]
 fn broken_files_are_told_by_line() {
-    for (text, line) in
-        [("[proxy]\nlisten = \n", 2), ("[proxy]\nthreads = 1\nthreads = 2\n", 3), ("[proxy\n", 1), ("\n\u{0}", 2)]
-    {
-        let said = load(text, &[("GMS_RECORDER_UPSTREAM", "http://gms")], &Flags::default()).expect_err(text);
-        assert!(said.starts_with(&format!("test.toml:{line}: ")), "{text:?}: {said}");
+    let rows: [(&str, &[usize]); 5] = [
+        ("[proxy]\nlisten = \n", &[2]),
+        ("[proxy]\nthreads = 1\nthreads = 2\n", &[3]),
+        ("[proxy\n", &[1]),
+        ("\n\u{0}", &[2, 2]),
+        ("[proxy]\nlisten = \nthreads = \n[log\nformat = 'x'", &[2, 3, 4]),
+    ];
+    for (text, lines) in rows {
+        let said = load(text, &[], &Flags::default()).expect_err(text);
+        assert_eq!(said.lines().count(), lines.len(), "nothing else follows: {said}");
+        for (said, line) in said.lines().zip(lines) {
+            assert!(said.starts_with(&format!("test.toml:{line}: ")), "{text:?}: {said}");
+        }
     }
     let missing = Config::load(Some(Path::new("no/such.toml")), std::iter::empty(), &Flags::default());
     let said = missing.expect_err("there is no such file").to_string();

@@ -1,15 +1,18 @@
 //! What a database file is, seen from outside and without changing it: which migrations it has, whether it is served.
 
-use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
-/// The migrations of this release: the numbers of the files in `migrations/`.
-pub const MIGRATIONS: [i64; 1] = [1];
+use super::{ArchiveLock, MIGRATIONS};
+
+/// The migrations of this release, by their numbers.
+fn known() -> impl Iterator<Item = i64> {
+    MIGRATIONS.into_iter().map(|(version, ..)| version)
+}
 
 /// The state of a file's schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +27,8 @@ pub struct Migrations {
 
 impl Migrations {
     fn of(applied: Vec<i64>) -> Self {
-        let pending = MIGRATIONS.into_iter().filter(|version| !applied.contains(version)).collect();
-        let newer = applied.iter().copied().filter(|version| !MIGRATIONS.contains(version)).collect();
+        let pending = known().filter(|version| !applied.contains(version)).collect();
+        let newer = applied.iter().copied().filter(|version| !known().any(|known| known == *version)).collect();
         Self { applied, pending, newer }
     }
 }
@@ -68,19 +71,12 @@ async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(versions).fetch_all(connection).await?)
 }
 
-/// The file whose lock admits one `serve` to the database (R10).
-pub fn lock_file(database: &Path) -> PathBuf {
-    let mut name = OsString::from(database);
-    name.push(".lock");
-    name.into()
-}
-
 /// Whether a `serve` holds the database. Makes no file.
 ///
 /// # Errors
 /// The lock file exists and may not be opened.
 pub fn is_served(database: &Path) -> io::Result<bool> {
-    let lock = match File::open(lock_file(database)) {
+    let lock = match File::open(ArchiveLock::path(database)) {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
@@ -128,7 +124,7 @@ mod tests {
     async fn what_is_no_archive_is_said() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let missing = folder.path().join("missing.db");
-        assert_eq!(pending(&missing).await.expect("it would be made").pending, MIGRATIONS);
+        assert_eq!(pending(&missing).await.expect("it would be made").pending, known().collect::<Vec<_>>());
         assert!(!missing.exists());
 
         let foreign = folder.path().join("foreign.db");
@@ -145,9 +141,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("a.db");
         assert!(!is_served(&path).expect("no lock"));
-        assert!(!lock_file(&path).exists());
+        assert!(!ArchiveLock::path(&path).exists());
 
-        let lock = File::create(lock_file(&path)).expect("a lock file");
+        let lock = File::create(ArchiveLock::path(&path)).expect("a lock file");
         assert!(!is_served(&path).expect("nobody holds it"));
         lock.lock().expect("held");
         assert!(is_served(&path).expect("it can be opened"));

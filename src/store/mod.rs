@@ -4,6 +4,7 @@
 //! HTTP or what to do about an error.
 
 pub mod append;
+pub mod inspect;
 pub mod place;
 pub mod read;
 

@@ -149,7 +149,8 @@ impl FileSystem {
         match self.kind {
             Local => None,
             Network => Some(
-                "a network file system: SQLite's locks do not hold there, and the archive could be destroyed; use a local disk",
+                "a network file system: SQLite's locks do not hold there, and the archive could be destroyed; \
+                 use a local disk",
             ),
             Memory => Some("in memory: the archive is gone when the machine stops; use a disk"),
             Overlay => Some("a container's own layer: the archive is gone with the container; mount a volume"),

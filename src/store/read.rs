@@ -2,6 +2,8 @@
 //! keeps each read short, so that a `serve` that writes at the same time is never held up. It refuses to know how answers
 //! look on a screen.
 
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod snapshot;
 pub mod statement;
 

@@ -1,6 +1,7 @@
 //! The one integration binary: real sockets, real SQLite files, the real program.
 
 mod architecture;
+mod cli;
 mod crash;
 mod faults;
 mod load;

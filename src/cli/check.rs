@@ -1,0 +1,358 @@
+//! `check`: the effective configuration, and what can be reached through it. Changes nothing and makes no file.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use serde::Serialize;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::config::{Config, Origins, Problems, ROUTE_CLASSES};
+use crate::proxy::NodeAddress;
+use crate::recorder::{self, Create};
+use crate::store::inspect::{self, Migrations};
+use crate::store::place::Place;
+use crate::{proxy, units};
+
+use super::{Common, serve};
+
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder check --config /etc/gms-recorder.toml
+
+Exit codes:
+  0  `serve` can start with this
+  1  a node cannot be reached, or the database cannot be used
+  2  the configuration is not right; everything that is wrong is listed";
+
+/// How long resolving a node's name and connecting to it may take together: on the network of a GMS node it takes ms.
+const NODE_WAIT: Duration = Duration::from_secs(1);
+
+/// Less free space than this is warned of: some days of chats, and room for the journal.
+const FREE_BYTES_WANTED: u64 = 1 << 30;
+
+/// The flags of `check`: those of `serve`, as if it were started with them.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
+pub struct Args {
+    /// What `serve` would be given.
+    #[command(flatten)]
+    pub serve: serve::Args,
+    /// How the result is written
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// `--format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// One JSON object
+    Json,
+}
+
+/// Prints what was found.
+///
+/// # Errors
+/// [`Problems`] of the configuration; nodes or a database that cannot be used.
+pub async fn run(args: &Args, common: &Common) -> anyhow::Result<()> {
+    let (config, origins) = match common.load(&args.serve) {
+        Ok(loaded) => loaded,
+        Err(problems) => return Err(tell_problems(problems, args.format)?.into()),
+    };
+    let report = Report::of(&config, &origins).await;
+    let mut stdout = io::stdout().lock();
+    match args.format {
+        Format::Text => report.write_text(&mut stdout)?,
+        Format::Json => writeln!(stdout, "{}", serde_json::to_string(&report)?)?,
+    }
+    stdout.flush()?;
+    match report.verdict() {
+        None => Ok(()),
+        Some(verdict) => anyhow::bail!(verdict),
+    }
+}
+
+/// Who asked for JSON gets the problems so too; stderr has them as text in any case.
+fn tell_problems(problems: Problems, format: Format) -> io::Result<Problems> {
+    if format == Format::Json {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        writeln!(io::stdout(), "{}", serde_json::json!({ "problems": lines }))?;
+    }
+    Ok(problems)
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    config: serde_json::Value,
+    config_hash: String,
+    #[serde(skip)]
+    toml: String,
+    warnings: Vec<String>,
+    routes: Vec<Passage>,
+    nodes: Vec<Node>,
+    database: Database,
+}
+
+/// Whether requests of a class, or under a prefix, are let through.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Passage {
+    route: String,
+    passes: bool,
+    why: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Node {
+    name: String,
+    authority: String,
+    addresses: Vec<SocketAddr>,
+    connect_ms: Option<f64>,
+    problem: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Database {
+    path: String,
+    exists: bool,
+    file_system: Option<String>,
+    free_bytes: Option<u64>,
+    total_bytes: Option<u64>,
+    is_served: Option<bool>,
+    pending_migrations: Option<usize>,
+    newer_migrations: Option<usize>,
+    problem: Option<String>,
+    warnings: Vec<String>,
+}
+
+impl Report {
+    async fn of(config: &Config, origins: &Origins) -> Self {
+        Self {
+            config: config.to_json(),
+            config_hash: config.hash(),
+            toml: config.to_toml_traced(origins),
+            warnings: config.warnings(),
+            routes: passages(&config.proxy),
+            nodes: look_at_nodes(&config.proxy.upstreams).await,
+            database: look_at_database(&config.recording).await,
+        }
+    }
+
+    /// What keeps `serve` from doing its work.
+    fn verdict(&self) -> Option<String> {
+        let lost = self.nodes.iter().filter(|node| node.problem.is_some()).count();
+        let nodes = (lost > 0).then(|| format!("{lost} of {} nodes cannot be reached", self.nodes.len()));
+        let database = self.database.problem.as_ref().map(|_| "the database cannot be used".to_string());
+        let parts: Vec<String> = nodes.into_iter().chain(database).collect();
+        (!parts.is_empty()).then(|| parts.join(", and "))
+    }
+
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "# effective configuration, SHA-256 {}\n{}", self.config_hash, self.toml)?;
+        writeln!(out, "# routes")?;
+        let width = self.routes.iter().map(|passage| passage.route.chars().count()).max().unwrap_or(0);
+        for Passage { route, passes, why } in &self.routes {
+            writeln!(out, "{route:width$}  {}  {why}", if *passes { "passes " } else { "refused" })?;
+        }
+        writeln!(out, "\n# nodes")?;
+        let width = self.nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
+        for node in &self.nodes {
+            writeln!(out, "{:width$}  {}", node.name, node.told())?;
+        }
+        writeln!(out, "\n# database")?;
+        self.database.write_text(out)?;
+        for warning in &self.warnings {
+            writeln!(out, "\nwarning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What `allow` and `deny` let through: each route class, then each prefix that they name.
+fn passages(config: &proxy::Config) -> Vec<Passage> {
+    let has = |list: &[String], entry: &str| list.iter().any(|named| named == entry);
+    let class = |class: &str| {
+        let (passes, why) = match class {
+            _ if has(&config.deny, class) => (false, "deny names it"),
+            _ if has(&config.allow, class) => (true, "allow names it"),
+            _ if config.allow.is_empty() => (true, "allow is empty"),
+            _ => (false, "allow names others"),
+        };
+        Passage { route: class.into(), passes, why }
+    };
+    let is_prefix = |entry: &&String| entry.starts_with('/');
+    let prefix = |passes, why| move |entry: &String| Passage { route: entry.clone(), passes, why };
+    let allowed = config.allow.iter().filter(is_prefix).map(prefix(true, "allow names it, where deny does not"));
+    let denied = config.deny.iter().filter(is_prefix).map(prefix(false, "deny names it"));
+    ROUTE_CLASSES.into_iter().map(class).chain(allowed).chain(denied).collect()
+}
+
+/// All at once: many dead nodes take no longer than one.
+async fn look_at_nodes(upstreams: &[String]) -> Vec<Node> {
+    let mut looks = JoinSet::new();
+    let addresses = upstreams.iter().filter_map(|upstream| NodeAddress::parse(upstream).ok());
+    for (n, address) in addresses.enumerate() {
+        looks.spawn(async move { (n, Node::of(address).await) });
+    }
+    let mut nodes = looks.join_all().await;
+    nodes.sort_by_key(|(n, _)| *n);
+    nodes.into_iter().map(|(_, node)| node).collect()
+}
+
+impl Node {
+    async fn of(address: NodeAddress) -> Self {
+        let authority = address.authority();
+        let mut node = Self { name: address.name, authority, addresses: Vec::new(), connect_ms: None, problem: None };
+        let look = async {
+            node.addresses = lookup_host((address.host, address.port)).await?.collect();
+            let started = Instant::now();
+            TcpStream::connect(node.addresses.as_slice()).await?;
+            // Microseconds are noise to whoever reads this.
+            node.connect_ms = Some((started.elapsed().as_secs_f64() * 10_000.0).round() / 10.0);
+            io::Result::Ok(())
+        };
+        let outcome = timeout(NODE_WAIT, look).await;
+        node.problem = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) if node.addresses.is_empty() => Some(format!("its name cannot be resolved: {error}")),
+            Ok(Err(error)) => Some(format!("it does not accept connections: {error}")),
+            Err(_) if node.addresses.is_empty() => Some("its name was not resolved within 1s".into()),
+            Err(_) => Some("it did not accept a connection within 1s".into()),
+        };
+        node
+    }
+
+    fn told(&self) -> String {
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let resolved = if addresses.is_empty() { self.authority.clone() } else { addresses.join(", ") };
+        let outcome = match (&self.problem, self.connect_ms) {
+            (Some(problem), _) => format!("NOT REACHED: {problem}"),
+            (None, Some(ms)) => format!("connected in {ms} ms"),
+            (None, None) => String::new(),
+        };
+        if resolved == self.name { outcome } else { format!("{resolved}  {outcome}") }
+    }
+}
+
+async fn look_at_database(config: &recorder::Config) -> Database {
+    let place = match Place::of(&config.database) {
+        Ok(place) => place,
+        Err(error) => {
+            let path = std::path::absolute(&config.database).unwrap_or_else(|_| config.database.clone());
+            return Database {
+                path: path.display().to_string(),
+                problem: Some(error.to_string()),
+                ..Database::default()
+            };
+        }
+    };
+    let migrations = inspect::pending(&place.path).await;
+    let served = inspect::is_served(&place.path);
+    let problem = database_problem(&place, config.create, &migrations);
+    let mut warnings = place_warnings(&place);
+    warnings.extend(served.as_ref().err().map(|error| format!("whether it is served cannot be told: {error}")));
+    let migrations = migrations.ok();
+    Database {
+        path: place.path.display().to_string(),
+        exists: place.exists,
+        file_system: Some(place.file_system.name),
+        free_bytes: Some(place.free_bytes),
+        total_bytes: Some(place.total_bytes),
+        is_served: served.ok(),
+        pending_migrations: migrations.as_ref().map(|migrations| migrations.pending.len()),
+        newer_migrations: migrations.as_ref().map(|migrations| migrations.newer.len()),
+        problem,
+        warnings,
+    }
+}
+
+fn database_problem(place: &Place, create: Create, migrations: &Result<Migrations, inspect::Error>) -> Option<String> {
+    if place.file_system.is_network() {
+        return place.file_system.caution().map(String::from);
+    }
+    if !place.exists && create == Create::Never {
+        return Some("there is no such file, and recording.create = \"never\" does not make it".into());
+    }
+    if let Err(error) = migrations {
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        return Some(format!("{error}{cause}"));
+    }
+    (!place.is_writable).then(|| "this user may not write the file, or not make files in its folder".into())
+}
+
+fn place_warnings(place: &Place) -> Vec<String> {
+    let caution = place.file_system.caution().filter(|_| !place.file_system.is_network()).map(String::from);
+    let is_tight = place.free_bytes < FREE_BYTES_WANTED;
+    let tight = is_tight.then(|| format!("only {} are free", rounded(place.free_bytes)));
+    caution.into_iter().chain(tight).collect()
+}
+
+impl Database {
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "path         {}", self.path)?;
+        if let (Some(name), Some(free), Some(total)) = (&self.file_system, self.free_bytes, self.total_bytes) {
+            writeln!(out, "file         {}", if self.exists { "exists" } else { "would be made" })?;
+            writeln!(out, "file system  {name}, {} free of {}", rounded(free), rounded(total))?;
+        }
+        if let Some(is_served) = self.is_served {
+            writeln!(out, "served       {}", if is_served { "yes: a running serve holds its lock" } else { "no" })?;
+        }
+        if let Some(pending) = self.pending_migrations {
+            let newer = self.newer_migrations.filter(|newer| *newer > 0);
+            let newer = newer.map(|newer| format!(", {newer} of a newer release")).unwrap_or_default();
+            writeln!(out, "migrations   {pending} pending{newer}")?;
+        }
+        if let Some(problem) = &self.problem {
+            writeln!(out, "CANNOT BE USED: {problem}")?;
+        }
+        self.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))
+    }
+}
+
+/// In the largest unit that leaves at least two digits: exact bytes say nothing to a person.
+fn rounded(bytes: u64) -> String {
+    let unit = [1_u64 << 30, 1 << 20, 1 << 10].into_iter().find(|unit| bytes >= 10 * unit).unwrap_or(1);
+    units::format_size(usize::try_from(bytes - bytes % unit).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_told_by_class_and_prefix() {
+        let check = |allow: &[&str], deny: &[&str], wanted: &[(&str, bool)]| {
+            let list = |entries: &[&str]| entries.iter().map(ToString::to_string).collect();
+            let config = proxy::Config { allow: list(allow), deny: list(deny), ..Default::default() };
+            let passages = passages(&config);
+            for (route, passes) in wanted {
+                let found: Vec<_> = passages.iter().filter(|passage| passage.route == *route).collect();
+                assert!(found.len() == 1 && found[0].passes == *passes, "{route} of {passages:?}");
+            }
+        };
+        check(&[], &[], &[("chat", true), ("other", true)]);
+        check(&["chat"], &[], &[("chat", true), ("chat_ntf", false), ("other", false)]);
+        check(&["chat", "email"], &["email"], &[("chat", true), ("email", false), ("other", false)]);
+        check(&[], &["other"], &[("chat", true), ("other", false)]);
+        check(
+            &["chat", "/health"],
+            &["/genesys/admin"],
+            &[("/health", true), ("/genesys/admin", false), ("other", false)],
+        );
+    }
+
+    #[test]
+    fn room_is_told_in_a_unit_that_says_something() {
+        let rows =
+            [(0, "0B"), (9_999, "9999B"), (10 << 10, "10KiB"), ((73 << 30) + 5, "73GiB"), ((5 << 30) - 1, "5119MiB")];
+        for (bytes, told) in rows {
+            assert_eq!(rounded(bytes), told);
+        }
+    }
+}
