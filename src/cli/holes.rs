@@ -206,7 +206,8 @@ mod tests {
 c2  2026-11-23 14:03:20 +01:00 to 14:11:40  incomplete
   of        sales, Åsa Berg
   see       the recorder died, 2026-11-23 14:11:40 +01:00 to 14:20:00
-  see       the disk was full (SQLITE_FULL), 2026-11-23 14:05:00 +01:00 to 14:06:00, which names this chat
+  see       the disk was full (SQLITE_FULL), 2026-11-23 14:05:00 +01:00 to 14:06:00, which names
+            this chat
             not covered: 6 to 9
 ";
         assert_eq!(printed(all(), Format::Text, &Fixture::example().await).await, wanted);
@@ -229,7 +230,8 @@ c2  2026-11-23 14:03:20 +01:00 to 14:11:40  incomplete
         assert_eq!(printed(who, Format::Text, &none).await, "no holes in the chats asked for\n");
 
         // (rows of coverage, nextPosition) to holes: before, between, after; overlapping and touching rows make none.
-        let rows: [(&[(i64, i64)], i64, &[(i64, i64)]); 6] = [
+        type Stretches = &'static [(i64, i64)];
+        let rows: [(Stretches, i64, Stretches); 6] = [
             (&[], 1, &[]),
             (&[], 4, &[(1, 3)]),
             (&[(3, 5)], 5, &[(1, 2)]),

@@ -118,21 +118,19 @@ impl<'a> Output<'a> {
 ///
 /// # Errors
 /// As the printing.
-pub fn to_stdout<T>(
+pub async fn to_stdout<T>(
     look: Look,
     print: impl AsyncFnOnce(&mut Output<'_>) -> anyhow::Result<T>,
-) -> impl Future<Output = anyhow::Result<()>> {
-    async move {
-        let stdout = io::stdout();
-        let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-        let width = terminal_width();
-        let mut sink = io::BufWriter::new(stdout);
-        let mut output = Output::new(&mut sink, look.format, width, colour);
-        let printed = print(&mut output).await;
-        match printed.and_then(|_| Ok(output.flush()?)) {
-            Err(error) if is_broken_pipe(&error) => Ok(()),
-            other => other,
-        }
+) -> anyhow::Result<()> {
+    let stdout = io::stdout();
+    let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let width = terminal_width();
+    let mut sink = io::BufWriter::new(stdout);
+    let mut output = Output::new(&mut sink, look.format, width, colour);
+    let printed = print(&mut output).await;
+    match printed.and_then(|_| Ok(output.flush()?)) {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        other => other,
     }
 }
 

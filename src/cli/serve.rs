@@ -201,11 +201,10 @@ fn start_proxy(
 fn suitable_place(config: &Config) -> anyhow::Result<Place> {
     let place = Place::of(&config.recording.database)?;
     let (path, file_system) = (place.path.display(), &place.file_system.name);
-    match place.file_system.kind {
-        FileSystemKind::Network => anyhow::bail!(
+    if place.file_system.kind == FileSystemKind::Network {
+        anyhow::bail!(
             "{path} is on a network file system ({file_system}): SQLite's locks cannot be relied on there; use a local disk"
-        ),
-        _ => {}
+        );
     }
     if let Some(caution) = place.file_system.caution() {
         tracing::warn!(%path, file_system, "{caution}");

@@ -122,14 +122,16 @@ impl Reader<'_> {
                 Some(b'{') => {
                     self.open(Kind::Object)?;
                     if self.peek() == Some(b'}') {
-                        return Ok(self.close());
+                        self.close();
+                        return Ok(());
                     }
                     self.key()?;
                 }
                 Some(b'[') => {
                     self.open(Kind::Array)?;
                     if self.peek() == Some(b']') {
-                        return Ok(self.close());
+                        self.close();
+                        return Ok(());
                     }
                 }
                 Some(b'"') => return self.string(Kind::String),

@@ -84,7 +84,7 @@ pub fn forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> Ip
 
 /// The nearest address of X-Forwarded-For that is not one of our own proxies.
 fn claimed_client(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let hops: Vec<IpAddr> = tokens(headers, &X_FORWARDED_FOR).map_while(|hop| address(hop)).collect();
+    let hops: Vec<IpAddr> = tokens(headers, &X_FORWARDED_FOR).map_while(address).collect();
     let outside = hops.iter().rev().find(|hop| !trusted.iter().any(|network| network.contains(*hop)));
     outside.or(hops.first()).copied().unwrap_or(peer)
 }

@@ -37,7 +37,7 @@ async fn no_event_that_a_client_had_is_missing_after_kill_9() {
     let rows = archive.rows("SELECT chat_id, event_index FROM events").await;
     let stored: HashSet<(String, i64)> =
         rows.into_iter().map(|row| (row[0].clone(), row[1].parse().expect("an index"))).collect();
-    let held = held.lock().expect("no panic holds it");
+    let held = std::mem::take(&mut *held.lock().expect("no panic holds it"));
     let missing: Vec<_> = held.difference(&stored).collect();
     assert!(held.len() > 20 * rounds, "hardly any load: {} events in {rounds} rounds", held.len());
     assert!(missing.is_empty(), "{} of {} events are missing: {missing:?}", missing.len(), held.len());

@@ -5,6 +5,7 @@ mod cli;
 mod crash;
 mod faults;
 mod load;
+mod reading;
 mod seed;
 mod support;
 mod transparency;
