@@ -8,3 +8,4 @@ pub mod gms;
 pub mod recorder;
 pub mod proxy;
 pub mod admin;
+pub mod simulator;
