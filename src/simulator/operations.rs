@@ -205,10 +205,11 @@ fn session(chats: &mut Chats, call: &Call<'_>) -> Result<String, Refusal> {
     let ended_refreshes = chats.conduct.ended_refreshes;
     let ended = match chats.chat(&named) {
         None => call.chat_id.map(|_| true),
+        // Whose session it is not, learns nothing of it.
         Some(chat) if chat.secure_key != key => None,
-        Some(chat) if !chat.ended => return Ok(named),
         Some(chat) => {
-            if reads(call.operation) && chat.may_refresh(ended_refreshes) {
+            let lets = !chat.ended || (reads(call.operation) && chat.may_refresh(ended_refreshes));
+            if lets {
                 return Ok(named);
             }
             Some(true)
