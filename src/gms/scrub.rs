@@ -537,6 +537,8 @@ mod tests {
             after in "[a-z %é]{0,5}",
         ) {
             prop_assume!(!PUBLIC_WORDS.iter().any(|word| word.contains(&secret)));
+            // A secret that reads as an encoding itself is undone along with the text around it. Keys are hex or base64.
+            prop_assume!(!secret.contains('%') && !secret.contains('\\'));
             let spelt: String = secret.chars().zip(&ways).map(|(c, way)| spelt(c, *way)).collect();
             let stars = stars(spelt.len());
             for (open, close) in [("{\"text\":\"", "\"}"), ("", "\u{1}")] {
