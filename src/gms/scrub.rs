@@ -531,14 +531,13 @@ mod tests {
     proptest! {
         #[test]
         fn no_spelling_of_a_secret_survives(
-            secret in r#"[a-zA-Z0-9"\\/%+=é😀 ]{8,24}"#,
+            // Without % and \\: what reads as an encoding itself is undone with the text around it. Keys are hex or base64.
+            secret in r#"[a-zA-Z0-9"/+=é😀 ]{8,24}"#,
             ways in proptest::collection::vec(any::<u8>(), 24),
-            before in "([a-z %é]{0,5}[a-z é])?",
+            before in "[a-z é]{0,6}",
             after in "[a-z %é]{0,5}",
         ) {
             prop_assume!(!PUBLIC_WORDS.iter().any(|word| word.contains(&secret)));
-            // A secret that reads as an encoding itself is undone along with the text around it. Keys are hex or base64.
-            prop_assume!(!secret.contains('%') && !secret.contains('\\'));
             let spelt: String = secret.chars().zip(&ways).map(|(c, way)| spelt(c, *way)).collect();
             let stars = stars(spelt.len());
             for (open, close) in [("{\"text\":\"", "\"}"), ("", "\u{1}")] {
