@@ -1,4 +1,48 @@
-//! A recording reverse proxy for Genesys GMS.
+//! A recording reverse proxy for Genesys Mobile Services (GMS): it forwards every request to real nodes, reads the Chat V2
+//! answers on their way through, and keeps each transcript event exactly once, on disk before the client has it.
+//!
+//! # The building
+//!
+//! The `mod` lines below are the floors, ground first. A module imports only from floors above its own line; a test holds
+//! that. Where to look:
+//!
+//! | floor | what it is | what it refuses to know |
+//! |---|---|---|
+//! | [`chat`] | the words: chat, event, party, position; a secret that cannot be printed | HTTP, JSON, SQL |
+//! | [`units`] | `"800ms"`, `"8MiB"` | what they are for |
+//! | [`telemetry`] | logs, and the closed list of counters with the account of every event seen | who counts |
+//! | [`gms`] | bytes in, observation out: routes, answers, errors, CometD, scrubbing | I/O, clocks, storing |
+//! | [`store`] | the only SQL: open, migrate, append a batch, read back | queues, HTTP, what to do about an error |
+//! | [`recorder`] | from observation to durable row: queue, one writer, group commit, tickets, outages | HTTP, SQL |
+//! | [`proxy`] | HTTP toward clients and nodes; [`proxy`]'s `forward.rs` is **the hot path** | JSON, SQL |
+//! | [`admin`] | probes and metrics, on a listener of their own | chats |
+//! | [`simulator`] | GMS nodes that speak the documented API, for demo, tests and benchmarks | everything above |
+//! | [`config`] | every part's section, read from file, environment and flags, checked once | what the options do |
+//! | [`cli`] | one file a command; errors become words and exit codes here | |
+//!
+//! # The life of one answer
+//!
+//! ```text
+//! client ─▶ listener ─▶ forward: Route::parse ─▶ Pool::send ─▶ GMS node
+//!                other routes: streamed through, no copy
+//! client ◀────── the node's bytes ◀── Recorder::wait ◀── tap::take, up to body_max
+//!                                          │
+//!           gms::inspect ─▶ Observation { chats, errors, findings }
+//!                                          │  all of it known to be on disk? deliver now
+//!           Recorder::observe: queue ─▶ writer, one transaction a batch ─▶ commit + sync ─▶ ticket
+//! ```
+//!
+//! Threads: one current-thread runtime for each core, each with its own listener and its own connections to the nodes; one
+//! for the writer, with the one connection that writes; the main one for signals and the admin listener. They share
+//! counters, the nodes' health, the queue, and three small locks that are never held across an await: the account, what is
+//! known of live chats, and the memory of what is committed.
+//!
+//! # What is never true
+//!
+//! - An event in a client's hands that is in no file, unless `delivered_early` or `dropped` counted it.
+//! - A row that was overwritten. A secret in a queue, a log line, a metric or a row.
+//! - A request sent twice, unless it was safe, had no body, and its reused connection died before any byte of an answer.
+//! - A loop, a queue, a buffer or a wait without a bound.
 
 // The floors, ground first: a module imports only from those above its line here.
 pub mod chat;

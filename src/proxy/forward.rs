@@ -23,10 +23,14 @@ use super::{Config, upgrade};
 use crate::gms::{self, Exchange, Operation, Route, RouteClass};
 use crate::recorder::{Recorder, Verdict};
 use crate::store::ExchangeFacts;
+use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 
 /// A commit that is late anyway gets this much, however late the answer was.
 const COMMIT_WAIT_MIN: Duration = Duration::from_millis(100);
+
+/// Paths that look like chat and are none of ours: a new release, or a typing error in a client.
+static UNRECOGNISED: Repeated = Repeated::new(5, Duration::from_secs(60));
 
 /// What every exchange of a thread shares.
 #[derive(Debug)]
@@ -92,7 +96,13 @@ impl Asked<'_> {
     fn admit(&self) -> Result<(), Refusal> {
         if self.route.looks_like_chat {
             self.gate.metrics.unrecognised.inc();
-            tracing::debug!(path = self.uri.path(), "looks like chat but matches no route: forwarded, not recorded");
+            if let Some(not_shown) = UNRECOGNISED.admit(std::time::Instant::now()) {
+                let path = self.uri.path();
+                tracing::warn!(path, not_shown, "looks like chat but matches no route: forwarded, not recorded");
+            }
+        }
+        if let Some(finding) = tap::chat_v1(&self.route) {
+            self.gate.recorder.find(finding, &self.facts());
         }
         let disconnects = self.route.operation == Some(Operation::Disconnect);
         match () {

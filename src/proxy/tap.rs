@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::body::NodeBody;
 use crate::chat::ChatId;
-use crate::gms::{Finding, FindingKind, Route};
+use crate::gms::{Finding, FindingKind, Route, RouteClass};
 
 /// How much may be held of one answer, and of all together.
 #[derive(Debug)]
@@ -136,4 +136,17 @@ pub fn too_large(route: &Route<'_>, taken: usize) -> Finding {
         raw_length: taken,
         events: 0,
     }
+}
+
+/// Chat V1 is forwarded and not recorded: each session leaves one finding that says so.
+pub fn chat_v1(route: &Route<'_>) -> Option<Finding> {
+    let session = route.chat_id.as_deref().filter(|_| route.class == RouteClass::ChatV1)?;
+    Some(Finding {
+        kind: FindingKind::ChatV1,
+        chat_id: ChatId::parse(session),
+        detail: "a Chat V1 session: forwarded, not recorded".into(),
+        raw: Vec::new(),
+        raw_length: 0,
+        events: 0,
+    })
 }

@@ -203,6 +203,24 @@ async fn a_client_that_leaves_is_a_row_of_the_audit() {
     simulator.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chat_v1_passes_and_leaves_one_finding_a_session() {
+    let origin = Origin::canned(json_answer("{\"chatIxnState\":\"TRANSCRIPT\"}"));
+    let folder = folder();
+    let mut server = Server::start(folder.path(), &[origin.address], "");
+    let mut client = Client::new(server.address);
+    for session in ["s-1", "s-1", "s-1", "s-2"] {
+        let path = format!("/genesys/1/service/{session}/ixn/chat/refresh");
+        assert_eq!(client.post(&path, "transcriptPosition=1").await.expect("an answer").status, StatusCode::OK);
+    }
+    assert!(server.stop().success());
+    let rows = Archive::open(&server.database)
+        .await
+        .rows("SELECT kind, chat_id, repeats FROM findings ORDER BY chat_id")
+        .await;
+    assert_eq!(rows, [["chat_v1", "s-1", "3"], ["chat_v1", "s-2", "1"]]);
+}
+
 #[test]
 fn allow_and_deny_hold_for_the_path_a_node_reads() {
     let settings = "[proxy]\nallow = [\"chat\", \"/genesys/1/storage\"]\ndeny = [\"/genesys/1/storage/secret\"]\ncors_origins = [\"https://shop.example.com\"]\n";
