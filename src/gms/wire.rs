@@ -127,6 +127,8 @@ fn covered(events: &[TranscriptEvent], next_position: Option<i64>, asked: &Asked
     }
     let position = asked.form.map_or(Position::Absent, Form::position);
     match (asked.operation, position) {
+        // Its position says how far the client has read; its answer holds no transcript.
+        (Some(Operation::ReadReceipt), _) => Coverage::Nothing,
         (Some(Operation::RequestChat), _) | (Some(Operation::Refresh), Position::Absent) => {
             Coverage::Rest { from: 1, next }
         }

@@ -26,6 +26,8 @@ use crate::store::ExchangeFacts;
 use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 
+/// What GMS binds a CometD session by.
+const SESSION_COOKIE: &str = "BAYEUX_BROWSER";
 /// A commit that is late anyway gets this much, however late the answer was.
 const COMMIT_WAIT_MIN: Duration = Duration::from_millis(100);
 
@@ -122,11 +124,16 @@ impl Asked<'_> {
         let (request, upgraded) = self.toward_node(request);
         let affinity = affinity(&self.route, &self.headers, &self.client);
         let time_left = self.time_left();
-        let sent = self.gate.pool.send(request, affinity.as_key(), &mut self.node);
+        let sent = self.gate.pool.send(request, affinity.as_affinity(), &mut self.node);
         let failure = match timeout(time_left, sent).await {
             Ok(Ok((response, lease))) => {
                 let idle = self.gate.config.body_idle_timeout;
                 let mut response = response.map(|body| NodeBody::new(body, lease, idle));
+                if let (Some(cookie), Some(node)) =
+                    (headers::given_cookie(response.headers(), SESSION_COOKIE), &self.node)
+                {
+                    self.gate.pool.nodes().remember_session(cookie, node);
+                }
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     headers::strip_hop_by_hop(response.headers_mut());
                 }
@@ -305,27 +312,29 @@ impl Drop for Departure<'_> {
 
 /// What a request keeps to a node by: its chat; a CometD session's cookie, or else the client's address.
 enum Key<'a> {
-    Text(&'a str),
-    Address(String),
+    Chat(&'a str),
+    Session { cookie: &'a str, client: String },
+    Client(String),
     None,
 }
 
 fn affinity<'a>(route: &'a Route<'_>, headers: &'a HeaderMap, client: &IpAddr) -> Key<'a> {
     match (route.class, route.chat_id.as_deref()) {
-        (_, Some(chat_id)) => Key::Text(chat_id),
-        (RouteClass::Cometd | RouteClass::ChatNtf, None) => match headers::cookie(headers, "BAYEUX_BROWSER") {
-            Some(session) => Key::Text(session),
-            None => Key::Address(client.to_string()),
+        (_, Some(chat_id)) => Key::Chat(chat_id),
+        (RouteClass::Cometd | RouteClass::ChatNtf, None) => match headers::cookie(headers, SESSION_COOKIE) {
+            Some(cookie) => Key::Session { cookie, client: client.to_string() },
+            None => Key::Client(client.to_string()),
         },
         _ => Key::None,
     }
 }
 
 impl Key<'_> {
-    fn as_key(&self) -> Affinity<'_> {
+    fn as_affinity(&self) -> Affinity<'_> {
         match self {
-            Self::Text(text) => Affinity::Key(text.as_bytes()),
-            Self::Address(text) => Affinity::Key(text.as_bytes()),
+            Self::Chat(chat_id) => Affinity::Key(chat_id.as_bytes()),
+            Self::Session { cookie, client } => Affinity::Session { cookie, client: client.as_bytes() },
+            Self::Client(client) => Affinity::Key(client.as_bytes()),
             Self::None => Affinity::None,
         }
     }

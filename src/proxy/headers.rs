@@ -124,6 +124,13 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
+/// The value of a cookie that an answer sets.
+pub fn given_cookie<'a>(answer: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = answer.get_all(SET_COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = lines.filter_map(|line| line.split(';').next()?.trim().split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

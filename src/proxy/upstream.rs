@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Method, Request, Response};
@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout};
 use super::address::NodeAddress;
 use super::answer::{Reach, Refusal};
 use super::body::{Error, RequestBody};
-use crate::recorder::now_ms;
+use crate::recorder::{Generations, now_ms};
 use crate::telemetry::metrics::Metrics;
 
 /// Choices are kept in one word of bits.
@@ -68,17 +68,30 @@ impl Node {
     }
 }
 
+/// CometD sessions whose node is remembered.
+const SESSIONS_MAX: usize = 100_000;
+
 /// All nodes.
 #[derive(Debug)]
 pub struct Nodes {
     all: Vec<Arc<Node>>,
+    /// A hash of the cookie that a node gave a CometD session, and which node that was.
+    sessions: Mutex<Generations<u64, usize>>,
 }
 
 /// What a request keeps to a node by.
 #[derive(Debug, Clone, Copy)]
 pub enum Affinity<'a> {
-    /// A chat, or a CometD session: the same text leads to the same node while it is well.
+    /// A chat, or a client: the same text leads to the same node while it is well.
     Key(&'a [u8]),
+    /// A CometD session by its cookie: the node that gave it, or else as the client's address leads, which led to that
+    /// node when the session had no cookie yet.
+    Session {
+        /// The cookie's value.
+        cookie: &'a str,
+        /// The client's address.
+        client: &'a [u8],
+    },
     /// None: the least loaded.
     None,
 }
@@ -103,7 +116,22 @@ impl Nodes {
         for node in &all {
             node.up.set(1);
         }
-        Self { all }
+        Self { all, sessions: Mutex::new(Generations::new(SESSIONS_MAX)) }
+    }
+
+    /// A node has begun a CometD session: it alone knows it.
+    pub fn remember_session(&self, cookie: &str, name: &str) {
+        if let Some(index) = self.all.iter().position(|node| &*node.name == name) {
+            self.sessions().insert(rendezvous(b"", cookie.as_bytes()), index);
+        }
+    }
+
+    fn node_of_session(&self, cookie: &str) -> Option<usize> {
+        self.sessions().get_mut(&rendezvous(b"", cookie.as_bytes())).copied()
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Generations<u64, usize>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every node.
@@ -113,13 +141,21 @@ impl Nodes {
 
     /// The best node not tried yet: well ones before the others; by rendezvous hashing, or by load.
     fn choose(&self, affinity: Affinity<'_>, tried: u64) -> Option<usize> {
+        let key = match affinity {
+            Affinity::Session { cookie, client } => match self.node_of_session(cookie) {
+                Some(index) if tried & (1 << index) == 0 && self.all[index].is_well() => return Some(index),
+                _ => Some(client),
+            },
+            Affinity::Key(key) => Some(key),
+            Affinity::None => None,
+        };
         let untried = (0..self.all.len()).filter(|index| tried & (1 << index) == 0);
         untried.max_by_key(|&index| {
             let node = &self.all[index];
-            let score = match affinity {
-                Affinity::Key(key) => rendezvous(node.name.as_bytes(), key),
+            let score = match key {
+                Some(key) => rendezvous(node.name.as_bytes(), key),
                 // Fewer exchanges first; among equals one by chance of the clock, so that no node is always first.
-                Affinity::None => {
+                None => {
                     let idle = u64::MAX - node.exchanges.load(Ordering::Relaxed) as u64;
                     (idle << 16) | (rendezvous(node.name.as_bytes(), &now_ms().to_be_bytes()) & 0xffff)
                 }
@@ -193,6 +229,11 @@ impl Pool {
     pub fn new(nodes: Arc<Nodes>, limits: Limits) -> Self {
         let idle = RefCell::new(nodes.all.iter().map(|_| VecDeque::new()).collect());
         Self { nodes, limits, idle }
+    }
+
+    /// The nodes it leads to.
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
     }
 
     /// Sends a request and returns the head of its answer (R2).

@@ -25,7 +25,9 @@ use crate::telemetry::metrics::Metrics;
 use crate::units;
 
 use live::LiveChats;
-use memory::{Committed, EventKey, Generations};
+use memory::{Committed, EventKey};
+
+pub use memory::Generations;
 use outage::{Effect, Outages};
 use queue::{Queue, Queued};
 

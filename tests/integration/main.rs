@@ -2,6 +2,7 @@
 
 mod architecture;
 mod cli;
+mod cometd;
 mod crash;
 mod faults;
 mod load;

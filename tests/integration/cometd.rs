@@ -1,0 +1,146 @@
+//! Chats over CometD long polling: what a client is delivered is recorded, whatever else shares the envelope.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use gms_recorder::simulator::{AgentScript, Config, Simulator};
+use http::Request;
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use crate::support::{Archive, Client, Server, eventually, folder};
+
+const CHANNEL: &str = "/service/chatV2/customer-support";
+
+/// A CometD client as the widgets have one: one for publishing, one for the long poll.
+struct Session {
+    publisher: Client,
+    poller: Client,
+    id: String,
+    cookie: String,
+    chat: Option<(String, String)>,
+    messages: u64,
+}
+
+impl Session {
+    async fn open(proxy: SocketAddr) -> Self {
+        let (publisher, poller) = (Client::new(proxy), Client::new(proxy));
+        let mut session = Self { publisher, poller, id: String::new(), cookie: String::new(), chat: None, messages: 0 };
+        let hello =
+            json!([{"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}]);
+        let request = envelope(&hello, "");
+        let reply = session.publisher.send(request).await.expect("an answer");
+        session.cookie =
+            reply.headers["set-cookie"].to_str().expect("text").split(';').next().expect("a cookie").into();
+        session.id = reply.json()[0]["clientId"].as_str().expect("a session").into();
+        let subscribe = json!([{"channel": "/meta/subscribe", "clientId": session.id, "subscription": CHANNEL}]);
+        session.publish(subscribe).await;
+        session
+    }
+
+    async fn publish(&mut self, messages: Value) -> Value {
+        let reply = self.publisher.send(envelope(&messages, &self.cookie)).await.expect("an answer").json();
+        self.note(&reply);
+        reply
+    }
+
+    async fn say(&mut self, operation: &str, fields: Value) -> Value {
+        let mut data = fields;
+        data["operation"] = operation.into();
+        if let Some((_, key)) = &self.chat {
+            data["secureKey"] = key.as_str().into();
+        }
+        self.publish(json!([{"channel": CHANNEL, "clientId": self.id, "id": "7", "data": data}])).await
+    }
+
+    async fn poll(&mut self) {
+        let connect = json!([{"channel": "/meta/connect", "clientId": self.id, "connectionType": "long-polling"}]);
+        let reply = self.poller.send(envelope(&connect, &self.cookie)).await.expect("an answer").json();
+        self.note(&reply);
+    }
+
+    fn note(&mut self, reply: &Value) {
+        for delivery in reply.as_array().into_iter().flatten().filter(|message| message["channel"] == CHANNEL) {
+            let data = &delivery["data"];
+            self.messages += data["messages"].as_array().map_or(0, |messages| messages.len() as u64);
+            if let (Some(id), Some(key)) = (data["chatId"].as_str(), data["secureKey"].as_str()) {
+                self.chat = Some((id.into(), key.into()));
+            }
+        }
+    }
+}
+
+fn envelope(messages: &Value, cookie: &str) -> Request<Full<Bytes>> {
+    let request =
+        Request::post("/genesys/cometd").header("host", "gms.example.com").header("content-type", "application/json");
+    let request = if cookie.is_empty() { request } else { request.header("cookie", cookie) };
+    request.body(Full::from(messages.to_string())).expect("a sound request")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chat_over_long_polling_is_recorded_as_the_simulator_issued_it() {
+    let agent = AgentScript { hidden_every: 2, ..AgentScript::default() };
+    let config = Config { agent, connect_hold: std::time::Duration::from_millis(200), ..Config::nodes(3) };
+    let simulator = Simulator::start(config).await.expect("free ports");
+    let folder = folder();
+    let server = Server::start(folder.path(), &simulator.addresses(), "");
+    let mut session = Session::open(server.address).await;
+    session.say("requestChat", json!({"nickname": "Anna", "emailAddress": "anna@example.com", "subject": "Hi"})).await;
+    for _ in 0..20 {
+        session.poll().await;
+        if session.chat.is_some() {
+            break;
+        }
+    }
+    let (chat, key) = session.chat.clone().expect("a delivery names the chat");
+    for n in 0..5 {
+        session.say("sendMessage", json!({"message": format!("m{n}")})).await;
+        session.poll().await;
+    }
+    // All of it once more, as after a reconnect: replayed, and stored once.
+    session.say("requestNotifications", json!({"transcriptPosition": 0})).await;
+    session.poll().await;
+    session.say("disconnect", json!({})).await;
+    for _ in 0..3 {
+        session.poll().await;
+    }
+    let account = simulator.account();
+    let issued = account.chat(&chat).expect("the simulator has it");
+    let wanted: Vec<String> =
+        issued.visible().filter(|event| event.delivered).map(|event| event.index.to_string()).collect();
+    assert!(
+        wanted.len() >= 10 && session.messages > wanted.len() as u64,
+        "{} events, {} delivered",
+        wanted.len(),
+        session.messages
+    );
+    let mut archive = Archive::open(&server.database).await;
+    let stored = archive
+        .rows(&format!("SELECT event_index FROM events WHERE chat_id = '{chat}' ORDER BY event_index"))
+        .await
+        .concat();
+    assert_eq!(stored, wanted);
+    eventually("the lazy facts", async || {
+        let mut archive = Archive::open(&server.database).await;
+        let holes = archive.rows("SELECT status, holes, next_position = covered_to FROM completeness").await;
+        let customer = archive.value("SELECT value FROM chat_attributes WHERE name = 'emailAddress'").await;
+        (holes == [["complete", "0", "1"]] && customer == "anna@example.com").then_some(())
+    })
+    .await;
+    assert_eq!(server.metric("gms_recorder_events_total{fate=\"variant\"}").await, Some(0.0));
+    assert!(!server.log().contains(&key));
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_client_is_audited() {
+    let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
+    let folder = folder();
+    let server = Server::start(folder.path(), &simulator.addresses(), "");
+    let publish = json!({"channel": CHANNEL, "clientId": "nobody", "id": 1, "data": {"operation": "sendMessage", "message": "x"}});
+    Client::new(server.address).send(envelope(&publish, "")).await.expect("an answer");
+    let rows =
+        Archive::open(&server.database).await.rows("SELECT format, detail, operation, service FROM api_errors").await;
+    assert_eq!(rows, [["bayeux", "402::Unknown client", "sendMessage", "customer-support"]]);
+    simulator.stop().await;
+}
