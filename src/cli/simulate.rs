@@ -95,7 +95,7 @@ impl Simulate {
 
     /// The rates are shared out among what they stand for.
     fn faults(&self) -> Faults {
-        let (error, broken) = (Chance::Rate(self.error_rate / 5.0), Chance::Rate(self.break_rate / 3.0));
+        let (error, broken) = (shared(self.error_rate, 5), shared(self.break_rate, 3));
         Faults {
             unexpected: error,
             media_server: error,
@@ -111,6 +111,11 @@ impl Simulate {
             ..Faults::default()
         }
     }
+}
+
+/// The rate at which each of so many independent faults strikes, so that any of them does at this rate.
+fn shared(rate: f64, faults: i32) -> Chance {
+    Chance::Rate(1.0 - (1.0 - rate).powf(1.0 / f64::from(faults)))
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -159,6 +164,14 @@ mod tests {
         for (arguments, ports) in rows {
             let listen = config(arguments).expect(arguments).listen;
             assert_eq!(listen.iter().map(SocketAddr::port).collect::<Vec<_>>(), ports, "{arguments}");
+        }
+    }
+
+    #[test]
+    fn a_share_of_errors_is_shared_out() {
+        for rate in [0.0, 0.1, 1.0] {
+            let Chance::Rate(each) = shared(rate, 5) else { panic!("a rate stays one") };
+            assert!((1.0 - (1.0 - each).powi(5) - rate).abs() < 1e-9, "{rate}");
         }
     }
 

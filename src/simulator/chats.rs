@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
@@ -177,7 +178,6 @@ impl Chats {
     }
 
     fn secure_key(&mut self, form: KeyForm) -> String {
-        use base64::prelude::{BASE64_STANDARD, Engine as _};
         match form {
             KeyForm::Hex => self.dice.hex(20),
             KeyForm::Base64 => BASE64_STANDARD.encode(self.dice.bytes(74)),

@@ -2,7 +2,6 @@
 //! the socket, so that the account knows which answers were written completely. What an answer says is not its concern.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -389,12 +388,6 @@ impl std::fmt::Display for Aborted {
 }
 
 impl std::error::Error for Aborted {}
-
-impl From<Infallible> for Aborted {
-    fn from(never: Infallible) -> Self {
-        match never {}
-    }
-}
 
 #[cfg(test)]
 mod tests {
