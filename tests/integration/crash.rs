@@ -14,7 +14,7 @@ type Held = Arc<Mutex<HashSet<(String, i64)>>>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_event_that_a_client_had_is_missing_after_kill_9() {
-    let rounds = count("GMS_RECORDER_TEST_KILLS", 10);
+    let rounds = count("TEST_KILLS", 10);
     let simulator = Simulator::start(Config::nodes(2)).await.expect("free ports");
     let folder = folder();
     let mut server = Server::start(folder.path(), &simulator.addresses(), "");

@@ -176,7 +176,7 @@ async fn a_locked_database_is_waited_for() {
             assert!(said.contains("executed"), "the node has acted, and that is said: {said}");
         }
         eventually("noticed", async || is_down(&server).await).await;
-        tokio::time::sleep(Duration::from_secs(count("GMS_RECORDER_TEST_LOCK_SECONDS", 2) as u64)).await;
+        tokio::time::sleep(Duration::from_secs(count("TEST_LOCK_SECONDS", 2) as u64)).await;
         sqlx::query("ROLLBACK").execute(&mut other).await.expect("it is ours");
         other.close().await.expect("it is ours");
         eventually("recording up again", async || is_up(&server).await).await;

@@ -9,7 +9,7 @@ use crate::support::{Archive, Chat, Client, Server, count, eventually, folder};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_archive_equals_the_simulator_s_account() {
-    let (chats, messages) = (count("GMS_RECORDER_TEST_CHATS", 200), 16);
+    let (chats, messages) = (count("TEST_CHATS", 200), 16);
     let agent = AgentScript { rejoins_every: 5, hidden_every: 4, ..AgentScript::default() };
     let simulator = Simulator::start(Config { agent, ..Config::nodes(3) }).await.expect("free ports");
     let folder = folder();

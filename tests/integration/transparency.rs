@@ -286,7 +286,7 @@ fn an_upgrade_passes_both_ways() {
 /// 1 GiB each way, in memory that does not grow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_files_stream_in_constant_memory() {
-    let bytes = count("GMS_RECORDER_TEST_STREAM_MIB", 1024) << 20;
+    let bytes = count("TEST_STREAM_MIB", 1024) << 20;
     let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
     let folder = folder();
     let server = Server::start(folder.path(), &simulator.addresses(), "");
