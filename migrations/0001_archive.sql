@@ -179,18 +179,21 @@ CREATE TABLE outages (
     run_id           INTEGER NOT NULL
 );
 
+-- How these views stay quick on large archives: plain columns are not cast (they keep their declared type), so that
+-- WHERE chat_id = … reaches the indexes; what is computed is cast to a type.
+
 -- A line an event, to be read from top to bottom.
 CREATE VIEW transcript AS
 SELECT
-    CAST(e.chat_id AS TEXT)                                                        AS chat_id,
-    CAST(e.event_index AS INTEGER)                                                 AS event_index,
+    e.chat_id                                                          AS chat_id,
+    e.event_index                                                      AS event_index,
     CAST(strftime('%Y-%m-%dT%H:%M:%S', e.utc_time / 1000, 'unixepoch')
-         || printf('.%03dZ', abs(e.utc_time % 1000)) AS TEXT)                      AS at,
+         || printf('.%03dZ', abs(e.utc_time % 1000)) AS TEXT)          AS at,
     CAST(coalesce(e.nickname, e.party_type || ' ' || e.participant_id,
-                  e.party_type, '') AS TEXT)                                       AS who,
-    CAST(e.party_type AS TEXT)                                                     AS party_type,
-    CAST(e.type AS TEXT)                                                           AS type,
-    CAST(e.text AS TEXT)                                                           AS text,
+                  e.party_type, '') AS TEXT)                           AS who,
+    e.party_type                                                       AS party_type,
+    e.type                                                             AS type,
+    e.text                                                             AS text,
     CAST((SELECT group_concat(DISTINCT v.kind) FROM event_variants v
            WHERE v.chat_id = e.chat_id AND v.event_index = e.event_index) AS TEXT) AS variant
 FROM events e
@@ -199,37 +202,37 @@ ORDER BY e.chat_id, e.event_index;
 -- Errors, newest first, with what to do about them.
 CREATE VIEW error_audit AS
 SELECT
-    CAST(a.id AS INTEGER)                                                          AS id,
+    a.id                                                               AS id,
     CAST(strftime('%Y-%m-%dT%H:%M:%S', a.observed_at / 1000, 'unixepoch')
-         || printf('.%03dZ', a.observed_at % 1000) AS TEXT)                        AS at,
+         || printf('.%03dZ', a.observed_at % 1000) AS TEXT)            AS at,
     CAST(strftime('%Y-%m-%dT%H:%M:%S', a.last_observed_at / 1000, 'unixepoch')
-         || printf('.%03dZ', a.last_observed_at % 1000) AS TEXT)                   AS last_at,
-    CAST(a.repeats AS INTEGER)                                                     AS repeats,
-    CAST(a.origin AS TEXT)                                                         AS origin,
-    CAST(a.http_status AS INTEGER)                                                 AS http_status,
-    CAST(a.status_code AS INTEGER)                                                 AS status_code,
-    CAST(a.format AS TEXT)                                                         AS format,
-    CAST(a.code AS INTEGER)                                                        AS code,
-    CAST(a.meaning AS TEXT)                                                        AS meaning,
-    CAST(a.class AS TEXT)                                                          AS class,
-    CAST(a.field AS TEXT)                                                          AS field,
-    CAST(a.detail AS TEXT)                                                         AS detail,
-    CAST(a.advice AS TEXT)                                                         AS advice,
-    CAST(a.reference_id AS TEXT)                                                   AS reference_id,
-    CAST(a.service AS TEXT)                                                        AS service,
-    CAST(a.operation AS TEXT)                                                      AS operation,
-    CAST(a.chat_id AS TEXT)                                                        AS chat_id,
-    CAST(a.alias AS TEXT)                                                          AS alias,
-    CAST(a.method AS TEXT)                                                         AS method,
-    CAST(a.path AS TEXT)                                                           AS path,
-    CAST(a.node AS TEXT)                                                           AS node,
-    CAST(a.client AS TEXT)                                                         AS client,
-    CAST(a.request_id AS TEXT)                                                     AS request_id,
-    CAST(a.duration_ms AS INTEGER)                                                 AS duration_ms,
-    CAST(c.remedy AS TEXT)                                                         AS remedy,
-    CAST(a.observed_at AS INTEGER)                                                 AS observed_at,
-    CAST(a.last_observed_at AS INTEGER)                                            AS last_observed_at,
-    CAST(a.run_id AS INTEGER)                                                      AS run_id
+         || printf('.%03dZ', a.last_observed_at % 1000) AS TEXT)       AS last_at,
+    a.repeats                                                          AS repeats,
+    a.origin                                                           AS origin,
+    a.http_status                                                      AS http_status,
+    a.status_code                                                      AS status_code,
+    a.format                                                           AS format,
+    a.code                                                             AS code,
+    a.meaning                                                          AS meaning,
+    a.class                                                            AS class,
+    a.field                                                            AS field,
+    a.detail                                                           AS detail,
+    a.advice                                                           AS advice,
+    a.reference_id                                                     AS reference_id,
+    a.service                                                          AS service,
+    a.operation                                                        AS operation,
+    a.chat_id                                                          AS chat_id,
+    a.alias                                                            AS alias,
+    a.method                                                           AS method,
+    a.path                                                             AS path,
+    a.node                                                             AS node,
+    a.client                                                           AS client,
+    a.request_id                                                       AS request_id,
+    a.duration_ms                                                      AS duration_ms,
+    c.remedy                                                           AS remedy,
+    a.observed_at                                                      AS observed_at,
+    a.last_observed_at                                                 AS last_observed_at,
+    a.run_id                                                           AS run_id
 FROM api_errors a LEFT JOIN error_codes c ON c.code = a.code
 ORDER BY a.observed_at DESC, a.id DESC;
 
@@ -237,20 +240,20 @@ ORDER BY a.observed_at DESC, a.id DESC;
 -- A missing index inside covered ground is no hole: GMS hides some events from some parties.
 CREATE VIEW coverage_holes AS
 WITH reached AS (
-    SELECT chat_id, from_position, next_position,
+    SELECT chat_id, from_position,
            coalesce(max(next_position) OVER (
                PARTITION BY chat_id ORDER BY from_position, next_position
                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 1) AS reach
     FROM coverage
 )
-SELECT CAST(chat_id AS TEXT)          AS chat_id,
+SELECT chat_id                        AS chat_id,
        CAST(reach AS INTEGER)         AS from_position,
-       CAST(from_position AS INTEGER) AS next_position
+       from_position                  AS next_position
 FROM reached WHERE from_position > reach
 UNION ALL
-SELECT CAST(c.chat_id AS TEXT),
+SELECT c.chat_id,
        CAST(coalesce((SELECT max(v.next_position) FROM coverage v WHERE v.chat_id = c.chat_id), 1) AS INTEGER),
-       CAST(c.next_position AS INTEGER)
+       c.next_position
 FROM chats c
 WHERE c.next_position > coalesce((SELECT max(v.next_position) FROM coverage v WHERE v.chat_id = c.chat_id), 1);
 
@@ -259,75 +262,79 @@ WHERE c.next_position > coalesce((SELECT max(v.next_position) FROM coverage v WH
 --   incomplete  it is over (ended or quiet) and there are holes
 --   unfinished  no end was seen, it went quiet, and there is no hole
 --   open        still going on
+-- Each number is a subquery of its own by chat_id, so that one chat costs the same however many others there are. Those
+-- over a window look between the rows of coverage; what lies after the last row, up to next_position, is the tail.
 CREATE VIEW completeness AS
-WITH holes AS (
-    SELECT chat_id, count(*) AS holes, min(from_position) AS first_hole,
-           sum(next_position - from_position) AS missing
-    FROM coverage_holes GROUP BY chat_id
-), reached AS (
-    SELECT chat_id, max(next_position) AS covered_max FROM coverage GROUP BY chat_id
-), chat AS (
-    SELECT c.*, coalesce(h.holes, 0) AS holes, coalesce(h.missing, 0) AS missing,
-           coalesce(r.covered_max, 1) AS covered_max,
-           coalesce(h.first_hole, r.covered_max, 1) AS covered_to,
-           (SELECT count(*) FROM events e WHERE e.chat_id = c.chat_id AND e.event_index < coalesce(r.covered_max, 1)
-              AND EXISTS (SELECT 1 FROM coverage v WHERE v.chat_id = e.chat_id
-                           AND v.from_position <= e.event_index AND e.event_index < v.next_position)) AS covered_events,
+WITH reached AS (
+    SELECT c.chat_id, c.next_position,
+           coalesce((SELECT max(v.next_position) FROM coverage v WHERE v.chat_id = c.chat_id), 1) AS covered_max,
+           (SELECT count(*) FROM (
+               SELECT v.from_position, coalesce(max(v.next_position) OVER (
+                   ORDER BY v.from_position, v.next_position
+                   ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 1) AS reach
+               FROM coverage v WHERE v.chat_id = c.chat_id) WHERE from_position > reach) AS inner_holes,
+           (SELECT sum(from_position - reach) FROM (
+               SELECT v.from_position, coalesce(max(v.next_position) OVER (
+                   ORDER BY v.from_position, v.next_position
+                   ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 1) AS reach
+               FROM coverage v WHERE v.chat_id = c.chat_id) WHERE from_position > reach) AS inner_missing,
+           (SELECT min(reach) FROM (
+               SELECT v.from_position, coalesce(max(v.next_position) OVER (
+                   ORDER BY v.from_position, v.next_position
+                   ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 1) AS reach
+               FROM coverage v WHERE v.chat_id = c.chat_id) WHERE from_position > reach) AS first_hole,
+           (SELECT count(*) FROM events e WHERE e.chat_id = c.chat_id AND EXISTS (
+               SELECT 1 FROM coverage v WHERE v.chat_id = e.chat_id
+                  AND v.from_position <= e.event_index AND e.event_index < v.next_position)) AS covered_events,
            CASE WHEN c.ended_at IS NOT NULL THEN c.ended_how
                 WHEN c.last_seen_at + (SELECT CASE c.is_async WHEN 1 THEN async_quiet_after_ms ELSE quiet_after_ms END
                                          FROM archive) <= CAST(strftime('%s', 'now') AS INTEGER) * 1000 THEN 'quiet'
            END AS over_how
-    FROM chats c LEFT JOIN holes h ON h.chat_id = c.chat_id LEFT JOIN reached r ON r.chat_id = c.chat_id
+    FROM chats c
+), chat AS (
+    SELECT chat_id, next_position, covered_max, covered_events, over_how,
+           inner_holes + (coalesce(next_position, 1) > covered_max) AS holes,
+           coalesce(inner_missing, 0)                               AS inner_missing,
+           coalesce(first_hole, covered_max)                        AS covered_to
+    FROM reached
 )
 SELECT
-    CAST(chat_id AS TEXT)                                             AS chat_id,
-    CAST(covered_to AS INTEGER)                                       AS covered_to,
-    CAST(next_position AS INTEGER)                                    AS next_position,
-    CAST(max(0, max(covered_max, coalesce(next_position, 1)) - 1 - missing - covered_events) AS INTEGER) AS hidden,
-    CAST(holes AS INTEGER)                                            AS holes,
-    CAST(over_how AS TEXT)                                            AS ended_how,
+    chat_id                                                          AS chat_id,
+    CAST(covered_to AS INTEGER)                                      AS covered_to,
+    next_position                                                    AS next_position,
+    CAST(covered_max - 1 - inner_missing - covered_events AS INTEGER) AS hidden,
+    CAST(holes AS INTEGER)                                           AS holes,
+    CAST(over_how AS TEXT)                                           AS ended_how,
     CAST(CASE WHEN over_how IS NULL       THEN 'open'
               WHEN holes > 0              THEN 'incomplete'
               WHEN over_how = 'quiet'     THEN 'unfinished'
               WHEN covered_to <= 1        THEN 'incomplete'
-              ELSE 'complete' END AS TEXT)                            AS status
+              ELSE 'complete' END AS TEXT)                           AS status
 FROM chat;
 
 -- A line a chat: who, when, how long, how much.
 CREATE VIEW chat_summary AS
-WITH e AS (
-    SELECT chat_id,
-           count(*)                                                             AS events,
-           sum(type = 'Message')                                                AS messages,
-           sum(type = 'Message' AND party_type = 'Client')                      AS client_messages,
-           sum(type = 'Message' AND party_type = 'Agent')                       AS agent_messages,
-           count(DISTINCT participant_id)                                       AS parties,
-           group_concat(DISTINCT CASE WHEN party_type = 'Agent' THEN nickname END) AS agents,
-           min(utc_time)                                                        AS first_at,
-           max(utc_time)                                                        AS last_at,
-           min(CASE WHEN type = 'ParticipantJoined' AND party_type = 'Client' THEN utc_time END) AS client_joined_at,
-           min(CASE WHEN type = 'ParticipantJoined' AND party_type = 'Agent' THEN utc_time END)  AS agent_joined_at
-    FROM events GROUP BY chat_id
-)
 SELECT
-    CAST(c.chat_id AS TEXT)                                           AS chat_id,
-    CAST(c.service AS TEXT)                                           AS service,
-    CAST(strftime('%Y-%m-%dT%H:%M:%SZ', coalesce(e.first_at, c.first_seen_at) / 1000, 'unixepoch') AS TEXT) AS started_at,
+    c.chat_id                                                        AS chat_id,
+    c.service                                                        AS service,
+    CAST(strftime('%Y-%m-%dT%H:%M:%SZ', coalesce(min(e.utc_time), c.first_seen_at) / 1000, 'unixepoch') AS TEXT) AS started_at,
     CAST(strftime('%Y-%m-%dT%H:%M:%SZ', c.last_seen_at / 1000, 'unixepoch') AS TEXT)  AS last_seen_at,
-    CAST(e.last_at - e.first_at AS INTEGER)                           AS duration_ms,
-    CAST(e.agent_joined_at - e.client_joined_at AS INTEGER)           AS waiting_ms,
-    CAST(coalesce(e.events, 0) AS INTEGER)                            AS events,
-    CAST(coalesce(e.messages, 0) AS INTEGER)                          AS messages,
-    CAST(coalesce(e.client_messages, 0) AS INTEGER)                   AS client_messages,
-    CAST(coalesce(e.agent_messages, 0) AS INTEGER)                    AS agent_messages,
-    CAST(coalesce(e.parties, 0) AS INTEGER)                           AS parties,
-    CAST(e.agents AS TEXT)                                            AS agents,
+    CAST(max(e.utc_time) - min(e.utc_time) AS INTEGER)               AS duration_ms,
+    CAST(min(CASE WHEN e.type = 'ParticipantJoined' AND e.party_type = 'Agent' THEN e.utc_time END)
+       - min(CASE WHEN e.type = 'ParticipantJoined' AND e.party_type = 'Client' THEN e.utc_time END) AS INTEGER) AS waiting_ms,
+    CAST(count(e.event_index) AS INTEGER)                            AS events,
+    CAST(total(e.type = 'Message') AS INTEGER)                       AS messages,
+    CAST(total(e.type = 'Message' AND e.party_type = 'Client') AS INTEGER) AS client_messages,
+    CAST(total(e.type = 'Message' AND e.party_type = 'Agent') AS INTEGER)  AS agent_messages,
+    CAST(count(DISTINCT e.participant_id) AS INTEGER)                AS parties,
+    CAST(group_concat(DISTINCT CASE WHEN e.party_type = 'Agent' THEN e.nickname END) AS TEXT) AS agents,
     CAST((SELECT count(*) FROM event_variants v WHERE v.chat_id = c.chat_id) AS INTEGER) AS variants,
     CAST((SELECT coalesce(sum(a.repeats), 0) FROM api_errors a WHERE a.chat_id = c.chat_id) AS INTEGER) AS errors,
-    CAST((SELECT value FROM chat_attributes t WHERE t.chat_id = c.chat_id AND t.name = 'emailAddress'
-           ORDER BY t.id DESC LIMIT 1) AS TEXT)                       AS email_address,
-    CAST(c.ended_how AS TEXT)                                         AS ended_how
-FROM chats c LEFT JOIN e ON e.chat_id = c.chat_id;
+    CAST((SELECT t.value FROM chat_attributes t WHERE t.chat_id = c.chat_id AND t.name = 'emailAddress'
+           ORDER BY t.id DESC LIMIT 1) AS TEXT)                      AS email_address,
+    c.ended_how                                                      AS ended_how
+FROM chats c LEFT JOIN events e ON e.chat_id = c.chat_id
+GROUP BY c.chat_id;
 
 -- A line a day (UTC).
 CREATE VIEW daily_summary AS
