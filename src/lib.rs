@@ -5,6 +5,8 @@ pub mod chat;
 pub mod units;
 pub mod telemetry;
 pub mod gms;
+pub mod store;
 pub mod recorder;
 pub mod proxy;
 pub mod admin;
+pub mod cli;

@@ -1,0 +1,3 @@
+//! The archive on disk: the only SQL of the program.
+
+pub mod read;
