@@ -1,0 +1,97 @@
+//! `snapshot`: a consistent copy of a live archive, for analysts and backups.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::output::{self, Cell, Format, Look, Output, counted, labelled, plain_line};
+use super::transcript::bytes_for_people;
+use crate::store::read::Totals;
+use crate::store::read::snapshot::Copy;
+
+/// Copy the archive as it is at this moment, while `serve` goes on writing.
+///
+/// The copy is one file, compact, with the archive's permissions. It is written under a temporary name beside DEST and
+/// gets its own when it is whole and on disk. Nothing is overwritten.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// The file to make.
+    dest: PathBuf,
+    #[command(flatten)]
+    look: Look,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What to tell the user.
+pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+    output::to_stdout(args.look, async |output| print(&args, database, output).await).await
+}
+
+const NAMES: [&str; 4] = ["path", "bytes", "chats", "events"];
+
+async fn print(args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
+    // Opened once beforehand, so that what is no archive is said before anything is made.
+    crate::store::read::Archive::open(database).await?.close().await?;
+    let copy = Copy::begin(database, &args.dest)?;
+    let filled = tokio::select! {
+        filled = copy.fill(database) => filled,
+        never = progress(&copy, database) => match never {},
+        _ = tokio::signal::ctrl_c() => {
+            drop(copy);
+            anyhow::bail!("interrupted: no snapshot was made");
+        }
+    };
+    if io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+    filled?;
+    let totals = copy.finish().await?;
+    say(&std::path::absolute(&args.dest)?, totals, output)
+}
+
+/// Says on a terminal how far it is. Never returns.
+async fn progress(copy: &Copy, database: &Path) -> std::convert::Infallible {
+    const EVERY: Duration = Duration::from_millis(500);
+    let mut stderr = io::stderr();
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        if stderr.is_terminal() {
+            // The archive's own size is the most the copy can have, without what waits in its -wal.
+            let (done, all) = (copy.bytes(), database.metadata().map_or(0, |found| found.len()));
+            let _ = write!(
+                stderr,
+                "\r\x1b[Kcopied {} of at most {}\r",
+                bytes_for_people(done),
+                bytes_for_people(all.max(done))
+            );
+        }
+    }
+}
+
+fn say(path: &Path, totals: Totals, output: &mut Output<'_>) -> anyhow::Result<()> {
+    let bytes = path.metadata()?.len();
+    let name = path.display().to_string();
+    output.header(&NAMES)?;
+    match output.format {
+        Format::Json | Format::Csv => {
+            let cells = [name.into(), Cell::from(i64::try_from(bytes)?), totals.chats.into(), totals.events.into()];
+            output.record(&NAMES, &cells)?;
+        }
+        Format::Text => {
+            let name = plain_line(&name);
+            output.line(&name)?;
+            labelled(output, "size", &format!("{} ({bytes} bytes)", bytes_for_people(bytes)))?;
+            labelled(
+                output,
+                "holds",
+                &format!("{}, {}", counted(totals.chats, "chat"), counted(totals.events, "event")),
+            )?;
+            labelled(output, "read it", &format!("sqlite3 -readonly '{}'", name.replace('\'', "'\\''")))?;
+        }
+    }
+    Ok(())
+}
