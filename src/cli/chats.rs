@@ -65,17 +65,10 @@ async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<
     let chat_ids = args.scope.chat_ids(&mut archive).await?;
     let wanted = read::Chats { from, until, chat_ids, status: args.status.clone() };
 
-    let mut table = Table::new(&[
-        "chat",
-        "started",
-        "last seen",
-        "service",
-        "customer",
-        "messages>",
-        "agents",
-        "errors>",
-        "status",
-    ]);
+    let from = format!("from {}", clock.offset());
+    let names = ["chat", &from, "until", "service", "customer", "messages>", "agents", "errors>", "status"];
+    let is_narrow = output.width < WIDE;
+    let mut table = Table::new(&fitting(names.to_vec(), is_narrow)).keeping(2);
     let mut left = i64::from(args.limit);
     let mut last: Option<Chat> = None;
     output.header(&NAMES)?;
@@ -90,7 +83,7 @@ async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<
         for chat in &page {
             let customer = customers.name(&chat.chat_id);
             match output.format {
-                Format::Text => table.push(row(chat, customer.as_deref(), clock)),
+                Format::Text => table.push(fitting(row(chat, customer.as_deref(), clock), is_narrow)),
                 Format::Json | Format::Csv => output.record(&NAMES, &record(chat, customer))?,
             }
         }
@@ -102,6 +95,16 @@ async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<
             return end(output, is_cut, args.limit, last.is_none());
         }
     }
+}
+
+/// All columns need this many; a narrower window is shown those of [`NARROW`].
+const WIDE: usize = 100;
+/// chat, from, customer, messages, errors, status
+const NARROW: [usize; 6] = [0, 1, 4, 5, 7, 8];
+
+fn fitting<T>(columns: Vec<T>, is_narrow: bool) -> Vec<T> {
+    let chosen = columns.into_iter().enumerate().filter(|(at, _)| !is_narrow || NARROW.contains(at));
+    chosen.map(|(_, column)| column).collect()
 }
 
 fn end(output: &mut Output<'_>, is_cut: bool, limit: u32, is_empty: bool) -> anyhow::Result<()> {
@@ -177,12 +180,27 @@ mod tests {
     #[tokio::test]
     async fn chats_are_listed_for_eyes() {
         let wanted = "\
-chat  started                  last seen  service  customer                 messages  agents  errors  status
-c2    2026-11-23 14:03 +01:00  14:11      sales    Åsa Berg                        3               1  incomplete, 1 hole
-c1    2026-11-23 14:00 +01:00  14:09      support  Anna <anna@example.com>         3  Max          3  complete
-c3    2026-11-21 23:26 +01:00  23:26                                               1               0  unfinished
+chat  from UTC+01:00    until  service  customer                 messages  agents  errors  status
+c2    2026-11-23 14:03  14:11  sales    Åsa Berg                        3               1  incomplete, 1 hole
+c1    2026-11-23 14:00  14:09  support  Anna <anna@example.com>         3  Max          3  complete
+c3    2026-11-21 23:26  23:26                                           1               0  unfinished
 ";
         assert_eq!(printed(all(), Format::Text, &Fixture::example().await).await, wanted);
+    }
+
+    #[tokio::test]
+    async fn a_narrow_window_is_shown_what_matters() {
+        let archive = Fixture::example().await;
+        let text =
+            captured(Format::Text, 90, async |output| print(&all(), &archive.path, &Clock::berlin(), output).await);
+        let wanted = "\
+chat  from UTC+01:00    customer                 messages  errors  status
+c2    2026-11-23 14:03  Åsa Berg                        3       1  incomplete, 1 hole
+";
+        assert_eq!(
+            text.await.expect("printed").lines().take(2).map(|line| format!("{line}\n")).collect::<String>(),
+            wanted
+        );
     }
 
     #[tokio::test]

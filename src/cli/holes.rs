@@ -62,19 +62,15 @@ async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<
     let interruptions = archive.interruptions().await?;
 
     output.header(&NAMES)?;
-    for (at, hole) in holes.iter().enumerate() {
-        let why: Vec<_> = interruptions.iter().filter(|interruption| may_explain(interruption, hole)).collect();
-        let customer = customers.name(&hole.chat_id);
-        let is_first = at == 0 || holes[at - 1].chat_id != hole.chat_id;
+    for of_chat in holes.chunk_by(|one, next| one.chat_id == next.chat_id) {
+        let chat = &of_chat[0];
+        let why: Vec<_> = interruptions.iter().filter(|interruption| may_explain(interruption, chat)).collect();
+        let customer = customers.name(&chat.chat_id);
         match output.format {
-            Format::Text => {
-                if is_first {
-                    heading(hole, customer.as_deref(), clock, output)?;
-                    explanations(&why, hole, clock, output)?;
-                }
-                labelled(output, "", &Ink::Yellow.on(&format!("not covered: {}", ground(hole))))?;
+            Format::Text => entry(of_chat, customer.as_deref(), &why, clock, output)?,
+            Format::Json | Format::Csv => {
+                of_chat.iter().try_for_each(|hole| output.record(&NAMES, &record(hole, customer.clone(), &why)))?;
             }
-            Format::Json | Format::Csv => output.record(&NAMES, &record(hole, customer, &why))?,
         }
     }
     end(&mut archive, args, holes.is_empty(), is_cut, output).await
@@ -119,15 +115,29 @@ fn names_chat(interruption: &Interruption, chat_id: &str) -> bool {
     chat_ids.iter().any(|named| named == chat_id)
 }
 
-fn heading(hole: &Hole, customer: Option<&str>, clock: &Clock, output: &mut Output<'_>) -> io::Result<()> {
-    let seen = clock.stretch(hole.first_seen_at, hole.last_seen_at);
-    output.line(&format!("{}  {seen}  {}", Ink::Bold.on(&shown(&hole.chat_id)), shown(&hole.status)))?;
-    let of = [hole.service.as_deref().map(shown), customer.map(shown)];
+fn entry(
+    holes: &[Hole],
+    customer: Option<&str>,
+    why: &[&Interruption],
+    clock: &Clock,
+    output: &mut Output<'_>,
+) -> io::Result<()> {
+    let chat = &holes[0];
+    let seen = clock.stretch(chat.first_seen_at, chat.last_seen_at);
+    output.line(&format!("{}  {seen}  {}", Ink::Bold.on(&shown(&chat.chat_id)), shown(&chat.status)))?;
+    let of = [chat.service.as_deref().map(shown), customer.map(shown)];
     let of = of.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    if of.is_empty() { Ok(()) } else { labelled(output, "of", &of) }
+    if !of.is_empty() {
+        labelled(output, "of", &of)?;
+    }
+    for hole in holes {
+        labelled(output, "hole", &Ink::Yellow.on(&ground(hole)))?;
+    }
+    explanations(why, chat, clock, output)?;
+    output.line("")
 }
 
-fn explanations(why: &[&Interruption], hole: &Hole, clock: &Clock, output: &mut Output<'_>) -> io::Result<()> {
+fn explanations(why: &[&Interruption], chat: &Hole, clock: &Clock, output: &mut Output<'_>) -> io::Result<()> {
     if why.is_empty() {
         let text =
             "no outage and no restart at that time: the clients may have asked for no transcript, or by another route";
@@ -139,7 +149,7 @@ fn explanations(why: &[&Interruption], hole: &Hole, clock: &Clock, output: &mut 
             None => format!("since {}", clock.date_time(interruption.from)),
         };
         let detail = interruption.detail.as_deref().map_or(String::new(), |detail| format!(" ({})", shown(detail)));
-        let named = if names_chat(interruption, &hole.chat_id) { ", which names this chat" } else { "" };
+        let named = if names_chat(interruption, &chat.chat_id) { ", which names this chat" } else { "" };
         labelled(output, "see", &format!("{}{detail}, {time}{named}", shown(&interruption.why)))?;
     }
     Ok(())
@@ -205,10 +215,11 @@ mod tests {
         let wanted = "\
 c2  2026-11-23 14:03:20 +01:00 to 14:11:40  incomplete
   of        sales, Åsa Berg
+  hole      6 to 9
   see       the recorder died, 2026-11-23 14:11:40 +01:00 to 14:20:00
   see       the disk was full (SQLITE_FULL), 2026-11-23 14:05:00 +01:00 to 14:06:00, which names
             this chat
-            not covered: 6 to 9
+
 ";
         assert_eq!(printed(all(), Format::Text, &Fixture::example().await).await, wanted);
     }

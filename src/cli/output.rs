@@ -118,17 +118,18 @@ impl<'a> Output<'a> {
 ///
 /// # Errors
 /// As the printing.
-pub async fn to_stdout<T>(
+pub async fn to_stdout(
     look: Look,
-    print: impl AsyncFnOnce(&mut Output<'_>) -> anyhow::Result<T>,
+    print: impl AsyncFnOnce(&mut Output<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let stdout = io::stdout();
     let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    let width = terminal_width();
     let mut sink = io::BufWriter::new(stdout);
-    let mut output = Output::new(&mut sink, look.format, width, colour);
+    let mut output = Output::new(&mut sink, look.format, terminal_width(), colour);
     let printed = print(&mut output).await;
-    match printed.and_then(|_| Ok(output.flush()?)) {
+    // Also after a failure: what was printed before it stands before its message.
+    let flushed = output.flush();
+    match printed.and(flushed.map_err(Into::into)) {
         Err(error) if is_broken_pipe(&error) => Ok(()),
         other => other,
     }
@@ -487,6 +488,7 @@ struct Column {
     name: String,
     right: bool,
     width: usize,
+    width_min: usize,
 }
 
 /// Rows with aligned columns: too long a cell is wrapped within its column, so that nothing is cut. Cells are finished text:
@@ -499,6 +501,8 @@ pub struct Table {
 
 /// Narrower columns than this are not read but deciphered.
 const COLUMN_MIN: usize = 8;
+/// What is kept whole is kept so up to this: a GMS chat id (16), a time with its offset (23).
+const KEPT_MAX: usize = 24;
 const GAP: usize = 2;
 
 impl Table {
@@ -507,9 +511,16 @@ impl Table {
         let column = |name: &N| {
             let right = name.as_ref().ends_with('>');
             let name = name.as_ref().trim_end_matches('>').to_owned();
-            Column { width: width(&name), name, right }
+            Column { width: width(&name), width_min: COLUMN_MIN, name, right }
         };
         Self { columns: names.iter().map(column).collect(), rows: Vec::new() }
+    }
+
+    /// Has the first `columns` columns narrowed last: ids and times, which lose their sense in pieces.
+    #[must_use]
+    pub fn keeping(mut self, columns: usize) -> Self {
+        self.columns.iter_mut().take(columns).for_each(|column| column.width_min = KEPT_MAX);
+        self
     }
 
     /// Adds a row.
@@ -557,11 +568,11 @@ impl Table {
     fn fit(&mut self, columns: usize) -> bool {
         let room = columns.saturating_sub(GAP * self.columns.len().saturating_sub(1));
         while self.columns.iter().map(|column| column.width).sum::<usize>() > room {
-            let Some(widest) = self.columns.iter_mut().max_by_key(|column| column.width) else { return true };
-            if widest.width <= COLUMN_MIN {
-                return false;
+            let spare = |column: &&mut Column| column.width > column.width_min;
+            match self.columns.iter_mut().filter(spare).max_by_key(|column| column.width) {
+                Some(widest) => widest.width -= 1,
+                None => return false,
             }
-            widest.width -= 1;
         }
         true
     }

@@ -104,3 +104,45 @@ impl Customers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::{chats, errors, holes, snapshot, sql, transcript};
+
+    /// The reading commands as the command line has them.
+    #[derive(Debug, Parser)]
+    enum Reading {
+        Chats(chats::Args),
+        Transcript(transcript::Args),
+        Errors(errors::Args),
+        Holes(holes::Args),
+        Sql(sql::Args),
+        Snapshot(snapshot::Args),
+    }
+
+    #[test]
+    fn the_documented_command_lines_are_understood() {
+        <Reading as clap::CommandFactory>::command().debug_assert();
+        let rows = [
+            ("chats --since 7d --who anna --status open --limit 5 --format csv --utc", true),
+            ("transcript c1 --errors --variants --typing --format json", true),
+            ("errors --at 14:02 --window 5m --who anna@example.com", true),
+            ("errors --code 249 --chat c1 --node gms-3 --since 2026-11-01", true),
+            ("holes --since 7d", true),
+            ("sql VALUES(1) --timeout 2s", true),
+            ("snapshot copy.db", true),
+            ("transcript", false),
+            ("chats --since 7d --at 14:02", false),
+            ("chats --limit 0", false),
+            ("chats --status closed", false),
+            ("errors --window 5weeks", false),
+            ("chats --format xml", false),
+        ];
+        for (line, wanted) in rows {
+            let words = std::iter::once("gms-recorder").chain(line.split(' '));
+            assert_eq!(Reading::try_parse_from(words).is_ok(), wanted, "{line}");
+        }
+    }
+}

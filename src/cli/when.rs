@@ -58,9 +58,16 @@ impl Clock {
         }
     }
 
-    /// `2026-11-23 14:02 +01:00`: for lists.
+    /// The offset from UTC that holds now: `UTC+01:00`.
+    pub fn offset(&self) -> String {
+        self.zoned().strftime("UTC%:z").to_string()
+    }
+
+    /// `2026-11-23 14:02`, for lists whose header says [`Clock::offset`]; with its own offset where that is another.
     pub fn minute(&self, ms: i64) -> String {
-        self.zone_time(ms).map_or_else(|| ms.to_string(), |at| at.strftime("%Y-%m-%d %H:%M %:z").to_string())
+        let Some(at) = self.zone_time(ms) else { return ms.to_string() };
+        let format = if at.offset() == self.zoned().offset() { "%Y-%m-%d %H:%M" } else { "%Y-%m-%d %H:%M %:z" };
+        at.strftime(format).to_string()
     }
 
     /// The time of day where it is of the same day as `first`, else as [`Clock::minute`].
@@ -242,6 +249,8 @@ mod tests {
         let clock = Clock::berlin();
         assert_eq!(clock.date_time(1_795_438_920_000), "2026-11-23 14:02:00 +01:00");
         assert_eq!(clock.stretch(1_795_438_920_000, 1_795_438_980_000), "2026-11-23 14:02:00 +01:00 to 14:03:00");
+        assert_eq!((clock.minute(1_795_438_920_000), clock.offset()), ("2026-11-23 14:02".into(), "UTC+01:00".into()));
+        assert_eq!(clock.minute(1_782_900_000_000), "2026-07-01 12:00 +02:00");
         assert_eq!(clock.date_time(i64::MAX), i64::MAX.to_string());
         assert_eq!(iso(i64::MIN), None);
         for (ms, wanted) in [(0, "0 ms"), (999, "999 ms"), (1_000, "1 s"), (568_000, "9 min 28 s"), (3_600_000, "1 h")]

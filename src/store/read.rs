@@ -44,6 +44,9 @@ pub enum Error {
         /// What SQLite says.
         why: String,
     },
+    /// A server began to write where none seemed to run.
+    #[error("a server began to write to {} meanwhile, and this reader may not share its -shm: run this again", .0.display())]
+    Overtaken(PathBuf),
     /// A statement that is not a single reading one.
     #[error("{0}")]
     Refused(String),
@@ -74,6 +77,7 @@ pub enum Error {
 pub struct Archive {
     connection: SqliteConnection,
     path: PathBuf,
+    is_immutable: bool,
 }
 
 impl Archive {
@@ -115,8 +119,16 @@ impl Archive {
             .await
             .map_err(named)?;
         match application == APPLICATION_ID && tables == 1 {
-            true => Ok(Self { connection, path: path.to_owned() }),
+            true => Ok(Self { connection, path: path.to_owned(), is_immutable: immutable }),
             false => Err(Error::NotAnArchive(path.to_owned())),
+        }
+    }
+
+    /// What was read without locks is whole only while no server has begun to write.
+    fn check_undisturbed(&self) -> Result<(), Error> {
+        match self.is_immutable && has_wal(&self.path) {
+            true => Err(Error::Overtaken(self.path.clone())),
+            false => Ok(()),
         }
     }
 
@@ -186,10 +198,11 @@ impl Archive {
             query.push(" AND k.status = ").push_bind(status.as_str());
         }
         if let Some(last) = after {
-            query.push(" AND (c.last_seen_at, c.chat_id) < (").push_bind(last.last_seen_at);
-            query.push(", ").push_bind(last.chat_id.as_str()).push(")");
+            query.push(" AND (c.last_seen_at, c.rowid) < (").push_bind(last.last_seen_at);
+            query.push(", ").push_bind(last.row).push(")");
         }
-        query.push(" ORDER BY c.last_seen_at DESC, c.chat_id DESC LIMIT ").push_bind(limit);
+        // The rowid ends every entry of the index by last_seen_at: nothing is sorted, and a page costs a page.
+        query.push(" ORDER BY c.last_seen_at DESC, c.rowid DESC LIMIT ").push_bind(limit);
         Ok(query.build_query_as().fetch_all(&mut self.connection).await?)
     }
 
@@ -325,7 +338,7 @@ const INTERRUPTIONS_MAX: i64 = 10_000;
 const ONE_OF: &str = " IN (SELECT value FROM json_each(";
 
 const CHAT: &str = "
-    SELECT c.chat_id, c.service, c.first_seen_at, c.last_seen_at, c.ended_at, c.next_position,
+    SELECT c.rowid AS row, c.chat_id, c.service, c.first_seen_at, c.last_seen_at, c.ended_at, c.next_position,
            (SELECT count(*) FROM events e WHERE e.chat_id = c.chat_id) AS events,
            (SELECT count(*) FROM events e WHERE e.chat_id = c.chat_id AND e.type = 'Message') AS messages,
            (SELECT group_concat(DISTINCT e.nickname) FROM events e
@@ -447,6 +460,7 @@ pub struct Chat {
     pub holes: i64,
     pub ended_how: Option<String>,
     pub status: String,
+    row: i64,
 }
 
 impl FromRow<'_, SqliteRow> for Chat {
@@ -467,6 +481,7 @@ impl FromRow<'_, SqliteRow> for Chat {
             holes: row.try_get("holes")?,
             ended_how: row.try_get("ended_how")?,
             status: row.try_get("status")?,
+            row: row.try_get("row")?,
         })
     }
 }
@@ -682,5 +697,116 @@ impl FromRow<'_, SqliteRow> for Interruption {
             detail: row.try_get("detail")?,
             chat_ids: row.try_get("chat_ids")?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::AssertSqlSafe;
+
+    use super::fixture::Fixture;
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_archive_is_said_and_nothing_is_made() {
+        let fixture = Fixture::example().await;
+        std::fs::write(fixture.beside("text"), "no database at all, but long enough to look into").expect("written");
+        std::fs::write(fixture.beside("empty"), "").expect("written");
+        let other = SqliteConnectOptions::new().filename(fixture.beside("other")).create_if_missing(true);
+        let mut other = other.connect().await.expect("a database");
+        sqlx::raw_sql("CREATE TABLE chats (a)").execute(&mut other).await.expect("a table");
+        other.close().await.expect("closed");
+
+        let rows = [
+            ("absent", "there is no archive at /"),
+            ("absent", "--database"),
+            (".", "there is no archive at"),
+            ("text", "is not a SQLite database"),
+            ("empty", "not an archive of gms-recorder"),
+            ("other", "not an archive of gms-recorder"),
+        ];
+        for (name, wanted) in rows {
+            let why = Archive::open(&fixture.beside(name)).await.expect_err(name).to_string();
+            assert!(why.contains(wanted), "{name}: {why}");
+        }
+        assert!(!fixture.beside("absent").exists());
+    }
+
+    #[tokio::test]
+    async fn an_archive_is_read_while_it_is_written() {
+        let fixture = Fixture::example().await;
+        let mut writer = fixture.writer().await;
+        let mut archive = Archive::open(&fixture.path).await.expect("open");
+        sqlx::raw_sql("BEGIN IMMEDIATE; DELETE FROM events").execute(&mut writer).await.expect("a transaction");
+        assert_eq!(archive.totals().await.expect("read"), Totals { chats: 3, events: 18 });
+        sqlx::raw_sql("COMMIT").execute(&mut writer).await.expect("a reader does not hold the writer up");
+        assert_eq!(archive.totals().await.expect("read"), Totals { chats: 3, events: 0 });
+    }
+
+    #[tokio::test]
+    async fn events_come_in_pages_of_their_order() {
+        let fixture = Fixture::example().await;
+        let mut archive = Archive::open(&fixture.path).await.expect("open");
+        let mut found = Vec::new();
+        loop {
+            let page = archive.events("c1", found.last().copied().unwrap_or(0), 4).await.expect("read");
+            let Some(last) = page.last() else { break };
+            assert!(page.len() <= 4 && last.chat_id == "c1");
+            found.extend(page.iter().map(|event| event.event_index));
+        }
+        assert_eq!(found, [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+    }
+
+    #[tokio::test]
+    async fn completeness_says_what_is_known() {
+        // (ended_how, last_seen_at, nextPosition, rows of coverage, indices) to (status, covered_to, hidden, holes).
+        let now = "CAST(strftime('%s', 'now') AS INTEGER) * 1000";
+        let rows = [
+            ("'chat_ended'", "1", "4", "1-4", "1 2 3", ("complete", 4, 0, 0)),
+            ("'chat_ended'", "1", "4", "1-4", "1 3", ("complete", 4, 1, 0)),
+            ("'chat_ended'", "1", "9", "1-4", "1 2 3", ("incomplete", 4, 0, 1)),
+            ("'chat_ended_with_error'", "1", "9", "1-4 6-9", "1 2 3 4 8", ("incomplete", 4, 2, 1)),
+            ("'chat_ended'", "1", "NULL", "", "", ("incomplete", 1, 0, 0)),
+            ("NULL", "1", "4", "1-4", "1 2 3", ("unfinished", 4, 0, 0)),
+            ("NULL", "1", "4", "2-4", "2 3", ("incomplete", 1, 0, 1)),
+            ("NULL", now, "4", "2-4", "2 3", ("open", 1, 0, 1)),
+            ("NULL", now, "4", "1-3 2-4", "1 2 3", ("open", 4, 0, 0)),
+        ];
+        for (ended, seen, next, coverage, indices, wanted) in rows {
+            let ended_at = if ended == "NULL" { "NULL" } else { "1" };
+            let mut sql =
+                format!("INSERT INTO chats VALUES ('c', NULL, 1, {seen}, {ended_at}, {ended}, {next}, 0, NULL);");
+            for stretch in coverage.split_whitespace() {
+                let stretch = stretch.replace('-', ", ");
+                sql += &format!("INSERT INTO coverage VALUES ('c', {stretch}, 'n', 1, 1);");
+            }
+            for index in indices.split_whitespace() {
+                sql += &format!(
+                    "INSERT INTO events (chat_id, event_index, raw, recorded_at, run_id) VALUES ('c', {index}, '', 1, 1);"
+                );
+            }
+            let fixture = Fixture::with(&sql).await;
+            let chat = Archive::open(&fixture.path).await.expect("open").chat("c").await.expect("read").expect("there");
+            let found = (chat.status.as_str(), chat.covered_to, chat.hidden, chat.holes);
+            assert_eq!(found, wanted, "{ended} {next} {coverage} {indices}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_chat_is_found_by_index_in_every_view() {
+        let fixture = Fixture::example().await;
+        let mut writer = fixture.writer().await;
+        let views = ["transcript", "error_audit", "coverage_holes", "completeness", "chat_summary"];
+        let views = views.map(|view| format!("SELECT * FROM {view} WHERE chat_id = 'c1'"));
+        for sql in views.into_iter().chain([format!("{CHAT} WHERE c.chat_id = 'c1'")]) {
+            let plan = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let steps: Vec<SqliteRow> = sqlx::query(plan).fetch_all(&mut writer).await.expect("a plan");
+            for step in steps {
+                let step: String = step.get("detail");
+                let table = step.strip_prefix("SCAN ").unwrap_or_default();
+                let is_whole_table = ["a", "c", "e", "t", "v", "events", "coverage", "chats", "api_errors"];
+                assert!(!is_whole_table.contains(&table.split(' ').next().unwrap_or_default()), "{sql}: {step}");
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ const SCHEMA: &str = include_str!("../../../migrations/0001_archive.sql");
 
 /// An archive in a directory of its own, gone with it.
 pub struct Fixture {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     pub path: PathBuf,
 }
 
@@ -18,7 +18,7 @@ impl Fixture {
     pub async fn with(rows: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("transcripts.db");
-        let fixture = Self { _directory: directory, path };
+        let fixture = Self { directory, path };
         let mut writer = fixture.writer().await;
         let sql = format!("PRAGMA application_id = {}; {SCHEMA}; {ARCHIVE}; {rows}", super::APPLICATION_ID);
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut writer).await.expect("the rows fit the schema");
@@ -29,6 +29,11 @@ impl Fixture {
     /// An archive of three chats: [`EXAMPLE`].
     pub async fn example() -> Self {
         Self::with(EXAMPLE).await
+    }
+
+    /// A file beside the archive.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// A connection that writes, as `serve` has it.

@@ -50,6 +50,7 @@ impl Copy {
             at(&self.part)(io::Error::new(io::ErrorKind::InvalidInput, "SQLite takes only names that are UTF-8"))
         })?;
         sqlx::query("VACUUM INTO ?").bind(name).execute(&mut archive.connection).await?;
+        archive.check_undisturbed()?;
         archive.close().await
     }
 
@@ -100,4 +101,77 @@ fn directory(path: &Path) -> &Path {
 fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |error| Error::File { path, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use sqlx::Connection;
+
+    use super::super::fixture::Fixture;
+    use super::*;
+
+    fn names(fixture: &Fixture) -> Vec<String> {
+        let directory = fixture.path.parent().expect("a directory");
+        let entries = std::fs::read_dir(directory).expect("readable");
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|name| !name.starts_with("transcripts.db"));
+        names
+    }
+
+    #[tokio::test]
+    async fn a_live_archive_is_copied_whole_and_as_private() {
+        let fixture = Fixture::example().await;
+        std::fs::set_permissions(&fixture.path, Permissions::from_mode(0o640)).expect("own file");
+        let dest = fixture.beside("it's a copy.db");
+        // A writer in the middle of a transaction neither waits nor is waited for.
+        let mut writer = fixture.writer().await;
+        sqlx::raw_sql("BEGIN IMMEDIATE; DELETE FROM chats").execute(&mut writer).await.expect("a transaction");
+        let copy = Copy::begin(&fixture.path, &dest).expect("begun");
+        copy.fill(&fixture.path).await.expect("filled");
+        assert!(copy.bytes() > 0 && !dest.exists());
+        assert_eq!(copy.finish().await.expect("named"), Totals { chats: 3, events: 18 });
+        sqlx::raw_sql("COMMIT").execute(&mut writer).await.expect("the writer goes on");
+        writer.close().await.expect("closed");
+
+        assert_eq!(dest.metadata().expect("there").mode() & 0o777, 0o640);
+        assert_eq!(names(&fixture), ["it's a copy.db"]);
+        let mut copy = Archive::open(&dest).await.expect("the copy is an archive");
+        assert!(copy.chat("c1").await.expect("read").is_some());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_overwritten() {
+        let fixture = Fixture::example().await;
+        let dest = fixture.beside("taken");
+        std::fs::write(&dest, "precious").expect("written");
+        assert!(matches!(Copy::begin(&fixture.path, &dest), Err(Error::Exists(_))));
+
+        // Taken while the copy was being made.
+        let late = fixture.beside("late");
+        let copy = Copy::begin(&fixture.path, &late).expect("begun");
+        copy.fill(&fixture.path).await.expect("filled");
+        std::fs::write(&late, "precious").expect("written");
+        assert!(matches!(copy.finish().await, Err(Error::Exists(_))));
+        for path in [dest, late] {
+            assert_eq!(std::fs::read(path).expect("there"), b"precious");
+        }
+        assert_eq!(names(&fixture).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_finished_leaves_nothing() {
+        let fixture = Fixture::example().await;
+        let dest = fixture.beside("copy.db");
+        let copy = Copy::begin(&fixture.path, &dest).expect("begun");
+        copy.fill(&fixture.path).await.expect("filled");
+        assert!(names(&fixture).iter().all(|name| name.ends_with(".part")), "{:?}", names(&fixture));
+        drop(copy);
+        assert!(names(&fixture).is_empty());
+        let nowhere = fixture.beside("no/such/directory/copy.db");
+        assert!(matches!(Copy::begin(&fixture.path, &nowhere), Err(Error::File { .. })));
+    }
 }

@@ -242,3 +242,136 @@ fn value(row: &SqliteRow, index: usize) -> Result<Value, sqlx::Error> {
         _ => Value::Text(String::from_utf8_lossy(&row.try_get_unchecked::<Vec<u8>, _>(index)?).into_owned()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    async fn rows(archive: &mut Archive, sql: &str) -> Result<(Vec<String>, Vec<Vec<Value>>), SelectError> {
+        let (mut names, mut rows) = (Vec::new(), Vec::new());
+        let select = Select::parse(sql)?;
+        let columns = |found: &[String]| {
+            names = found.to_vec();
+            Ok(())
+        };
+        let row = |values| {
+            rows.push(values);
+            Ok(())
+        };
+        archive.select(&select, LONG, columns, row).await?;
+        Ok((names, rows))
+    }
+
+    #[test]
+    fn one_reading_statement_passes() {
+        let rows = [
+            "SELECT 1",
+            "select 1;",
+            "WITH a AS (SELECT 1) SELECT * FROM a ; ; -- done",
+            "VALUES (1)",
+            "EXPLAIN QUERY PLAN SELECT 1",
+            "-- a; comment\n/* another; */ SELECT ';', \";\", [;], `;`, 'it''s; fine' -- ;",
+            "SELECT 1 /* not closed",
+            "PRAGMA table_info(events)",
+            "pragma main.table_list",
+            "PRAGMA user_version;",
+            "SELECT 'not closed",
+        ];
+        for sql in rows {
+            assert!(Select::parse(sql).is_ok(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_with_a_sentence() {
+        let rows = [
+            ("", "there is no statement"),
+            (" ; ;", "there is no statement"),
+            ("-- only a comment", "there is no statement"),
+            ("SELECT 1; SELECT 2", "one statement at a time"),
+            ("SELECT ';' ; DELETE FROM events", "one statement at a time"),
+            ("SELECT 1;/**/VACUUM", "one statement at a time"),
+            ("DELETE FROM events", "DELETE is refused: the archive is only read"),
+            ("/* x */ insert INTO events VALUES (1)", "INSERT is refused"),
+            ("ATTACH 'other.db' AS other", "other files are not opened"),
+            ("VACUUM INTO 'copy.db'", "gms-recorder snapshot"),
+            ("BEGIN", "BEGIN is refused"),
+            ("PRAGMA query_only = 0", "without a value"),
+            ("PRAGMA query_only(0)", "without a value"),
+            ("PRAGMA main.journal_mode=DELETE", "without a value"),
+            ("PRAGMA journal_mode(delete)", "without a value"),
+            ("PRAGMA user_version(7)", "without a value"),
+            ("PRAGMA writable_schema", "without a value"),
+            ("PRAGMA", "without a value"),
+            ("\u{202e}SELECT 1", "is refused"),
+        ];
+        for (sql, wanted) in rows {
+            let why = Select::parse(sql).expect_err(sql).to_string();
+            assert!(why.contains(wanted), "{sql}: {why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn values_come_with_the_types_they_have() {
+        let fixture = Fixture::example().await;
+        let mut archive = Archive::open(&fixture.path).await.expect("open");
+        let sql = "SELECT NULL AS a, -1, 1.5, 'x' || char(0) || 'y', x'00ff', CAST(x'ff41' AS TEXT)";
+        let (names, found) = rows(&mut archive, sql).await.expect("rows");
+        assert_eq!((names.len(), names[0].as_str()), (6, "a"));
+        let text = |text: &str| Value::Text(text.into());
+        let wanted = [
+            Value::Null,
+            Value::Integer(-1),
+            Value::Real(1.5),
+            text("x\0y"),
+            Value::Blob(vec![0, 255]),
+            text("\u{fffd}A"),
+        ];
+        assert_eq!(found, [wanted]);
+        let (names, found) = rows(&mut archive, "SELECT chat_id, raw FROM events WHERE 0").await.expect("rows");
+        assert_eq!((names, found.len()), (vec!["chat_id".to_owned(), "raw".to_owned()], 0));
+    }
+
+    #[tokio::test]
+    async fn what_would_write_all_the_same_meets_a_read_only_file() {
+        let fixture = Fixture::example().await;
+        let mut archive = Archive::open(&fixture.path).await.expect("open");
+        for (sql, wanted) in [
+            ("WITH x AS (SELECT 1) DELETE FROM events", "only read here"),
+            ("WITH x AS (SELECT 1) INSERT INTO runs SELECT * FROM runs", "only read here"),
+            ("SELECT * FROM absent", "no such table"),
+            ("SELECT FROM", "syntax error"),
+            ("SELECT load_extension('x')", "not authorized"),
+        ] {
+            let why = rows(&mut archive, sql).await.expect_err(sql).to_string();
+            assert!(why.contains(wanted), "{sql}: {why}");
+        }
+        let (_, found) = rows(&mut archive, "SELECT count(*) FROM events").await.expect("rows");
+        assert_eq!(found, [[Value::Integer(18)]]);
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_takes_too_long_is_stopped() {
+        const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n";
+        let fixture = Fixture::example().await;
+        let mut archive = Archive::open(&fixture.path).await.expect("open");
+        let select = Select::parse(ENDLESS).expect("a statement");
+        let stopped = archive.select(&select, Duration::from_millis(50), |_| Ok(()), |_| Ok(())).await;
+        assert!(matches!(stopped, Err(SelectError::Archive(Error::TimedOut(_)))), "{stopped:?}");
+        let (_, found) = rows(&mut archive, "SELECT 1").await.expect("the connection goes on");
+        assert_eq!(found, [[Value::Integer(1)]]);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stops_reading_ends_it() {
+        let fixture = Fixture::example().await;
+        let mut archive = Archive::open(&fixture.path).await.expect("open");
+        let select = Select::parse("SELECT * FROM events").expect("a statement");
+        let broken = |_| Err(io::ErrorKind::BrokenPipe.into());
+        let ended = archive.select(&select, LONG, |_| Ok(()), broken).await;
+        assert!(matches!(ended, Err(SelectError::Output(_))), "{ended:?}");
+    }
+}
