@@ -21,7 +21,6 @@ use crate::{admin, proxy, recorder, telemetry};
 use layers::Layers;
 
 pub use problems::{Origin, Problem, Problems};
-pub use sense::ROUTE_CLASSES;
 pub use written::Key;
 
 /// What the names of our environment variables begin with.

@@ -72,6 +72,8 @@ impl Watched {
         let refuses = !self.recorder.passes_unrecorded();
         let fate = if refuses { "chats are refused" } else { "chats are passed on, what they bring is kept in memory" };
         if let Some((since, reason, detail)) = self.recorder.outage() {
+            let since =
+                jiff::Timestamp::from_millisecond(since).map_or_else(|_| since.to_string(), |at| at.to_string());
             say(refuses, format!("recording is down since {since} ({reason}: {detail}); {fate}"));
         }
         if !self.recorder.is_writing() {

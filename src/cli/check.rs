@@ -11,7 +11,8 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::config::{Config, Origins, Problems, ROUTE_CLASSES};
+use crate::config::{Config, Origins, Problems};
+use crate::gms::RouteClass;
 use crate::proxy::NodeAddress;
 use crate::recorder::{self, Create};
 use crate::store::inspect::{self, Migrations};
@@ -190,7 +191,7 @@ fn passages(config: &proxy::Config) -> Vec<Passage> {
     let prefix = |passes, why| move |entry: &String| Passage { route: entry.clone(), passes, why };
     let allowed = config.allow.iter().filter(is_prefix).map(prefix(true, "allow names it, where deny does not"));
     let denied = config.deny.iter().filter(is_prefix).map(prefix(false, "deny names it"));
-    ROUTE_CLASSES.into_iter().map(class).chain(allowed).chain(denied).collect()
+    RouteClass::ALL.map(RouteClass::as_str).into_iter().map(class).chain(allowed).chain(denied).collect()
 }
 
 /// All at once: many dead nodes take no longer than one.

@@ -4,14 +4,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::gms::RouteClass;
 use crate::proxy::NodeAddress;
 use crate::{proxy, recorder, telemetry, units};
 
 use super::Config;
 use super::layers::Layers;
-
-/// The words for the APIs of a node, as `allow` and `deny` take them.
-pub const ROUTE_CLASSES: [&str; 7] = ["chat", "chat_ntf", "cometd", "email", "openmedia", "chat_v1", "other"];
 
 /// Jetty, which GMS runs on, closes a connection that was idle this long; a request sent just then is lost (R2).
 const NODE_CLOSES_AFTER: Duration = Duration::from_secs(300);
@@ -59,8 +57,8 @@ fn check_upstreams(upstreams: &[String], layers: &mut Layers) {
 fn check_routes(config: &proxy::Config, layers: &mut Layers) {
     for (name, entries) in [("allow", &config.allow), ("deny", &config.deny)] {
         for (n, entry) in entries.iter().enumerate() {
-            if !entry.starts_with('/') && !ROUTE_CLASSES.contains(&entry.as_str()) {
-                let classes = ROUTE_CLASSES.join(", ");
+            if !entry.starts_with('/') && entry.parse::<RouteClass>().is_err() {
+                let classes = RouteClass::ALL.map(RouteClass::as_str).join(", ");
                 let sentence =
                     format!("\"{entry}\" is neither a route class ({classes}) nor a path prefix that begins with /");
                 layers.object("proxy", name, Some(n), sentence);

@@ -17,7 +17,7 @@ use super::access::Access;
 use super::answer::{self, Reach, Refusal};
 use super::body::{Break, ClientBody, Copy, Idle, NodeBody, RequestBody};
 use super::headers;
-use super::tap::{self, Budget, Taken};
+use super::tap::{self, Budget, Share, Taken};
 use super::upstream::{Affinity, Failure, Pool};
 use super::{Config, upgrade};
 use crate::gms::{self, Exchange, Operation, Route, RouteClass};
@@ -182,7 +182,8 @@ impl Asked<'_> {
         let (head, body) = response.into_parts();
         let encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
         let could_be_file = self.route.may_be_file();
-        let taken = tap::take(body, &self.gate.budget, |start| could_be_file && !gms::could_be_answer(start, encoding));
+        let mut share = Share::of(&self.gate.budget);
+        let taken = tap::take(body, &mut share, |start| could_be_file && !gms::could_be_answer(start, encoding));
         let taken = match timeout(self.time_left(), taken).await {
             Ok(taken) => taken,
             Err(_) => return self.refuse(Refusal::NoAnswer, Reach::Executed),

@@ -29,13 +29,18 @@ impl Budget {
     }
 }
 
-/// A part of the budget, given back when dropped.
-struct Share<'a> {
-    budget: &'a Arc<Budget>,
+/// A part of the budget: held for as long as the bytes are, given back when dropped.
+pub struct Share {
+    budget: Arc<Budget>,
     bytes: usize,
 }
 
-impl Share<'_> {
+impl Share {
+    /// Nothing yet.
+    pub fn of(budget: &Arc<Budget>) -> Self {
+        Self { budget: budget.clone(), bytes: 0 }
+    }
+
     /// Whether so much more may be held.
     fn grow(&mut self, bytes: usize) -> bool {
         if self.bytes + bytes > self.budget.one_max {
@@ -48,7 +53,7 @@ impl Share<'_> {
     }
 }
 
-impl Drop for Share<'_> {
+impl Drop for Share {
     fn drop(&mut self) {
         let before = self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
         self.budget.shown.set((before - self.bytes) as i64);
@@ -88,8 +93,7 @@ pub enum Taken {
 /// Takes a body whole, if it may. `is_file` judges its first bytes.
 ///
 /// One chunk, as most answers are, is not copied.
-pub async fn take(mut body: NodeBody, budget: &Arc<Budget>, is_file: impl Fn(&[u8]) -> bool) -> Taken {
-    let mut share = Share { budget, bytes: 0 };
+pub async fn take(mut body: NodeBody, share: &mut Share, is_file: impl Fn(&[u8]) -> bool) -> Taken {
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     let mut trailers = None;

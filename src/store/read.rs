@@ -15,9 +15,6 @@ use sqlx::{ConnectOptions, Connection, FromRow, QueryBuilder, Row, Sqlite, Sqlit
 
 pub use statement::{Select, Value};
 
-/// `PRAGMA application_id` of an archive: "GMSR".
-pub const APPLICATION_ID: i64 = 0x474D_5352;
-
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -118,7 +115,7 @@ impl Archive {
             .fetch_one(&mut connection)
             .await
             .map_err(named)?;
-        match application == APPLICATION_ID && tables == 1 {
+        match application == super::APPLICATION_ID && tables == 1 {
             true => Ok(Self { connection, path: path.to_owned(), is_immutable: immutable }),
             false => Err(Error::NotAnArchive(path.to_owned())),
         }

@@ -20,7 +20,7 @@ impl Fixture {
         let path = directory.path().join("transcripts.db");
         let fixture = Self { directory, path };
         let mut writer = fixture.writer().await;
-        let sql = format!("PRAGMA application_id = {}; {SCHEMA}; {ARCHIVE}; {rows}", super::APPLICATION_ID);
+        let sql = format!("PRAGMA application_id = {}; {SCHEMA}; {ARCHIVE}; {rows}", crate::store::APPLICATION_ID);
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut writer).await.expect("the rows fit the schema");
         writer.close().await.expect("closed");
         fixture
