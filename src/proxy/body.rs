@@ -1,6 +1,6 @@
 //! The bodies on their way through: what is copied, what is counted, and that an end is seen exactly once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -77,6 +77,8 @@ pub enum RequestBody {
         incoming: Incoming,
         /// Where its start is kept, if it is.
         copy: Option<Copy>,
+        /// When its last part went to the node.
+        moved: Rc<Cell<Instant>>,
         /// Gives up when no byte moves.
         idle: Idle,
     },
@@ -89,8 +91,9 @@ impl Body for RequestBody {
     type Error = Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Self::Client { incoming, copy, idle } = self.get_mut() else { return Poll::Ready(None) };
+        let Self::Client { incoming, copy, moved, idle } = self.get_mut() else { return Poll::Ready(None) };
         let frame = ready!(idle.poll(context, Pin::new(incoming)));
+        moved.set(Instant::now());
         if let (Some(Ok(frame)), Some(copy)) = (&frame, copy)
             && let Some(chunk) = frame.data_ref()
         {

@@ -3,7 +3,9 @@
 //! A request is routed, checked, sent to a node. Answers of other routes stream through. An answer of an inspected route
 //! is held until it was read, and if it brought something new until that is committed; then it goes out as it came.
 
+use std::cell::Cell;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +64,8 @@ struct Asked<'a> {
     copy: Copy,
     node: Option<Arc<str>>,
     began: Instant,
+    /// When the last of the request went to the node.
+    moved: Rc<Cell<Instant>>,
 }
 
 /// Forwards one request and returns the answer for its client.
@@ -72,7 +76,9 @@ pub async fn forward(gate: &Rc<Gate>, peer: IpAddr, mut request: Request<Incomin
     let client = headers::forwarded(request.headers_mut(), peer, &gate.config.trusted_proxies);
     let copy = Copy::new(if route.is_inspected() { gate.recorder.config().request_bytes_max } else { 0 });
     let method = request.method().clone();
-    let asked = Asked { gate, route, method, uri: &uri, headers, client, copy, node: None, began: Instant::now() };
+    let began = Instant::now();
+    let moved = Rc::new(Cell::new(began));
+    let asked = Asked { gate, route, method, uri: &uri, headers, client, copy, node: None, began, moved };
     let mut departure = Departure(Some(asked));
     let asked = departure.0.as_mut().expect("it is taken only below");
 
@@ -123,9 +129,18 @@ impl Asked<'_> {
     ) -> Result<(Response<NodeBody>, Option<upgrade::Client>), Response<ClientBody>> {
         let (request, upgraded) = self.toward_node(request);
         let affinity = affinity(&self.route, &self.headers, &self.client);
-        let time_left = self.time_left();
-        let sent = self.gate.pool.send(request, affinity.as_affinity(), &mut self.node);
-        let failure = match timeout(time_left, sent).await {
+        let mut node = None;
+        let sent = {
+            let mut sending = pin!(self.gate.pool.send(request, affinity.as_affinity(), &mut node));
+            loop {
+                let waited = timeout(self.time_left(), sending.as_mut()).await;
+                if waited.is_ok() || self.time_left().is_zero() {
+                    break waited; // else a long upload has moved on meanwhile
+                }
+            }
+        };
+        self.node = node;
+        let failure = match sent {
             Ok(Ok((response, lease))) => {
                 let idle = self.gate.config.body_idle_timeout;
                 let mut response = response.map(|body| NodeBody::new(body, lease, idle));
@@ -169,7 +184,8 @@ impl Asked<'_> {
         let upgraded = upgrade.is_some().then(|| upgrade::Client::take(&mut parts));
         let idle = Idle::new(self.gate.config.body_idle_timeout);
         let copy = self.route.is_inspected().then(|| self.copy.clone());
-        (Request::from_parts(parts, RequestBody::Client { incoming, copy, idle }), upgraded)
+        let moved = self.moved.clone();
+        (Request::from_parts(parts, RequestBody::Client { incoming, copy, moved, idle }), upgraded)
     }
 
     /// Is the answer one to hold and read?
@@ -255,14 +271,15 @@ impl Asked<'_> {
         answer::refuse(refusal, reach, &self.headers, &self.gate.config.cors_origins)
     }
 
+    /// Chats are measured from their request on. Elsewhere a request may be a long upload: from its last part on.
     fn time_left(&self) -> Duration {
         let config = &self.gate.config;
-        let whole = match self.route.class {
-            RouteClass::Cometd => config.long_poll_timeout,
-            RouteClass::Chat if !self.moves_file() => config.chat_timeout,
-            _ => config.other_timeout,
+        let (whole, since) = match self.route.class {
+            RouteClass::Cometd => (config.long_poll_timeout, self.began),
+            RouteClass::Chat if !self.moves_file() => (config.chat_timeout, self.began),
+            _ => (config.other_timeout, self.moved.get()),
         };
-        whole.saturating_sub(self.began.elapsed())
+        whole.saturating_sub(since.elapsed())
     }
 
     /// Files take their time; chats do not.

@@ -283,6 +283,25 @@ fn an_upgrade_passes_both_ways() {
     assert_eq!(&pong, b"ping");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_upload_is_not_taken_for_a_late_answer() {
+    let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
+    let folder = folder();
+    let server = Server::start(folder.path(), &simulator.addresses(), "[proxy]\nother_timeout = \"400ms\"\n");
+    let mut stream = TcpStream::connect(server.address).expect("it listens");
+    stream
+        .write_all(b"POST /genesys/1/storage HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 10\r\n\r\n")
+        .expect("it reads");
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        stream.write_all(b"x").expect("it reads");
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    simulator.stop().await;
+}
+
 /// 1 GiB each way, in memory that does not grow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_files_stream_in_constant_memory() {
