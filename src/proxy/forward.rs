@@ -3,7 +3,7 @@
 //! A request is routed, checked, sent to a node. Answers of other routes stream through. An answer of an inspected route
 //! is held until it was read, and if it brought something new until that is committed; then it goes out as it came.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -62,7 +62,8 @@ struct Asked<'a> {
     headers: HeaderMap,
     client: IpAddr,
     copy: Copy,
-    node: Option<Arc<str>>,
+    /// The node asked last.
+    node: RefCell<Option<Arc<str>>>,
     began: Instant,
     /// When the last of the request went to the node.
     moved: Rc<Cell<Instant>>,
@@ -78,9 +79,9 @@ pub async fn forward(gate: &Rc<Gate>, peer: IpAddr, mut request: Request<Incomin
     let method = request.method().clone();
     let began = Instant::now();
     let moved = Rc::new(Cell::new(began));
-    let asked = Asked { gate, route, method, uri: &uri, headers, client, copy, node: None, began, moved };
+    let asked = Asked { gate, route, method, uri: &uri, headers, client, copy, node: RefCell::default(), began, moved };
     let mut departure = Departure(Some(asked));
-    let asked = departure.0.as_mut().expect("it is taken only below");
+    let asked = departure.0.as_ref().expect("it is taken only below");
 
     let answered = match asked.admit() {
         Ok(()) => asked.ask(request).await,
@@ -124,14 +125,13 @@ impl Asked<'_> {
 
     /// Sends the request to a node and waits for the head of its answer, within the class's time.
     async fn ask(
-        &mut self,
+        &self,
         request: Request<Incoming>,
     ) -> Result<(Response<NodeBody>, Option<upgrade::Client>), Response<ClientBody>> {
         let (request, upgraded) = self.toward_node(request);
         let affinity = affinity(&self.route, &self.headers, &self.client);
-        let mut node = None;
         let sent = {
-            let mut sending = pin!(self.gate.pool.send(request, affinity.as_affinity(), &mut node));
+            let mut sending = pin!(self.gate.pool.send(request, affinity.as_affinity(), &self.node));
             loop {
                 let waited = timeout(self.time_left(), sending.as_mut()).await;
                 if waited.is_ok() || self.time_left().is_zero() {
@@ -139,13 +139,12 @@ impl Asked<'_> {
                 }
             }
         };
-        self.node = node;
         let failure = match sent {
             Ok(Ok((response, lease))) => {
                 let idle = self.gate.config.body_idle_timeout;
                 let mut response = response.map(|body| NodeBody::new(body, lease, idle));
                 if let (Some(cookie), Some(node)) =
-                    (headers::given_cookie(response.headers(), SESSION_COOKIE), &self.node)
+                    (headers::given_cookie(response.headers(), SESSION_COOKIE), &*self.node.borrow())
                 {
                     self.gate.pool.nodes().remember_session(cookie, node);
                 }
@@ -155,12 +154,12 @@ impl Asked<'_> {
                 return Ok((response, upgraded));
             }
             Ok(Err(failure)) => failure,
-            Err(_) if self.node.is_none() => {
+            Err(_) if self.node.borrow().is_none() => {
                 Failure { refusal: Refusal::NoNode, reach: Reach::NotForwarded, node: None }
             }
-            Err(_) => Failure { refusal: Refusal::NoAnswer, reach: Reach::MayHaveActed, node: self.node.clone() },
+            Err(_) => Failure { refusal: Refusal::NoAnswer, reach: Reach::MayHaveActed, node: self.node.take() },
         };
-        self.node = failure.node;
+        self.node.replace(failure.node);
         Err(self.refuse(failure.refusal, failure.reach))
     }
 
@@ -194,7 +193,7 @@ impl Asked<'_> {
     }
 
     /// Holds the answer until it was read, and if need be until it is committed. Then it goes out as it came.
-    async fn record(&mut self, response: Response<NodeBody>) -> Response<ClientBody> {
+    async fn record(&self, response: Response<NodeBody>) -> Response<ClientBody> {
         let (head, body) = response.into_parts();
         let encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
         let could_be_file = self.route.may_be_file();
@@ -292,7 +291,7 @@ impl Asked<'_> {
         Arc::new(ExchangeFacts {
             method: self.method.as_str().into(),
             path: self.uri.path().into(),
-            node: self.node.clone(),
+            node: self.node.borrow().clone(),
             client: self.client.to_string(),
             request_id: self.headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).map(String::from),
             duration_ms: self.began.elapsed().as_millis() as i64,

@@ -247,7 +247,7 @@ impl Pool {
         self: &Rc<Self>,
         mut request: Request<RequestBody>,
         affinity: Affinity<'_>,
-        asked: &mut Option<Arc<str>>,
+        asked: &RefCell<Option<Arc<str>>>,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         let spare = again_if_lost(&request);
         let mut tried = 0_u64;
@@ -261,7 +261,7 @@ impl Pool {
                     continue;
                 }
             };
-            *asked = Some(self.nodes.all[index].name.clone());
+            asked.replace(Some(self.nodes.all[index].name.clone()));
             let reused = lease.reused;
             let sender = lease.sender.as_mut().expect("a lease has its connection until it is given back");
             let mut error = match sender.try_send_request(request).await {
@@ -280,7 +280,7 @@ impl Pool {
             };
         }
         let refusal = if full { Refusal::NodesFull } else { Refusal::NoNode };
-        Err(Failure { refusal, reach: Reach::NotForwarded, node: asked.clone() })
+        Err(Failure { refusal, reach: Reach::NotForwarded, node: asked.borrow().clone() })
     }
 
     /// The one repetition of a safe request, on a connection of its own.
