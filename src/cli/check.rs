@@ -26,8 +26,8 @@ Example:
   gms-recorder check --config /etc/gms-recorder.toml
 
 Exit codes:
-  0  `serve` can start with this
-  1  a node cannot be reached, or the database cannot be used
+  0  the configuration is right, every node was reached, the database can be used
+  1  a node cannot be reached (`serve` starts all the same), or the database cannot be used
   2  the configuration is not right; everything that is wrong is listed";
 
 /// How long resolving a node's name and connecting to it may take together: on the network of a GMS node it takes ms.

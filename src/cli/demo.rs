@@ -33,19 +33,18 @@ pub struct Args {}
 /// Where something does not start, or does not answer as it should.
 pub async fn run(_: Args, database: Option<PathBuf>) -> anyhow::Result<()> {
     let database = match database {
+        Some(database) if database.exists() => {
+            bail!("{} exists; the demo writes only to a new file", database.display())
+        }
         Some(database) => database,
         None => own_folder()?.join("transcripts.db"),
     };
     let agent = AgentScript {
         nickname: "Tom".into(),
-        replies: [
-            "Hello! You said: {text}",
-            "I am back, with your order before me.",
-            "It left our house this morning.",
-        ]
-        .map(String::from)
-        .into(),
-        rejoins_every: 1,
+        replies: ["Hello! You said: {text}", "One moment, I look it up.", "I am back. It left our house this morning."]
+            .map(String::from)
+            .into(),
+        rejoins_every: 2,
         hidden_every: 0,
         ..AgentScript::default()
     };
@@ -133,9 +132,10 @@ impl Customer {
         let answer: Value = serde_json::from_slice(&body).context("the answer is no JSON")?;
         let operation = path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("requestChat");
         let events = answer["messages"].as_array().map_or(0, Vec::len);
+        let plural = if events == 1 { "" } else { "s" };
         let error = answer["errors"].get(0).map(|error| format!(", error {}", error["code"])).unwrap_or_default();
         println!(
-            "  {operation:<12} HTTP {}, statusCode {}, {events} events{error}",
+            "  {operation:<12} HTTP {}, statusCode {}, {events} event{plural}{error}",
             head.status.as_u16(),
             answer["statusCode"]
         );

@@ -19,7 +19,7 @@ pub struct Scope {
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
     /// How far around --at, either side.
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "DURATION", requires = "at", default_value = "5m", value_parser = units::parse_duration)]
     pub window: Duration,
     /// A customer, by anything known of them (e-mail address, nickname, name, user data; whatever the case, whole or else
     /// in part), or a chat id.

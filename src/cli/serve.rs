@@ -88,13 +88,16 @@ impl Running {
     /// Where any of that cannot be done; nothing is left running then.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let place = suitable_place(config)?;
+        let lock = ArchiveLock::acquire(&place.path)?;
         let admin = TcpListener::bind(config.admin.listen).await;
         let admin = admin.with_context(|| format!("cannot listen on admin.listen = {}", config.admin.listen))?;
         let admin_address = admin.local_addr()?;
-        let lock = ArchiveLock::acquire(&place.path)?;
+        // Before the archive is made or a run begins in it: neither is to come of a start that fails.
+        Proxy::probe(config.proxy.listen).with_context(|| cannot_listen(config))?;
         let (options, run) = (options(config, &place), describe_run(config));
-        let mut store = Store::open(&options, &run).await?;
-        let archive_id = store.archive_id().await?;
+        let opened = Store::open(&options, &run).await;
+        let store = opened.with_context(|| format!("cannot open the archive {}", place.path.display()))?;
+        let archive_id = store.archive_id().to_owned();
         let run_id = store.run_id();
 
         let metrics = Arc::new(Metrics::default());
@@ -166,6 +169,7 @@ impl Running {
             duplicate = account.duplicate,
             variant = account.variant,
             finding = account.finding,
+            suppressed = account.suppressed,
             refused = account.refused,
             dropped = account.dropped,
             delivered_early = account.delivered_early,
@@ -190,16 +194,24 @@ fn start_proxy(
         recorder: recorder.clone(),
         metrics: metrics.clone(),
     });
-    let proxy = proxy.with_context(|| {
-        let listen = config.proxy.listen;
-        format!("cannot listen on proxy.listen = {listen}: choose another address with --listen, or stop what is there")
-    })?;
+    let proxy = proxy.with_context(|| cannot_listen(config))?;
     Ok((proxy, nodes))
+}
+
+fn cannot_listen(config: &Config) -> String {
+    format!(
+        "cannot listen on proxy.listen = {}: choose another address with --listen, or stop what is there",
+        config.proxy.listen
+    )
 }
 
 /// Network file systems lose SQLite's locks and so the archive; others only deserve a warning.
 fn suitable_place(config: &Config) -> anyhow::Result<Place> {
-    let place = Place::of(&config.recording.database)?;
+    let database = &config.recording.database;
+    let place = Place::of(database).with_context(|| {
+        let hint = "its folder must exist: make it, or name another with --database";
+        format!("cannot keep the archive at {}: {hint}", database.display())
+    })?;
     let (path, file_system) = (place.path.display(), &place.file_system.name);
     if place.file_system.kind == FileSystemKind::Network {
         anyhow::bail!(
@@ -240,6 +252,7 @@ fn describe_run(config: &Config) -> Run {
         when_unavailable: when_unavailable(config),
         settings: settings.to_string(),
         config_hash: config.hash(),
+        resumes: None,
     }
 }
 

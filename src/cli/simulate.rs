@@ -60,6 +60,9 @@ pub async fn run(args: Simulate) -> anyhow::Result<()> {
     for address in simulator.addresses() {
         println!("simulated GMS node at http://{address}/genesys");
     }
+    let upstreams: Vec<_> =
+        simulator.addresses().iter().map(|address| format!("--upstream http://{address}")).collect();
+    eprintln!("in front of them: gms-recorder serve {}", upstreams.join(" "));
     eprintln!("what was issued: GET /__account; what goes wrong: POST /__faults; Ctrl-C stops");
     interrupted().await?;
     simulator.stop().await;

@@ -15,7 +15,7 @@ Example:
 
 /// Copy the archive as it is at this moment, while `serve` goes on writing.
 ///
-/// The copy is one file, compact, with the archive's permissions. It is written under a temporary name beside DEST and
+/// The copy is one file, compact, with the archive's permissions unless --mode says others. It is written under a temporary name beside DEST and
 /// gets its own when it is whole and on disk. Nothing is overwritten.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLE)]
@@ -23,8 +23,16 @@ Example:
 pub struct Args {
     /// The file to make.
     dest: PathBuf,
+    /// Permissions of the copy, octal, such as 0640 for a group of analysts [default: as the archive's]
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    mode: Option<u32>,
     #[command(flatten)]
     look: Look,
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| format!("\"{text}\" is no permissions such as 0640"))
 }
 
 /// Runs the command.
@@ -40,7 +48,7 @@ const NAMES: [&str; 4] = ["path", "bytes", "chats", "events"];
 async fn print(args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
     // Opened once beforehand, so that what is no archive is said before anything is made.
     crate::store::read::Archive::open(database).await?.close().await?;
-    let copy = Copy::begin(database, &args.dest)?;
+    let copy = Copy::begin(database, &args.dest, args.mode)?;
     let filled = tokio::select! {
         filled = copy.fill(database) => filled,
         never = progress(&copy, database) => match never {},

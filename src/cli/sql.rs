@@ -22,6 +22,7 @@ Example:
 #[group(skip)]
 pub struct Args {
     /// The statement, for example "SELECT * FROM daily_summary".
+    #[arg(allow_hyphen_values = true)]
     statement: String,
     /// Stop after this long. Printing is not counted.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::parse_duration)]

@@ -31,6 +31,9 @@ impl<'p> Route<'p> {
             Cow::Borrowed(path) => Route::of(path, base_path),
             Cow::Owned(path) => Route::of(&path, base_path).into_owned(),
         };
+        if hides_separator(path) {
+            route.chat_id = None; // its segments are not what they seem: the answer must name the chat itself
+        }
         if matches!(method, "OPTIONS" | "HEAD") {
             route.operation = None;
         }
@@ -288,6 +291,12 @@ impl Operation {
     }
 }
 
+/// An encoded slash or backslash: one segment to some, two to others.
+fn hides_separator(path: &str) -> bool {
+    let hidden = |code: &str| matches!(code.get(..3), Some("%2f" | "%2F" | "%5c" | "%5C"));
+    path.match_indices('%').any(|(at, _)| hidden(&path[at..]))
+}
+
 fn looks_like_chat(path: &str) -> bool {
     let path = path.to_ascii_lowercase();
     ["/2/chat", "cometd", "chat-ntf", "/ixn/chat"].iter().any(|mark| path.contains(mark))
@@ -486,5 +495,13 @@ mod tests {
         assert!(is_file("/genesys/2/chat/s/ID/unheardOf"));
         assert!(!is_file("/genesys/2/chat/s/ID/refresh"));
         assert!(!is_file("/genesys/cometd"));
+    }
+
+    #[test]
+    fn a_hidden_separator_hides_whose_chat_it_is() {
+        for path in ["/genesys/2/chat/svc/no%2Fbody/send", "/genesys/2/chat/svc/no%5cbody/send"] {
+            let route = Route::parse("POST", path, "/genesys");
+            assert!(route.is_inspected() && route.chat_id.is_none(), "{path}");
+        }
     }
 }

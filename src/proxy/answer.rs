@@ -125,7 +125,8 @@ pub fn refuse(refusal: Refusal, reach: Reach, request: &HeaderMap, cors_origins:
     if let Ok(value) = HeaderValue::from_str(&line) {
         headers.insert(PROXY_STATUS, value);
     }
-    if refusal.is_passing() {
+    // Not where the node has acted: another try would be another message.
+    if refusal.is_passing() && reach == Reach::NotForwarded {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     allow_reading(headers, request, cors_origins);

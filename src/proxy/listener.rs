@@ -61,7 +61,7 @@ impl Proxy {
     /// # Errors
     /// Where the address cannot be had, or a thread cannot be started.
     pub fn start(start: Start) -> io::Result<Self> {
-        let address = probe(start.config.listen)?;
+        let address = Self::probe(start.config.listen)?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if start.config.threads == 0 { cores() } else { start.config.threads };
         let (stop, stopping) = watch::channel(false);
@@ -79,6 +79,15 @@ impl Proxy {
         Ok(Self { address, stop, threads })
     }
 
+    /// Finds out whether the address is free, and which port it is. The threads share it, and with a shared address
+    /// another program there would not be noticed; a listener that shares with nobody is.
+    ///
+    /// # Errors
+    /// Where it is not.
+    pub fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+        std::net::TcpListener::bind(address)?.local_addr()
+    }
+
     /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -93,12 +102,6 @@ impl Proxy {
             }
         }
     }
-}
-
-/// Finds out whether the address is free, and which port it is. The threads share it, and with a shared address another
-/// program there would not be noticed; a listener that shares with nobody is.
-fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
-    std::net::TcpListener::bind(address)?.local_addr()
 }
 
 /// A listener that shares its address with the other threads' (SO_REUSEPORT).

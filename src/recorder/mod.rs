@@ -287,34 +287,40 @@ impl Recorder {
         }
         let mut findings = observation.findings;
         let mut records = Vec::with_capacity(observation.chats.len());
+        let mut keys = Vec::new();
+        let mut known = 0;
         for answer in observation.chats {
-            self.sort_out(answer, &mut records, &mut findings);
+            match self.sort_out(answer) {
+                Ok(mut record) => {
+                    known += self.keep_news(&mut record, &mut keys);
+                    records.push(record);
+                }
+                Err(without_chat) => findings.extend(without_chat),
+            }
         }
-        let found = findings.iter().map(|finding| finding.events).sum::<u64>();
-        self.metrics.ledger.enter(|account| account.seen += found);
-        let keys: Vec<EventKey> = records.iter_mut().flat_map(|(_, keys)| std::mem::take(keys)).collect();
-        let records: Vec<ChatRecord> = records.into_iter().map(|(record, _)| record).collect();
         let errors = self.audited(now, observation.errors, exchange);
         if keys.is_empty() && errors.is_empty() && findings.is_empty() {
             let mut live = self.live();
             records.into_iter().for_each(|record| live.put_off(now, exchange.node.as_ref(), record));
+            drop(live);
+            self.enter_seen(known, 0);
             return Recorded::Nothing;
         }
-        self.enqueue(Entry { at: now, node: exchange.node.clone(), chats: records, errors, findings }, keys)
+        self.enqueue(Entry { at: now, node: exchange.node.clone(), chats: records, errors, findings }, keys, known)
     }
 
     /// Records an error that is no node's: the proxy's own answers, and clients that left. Nobody waits for it.
     pub fn audit(&self, error: ApiError, exchange: &Arc<ExchangeFacts>) {
         let now = now_ms();
         let errors = self.audited(now, vec![error], exchange);
-        drop(self.enqueue(Entry { at: now, node: exchange.node.clone(), errors, ..Entry::default() }, Vec::new()));
+        drop(self.enqueue(Entry { at: now, node: exchange.node.clone(), errors, ..Entry::default() }, Vec::new(), 0));
     }
 
     /// Records something that could not be read, outside of an inspected answer. Nobody waits for it.
     pub fn find(&self, finding: Finding, exchange: &Arc<ExchangeFacts>) {
         self.metrics.findings.get_or_create(&[("kind", finding.kind.as_str().into())]).inc();
         let (at, node) = (now_ms(), exchange.node.clone());
-        drop(self.enqueue(Entry { at, node, findings: vec![finding], ..Entry::default() }, Vec::new()));
+        drop(self.enqueue(Entry { at, node, findings: vec![finding], ..Entry::default() }, Vec::new(), 0));
     }
 
     /// R3: waits for the commit of an answer, at most `wait_max`, and says whether the client may have it.
@@ -373,58 +379,49 @@ impl Recorder {
         }
     }
 
-    /// One chat of an answer: which events are news, and what else is.
-    fn sort_out(
-        &self,
-        mut answer: ChatAnswer,
-        records: &mut Vec<(ChatRecord, Vec<EventKey>)>,
-        findings: &mut Vec<Finding>,
-    ) {
+    /// One chat of an answer, and what of it is not known yet. Its events are findings where no chat is known for them.
+    fn sort_out(&self, mut answer: ChatAnswer) -> Result<ChatRecord, Vec<Finding>> {
         let mut live = self.live();
-        let chat_id = match &answer.key {
-            ChatKey::Id(chat_id) => chat_id.clone(),
-            ChatKey::SecureKey(digest) => match live.by_secure_key(digest) {
-                Some(chat_id) => chat_id,
-                None => {
-                    drop(live);
-                    findings.extend(without_chat(answer));
-                    return;
-                }
-            },
+        let named = match &answer.key {
+            ChatKey::Id(chat_id) => Some(chat_id.clone()),
+            ChatKey::SecureKey(digest) => live.by_secure_key(digest),
         };
+        let Some(chat_id) = named else { return Err(without_chat(answer)) };
         live.learn(&chat_id, &answer);
         live.name_opened(&mut answer);
         let covered = live.covered(&chat_id, answer.coverage);
-        let mut record = live.unknown(&chat_id, &mut answer, covered);
-        drop(live);
-        let keys = self.keep_news(&chat_id, &mut record);
-        records.push((record, keys));
+        Ok(live.unknown(&chat_id, &mut answer, covered))
     }
 
-    /// Leaves the events that are not known to be on disk, and counts them in.
-    fn keep_news(&self, chat_id: &ChatId, record: &mut ChatRecord) -> Vec<EventKey> {
-        let seen = record.events.len() as u64;
-        if seen == 0 {
-            return Vec::new();
+    /// Leaves the events that are not known to be on disk, and adds their keys. How many were known.
+    fn keep_news(&self, record: &mut ChatRecord, keys: &mut Vec<EventKey>) -> u64 {
+        if record.events.is_empty() {
+            return 0;
         }
-        let mut keys = Vec::with_capacity(record.events.len());
+        let seen = record.events.len();
         let mut committed = self.committed();
         record.events.retain(|event| {
-            let key = Committed::key(&self.policy.digest_key, chat_id, event);
+            let key = Committed::key(&self.policy.digest_key, &record.chat_id, event);
             let news = !committed.contains(&key);
             if news {
                 keys.push(key);
             }
             news
         });
-        drop(committed);
-        let known = seen - keys.len() as u64;
-        self.metrics.memory_suppressed.inc_by(known);
-        self.metrics.ledger.enter(|account| {
-            account.seen += seen;
-            account.duplicate += known;
-        });
-        keys
+        let known = (seen - record.events.len()) as u64;
+        self.metrics.memory_hits.inc_by(known);
+        known
+    }
+
+    /// Counts in what an answer held, all at once: the account never shows an event that is nowhere.
+    fn enter_seen(&self, known: u64, in_flight: u64) {
+        if known + in_flight > 0 {
+            self.metrics.ledger.enter(|account| {
+                account.seen += known + in_flight;
+                account.duplicate += known;
+                account.in_flight += in_flight;
+            });
+        }
     }
 
     /// Errors as they will be rows; one structured log line for each, not repeated while it would fold.
@@ -455,15 +452,13 @@ impl Recorder {
         true
     }
 
-    fn enqueue(&self, entry: Entry, keys: Vec<EventKey>) -> Recorded {
+    fn enqueue(&self, entry: Entry, keys: Vec<EventKey>, known: u64) -> Recorded {
         let (sender, committed) = oneshot::channel();
         let chats = entry.chats.iter().map(|chat| chat.chat_id.clone()).collect();
         let queued = Queued::new(entry, keys, Some(sender));
         let touched = Touched { events: queued.events, chats };
         // Counted in before it can be counted out: the writer may be quicker than this thread.
-        self.metrics.ledger.enter(|account| {
-            account.in_flight += touched.events;
-        });
+        self.enter_seen(known, touched.events);
         {
             let mut live = self.live();
             queued.entry.chats.iter().for_each(|record| live.sent(record));
@@ -510,15 +505,16 @@ impl WriterThread {
 }
 
 /// Events that no chat could be found for: kept, but not as events.
-fn without_chat(answer: ChatAnswer) -> impl Iterator<Item = Finding> {
-    answer.events.into_iter().map(|event| Finding {
+fn without_chat(answer: ChatAnswer) -> Vec<Finding> {
+    let finding = |event: crate::chat::TranscriptEvent| Finding {
         kind: FindingKind::EventsWithoutChat,
         chat_id: None,
         detail: "an event of an answer that names no chat, under a secureKey that no earlier answer had".into(),
         raw_length: event.raw.len(),
         raw: event.raw.into_bytes(),
         events: 1,
-    })
+    };
+    answer.events.into_iter().map(finding).collect()
 }
 
 fn log_error(record: &ErrorRecord) {

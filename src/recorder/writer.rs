@@ -13,12 +13,16 @@ use super::queue::Queued;
 use super::{Recorder, now_ms};
 use crate::gms::{Finding, FindingKind};
 use crate::store::{Appended, ChatRecord, Entry, Error, ErrorKind, Options, Outage, Run, Store, Tally};
+use crate::telemetry::Repeated;
 
 /// Lazy facts are written at least this often (R4: within a second), and an idle file is looked after.
 const LAZY_INTERVAL: Duration = Duration::from_millis(500);
 /// Between attempts while the file takes nothing.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// A node that changes what it said before does so for whole transcripts.
+static VARIANTS: Repeated = Repeated::new(5, Duration::from_secs(60));
 
 /// The writer and what it holds.
 pub(super) struct Writer {
@@ -129,7 +133,8 @@ impl Writer {
             }
         });
         for (chat_id, index, comparison) in &appended.variants {
-            tracing::warn!(%chat_id, index, kind = ?comparison, "an event was delivered with other content than before; both are kept");
+            let Some(not_shown) = VARIANTS.admit(std::time::Instant::now()) else { continue };
+            tracing::warn!(%chat_id, index, kind = ?comparison, not_shown, "an event was delivered with other content than before; both are kept");
         }
         for queued in &mut batch.queued {
             if let Some(ticket) = queued.ticket.take() {
@@ -180,6 +185,7 @@ impl Writer {
 
     async fn let_go(&mut self) {
         if let Some(store) = self.store.take() {
+            self.run.resumes = Some((store.archive_id().into(), store.run_id()));
             store.abandon().await;
         }
         self.recorder.committed().forget();

@@ -157,6 +157,9 @@ pub struct Run {
     pub settings: String,
     /// SHA-256 of the effective configuration.
     pub config_hash: String,
+    /// The archive and the run that the same process had before it lost sight of its file: gone on with if the file is
+    /// of the same archive.
+    pub resumes: Option<(String, i64)>,
 }
 
 /// Admits one `serve` to an archive (R10). Released when dropped, or by the kernel when the process dies.
@@ -219,6 +222,7 @@ pub struct Store {
     file: FileIdentity,
     /// The WAL exists from the first write of the run on; one that is unlinked takes its commits with it.
     wal: Option<FileIdentity>,
+    archive_id: String,
     run_id: i64,
     memory: append::Memory,
 }
@@ -238,7 +242,8 @@ impl Store {
             || Error::new(ErrorKind::Missing, format!("{} vanished while it was opened", options.path.display()));
         let file = identity(&options.path).ok_or_else(gone)?;
         let path = options.path.clone();
-        let mut store = Self { connection, path, file, wal: None, run_id: 0, memory: append::Memory::default() };
+        let (archive_id, memory) = (String::new(), append::Memory::default());
+        let mut store = Self { connection, path, file, wal: None, archive_id, run_id: 0, memory };
         store.begin_run(options, run).await?;
         store.wal = identity(&beside(&store.path, "-wal"));
         Ok(store)
@@ -260,12 +265,29 @@ impl Store {
         .execute(&mut self.connection)
         .await?;
         self.write_catalogue().await?;
+        let archive_id = "SELECT archive_id FROM archive";
+        self.archive_id = sqlx::query_scalar(archive_id).fetch_one(&mut self.connection).await?;
+        self.run_id = match &run.resumes {
+            Some((archive_id, run_id)) if *archive_id == self.archive_id => self.resume_run(*run_id).await?,
+            _ => self.insert_run(run).await?,
+        };
+        self.execute("COMMIT").await
+    }
+
+    /// A write, so that a file that takes none is noticed here.
+    async fn resume_run(&mut self, run_id: i64) -> Result<i64, Error> {
+        let again = sqlx::query("UPDATE runs SET clean = 0 WHERE run_id = ?").bind(run_id);
+        again.execute(&mut self.connection).await?;
+        Ok(run_id)
+    }
+
+    async fn insert_run(&mut self, run: &Run) -> Result<i64, Error> {
         let inserted = sqlx::query(
             "INSERT INTO runs (instance, version, started_at, deliver, when_unavailable, settings, config_hash)
              VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(&run.instance)
-        .bind(version)
+        .bind(env!("CARGO_PKG_VERSION"))
         .bind(run.started_at)
         .bind(run.deliver)
         .bind(run.when_unavailable)
@@ -273,8 +295,7 @@ impl Store {
         .bind(&run.config_hash)
         .execute(&mut self.connection)
         .await?;
-        self.run_id = inserted.last_insert_rowid();
-        self.execute("COMMIT").await
+        Ok(inserted.last_insert_rowid())
     }
 
     async fn write_catalogue(&mut self) -> Result<(), Error> {
@@ -298,11 +319,8 @@ impl Store {
     }
 
     /// The archive's own identity, 32 hex digits.
-    ///
-    /// # Errors
-    /// As reading goes wrong.
-    pub async fn archive_id(&mut self) -> Result<String, Error> {
-        Ok(sqlx::query_scalar("SELECT archive_id FROM archive").fetch_one(&mut self.connection).await?)
+    pub fn archive_id(&self) -> &str {
+        &self.archive_id
     }
 
     /// The number of this run.

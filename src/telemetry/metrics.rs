@@ -130,7 +130,7 @@ pub struct Metrics {
     /// Trouble with the file, by kind.
     pub store_errors: Family<Labels<1>, Counter>,
     /// Events that the memory of committed ones spared a look at the file.
-    pub memory_suppressed: Counter,
+    pub memory_hits: Counter,
     /// Answers whose body names another chat than their path.
     pub chat_id_mismatches: Counter,
     /// CometD deliveries on channels other than Chat V2's.
@@ -183,7 +183,7 @@ impl Default for Metrics {
             api_errors: Family::default(),
             findings: Family::default(),
             store_errors: Family::default(),
-            memory_suppressed: Counter::default(),
+            memory_hits: Counter::default(),
             chat_id_mismatches: Counter::default(),
             other_deliveries: Counter::default(),
             unrecognised: Counter::default(),
@@ -221,7 +221,7 @@ impl Metrics {
         r.register("findings", "What could not be understood, by kind", self.findings.clone());
         r.register("store_errors", "Trouble with the archive file, by kind", self.store_errors.clone());
         let help = "Events that the memory of committed ones spared a look at the file";
-        r.register("memory_suppressed", help, self.memory_suppressed.clone());
+        r.register("memory_hits", help, self.memory_hits.clone());
         let help = "Answers whose body names another chat than their path";
         r.register("chat_id_mismatches", help, self.chat_id_mismatches.clone());
         let help = "CometD deliveries on channels other than Chat V2's";

@@ -174,6 +174,7 @@ async fn a_locked_database_is_waited_for() {
         if reply.status != StatusCode::OK {
             let said = reply.headers["proxy-status"].to_str().expect("text");
             assert!(said.contains("executed"), "the node has acted, and that is said: {said}");
+            assert!(!reply.headers.contains_key("retry-after"), "trying again would send the message again");
         }
         eventually("noticed", async || is_down(&server).await).await;
         tokio::time::sleep(Duration::from_secs(count("TEST_LOCK_SECONDS", 2) as u64)).await;
@@ -204,6 +205,11 @@ async fn a_file_that_is_moved_away_is_missed_and_never_made_anew() {
         eventually("recording up again", async || is_up(&server).await).await;
         let expected: &[&str] = if settings.is_empty() { &["before", "meanwhile"] } else { &["before"] };
         eventually("written", async || (texts(&server, &chat).await == expected).then_some(())).await;
+        assert_eq!(
+            Archive::open(&server.database).await.value("SELECT count(*) FROM runs").await,
+            "1",
+            "it is one run"
+        );
         assert_eq!(Archive::open(&server.database).await.value("PRAGMA integrity_check").await, "ok");
         simulator.stop().await;
     }

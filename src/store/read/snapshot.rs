@@ -18,15 +18,16 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Reserves the temporary name, with the permissions of the archive: a transcript is as private in the copy.
+    /// Reserves the temporary name, with the permissions of the archive unless told others: a transcript is as private in
+    /// the copy.
     ///
     /// # Errors
     /// [`Error::Exists`] where `dest` is taken; else as the file system.
-    pub fn begin(archive: &Path, dest: &Path) -> Result<Self, Error> {
+    pub fn begin(archive: &Path, dest: &Path, mode: Option<u32>) -> Result<Self, Error> {
         if dest.symlink_metadata().is_ok() {
             return Err(Error::Exists(dest.to_owned()));
         }
-        let mode = archive.metadata().map_err(at(archive))?.mode() & 0o777;
+        let mode = mode.unwrap_or(archive.metadata().map_err(at(archive))?.mode() & 0o777);
         let mut part = dest.as_os_str().to_owned();
         part.push(format!(".{}.part", std::process::id()));
         let part = PathBuf::from(part);
@@ -130,7 +131,7 @@ mod tests {
         // A writer in the middle of a transaction neither waits nor is waited for.
         let mut writer = fixture.writer().await;
         sqlx::raw_sql("BEGIN IMMEDIATE; DELETE FROM chats").execute(&mut writer).await.expect("a transaction");
-        let copy = Copy::begin(&fixture.path, &dest).expect("begun");
+        let copy = Copy::begin(&fixture.path, &dest, None).expect("begun");
         copy.fill(&fixture.path).await.expect("filled");
         assert!(copy.bytes() > 0 && !dest.exists());
         assert_eq!(copy.finish().await.expect("named"), Totals { chats: 3, events: 18 });
@@ -148,11 +149,11 @@ mod tests {
         let fixture = Fixture::example().await;
         let dest = fixture.beside("taken");
         std::fs::write(&dest, "precious").expect("written");
-        assert!(matches!(Copy::begin(&fixture.path, &dest), Err(Error::Exists(_))));
+        assert!(matches!(Copy::begin(&fixture.path, &dest, None), Err(Error::Exists(_))));
 
         // Taken while the copy was being made.
         let late = fixture.beside("late");
-        let copy = Copy::begin(&fixture.path, &late).expect("begun");
+        let copy = Copy::begin(&fixture.path, &late, None).expect("begun");
         copy.fill(&fixture.path).await.expect("filled");
         std::fs::write(&late, "precious").expect("written");
         assert!(matches!(copy.finish().await, Err(Error::Exists(_))));
@@ -166,12 +167,12 @@ mod tests {
     async fn what_is_not_finished_leaves_nothing() {
         let fixture = Fixture::example().await;
         let dest = fixture.beside("copy.db");
-        let copy = Copy::begin(&fixture.path, &dest).expect("begun");
+        let copy = Copy::begin(&fixture.path, &dest, None).expect("begun");
         copy.fill(&fixture.path).await.expect("filled");
         assert!(names(&fixture).iter().all(|name| name.ends_with(".part")), "{:?}", names(&fixture));
         drop(copy);
         assert!(names(&fixture).is_empty());
         let nowhere = fixture.beside("no/such/directory/copy.db");
-        assert!(matches!(Copy::begin(&fixture.path, &nowhere), Err(Error::File { .. })));
+        assert!(matches!(Copy::begin(&fixture.path, &nowhere, None), Err(Error::File { .. })));
     }
 }
