@@ -243,7 +243,8 @@ fn a_chat_is_named_by_body_path_or_key() {
 #[test]
 fn errors_say_what_they_mean() {
     use ErrorClass::*;
-    let rows: [(&str, u16, &str, Option<i64>, ErrorClass, Option<&str>); 9] = [
+    type Row<'a> = (&'a str, u16, &'a str, Option<i64>, ErrorClass, Option<&'a str>);
+    let rows: [Row<'_>; 9] = [
         (
             CHAT,
             200,
