@@ -1,24 +1,32 @@
 //! CometD over HTTP: an envelope of deliveries, acknowledgements and `/meta/` replies, as an array or a single object.
 //! Chat V2 is on the channels `/service/chatV2/{serviceName}`; what other channels carry is only counted.
 
-use super::body::Document;
-use super::json::{Kind, Tape, Value};
+use std::borrow::Cow;
+
+use super::body::{Document, Known};
+use super::errors::{ErrorClass, entry_of};
+use super::json::{Kind, Value, whole};
 use super::request::{CHAT_CHANNELS, Message, Request};
 use super::route::Operation;
 use super::scrub::key_digest;
 use super::wire::{self, Asked};
-use super::{ApiError, ChatAnswer, ChatKey, Coverage, ErrorFormat, Exchange, Observation, OpenedSession, Policy};
+use super::{
+    ApiError, ChatAnswer, ChatKey, Coverage, ErrorFormat, Exchange, Finding, FindingKind, Observation, OpenedSession,
+    Policy,
+};
 use crate::chat::ContentDigest;
 
 /// Whether a value is an envelope or part of one.
 pub(super) fn is_envelope(root: Value<'_>) -> bool {
     let is_message = |value: Value<'_>| value.given("channel").is_some();
-    is_message(root) || (root.kind() == Kind::Array && root.elements().all(is_message))
+    is_message(root)
+        || (root.kind() == Kind::Array && (root.elements().next().is_none() || root.elements().any(is_message)))
 }
 
 /// Reads what a CometD answer delivers.
 pub(super) fn read(
     document: &Document<'_>,
+    known: &Known<'_>,
     request: &Request<'_>,
     exchange: &Exchange<'_>,
     policy: &Policy,
@@ -29,9 +37,17 @@ pub(super) fn read(
     let root = document.root();
     let one = (root.kind() == Kind::Object).then_some(root);
     for message in root.elements().chain(one) {
-        let channel = message.given("channel").map(Value::text_or_raw).unwrap_or_default();
+        let Some(channel) = message.given("channel").map(Value::text_or_raw) else {
+            seen.findings.push(odd(message, "an element of a CometD answer without a channel", policy));
+            continue;
+        };
         let service = channel.strip_prefix(CHAT_CHANNELS);
-        let published = request.messages.iter().rev().find(|published| published.channel == channel);
+        let id = message.given("id").map(Value::text_or_raw);
+        let on_channel = |published: &&Message<'_>| published.channel == channel;
+        let mut of_channel = request.messages.iter().rev().filter(on_channel);
+        // An acknowledgement has its message's id, a delivery none.
+        let same_id = of_channel.clone().find(|published| id.is_some() && published.id == id);
+        let published = same_id.or_else(|| of_channel.next());
         let asked = Asked {
             operation: published.and_then(|message| message.operation.as_ref()),
             service,
@@ -43,7 +59,7 @@ pub(super) fn read(
         };
         seen.errors.extend(refusal(message, &asked));
         match (message.given("data"), service) {
-            (Some(delivery), Some(_)) => read_delivery(delivery, document, &asked, policy, seen),
+            (Some(delivery), Some(_)) => read_delivery(delivery, document, known, &asked, policy, seen),
             (Some(_), None) if !channel.starts_with("/meta/") => seen.other_deliveries += 1,
             _ => {}
         }
@@ -57,17 +73,24 @@ pub(super) fn read(
 fn read_delivery(
     delivery: Value<'_>,
     document: &Document<'_>,
+    known: &Known<'_>,
     asked: &Asked<'_>,
     policy: &Policy,
     seen: &mut Observation,
 ) {
-    if delivery.kind() != Kind::String {
-        return wire::read(delivery, Some(document), asked, policy, seen);
+    let said = document.before_scrubbing(delivery).text();
+    // Its own secrets and typing previews are found only in what the string holds.
+    let inner = said.and_then(|text| Document::read(Cow::Owned(text.into_owned()), known, policy).ok());
+    let (answer, document) = inner.as_ref().map_or((delivery, document), |inner| (inner.root(), inner));
+    if wire::is_answer(answer) {
+        wire::read(answer, Some(document), asked, policy, seen);
+    } else {
+        seen.findings.push(odd(answer, "a delivery of a shape that no answer has", policy));
     }
-    let text = delivery.text().unwrap_or_default();
-    if let Ok(tape) = Tape::read(&text) {
-        wire::read(tape.root(&text), None, asked, policy, seen);
-    }
+}
+
+fn odd(value: Value<'_>, detail: &str, policy: &Policy) -> Finding {
+    wire::finding(FindingKind::UnknownShape, None, detail.into(), value.raw().as_bytes(), 0, policy)
 }
 
 /// `{"channel":…,"successful":false,"error":"402::Unknown client"}`
@@ -75,8 +98,13 @@ fn refusal(message: Value<'_>, asked: &Asked<'_>) -> Option<ApiError> {
     let said = message.given("error").map(|error| error.text_or_raw().into_owned()).filter(|error| !error.is_empty());
     let failed = message.given("successful").and_then(Value::boolean) == Some(false);
     let channel = message.given("channel").map(|channel| channel.text_or_raw().into_owned());
+    let code = said.as_deref().and_then(|said| said.split(':').next()).and_then(whole);
+    let entry = code.and_then(entry_of).filter(|entry| entry.class == ErrorClass::Transport);
     (failed || said.is_some()).then(|| ApiError {
         format: ErrorFormat::Bayeux,
+        code,
+        class: entry.map_or(ErrorClass::Unknown, |entry| entry.class),
+        meaning: entry.map(|entry| entry.meaning),
         detail: said.or_else(|| Some("not successful".into())),
         operation: asked.operation.map(|operation| operation.as_str().to_owned()).or(channel),
         ..wire::blank(asked)

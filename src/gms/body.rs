@@ -107,6 +107,24 @@ fn only_ascii(bytes: Vec<u8>) -> String {
     bytes.into_iter().map(|byte| if byte.is_ascii() { char::from(byte) } else { '*' }).collect()
 }
 
+/// The bytes that a repaired text stands for, with the stars that the scrubbed text has.
+pub(super) fn unrepaired(original: &[u8], clean: &str) -> Vec<u8> {
+    const REPLACEMENT_BYTES: usize = 3;
+    let mut clean = clean.as_bytes();
+    let mut bytes = Vec::with_capacity(original.len());
+    for chunk in original.utf8_chunks() {
+        let (valid, rest) = clean.split_at(chunk.valid().len().min(clean.len()));
+        bytes.extend_from_slice(valid);
+        clean = rest;
+        if !chunk.invalid().is_empty() {
+            let is_starred = clean.starts_with(b"*");
+            clean = clean.get(REPLACEMENT_BYTES..).unwrap_or_default();
+            bytes.extend(chunk.invalid().iter().map(|byte| if is_starred { b'*' } else { *byte }));
+        }
+    }
+    bytes
+}
+
 /// A text that is no JSON, scrubbed. `breaks_off`: a secret may be cut at its end.
 pub(super) fn clean_text(text: &[u8], known: &Known<'_>, breaks_off: bool) -> Vec<u8> {
     let value = |place: Range<usize>| std::str::from_utf8(&text[place]).ok().and_then(Secret::new);

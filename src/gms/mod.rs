@@ -336,6 +336,7 @@ pub fn inspect(
     };
     let reading = Reading { exchange, policy, known: &known, asked: &asked, request: &request };
     reading.body(&mut seen);
+    reading.clean_request_words(&mut seen);
     seen
 }
 
@@ -351,22 +352,65 @@ struct Reading<'a> {
 impl Reading<'_> {
     fn body(&self, seen: &mut Observation) {
         let body = Body::open(self.exchange, self.policy);
+        if self.is_file() {
+            return self.file(body, seen);
+        }
         if !self.exchange.body_complete {
             let clean = clean_text(&body.bytes, self.known, true);
             let detail = format!("the answer broke off after {} bytes", self.exchange.body.len());
             return seen.findings.push(self.finding(FindingKind::Truncated, detail, &clean));
         }
         if let Some(trouble) = &body.trouble {
+            // Its status is an error all the same.
+            seen.errors.extend(self.failed().then(|| wire::of_page("", self.asked)));
             return seen.findings.push(self.undecodable(trouble));
         }
+        let document = Document::read(body.text, self.known, self.policy);
         if body.is_repaired {
-            let clean = clean_text(&body.bytes, self.known, false);
+            let clean = match &document {
+                Ok(document) => body::unrepaired(&body.bytes, document.text()),
+                Err(_) => clean_text(&body.bytes, self.known, false),
+            };
             let detail = "bytes that are no UTF-8, read with replacement characters".into();
             seen.findings.push(self.finding(FindingKind::InvalidUtf8, detail, &clean));
         }
-        match Document::read(body.text, self.known, self.policy) {
+        match document {
             Ok(document) => self.document(&document, seen),
             Err(text) => self.page(&text, seen),
+        }
+    }
+
+    /// A downloaded file is a customer's: whatever it looks like, it is no transcript, and nothing of it is kept.
+    fn is_file(&self) -> bool {
+        matches!(self.asked.operation, Some(Operation::FileDownload))
+    }
+
+    /// In place of a file, an answer can only tell of errors.
+    fn file(&self, body: Body<'_>, seen: &mut Observation) {
+        let document = Document::read(body.text, self.known, self.policy);
+        if let Ok(document) = document.as_ref() {
+            wire::read_errors_only(document.root(), self.asked, seen);
+        }
+        if self.failed() && seen.errors.is_empty() {
+            let clean = clean_text(&body.bytes, self.known, !self.exchange.body_complete);
+            seen.errors.push(wire::of_page(&String::from_utf8_lossy(&clean), self.asked));
+        }
+    }
+
+    /// What was taken over from the request was not scrubbed with the answer.
+    fn clean_request_words(&self, seen: &mut Observation) {
+        let own: Vec<Secret> = seen.chats.iter().flat_map(|chat| chat.secrets.iter().cloned()).collect();
+        let opened = seen.opened.iter_mut().flat_map(|opened| &mut opened.attributes);
+        let of_chats = seen.chats.iter_mut().flat_map(|chat| {
+            let requested = |attribute: &&mut Attribute| attribute.source == AttributeSource::Request;
+            chat.attributes.iter_mut().filter(requested)
+        });
+        let named = opened.chain(of_chats).flat_map(|attribute| [&mut attribute.name, &mut attribute.value]);
+        let operations = seen.errors.iter_mut().filter_map(|error| error.operation.as_mut());
+        let mut words = named.chain(operations).peekable();
+        if words.peek().is_some() {
+            let scrubber = self.known.scrubber(&own, Vec::new());
+            words.for_each(|word| scrubber.word(word));
         }
     }
 
@@ -375,7 +419,7 @@ impl Reading<'_> {
         let before = seen.errors.len();
         let is_understood = match self.exchange.route.class {
             RouteClass::Cometd if bayeux::is_envelope(root) => {
-                bayeux::read(document, self.request, self.exchange, self.policy, seen);
+                bayeux::read(document, self.known, self.request, self.exchange, self.policy, seen);
                 true
             }
             RouteClass::Email | RouteClass::OpenMedia => {
@@ -436,3 +480,6 @@ pub fn could_be_answer(first_bytes: &[u8], content_encoding: Option<&str>) -> bo
     let is_encoded = content_encoding.is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity"));
     is_encoded || first_bytes.trim_ascii_start().is_empty() || decode::starts_like_json(first_bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -170,6 +170,20 @@ impl Scrubber {
         }
     }
 
+    /// Scrubs what a person or a program wrote in a field: the secrets, and what looks like a key.
+    pub fn word(&self, word: &mut String) {
+        let mut bytes = std::mem::take(word).into_bytes();
+        for field in fields_in(&bytes) {
+            if looks_like_key(&bytes[field.clone()]) {
+                bytes[field].fill(b'*');
+            }
+        }
+        for stretch in self.stretches(&bytes) {
+            bytes[stretch].fill(b'*');
+        }
+        *word = String::from_utf8_lossy(&bytes).into_owned();
+    }
+
     /// Stars the beginning of a secret at the end of a text that breaks off.
     pub fn tail(&self, bytes: &mut [u8]) {
         let cut_at = |secret: &Vec<u8>| {

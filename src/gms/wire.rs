@@ -167,7 +167,7 @@ fn read_events(
     seen: &mut Observation,
 ) -> Vec<TranscriptEvent> {
     let Some(messages) = answer.given("messages") else { return Vec::new() };
-    let one = (messages.kind() == Kind::Object).then_some(messages);
+    let one = (messages.kind() != Kind::Array).then_some(messages);
     let elements = messages.elements().chain(one);
     elements
         .filter_map(|element| {
