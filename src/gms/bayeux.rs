@@ -116,14 +116,15 @@ fn read_published(message: &Message<'_>, session: Option<ContentDigest>, policy:
     seen.session_ended |= message.channel == "/meta/disconnect";
     let Some(service) = message.service() else { return };
     let attributes: Vec<_> = message.form.attributes(&policy.attributes).collect();
-    let named = message.form.chat_id().map(ChatKey::Id);
-    let by_key = || message.form.secure_key().map(|key| ChatKey::SecureKey(key_digest(&policy.digest_key, &key)));
+    // The key proves the session; a chatId is only said.
+    let named = || message.form.chat_id().map(ChatKey::Id);
+    let by_key = message.form.secure_key().map(|key| ChatKey::SecureKey(key_digest(&policy.digest_key, &key)));
     match (&message.operation, session) {
         (Some(Operation::RequestChat), Some(session)) => {
             seen.opened = Some(OpenedSession { session, attributes, is_async: message.form.is_async() });
         }
         (Some(Operation::UpdateData), _) if !attributes.is_empty() => {
-            seen.chats.extend(named.or_else(by_key).map(|key| ChatAnswer {
+            seen.chats.extend(by_key.or_else(named).map(|key| ChatAnswer {
                 key,
                 secure_keys: Vec::new(),
                 secrets: Vec::new(),

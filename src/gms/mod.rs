@@ -358,6 +358,8 @@ impl Reading<'_> {
         if !self.exchange.body_complete {
             let clean = clean_text(&body.bytes, self.known, true);
             let detail = format!("the answer broke off after {} bytes", self.exchange.body.len());
+            let page = || wire::of_page(&String::from_utf8_lossy(&clean), self.asked);
+            seen.errors.extend(self.failed().then(page));
             return seen.findings.push(self.finding(FindingKind::Truncated, detail, &clean));
         }
         if let Some(trouble) = &body.trouble {

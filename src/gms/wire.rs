@@ -65,8 +65,7 @@ pub(super) fn read(
     seen: &mut Observation,
 ) {
     let named = answer.given("chatId").and_then(chat_id);
-    let named_by_form = || asked.form.and_then(Form::chat_id);
-    let chat = named.clone().or_else(|| asked.chat_id.clone()).or_else(named_by_form);
+    let chat = named.clone().or_else(|| asked.chat_id.clone());
     seen.chat_id_mismatch |= named.is_some() && asked.chat_id.is_some() && named != asked.chat_id;
     let status_code = answer.given("statusCode").and_then(Value::integer);
     let begun = seen.errors.len();
