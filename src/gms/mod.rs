@@ -337,7 +337,24 @@ pub fn inspect(
     let reading = Reading { exchange, policy, known: &known, asked: &asked, request: &request };
     reading.body(&mut seen);
     reading.clean_request_words(&mut seen);
+    bound(&mut seen);
     seen
+}
+
+/// Rows that one answer can make of what is wrong with it. What is beyond is counted in the last one.
+const WRONGS_MAX: usize = 256;
+
+fn bound(seen: &mut Observation) {
+    let surplus = seen.findings.split_off(seen.findings.len().min(WRONGS_MAX));
+    if let (Some(last), false) = (seen.findings.last_mut(), surplus.is_empty()) {
+        last.events += surplus.iter().map(|finding| finding.events).sum::<u64>();
+        last.detail = format!("{}; and {} more findings in this answer", last.detail, surplus.len());
+    }
+    let surplus = seen.errors.split_off(seen.errors.len().min(WRONGS_MAX));
+    if let (Some(last), false) = (seen.errors.last_mut(), surplus.is_empty()) {
+        let detail = last.detail.take().unwrap_or_default();
+        last.detail = Some(format!("{detail}; and {} more errors in this answer", surplus.len()));
+    }
 }
 
 /// Everything that reading an answer takes.

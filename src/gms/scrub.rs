@@ -282,13 +282,14 @@ impl Escapes {
         start..end.max(start)
     }
 
-    /// Goes over every escape that begins before `to`. Returns where the last of them began.
+    /// Goes to `to`, or behind the escape that it is inside of. Returns where the last escape on the way began.
     fn walk(&mut self, bytes: &[u8], to: usize) -> usize {
         let mut began = self.at;
         while let Some(run) = bytes.get(self.at..to).and_then(|run| memchr::memchr(b'\\', run)) {
             began = self.at + run;
             self.at = began + escape_at(&bytes[began..]).map_or(1, |(_, length)| length);
         }
+        self.at = self.at.max(to);
         began
     }
 }

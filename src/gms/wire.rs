@@ -90,7 +90,9 @@ pub(super) fn read(
         Some(2) if said_ended => Some(Ended::WithError),
         _ => None,
     };
-    let secrets = secure_keys(answer, document, asked);
+    // A key that GMS refused is anybody's: it must not lead to this chat.
+    let accepted = matches!(status_code, None | Some(0)) && asked.status < 400;
+    let secrets = if accepted { secure_keys(answer, document, asked) } else { Vec::new() };
     let opens = matches!(asked.operation, Some(Operation::RequestChat));
     seen.chats.push(ChatAnswer {
         key,
