@@ -138,6 +138,35 @@ fn every_sample_is_read_as_its_note_says() {
 }
 
 #[test]
+fn a_key_that_gms_refused_leads_to_no_chat() {
+    let case = Case { request: b"secureKey=0123456789abcdef0123", ..refresh() };
+    let keys = |body: &str| case.answered(body).chats.iter().map(|chat| chat.secure_keys.len()).sum::<usize>();
+    assert_eq!(keys(r#"{"statusCode":0,"messages":[]}"#), 1);
+    assert_eq!(keys(r#"{"statusCode":2,"messages":[]}"#), 0);
+}
+
+#[test]
+fn what_is_wrong_with_one_answer_is_bounded_and_counted() {
+    let events = "{},".repeat(1_000);
+    let errors = r#"{"code":102},"#.repeat(1_000);
+    let body = format!(r#"{{"statusCode":0,"messages":[{events}{{}}],"errors":[{errors}{{"code":103}}]}}"#);
+    let seen = refresh().answered(body);
+    assert_eq!((seen.findings.len(), seen.errors.len()), (WRONGS_MAX, WRONGS_MAX));
+    assert_eq!(seen.findings.iter().map(|finding| finding.events).sum::<u64>(), 1_001);
+    assert!(seen.errors[WRONGS_MAX - 1].detail.as_deref().is_some_and(|detail| detail.contains("745 more")));
+}
+
+/// A text made of matches costs no more than its length.
+#[test]
+fn a_text_full_of_secrets_is_read_in_time() {
+    let body = format!(r#"{{"statusCode":0,"messages":[{{"index":1,"text":"{}"}}]}}"#, KEY.repeat(20_000));
+    let case = Case { request: b"secureKey=e4071047872b7820630f", ..refresh() };
+    let began = std::time::Instant::now();
+    assert!(!printed(&case.answered(body)).contains(KEY));
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
 fn odd_bodies_are_read_as_far_as_they_go() {
     use FindingKind::*;
     let deep = format!("{}1{}", "[".repeat(400), "]".repeat(400));
