@@ -208,9 +208,10 @@ fn cannot_listen(config: &Config) -> String {
 /// Network file systems lose SQLite's locks and so the archive; others only deserve a warning.
 fn suitable_place(config: &Config) -> anyhow::Result<Place> {
     let database = &config.recording.database;
-    let place = Place::of(database).with_context(|| {
-        let hint = "its folder must exist: make it, or name another with --database";
-        format!("cannot keep the archive at {}: {hint}", database.display())
+    let place = Place::of(database).map_err(|error| {
+        let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+        let hint = if is_missing { ": its folder must exist; make it, or name another with --database" } else { "" };
+        anyhow::Error::new(error).context(format!("cannot keep the archive at {}{hint}", database.display()))
     })?;
     let (path, file_system) = (place.path.display(), &place.file_system.name);
     if place.file_system.kind == FileSystemKind::Network {
