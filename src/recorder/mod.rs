@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::chat::{ChatId, Secret};
 use crate::gms::{ApiError, ChatAnswer, ChatKey, Finding, FindingKind, Observation, Policy};
 use crate::store::{self, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Store};
+use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 use crate::units;
 
@@ -35,6 +36,8 @@ use queue::{Queue, Queued};
 const LIVE_CHATS_MAX: usize = 30_000;
 /// An error's log line is not repeated within this time, milliseconds (as its row folds, R11).
 const LOG_AGAIN_MS: i64 = 60_000;
+/// A node that answers for another chat may do so at every poll.
+static MISMATCHES: Repeated = Repeated::new(5, Duration::from_secs(60));
 /// Errors whose last log line is remembered.
 const LOGGED_MAX: usize = 10_000;
 
@@ -373,6 +376,9 @@ impl Recorder {
         self.metrics.other_deliveries.inc_by(observation.other_deliveries);
         if observation.chat_id_mismatch {
             self.metrics.chat_id_mismatches.inc();
+            if let Some(not_shown) = MISMATCHES.admit(std::time::Instant::now()) {
+                tracing::warn!(not_shown, "an answer names another chat than its path; the answer is believed");
+            }
         }
         for finding in &observation.findings {
             self.metrics.findings.get_or_create(&[("kind", finding.kind.as_str().into())]).inc();

@@ -300,7 +300,6 @@ async fn salvage(store: &mut Store, entry: &Entry) -> Result<Appended, Error> {
         };
         tally = one.tallies.iter().fold(tally, |sum, one| sum.plus(*one));
         all.variants.extend(one.variants);
-        all.error_rows.extend(one.error_rows);
     }
     all.tallies = vec![tally];
     Ok(all)

@@ -163,8 +163,6 @@ pub struct Appended {
     pub tallies: Vec<Tally>,
     /// Where variants were found.
     pub variants: Vec<(ChatId, i64, Comparison)>,
-    /// For each error of each entry, in order: whether it made a row of its own (or else folded into one).
-    pub error_rows: Vec<bool>,
 }
 
 impl Appended {
@@ -172,7 +170,6 @@ impl Appended {
     pub fn absorb(&mut self, other: Self) {
         self.tallies.extend(other.tallies);
         self.variants.extend(other.variants);
-        self.error_rows.extend(other.error_rows);
     }
 }
 
@@ -251,8 +248,7 @@ impl Store {
         for (index, entry) in entries.iter().enumerate() {
             self.write_attributes(entry).await?;
             for record in &entry.errors {
-                let own_row = self.write_error(entry.at, record, &mut fresh).await?;
-                appended.error_rows.push(own_row);
+                self.write_error(entry.at, record, &mut fresh).await?;
             }
             for finding in &entry.findings {
                 self.write_finding(entry.at, finding).await?;
@@ -470,7 +466,7 @@ impl Store {
         Ok(())
     }
 
-    async fn write_error(&mut self, at: i64, record: &ErrorRecord, fresh: &mut Memory) -> Result<bool, Error> {
+    async fn write_error(&mut self, at: i64, record: &ErrorRecord, fresh: &mut Memory) -> Result<(), Error> {
         let key = fold_key(record);
         let known = fresh.folds.get(&key).or_else(|| self.memory.folds.get(&key)).copied();
         if let Some(fold) = known.filter(|fold| (0..FOLD_MS).contains(&(at - fold.observed_at))) {
@@ -481,11 +477,11 @@ impl Store {
             .bind(fold.id)
             .execute(&mut self.connection)
             .await?;
-            return Ok(false);
+            return Ok(());
         }
         let id = self.insert_error(at, record).await?;
         fresh.folds.insert(key, Fold { id, observed_at: at });
-        Ok(true)
+        Ok(())
     }
 
     async fn insert_error(&mut self, at: i64, record: &ErrorRecord) -> Result<i64, Error> {

@@ -1,7 +1,5 @@
 //! The page that started it all: its example answer, through the proxy, into the archive.
 
-use std::time::Duration;
-
 use crate::support::{Archive, Client, Origin, Server, files, find, folder, json_answer, send_raw};
 
 const BODY: &str = include_str!("../fixtures/seed_refresh.json");
@@ -84,7 +82,6 @@ async fn an_unclean_end_leaves_no_secret_in_the_write_ahead_log() {
     let mut client = Client::new(server.address);
     let reply = client.post(PATH, &format!("secureKey={KEY}&transcriptPosition=1")).await.expect("an answer");
     assert_eq!(reply.body, quoting.as_bytes(), "what the client gets is never touched");
-    tokio::time::sleep(Duration::from_millis(50)).await;
     server.kill();
     let stored = Archive::open(&server.database).await.value("SELECT text FROM events WHERE event_index = 3").await;
     assert_eq!(stored, format!("my key is {}", "*".repeat(KEY.len())));
