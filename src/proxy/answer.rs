@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL,
-    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, VARY,
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
 };
 use http::{Response, StatusCode};
 
@@ -106,7 +106,12 @@ impl Refusal {
 }
 
 /// The answer, and the audit's row for it.
-pub fn refuse(refusal: Refusal, reach: Reach, request: &HeaderMap, cors_origins: &[String]) -> Response<ClientBody> {
+pub fn refuse(
+    refusal: Refusal,
+    reach: Reach,
+    origin: Option<&HeaderValue>,
+    cors_origins: &[String],
+) -> Response<ClientBody> {
     let status = refusal.status();
     let body = serde_json::json!({
         "error": {
@@ -129,13 +134,13 @@ pub fn refuse(refusal: Refusal, reach: Reach, request: &HeaderMap, cors_origins:
     if refusal.is_passing() && reach == Reach::NotForwarded {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    allow_reading(headers, request, cors_origins);
+    allow_reading(headers, origin, cors_origins);
     response
 }
 
 /// Lets the scripts of a configured origin read the answer.
-fn allow_reading(headers: &mut HeaderMap, request: &HeaderMap, cors_origins: &[String]) {
-    let Some(origin) = request.get(ORIGIN) else { return };
+fn allow_reading(headers: &mut HeaderMap, origin: Option<&HeaderValue>, cors_origins: &[String]) {
+    let Some(origin) = origin else { return };
     if !cors_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
         return;
     }

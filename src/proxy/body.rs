@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,9 +29,12 @@ pub enum Error {
     BrokeOff,
 }
 
-/// The start of a request's body, shared between the body under way and whoever reads it afterwards.
-#[derive(Debug, Clone, Default)]
-pub struct Copy(Rc<RefCell<Copied>>);
+/// A request's body under way, as whoever waits for the answer sees it: its start, and when its last part went out.
+#[derive(Debug)]
+pub struct Upload {
+    copied: RefCell<Copied>,
+    moved_at: Cell<Instant>,
+}
 
 #[derive(Debug, Default)]
 struct Copied {
@@ -40,14 +43,15 @@ struct Copied {
     room: usize,
 }
 
-impl Copy {
-    /// Keeps at most `bytes_max`.
-    pub fn new(bytes_max: usize) -> Self {
-        Self(Rc::new(RefCell::new(Copied { room: bytes_max, ..Copied::default() })))
+impl Upload {
+    /// Keeps at most `bytes_max` of what passes.
+    pub fn new(bytes_max: usize, began: Instant) -> Rc<Self> {
+        let copied = Copied { room: bytes_max, ..Copied::default() };
+        Rc::new(Self { copied: RefCell::new(copied), moved_at: Cell::new(began) })
     }
 
     fn add(&self, chunk: &Bytes) {
-        let mut copied = self.0.borrow_mut();
+        let mut copied = self.copied.borrow_mut();
         let part = chunk.slice(..chunk.len().min(copied.room));
         copied.room -= part.len();
         if copied.first.is_empty() {
@@ -57,28 +61,31 @@ impl Copy {
         }
     }
 
-    /// What was copied so far. One chunk, as most requests are, was never really copied.
+    /// What was kept so far. One chunk, as most requests are, was never really copied.
     pub fn take(&self) -> Bytes {
-        let mut copied = self.0.borrow_mut();
+        let mut copied = self.copied.borrow_mut();
         let first = std::mem::take(&mut copied.first);
         match copied.more.is_empty() {
             true => first,
             false => [&first[..], &std::mem::take(&mut copied.more)].concat().into(),
         }
     }
+
+    /// When its last part went to the node; at first, when the exchange began.
+    pub fn moved_at(&self) -> Instant {
+        self.moved_at.get()
+    }
 }
 
 /// A request's body toward the node.
 #[derive(Debug)]
 pub enum RequestBody {
-    /// As it comes from the client, perhaps copied, perhaps late.
+    /// As it comes from the client.
     Client {
         /// From the client.
         incoming: Incoming,
-        /// Where its start is kept, if it is.
-        copy: Option<Copy>,
-        /// When its last part went to the node.
-        moved: Rc<Cell<Instant>>,
+        /// Who watches it.
+        upload: Rc<Upload>,
         /// Gives up when no byte moves.
         idle: Idle,
     },
@@ -91,13 +98,12 @@ impl Body for RequestBody {
     type Error = Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Self::Client { incoming, copy, moved, idle } = self.get_mut() else { return Poll::Ready(None) };
-        let frame = ready!(idle.poll(context, Pin::new(incoming)));
-        moved.set(Instant::now());
-        if let (Some(Ok(frame)), Some(copy)) = (&frame, copy)
-            && let Some(chunk) = frame.data_ref()
-        {
-            copy.add(chunk);
+        let Self::Client { incoming, upload, idle } = self.get_mut() else { return Poll::Ready(None) };
+        let came = Pin::new(incoming).poll_frame(context);
+        let frame = ready!(idle.watch(context, came));
+        upload.moved_at.set(Instant::now());
+        if let Some(chunk) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
+            upload.add(chunk);
         }
         Poll::Ready(frame)
     }
@@ -124,18 +130,18 @@ pub struct Idle {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// What a body gives.
+type Given = Option<Result<Frame<Bytes>, Error>>;
+
 impl Idle {
     /// A body may stand still for `timeout`.
     pub fn new(timeout: Duration) -> Self {
         Self { timeout, timer: None }
     }
 
-    fn poll(
-        &mut self,
-        context: &mut Context<'_>,
-        body: Pin<&mut Incoming>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if let Poll::Ready(frame) = body.poll_frame(context) {
+    /// Passes on what came; where nothing did, that is an error after too long.
+    fn watch(&mut self, context: &mut Context<'_>, came: Poll<Option<hyper::Result<Frame<Bytes>>>>) -> Poll<Given> {
+        if let Poll::Ready(frame) = came {
             if let Some(timer) = &mut self.timer {
                 timer.as_mut().reset(Instant::now() + self.timeout);
             }
@@ -164,10 +170,28 @@ impl NodeBody {
         body
     }
 
+    /// Of an answer that changes the protocol: it has none, and its connection goes on by itself.
+    pub fn of_upgrade(incoming: Incoming, lease: Lease) -> Self {
+        lease.let_loose();
+        Self { incoming, lease: None, idle: Idle::new(Duration::MAX) }
+    }
+
     fn release(&mut self) {
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
+    }
+
+    /// What has come; if nothing has, the connection is looked at. Only that can bring more, so only it wakes the task.
+    fn poll_incoming(&mut self, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let mut nobody = Context::from_waker(Waker::noop());
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut nobody) {
+            return Poll::Ready(frame);
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.drive(context);
+        }
+        Pin::new(&mut self.incoming).poll_frame(&mut nobody)
     }
 }
 
@@ -175,9 +199,10 @@ impl Body for NodeBody {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Given> {
         let this = &mut *self;
-        let frame = ready!(this.idle.poll(context, Pin::new(&mut this.incoming)));
+        let came = this.poll_incoming(context);
+        let frame = ready!(this.idle.watch(context, came));
         match &frame {
             None => this.release(),
             Some(Err(_)) => drop(this.lease.take()),

@@ -3,24 +3,26 @@
 //! A request is routed, checked, sent to a node. Answers of other routes stream through. An answer of an inspected route
 //! is held until it was read, and if it brought something new until that is committed; then it goes out as it came.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::future::Future;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue, TE, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
 use super::access::Access;
 use super::answer::{self, Reach, Refusal};
-use super::body::{Break, ClientBody, Copy, Idle, NodeBody, RequestBody};
-use super::headers;
+use super::body::{Break, ClientBody, Idle, NodeBody, RequestBody, Upload};
+use super::headers::{self, Noted, Peer};
+use super::tally::Tally;
 use super::tap::{self, Budget, Share, Taken};
-use super::upstream::{Affinity, Failure, Pool};
+use super::upstream::{Affinity, Failure, Lease, Pool};
 use super::{Config, upgrade};
 use crate::gms::{self, Exchange, Operation, Route, RouteClass};
 use crate::recorder::{Recorder, Verdict};
@@ -51,6 +53,8 @@ pub struct Gate {
     pub budget: Arc<Budget>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The same of exchanges, found once.
+    pub tally: Tally,
 }
 
 /// One exchange, as far as it is known before the answer.
@@ -59,27 +63,25 @@ struct Asked<'a> {
     route: Route<'a>,
     method: Method,
     uri: &'a Uri,
-    headers: HeaderMap,
+    noted: Noted,
     client: IpAddr,
-    copy: Copy,
+    upload: Rc<Upload>,
     /// The node asked last.
     node: RefCell<Option<Arc<str>>>,
     began: Instant,
-    /// When the last of the request went to the node.
-    moved: Rc<Cell<Instant>>,
 }
 
 /// Forwards one request and returns the answer for its client.
-pub async fn forward(gate: &Rc<Gate>, peer: IpAddr, mut request: Request<Incoming>) -> Response<ClientBody> {
+pub async fn forward(gate: &Rc<Gate>, peer: &Peer, mut request: Request<Incoming>) -> Response<ClientBody> {
     let uri = request.uri().clone();
     let route = Route::parse(request.method().as_str(), uri.path(), &gate.config.base_path);
-    let headers = request.headers().clone();
+    let noted = Noted::of(request.headers());
     let client = headers::forwarded(request.headers_mut(), peer, &gate.config.trusted_proxies);
-    let copy = Copy::new(if route.is_inspected() { gate.recorder.config().request_bytes_max } else { 0 });
     let method = request.method().clone();
     let began = Instant::now();
-    let moved = Rc::new(Cell::new(began));
-    let asked = Asked { gate, route, method, uri: &uri, headers, client, copy, node: RefCell::default(), began, moved };
+    let kept = if route.is_inspected() { gate.recorder.config().request_bytes_max } else { 0 };
+    let upload = Upload::new(kept, began);
+    let asked = Asked { gate, route, method, uri: &uri, noted, client, upload, node: RefCell::default(), began };
     let mut departure = Departure(Some(asked));
     let asked = departure.0.as_ref().expect("it is taken only below");
 
@@ -129,49 +131,55 @@ impl Asked<'_> {
         request: Request<Incoming>,
     ) -> Result<(Response<NodeBody>, Option<upgrade::Client>), Response<ClientBody>> {
         let (request, upgraded) = self.toward_node(request);
-        let affinity = affinity(&self.route, &self.headers, &self.client);
-        let sent = {
-            let mut sending = pin!(self.gate.pool.send(request, affinity.as_affinity(), &self.node));
-            loop {
-                let waited = timeout(self.time_left(), sending.as_mut()).await;
-                if waited.is_ok() || self.time_left().is_zero() {
-                    break waited; // else a long upload has moved on meanwhile
-                }
-            }
-        };
+        let affinity = affinity(&self.route, &self.noted, &self.client);
+        let sent = self.in_time(self.gate.pool.send(request, affinity.as_affinity(), &self.node)).await;
         let failure = match sent {
-            Ok(Ok((response, lease))) => {
-                let idle = self.gate.config.body_idle_timeout;
-                let mut response = response.map(|body| NodeBody::new(body, lease, idle));
-                if let (Some(cookie), Some(node)) =
-                    (headers::given_cookie(response.headers(), SESSION_COOKIE), &*self.node.borrow())
-                {
-                    self.gate.pool.nodes().remember_session(cookie, node);
-                }
-                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    headers::strip_hop_by_hop(response.headers_mut());
-                }
-                return Ok((response, upgraded));
-            }
-            Ok(Err(failure)) => failure,
-            Err(_) if self.node.borrow().is_none() => {
+            Some(Ok((response, lease))) => return Ok((self.answered(response, lease), upgraded)),
+            Some(Err(failure)) => failure,
+            None if self.node.borrow().is_none() => {
                 Failure { refusal: Refusal::NoNode, reach: Reach::NotForwarded, node: None }
             }
-            Err(_) => Failure { refusal: Refusal::NoAnswer, reach: Reach::MayHaveActed, node: self.node.take() },
+            None => Failure { refusal: Refusal::NoAnswer, reach: Reach::MayHaveActed, node: self.node.take() },
         };
         self.node.replace(failure.node);
         Err(self.refuse(failure.refusal, failure.reach))
     }
 
+    /// The head of an answer, as it goes on from here.
+    fn answered(&self, response: Response<Incoming>, lease: Lease) -> Response<NodeBody> {
+        if let (Some(cookie), Some(node)) =
+            (headers::given_cookie(response.headers(), SESSION_COOKIE), &*self.node.borrow())
+        {
+            self.gate.pool.nodes().remember_session(cookie, node);
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return response.map(|body| NodeBody::of_upgrade(body, lease));
+        }
+        let mut response = response.map(|body| NodeBody::new(body, lease, self.gate.config.body_idle_timeout));
+        headers::strip_hop_by_hop(response.headers_mut());
+        response
+    }
+
+    /// Waits for something within the class's time. A long upload that has moved on meanwhile has more of it.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        loop {
+            match timeout(self.time_left(), work.as_mut()).await {
+                Ok(done) => return Some(done),
+                Err(_) if self.time_left().is_zero() => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
     /// The request as the node gets it (R1).
     fn toward_node(&self, request: Request<Incoming>) -> (Request<RequestBody>, Option<upgrade::Client>) {
-        let upgrade = headers::upgrade_of(&self.headers);
         let (mut parts, incoming) = request.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
-        if headers::accepts_trailers(&self.headers) {
+        if self.noted.takes_trailers {
             parts.headers.insert(TE, HeaderValue::from_static("trailers"));
         }
-        if let Some(protocol) = &upgrade {
+        if let Some(protocol) = &self.noted.upgrade {
             parts.headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
             parts.headers.insert(UPGRADE, protocol.clone());
         }
@@ -180,11 +188,9 @@ impl Asked<'_> {
             let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()); // absolute form
             parts.uri = path.parse().unwrap_or_default();
         }
-        let upgraded = upgrade.is_some().then(|| upgrade::Client::take(&mut parts));
+        let upgraded = self.noted.upgrade.is_some().then(|| upgrade::Client::take(&mut parts));
         let idle = Idle::new(self.gate.config.body_idle_timeout);
-        let copy = self.route.is_inspected().then(|| self.copy.clone());
-        let moved = self.moved.clone();
-        (Request::from_parts(parts, RequestBody::Client { incoming, copy, moved, idle }), upgraded)
+        (Request::from_parts(parts, RequestBody::Client { incoming, upload: self.upload.clone(), idle }), upgraded)
     }
 
     /// Is the answer one to hold and read?
@@ -199,9 +205,8 @@ impl Asked<'_> {
         let could_be_file = self.route.may_be_file();
         let mut share = Share::of(&self.gate.budget);
         let taken = tap::take(body, &mut share, |start| could_be_file && !gms::could_be_answer(start, encoding));
-        let taken = match timeout(self.time_left(), taken).await {
-            Ok(taken) => taken,
-            Err(_) => return self.refuse(Refusal::NoAnswer, Reach::Executed),
+        let Some(taken) = self.in_time(taken).await else {
+            return self.refuse(Refusal::NoAnswer, Reach::Executed);
         };
         let (bytes, trailers, whole) = match taken {
             Taken::Whole { bytes, trailers } => (bytes, trailers, true),
@@ -212,27 +217,9 @@ impl Asked<'_> {
             Taken::File { start, rest } => return Response::from_parts(head, ClientBody::Stream { start, rest }),
             Taken::TooLarge { start, rest } => return self.pass_unread(head, start, rest),
         };
-        let secrets = headers::credentials(&self.headers, &head.headers);
-        let request_body = self.copy.take();
-        let observation = gms::inspect(
-            &Exchange {
-                route: &self.route,
-                query: self.uri.query(),
-                request_content_type: self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()),
-                request_body: &request_body,
-                credentials: &secrets,
-                status: head.status.as_u16(),
-                content_encoding: encoding,
-                body: &bytes,
-                body_complete: whole,
-            },
-            self.gate.recorder.policy(),
-            &|chat_id| self.gate.recorder.known_secrets(chat_id),
-        );
-        let recorded = self.gate.recorder.observe(observation, &self.facts());
-        let wait_max = self.gate.recorder.config().commit_wait_max.min(self.time_left().max(COMMIT_WAIT_MIN));
-        let verdict = self.gate.recorder.wait(recorded, wait_max).await;
-        if verdict == Verdict::Refuse && self.route.operation != Some(Operation::Disconnect) {
+        if self.keep(&head, &bytes, whole).await == Verdict::Refuse
+            && self.route.operation != Some(Operation::Disconnect)
+        {
             return self.refuse(Refusal::NotRecorded, Reach::Executed);
         }
         let sized = head.headers.contains_key(CONTENT_LENGTH);
@@ -240,6 +227,36 @@ impl Asked<'_> {
             head,
             ClientBody::Held { bytes, trailers, sized, broken: (!whole).then_some(Break::Flushing) },
         )
+    }
+
+    /// Reads an answer, unless the same one to the same request was read before and is on disk; has what is new recorded.
+    async fn keep(&self, head: &http::response::Parts, body: &[u8], whole: bool) -> Verdict {
+        let recorder = &self.gate.recorder;
+        let request_body = self.upload.take();
+        let content_type = self.noted.content_type.as_ref().and_then(|value| value.to_str().ok());
+        let content_encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+        let exchange = Exchange {
+            route: &self.route,
+            query: self.uri.query(),
+            request_content_type: content_type,
+            request_body: &request_body,
+            credentials: &[],
+            status: head.status.as_u16(),
+            content_encoding,
+            body,
+            body_complete: whole,
+        };
+        let node = self.node.borrow().clone();
+        let key = recorder.answer_key(self.method.as_str(), self.uri.path(), &exchange);
+        if whole && recorder.recognises(&key, node.as_ref()) {
+            return Verdict::Deliver;
+        }
+        let secrets = self.noted.credentials(&head.headers);
+        let exchange = Exchange { credentials: &secrets, ..exchange };
+        let observation = gms::inspect(&exchange, recorder.policy(), &|chat_id| recorder.known_secrets(chat_id));
+        let recorded = recorder.observe(observation, key, node.as_ref(), || self.facts());
+        let wait_max = recorder.config().commit_wait_max.min(self.time_left().max(COMMIT_WAIT_MIN));
+        recorder.wait(recorded, wait_max).await
     }
 
     /// An answer over the bounds: streamed under `pass`, refused under `refuse`.
@@ -267,7 +284,7 @@ impl Asked<'_> {
     /// The proxy's own answer, and its row in the audit.
     fn refuse(&self, refusal: Refusal, reach: Reach) -> Response<ClientBody> {
         self.gate.recorder.audit(answer::audited(refusal, reach, &self.route), &self.facts());
-        answer::refuse(refusal, reach, &self.headers, &self.gate.config.cors_origins)
+        answer::refuse(refusal, reach, self.noted.origin.as_ref(), &self.gate.config.cors_origins)
     }
 
     /// Chats are measured from their request on. Elsewhere a request may be a long upload: from its last part on.
@@ -276,7 +293,7 @@ impl Asked<'_> {
         let (whole, since) = match self.route.class {
             RouteClass::Cometd => (config.long_poll_timeout, self.began),
             RouteClass::Chat if !self.moves_file() => (config.chat_timeout, self.began),
-            _ => (config.other_timeout, self.moved.get()),
+            _ => (config.other_timeout, self.upload.moved_at()),
         };
         whole.saturating_sub(since.elapsed())
     }
@@ -287,29 +304,19 @@ impl Asked<'_> {
     }
 
     fn facts(&self) -> Arc<ExchangeFacts> {
-        const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
         Arc::new(ExchangeFacts {
             method: self.method.as_str().into(),
             path: self.uri.path().into(),
             node: self.node.borrow().clone(),
             client: self.client.to_string(),
-            request_id: self.headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).map(String::from),
+            request_id: self.noted.request_id.as_ref().and_then(|value| value.to_str().ok()).map(String::from),
             duration_ms: self.began.elapsed().as_millis() as i64,
         })
     }
 
     fn count(&self, response: &Response<ClientBody>) {
-        let class = self.route.class.as_str();
-        let status = match response.status().as_u16() {
-            100..200 => "1xx",
-            200..300 => "2xx",
-            300..400 => "3xx",
-            400..500 => "4xx",
-            _ => "5xx",
-        };
-        let metrics = &self.gate.metrics;
-        metrics.requests.get_or_create(&[("route", class.into()), ("status", status.into())]).inc();
-        metrics.request_seconds.get_or_create(&[("route", class.into())]).observe(self.began.elapsed().as_secs_f64());
+        let counted = self.gate.tally.of(self.route.class);
+        counted.answered(response.status().as_u16(), self.began.elapsed());
     }
 }
 
@@ -319,8 +326,7 @@ struct Departure<'a>(Option<Asked<'a>>);
 impl Drop for Departure<'_> {
     fn drop(&mut self) {
         let Some(asked) = &self.0 else { return };
-        let labels = [("route", asked.route.class.as_str().into()), ("status", "left".into())];
-        asked.gate.metrics.requests.get_or_create(&labels).inc();
+        asked.gate.tally.of(asked.route.class).left();
         if asked.route.is_inspected() {
             asked.gate.recorder.audit(answer::client_left(&asked.route), &asked.facts());
         }
@@ -335,10 +341,10 @@ enum Key<'a> {
     None,
 }
 
-fn affinity<'a>(route: &'a Route<'_>, headers: &'a HeaderMap, client: &IpAddr) -> Key<'a> {
+fn affinity<'a>(route: &'a Route<'_>, noted: &'a Noted, client: &IpAddr) -> Key<'a> {
     match (route.class, route.chat_id.as_deref()) {
         (_, Some(chat_id)) => Key::Chat(chat_id),
-        (RouteClass::Cometd | RouteClass::ChatNtf, None) => match headers::cookie(headers, SESSION_COOKIE) {
+        (RouteClass::Cometd | RouteClass::ChatNtf, None) => match noted.cookie(SESSION_COOKIE) {
             Some(cookie) => Key::Session { cookie, client: client.to_string() },
             None => Key::Client(client.to_string()),
         },

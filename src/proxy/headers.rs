@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION,
-    SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use ipnet::IpNet;
 
@@ -13,6 +13,7 @@ use crate::chat::Secret;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -27,8 +28,69 @@ const NEVER_NAMED: [HeaderName; 8] =
 const CREDENTIALS: [HeaderName; 4] =
     [AUTHORIZATION, PROXY_AUTHORIZATION, HeaderName::from_static("x-api-key"), HeaderName::from_static("apikey")];
 
+/// What the proxy itself needs of a request's fields: noted in one pass, before they go to the node.
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// `Content-Type`.
+    pub content_type: Option<HeaderValue>,
+    /// `Origin`.
+    pub origin: Option<HeaderValue>,
+    /// `X-Request-Id`.
+    pub request_id: Option<HeaderValue>,
+    /// The protocol that the client would change to.
+    pub upgrade: Option<HeaderValue>,
+    /// It takes trailers.
+    pub takes_trailers: bool,
+    cookies: Vec<HeaderValue>,
+    credentials: Vec<HeaderValue>,
+}
+
+impl Noted {
+    /// Looks through the fields of a request.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut noted = Self::default();
+        for (name, value) in headers {
+            match name {
+                name if name == CONTENT_TYPE => noted.content_type = noted.content_type.or_else(|| Some(value.clone())),
+                name if name == COOKIE => noted.cookies.push(value.clone()),
+                name if name == ORIGIN => noted.origin = Some(value.clone()),
+                name if name == UPGRADE => noted.upgrade = upgrade_of(headers),
+                name if name == TE => noted.takes_trailers = accepts_trailers(headers),
+                name if name == REQUEST_ID => noted.request_id = noted.request_id.or_else(|| Some(value.clone())),
+                name if CREDENTIALS.contains(name) => noted.credentials.push(value.clone()),
+                _ => {}
+            }
+        }
+        noted
+    }
+
+    /// The value of a cookie.
+    pub fn cookie(&self, name: &str) -> Option<&str> {
+        let lines = self.cookies.iter().filter_map(|value| value.to_str().ok());
+        let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// The credentials among an exchange's fields: to be scrubbed from whatever is kept of it (R5).
+    pub fn credentials(&self, answer: &HeaderMap) -> Vec<Secret> {
+        let mut found = Vec::new();
+        for value in self.credentials.iter().filter_map(|value| value.to_str().ok()) {
+            found.extend(Secret::new(value));
+            found.extend(value.split_once(' ').and_then(|(_, token)| Secret::new(token.trim())));
+        }
+        let sent = self.cookies.iter().filter_map(|value| value.to_str().ok());
+        let given = answer.get_all(SET_COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+        let pairs = sent.flat_map(|line| line.split(';')).chain(given.filter_map(|line| line.split(';').next()));
+        found.extend(pairs.filter_map(|pair| pair.split_once('=')).filter_map(|(_, value)| Secret::new(value.trim())));
+        found
+    }
+}
+
 /// Removes hop-by-hop fields and those that `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
@@ -48,27 +110,43 @@ pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<It
 }
 
 /// Whether the peer takes trailers.
-pub fn accepts_trailers(headers: &HeaderMap) -> bool {
+fn accepts_trailers(headers: &HeaderMap) -> bool {
     tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"))
 }
 
 /// The protocol asked for by an upgrade, if the request asks for one.
-pub fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
     let wants = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
     headers.get(UPGRADE).filter(|_| wants).cloned()
+}
+
+/// Whoever is at the other end of a client's connection: found out once, used for each of its requests.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    address: IpAddr,
+    /// As X-Forwarded-For names it.
+    field: HeaderValue,
+    /// It is of a trusted network.
+    is_believed: bool,
+}
+
+impl Peer {
+    /// At an address, believed if a trusted network holds it.
+    pub fn new(address: IpAddr, trusted: &[IpNet]) -> Self {
+        let field = HeaderValue::try_from(address.to_string()).expect("an address is a field's value");
+        Self { address, field, is_believed: trusted.iter().any(|network| network.contains(&address)) }
+    }
 }
 
 /// Who the client is, and what the node is told of it.
 ///
 /// From a trusted network the fields are believed and added to; from any other they are replaced.
-pub fn forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let believed = trusted.iter().any(|network| network.contains(&peer));
-    let client = if believed { claimed_client(headers, peer, trusted) } else { peer };
+pub fn forwarded(headers: &mut HeaderMap, peer: &Peer, trusted: &[IpNet]) -> IpAddr {
+    let believed = peer.is_believed;
+    let client = if believed { claimed_client(headers, peer.address, trusted) } else { peer.address };
     let earlier = believed.then(|| joined(headers, &X_FORWARDED_FOR)).flatten();
-    let chain = earlier.map_or_else(|| peer.to_string(), |earlier| format!("{earlier}, {peer}"));
-    if let Ok(value) = HeaderValue::from_str(&chain) {
-        headers.insert(X_FORWARDED_FOR, value);
-    }
+    let chain = earlier.and_then(|earlier| HeaderValue::try_from(format!("{earlier}, {}", peer.address)).ok());
+    headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| peer.field.clone()));
     if !believed || !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
@@ -99,29 +177,6 @@ fn address(text: &str) -> Option<IpAddr> {
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let lines: Vec<&str> = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok()).collect();
     (!lines.is_empty()).then(|| lines.join(", "))
-}
-
-/// The credentials among an exchange's fields: to be scrubbed from whatever is kept of it (R5).
-pub fn credentials(request: &HeaderMap, answer: &HeaderMap) -> Vec<Secret> {
-    let mut found = Vec::new();
-    for name in &CREDENTIALS {
-        for value in request.get_all(name).into_iter().filter_map(|value| value.to_str().ok()) {
-            found.extend(Secret::new(value));
-            found.extend(value.split_once(' ').and_then(|(_, token)| Secret::new(token.trim())));
-        }
-    }
-    let sent = request.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-    let given = answer.get_all(SET_COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-    let pairs = sent.flat_map(|line| line.split(';')).chain(given.filter_map(|line| line.split(';').next()));
-    found.extend(pairs.filter_map(|pair| pair.split_once('=')).filter_map(|(_, value)| Secret::new(value.trim())));
-    found
-}
-
-/// The value of a cookie.
-pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let lines = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 /// The value of a cookie that an answer sets.
@@ -166,7 +221,8 @@ mod tests {
             if let Some(sent) = sent {
                 headers.insert(X_FORWARDED_FOR, HeaderValue::from_static(sent));
             }
-            let found = forwarded(&mut headers, peer.parse().expect("an address"), &trusted);
+            let peer = Peer::new(peer.parse().expect("an address"), &trusted);
+            let found = forwarded(&mut headers, &peer, &trusted);
             assert_eq!(found.to_string(), client);
             assert_eq!(headers[X_FORWARDED_FOR], chain);
         };
@@ -191,8 +247,9 @@ mod tests {
             ("apikey", "three"),
         ]);
         let answer = fields(&[("set-cookie", "JSESSIONID=four; Path=/genesys")]);
-        let found: Vec<String> = credentials(&request, &answer).iter().map(|s| s.expose().to_string()).collect();
+        let noted = Noted::of(&request);
+        let found: Vec<String> = noted.credentials(&answer).iter().map(|s| s.expose().to_string()).collect();
         assert_eq!(found, ["Basic dXNlcjpwYXNz", "dXNlcjpwYXNz", "three", "one", "two", "four"]);
-        assert_eq!(cookie(&request, "BAYEUX_BROWSER"), Some("two"));
+        assert_eq!(noted.cookie("BAYEUX_BROWSER"), Some("two"));
     }
 }

@@ -2,10 +2,11 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,13 +14,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 use tokio::time::{Instant, interval, sleep, timeout_at};
 
 use super::Config;
 use super::access::Access;
 use super::forward::{Gate, forward};
+use super::headers::Peer;
+use super::tally::Tally;
 use super::tap::Budget;
 use super::upstream::{Limits, Nodes, Pool};
 use crate::recorder::Recorder;
@@ -68,15 +71,17 @@ impl Proxy {
         let recording = start.recorder.config();
         let held = start.metrics.inspected_bytes.clone();
         let budget = Arc::new(Budget::new(recording.body_max, recording.inspected_bytes_max, held));
+        let (ready, started) = mpsc::channel();
         let spawn = |number| {
-            let (start, stopping, budget) = (start.clone(), stopping.clone(), budget.clone());
+            let (start, stopping, budget, ready) = (start.clone(), stopping.clone(), budget.clone(), ready.clone());
             let listener = listen(address)?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let serve = move || LocalSet::new().block_on(&runtime, serve(start, budget, threads, listener, stopping));
-            std::thread::Builder::new().name(format!("proxy-{number}")).spawn(serve)
+            let thread = move || run(&ready, serve(start, budget, threads, listener, stopping));
+            std::thread::Builder::new().name(format!("proxy-{number}")).spawn(thread)
         };
-        let threads = (0..threads).map(spawn).collect::<io::Result<_>>()?;
-        Ok(Self { address, stop, threads })
+        let all = (0..threads).map(spawn).collect::<io::Result<Vec<_>>>()?;
+        let gone = || Err(io::Error::other("a proxy thread ended before it began"));
+        all.iter().try_for_each(|_| started.recv().unwrap_or_else(|_| gone()))?;
+        Ok(Self { address, stop, threads: all })
     }
 
     /// Finds out whether the address is free, and which port it is. The threads share it, and with a shared address
@@ -101,6 +106,17 @@ impl Proxy {
                 tracing::error!("a proxy thread ended abnormally");
             }
         }
+    }
+}
+
+/// A thread's runtime: its tasks stay on it and share without locks. Reports whether it could be had.
+fn run(ready: &mpsc::Sender<io::Result<()>>, thread: impl Future<Output = ()>) {
+    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    if ready.send(Ok(())).is_ok() {
+        runtime.block_on(thread);
     }
 }
 
@@ -165,7 +181,8 @@ fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
         retry_after: config.node_retry_after,
     };
     let pool = Rc::new(Pool::new(start.nodes, limits));
-    Rc::new(Gate { config, access: start.access, pool, recorder: start.recorder, budget, metrics: start.metrics })
+    let (tally, recorder, metrics) = (Tally::new(&start.metrics), start.recorder, start.metrics);
+    Rc::new(Gate { config, access: start.access, pool, recorder, budget, metrics, tally })
 }
 
 /// One client's connection, request after request.
@@ -179,9 +196,10 @@ async fn converse(
     let _guest = guest;
     let _ = stream.set_nodelay(true); // see upstream: small messages must not wait for their acknowledgement
     let timeout = gate.config.client_timeout;
+    let from = Rc::new(Peer::new(peer.ip(), &gate.config.trusted_proxies));
     let service = service_fn(move |request| {
-        let gate = gate.clone();
-        async move { Ok::<_, Infallible>(forward(&gate, peer.ip(), request).await) }
+        let (gate, from) = (gate.clone(), from.clone());
+        async move { Ok::<_, Infallible>(forward(&gate, &from, request).await) }
     });
     let connection = http1::Builder::new()
         .preserve_header_case(true)

@@ -7,6 +7,7 @@ mod body;
 mod forward;
 mod headers;
 mod listener;
+mod tally;
 mod tap;
 mod upgrade;
 pub mod upstream;

@@ -1,16 +1,24 @@
 //! The nodes: which one a request goes to, and the connections to it.
 //!
 //! A node's health and bounds are the whole process's; its idle connections are a thread's own.
+//!
+//! A connection has no task of its own: whoever uses it drives it, in the same wake-up that brought the bytes. One that is
+//! idle is driven by nobody, and looked at when it is wanted again.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
@@ -200,8 +208,37 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    line: Line,
     since: Instant,
+}
+
+/// One connection: the end that takes requests, and what moves its bytes.
+struct Line {
+    sender: SendRequest<RequestBody>,
+    /// Ends when the connection does.
+    driver: Pin<Box<dyn Future<Output = ()>>>,
+    ended: bool,
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+impl Line {
+    /// Moves what can be moved; the task is woken when more can.
+    fn drive(&mut self, context: &mut Context<'_>) {
+        if !self.ended {
+            self.ended = self.driver.as_mut().poll(context).is_ready();
+        }
+    }
+
+    /// Whether the next request can go out on it: the peer has not closed it, and sent nothing that was not asked for.
+    fn is_ready(&mut self, context: &mut Context<'_>) -> bool {
+        self.drive(context);
+        !self.ended && self.sender.is_ready()
+    }
 }
 
 /// A connection in use. Dropped, it closes; given back, it is used again.
@@ -209,7 +246,7 @@ struct Idle {
 pub struct Lease {
     pool: Rc<Pool>,
     index: usize,
-    sender: Option<SendRequest<RequestBody>>,
+    line: Option<Line>,
     reused: bool,
 }
 
@@ -263,8 +300,7 @@ impl Pool {
             };
             asked.replace(Some(self.nodes.all[index].name.clone()));
             let reused = lease.reused;
-            let sender = lease.sender.as_mut().expect("a lease has its connection until it is given back");
-            let mut error = match sender.try_send_request(request).await {
+            let mut error = match lease.exchange(request).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(error) => error,
             };
@@ -292,10 +328,9 @@ impl Pool {
         let unreachable =
             |refusal| Failure { refusal, reach: Reach::MayHaveActed, node: Some(self.nodes.all[index].name.clone()) };
         let mut lease = self.connect(index).await.map_err(unreachable)?;
-        let sender = lease.sender.as_mut().expect("a lease has its connection until it is given back");
-        match sender.send_request(request).await {
+        match lease.exchange(request).await {
             Ok(response) => Ok((response, lease)),
-            Err(error) => Err(self.broken(index, &error)),
+            Err(error) => Err(self.broken(index, error.error())),
         }
     }
 
@@ -309,22 +344,21 @@ impl Pool {
 
     /// An idle connection that is still alive, or a new one.
     async fn lease(self: &Rc<Self>, index: usize) -> Result<Lease, Refusal> {
-        match self.idle_connection(index) {
-            Some(sender) => Ok(self.leased(index, sender, true)),
+        match poll_fn(|context| Poll::Ready(self.idle_line(index, context))).await {
+            Some(line) => Ok(self.leased(index, line, true)),
             None => self.connect(index).await,
         }
     }
 
     /// The one used last, so that surplus ones grow old and go.
-    fn idle_connection(&self, index: usize) -> Option<SendRequest<RequestBody>> {
+    fn idle_line(&self, index: usize, context: &mut Context<'_>) -> Option<Line> {
         let mut idle = self.idle.borrow_mut();
-        let idle = &mut idle[index];
-        while idle.front().is_some_and(|oldest| oldest.since.elapsed() > self.limits.idle_timeout) {
-            idle.pop_front();
+        while let Some(mut latest) = idle[index].pop_back() {
+            if latest.since.elapsed() <= self.limits.idle_timeout && latest.line.is_ready(context) {
+                return Some(latest.line);
+            }
         }
-        idle.retain(|connection| !connection.sender.is_closed());
-        let ready = idle.iter().rposition(|connection| connection.sender.is_ready())?;
-        idle.remove(ready).map(|connection| connection.sender)
+        None
     }
 
     async fn connect(self: &Rc<Self>, index: usize) -> Result<Lease, Refusal> {
@@ -348,25 +382,26 @@ impl Pool {
         let _ = stream.set_nodelay(true);
         let handshake = http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|_| Refusal::NoNode)?;
-        tokio::task::spawn_local(async move {
+        let driver = Box::pin(async move {
             let _open = open;
             let _ = connection.with_upgrades().await; // the exchange on it sees the error
         });
-        Ok(self.leased(index, sender, false))
+        Ok(self.leased(index, Line { sender, driver, ended: false }, false))
     }
 
-    fn leased(self: &Rc<Self>, index: usize, sender: SendRequest<RequestBody>, reused: bool) -> Lease {
+    fn leased(self: &Rc<Self>, index: usize, line: Line, reused: bool) -> Lease {
         let node = &self.nodes.all[index];
         node.exchanges.fetch_add(1, Ordering::Relaxed);
         node.at_work.inc();
-        Lease { pool: self.clone(), index, sender: Some(sender), reused }
+        Lease { pool: self.clone(), index, line: Some(line), reused }
     }
 
-    /// Lets go of connections unused for too long, to nodes that nobody asks any more.
+    /// Lets go of connections that were unused for too long, or that their node has closed.
     pub fn let_go_of_idle(&self) {
+        let mut context = Context::from_waker(Waker::noop());
         for idle in self.idle.borrow_mut().iter_mut() {
-            idle.retain(|connection| {
-                !connection.sender.is_closed() && connection.since.elapsed() <= self.limits.idle_timeout
+            idle.retain_mut(|connection| {
+                connection.since.elapsed() <= self.limits.idle_timeout && connection.line.is_ready(&mut context)
             });
         }
     }
@@ -382,12 +417,45 @@ impl Drop for Open {
 }
 
 impl Lease {
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// Only the driver can bring the answer, and it is polled just before: so the answer itself needs to wake nobody.
+    async fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        let line = self.line.as_mut().expect("a lease has its connection until it is given back");
+        let mut answer = pin!(line.sender.try_send_request(request));
+        let mut ended = line.ended;
+        let outcome = poll_fn(|context| {
+            ended = ended || line.driver.as_mut().poll(context).is_ready();
+            answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        });
+        let outcome = outcome.await;
+        line.ended = ended;
+        outcome
+    }
+
+    /// Moves the answer's body on. To be polled whenever that body has nothing to give.
+    pub fn drive(&mut self, context: &mut Context<'_>) {
+        if let Some(line) = &mut self.line {
+            line.drive(context);
+        }
+    }
+
+    /// The connection has changed its protocol: it goes on by itself.
+    pub fn let_loose(mut self) {
+        if let Some(line) = self.line.take() {
+            tokio::task::spawn_local(line.driver);
+        }
+    }
+
     /// The exchange is over and its end was seen: the connection may be used again.
     pub fn give_back(mut self) {
-        let Some(sender) = self.sender.take() else { return };
+        let Some(line) = self.line.take() else { return };
         let mut idle = self.pool.idle.borrow_mut();
-        if !sender.is_closed() && idle[self.index].len() < IDLE_MAX {
-            idle[self.index].push_back(Idle { sender, since: Instant::now() });
+        if !line.ended && idle[self.index].len() < IDLE_MAX {
+            idle[self.index].push_back(Idle { line, since: Instant::now() });
         }
     }
 }

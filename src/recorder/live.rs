@@ -3,12 +3,10 @@
 //! All of it bounded and in memory only. What is lazy (R4: last seen, coverage, attributes, ended) gathers here and is
 //! taken by the writer within a second.
 
-use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use super::memory::Generations;
+use super::memory::{AnswerKey, Generations};
 use crate::chat::{ChatId, ContentDigest, Covered, Secret};
 use crate::gms::{Attribute, ChatAnswer, Coverage, Ended, OpenedSession};
 use crate::store::{ChatRecord, Entry};
@@ -19,6 +17,8 @@ const SECRETS_PER_CHAT: usize = 8;
 const STRETCHES_PER_CHAT: usize = 16;
 /// Attribute names remembered of one chat, and values of them that wait to be written.
 const ATTRIBUTES_PER_CHAT: usize = 256;
+/// Answers recognised when they come again: the last poll of every live chat, and the one before.
+const ANSWERS_PER_CHAT: usize = 2;
 /// Chats let go with something still unwritten: reached only while the file takes nothing for long.
 const ORPHANS_MAX: usize = 10_000;
 
@@ -26,8 +26,10 @@ const ORPHANS_MAX: usize = 10_000;
 #[derive(Debug, Default)]
 struct LiveChat {
     secrets: Vec<Secret>,
-    /// Name to a hash of the value last seen: only changes are written.
-    attributes: HashMap<String, u64>,
+    /// Hashes of names and of the values last seen: only changes are written.
+    attributes: Vec<(u64, u64)>,
+    /// Counts the changes that an answer seen before could undo.
+    version: u32,
     /// Ground known to be written or on its way.
     covered: Option<Covered>,
     ended: bool,
@@ -47,6 +49,25 @@ struct Pending {
     attributes: Vec<Attribute>,
 }
 
+/// An answer that was read, and everything of which is on disk or on its lazy way there.
+#[derive(Debug, Clone)]
+pub struct KnownAnswer {
+    chat_id: ChatId,
+    secure_key: Option<ContentDigest>,
+    /// Of the chat, when the answer was read.
+    version: u32,
+    /// Events in it.
+    events: u64,
+}
+
+impl KnownAnswer {
+    /// Of an answer as it was read, before anything was taken from it.
+    pub fn of(answer: &ChatAnswer, chat_id: &ChatId) -> Self {
+        let secure_key = answer.secure_keys.first().copied();
+        Self { chat_id: chat_id.clone(), secure_key, version: 0, events: answer.events.len() as u64 }
+    }
+}
+
 /// The chats going on.
 #[derive(Debug)]
 pub struct LiveChats {
@@ -54,6 +75,8 @@ pub struct LiveChats {
     by_secure_key: Generations<ContentDigest, ChatId>,
     session_ends: Generations<(ContentDigest, ChatId), i64>,
     opened: Generations<ContentDigest, OpenedSession>,
+    answers: Generations<AnswerKey, KnownAnswer>,
+    hashing: RandomState,
     /// Facts of chats that were let go before they were written.
     orphans: Vec<(ChatId, Pending)>,
     dirty: bool,
@@ -67,6 +90,8 @@ impl LiveChats {
             by_secure_key: Generations::new(chats_max),
             session_ends: Generations::new(chats_max),
             opened: Generations::new(chats_max),
+            answers: Generations::new(chats_max * ANSWERS_PER_CHAT),
+            hashing: RandomState::new(),
             orphans: Vec::new(),
             dirty: false,
         }
@@ -128,11 +153,12 @@ impl LiveChats {
 
     /// What of an answer is not known yet. The caller either queues it or gives it to [`LiveChats::put_off`].
     pub fn unknown(&mut self, chat_id: &ChatId, answer: &mut ChatAnswer, covered: Option<Covered>) -> ChatRecord {
+        let hashing = self.hashing.clone();
         let chat = self.chat(chat_id);
         let covered =
             covered.filter(|new| !chat.covered.is_some_and(|old| old.from <= new.from && new.next <= old.next));
         let mut attributes = std::mem::take(&mut answer.attributes);
-        attributes.retain(|attribute| chat.attributes.get(&attribute.name) != Some(&hash(&attribute.value)));
+        attributes.retain(|attribute| !chat.attributes.contains(&hashed(&hashing, attribute)));
         ChatRecord {
             chat_id: chat_id.clone(),
             service: answer.service.take(),
@@ -147,6 +173,7 @@ impl LiveChats {
 
     /// Notes that a record is on its way to the file, so that it is not sent again.
     pub fn sent(&mut self, record: &ChatRecord) {
+        let hashing = self.hashing.clone();
         let chat = self.chat(&record.chat_id);
         chat.ended |= record.ended.is_some();
         if let Some(new) = record.covered {
@@ -157,27 +184,52 @@ impl LiveChats {
                 _ => new,
             });
         }
-        for attribute in &record.attributes {
-            if chat.attributes.len() < ATTRIBUTES_PER_CHAT {
-                chat.attributes.insert(attribute.name.clone(), hash(&attribute.value));
+        chat.version = chat.version.wrapping_add(u32::from(!record.attributes.is_empty()));
+        for (name, value) in record.attributes.iter().map(|attribute| hashed(&hashing, attribute)) {
+            if let Some(known) = chat.attributes.iter_mut().find(|(known, _)| *known == name) {
+                known.1 = value;
+            } else if chat.attributes.len() < ATTRIBUTES_PER_CHAT {
+                chat.attributes.push((name, value));
             }
         }
+    }
+
+    /// Ties an answer to what its chat is after it.
+    pub fn renewed(&mut self, answer: KnownAnswer) -> KnownAnswer {
+        let version = self.chat(&answer.chat_id).version;
+        KnownAnswer { version, ..answer }
+    }
+
+    /// To be called when nothing of the answer is still to be written before a client may have it.
+    pub fn remember(&mut self, answers: impl IntoIterator<Item = (AnswerKey, KnownAnswer)>) {
+        for (key, answer) in answers {
+            self.answers.insert(key, answer);
+        }
+    }
+
+    /// The same answer to the same request again: how many events it holds. Its chat was seen now, and nothing else is
+    /// new, unless the chat has changed meanwhile: then it must be read once more.
+    pub fn seen_again(&mut self, key: &AnswerKey, at: i64, node: Option<&Arc<str>>) -> Option<u64> {
+        let answer = self.answers.get_mut(key)?;
+        let chat = self.chats.get_mut(&answer.chat_id).filter(|chat| chat.version == answer.version)?;
+        match &mut chat.pending {
+            Some(pending) => pending.at = pending.at.max(at),
+            None => {
+                chat.pending = Some(Pending::new(at, node.cloned()));
+                self.dirty = true;
+                if let Some(digest) = &answer.secure_key {
+                    self.by_secure_key.get_mut(digest); // kept as long as its chat
+                }
+            }
+        }
+        Some(answer.events)
     }
 
     /// Puts a record without events off until the writer comes by.
     pub fn put_off(&mut self, at: i64, node: Option<&Arc<str>>, record: ChatRecord) {
         self.sent(&record);
         let chat_id = record.chat_id;
-        let pending = self.chat(&chat_id).pending.get_or_insert_with(|| Pending {
-            at,
-            node: node.cloned(),
-            service: None,
-            covered: Vec::new(),
-            next_position: None,
-            ended: None,
-            is_async: false,
-            attributes: Vec::new(),
-        });
+        let pending = self.chat(&chat_id).pending.get_or_insert_with(|| Pending::new(at, node.cloned()));
         pending.at = pending.at.max(at);
         pending.service = record.service.or(pending.service.take());
         pending.next_position = pending.next_position.max(record.next_position);
@@ -198,7 +250,9 @@ impl LiveChats {
         pending.covered.truncate(STRETCHES_PER_CHAT);
         if overfull {
             // Let go rather than guessed at: it shows as a hole unless it is covered again.
-            self.chat(&chat_id).covered = None;
+            let chat = self.chat(&chat_id);
+            chat.covered = None;
+            chat.version = chat.version.wrapping_add(1);
         }
         self.dirty = true;
     }
@@ -225,6 +279,7 @@ impl LiveChats {
             chat.covered = None;
             chat.ended = false;
         }
+        self.answers.clear();
     }
 
     fn chat(&mut self, chat_id: &ChatId) -> &mut LiveChat {
@@ -245,6 +300,19 @@ impl Generations<ChatId, LiveChat> {
 }
 
 impl Pending {
+    fn new(at: i64, node: Option<Arc<str>>) -> Self {
+        Self {
+            at,
+            node,
+            service: None,
+            covered: Vec::new(),
+            next_position: None,
+            ended: None,
+            is_async: false,
+            attributes: Vec::new(),
+        }
+    }
+
     fn into_entries(self, chat_id: ChatId) -> Vec<Entry> {
         let mut stretches = self.covered.into_iter();
         let first = Entry {
@@ -272,8 +340,6 @@ impl Pending {
     }
 }
 
-fn hash(value: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
+fn hashed(hashing: &RandomState, attribute: &Attribute) -> (u64, u64) {
+    (hashing.hash_one(&attribute.name), hashing.hash_one(&attribute.value))
 }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use sha2::{Digest, Sha256};
+use highway::{HighwayHash, HighwayHasher, Key};
 
 use crate::chat::{ChatId, TranscriptEvent};
+use crate::gms::Exchange;
 
 /// A map that keeps at least the last `capacity / 3` keys used and never more than `capacity`.
 ///
@@ -61,8 +62,55 @@ impl<K: Eq + Hash + Clone, V> Generations<K, V> {
     }
 }
 
-/// A keyed hash of an event: its chat, index and content. 128 bits, so that no two meet by chance (R9).
+/// A keyed hash of an event: its chat, index and content as it was written. 128 bits, so that no two meet by chance (R9).
 pub type EventKey = [u8; 16];
+
+/// A keyed hash of an exchange: what was asked and what was answered, byte for byte.
+pub type AnswerKey = [u8; 16];
+
+/// This process's own secret for hashes that nobody else is to foresee. HighwayHash: keyed, and quick on long bodies.
+#[derive(Debug)]
+pub struct HashKey(Key);
+
+impl HashKey {
+    /// From random bytes.
+    pub fn new(random: [u8; 32]) -> Self {
+        let (words, _) = random.as_chunks::<8>();
+        Self(Key(std::array::from_fn(|at| u64::from_le_bytes(words[at]))))
+    }
+
+    /// Of an event.
+    pub fn of_event(&self, chat_id: &ChatId, event: &TranscriptEvent) -> EventKey {
+        self.of_parts(&[&event.index.get().to_le_bytes(), chat_id.as_str().as_bytes(), event.raw.as_bytes()])
+    }
+
+    /// Of everything that decides what [`crate::gms::inspect`] makes of an exchange, but for what was known before it.
+    pub fn of_answer(&self, method: &str, path: &str, exchange: &Exchange<'_>) -> AnswerKey {
+        self.of_parts(&[
+            method.as_bytes(),
+            path.as_bytes(),
+            exchange.query.unwrap_or_default().as_bytes(),
+            exchange.request_content_type.unwrap_or_default().as_bytes(),
+            exchange.request_body,
+            &exchange.status.to_le_bytes(),
+            exchange.content_encoding.unwrap_or_default().as_bytes(),
+            exchange.body,
+        ])
+    }
+
+    /// All lengths go in first, so that no two lists of parts are alike.
+    fn of_parts<const N: usize>(&self, parts: &[&[u8]; N]) -> [u8; 16] {
+        let mut hasher = HighwayHasher::new(self.0);
+        let lengths: [[u8; 8]; N] = std::array::from_fn(|at| (parts[at].len() as u64).to_le_bytes());
+        hasher.append(lengths.as_flattened());
+        parts.iter().for_each(|part| hasher.append(part));
+        let [low, high] = hasher.finalize128().map(u64::to_le_bytes);
+        let mut hash = [0; 16];
+        hash[..8].copy_from_slice(&low);
+        hash[8..].copy_from_slice(&high);
+        hash
+    }
+}
 
 /// The memory of committed events: filled after the commit, emptied whenever the file is opened again (R9).
 #[derive(Debug)]
@@ -74,18 +122,6 @@ impl Committed {
     /// Remembers at most `events_max` events.
     pub fn new(events_max: usize) -> Self {
         Self { events: Generations::new(events_max) }
-    }
-
-    /// The key of an event under this process's own secret.
-    pub fn key(secret: &[u8; 32], chat_id: &ChatId, event: &TranscriptEvent) -> EventKey {
-        let mut hasher = Sha256::new();
-        hasher.update(secret);
-        hasher.update(event.index.get().to_be_bytes());
-        hasher.update(event.digest);
-        hasher.update(chat_id.as_str());
-        let mut key = EventKey::default();
-        key.copy_from_slice(&hasher.finalize()[..16]);
-        key
     }
 
     /// Is this content known to be on disk?

@@ -19,16 +19,16 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use crate::chat::{ChatId, Secret};
-use crate::gms::{ApiError, ChatAnswer, ChatKey, Finding, FindingKind, Observation, Policy};
+use crate::gms::{ApiError, ChatAnswer, ChatKey, Coverage, Exchange, Finding, FindingKind, Observation, Policy};
 use crate::store::{self, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Store};
 use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 use crate::units;
 
-use live::LiveChats;
-use memory::{Committed, EventKey};
+use live::{KnownAnswer, LiveChats};
+use memory::{Committed, EventKey, HashKey};
 
-pub use memory::Generations;
+pub use memory::{AnswerKey, Generations};
 use outage::{Effect, Outages};
 use queue::{Queue, Queued};
 
@@ -150,6 +150,7 @@ pub enum WhenUnavailable {
 pub struct Recorder {
     config: Config,
     policy: Policy,
+    hash_key: HashKey,
     /// Shared with everyone who counts.
     pub metrics: Arc<Metrics>,
     outages: Outages,
@@ -224,8 +225,11 @@ impl Recorder {
             keep_typing_text: config.keep_typing_text,
             digest_key,
         };
+        let mut hash_key = [0_u8; 32];
+        getrandom::fill(&mut hash_key).map_err(std::io::Error::other)?;
         let recorder = Arc::new(Self {
             policy,
+            hash_key: HashKey::new(hash_key),
             metrics,
             outages: Outages::default(),
             queue: Queue::new(config.queue_bytes_max),
@@ -281,10 +285,31 @@ impl Recorder {
         self.config.when_unavailable == WhenUnavailable::Pass
     }
 
+    /// By what an exchange is recognised when it comes again.
+    pub fn answer_key(&self, method: &str, path: &str, exchange: &Exchange<'_>) -> AnswerKey {
+        self.hash_key.of_answer(method, path, exchange)
+    }
+
+    /// Whether the same answer to the same request was read before and brought nothing that is not on disk. Then it is
+    /// accounted for, and need not be read again.
+    pub fn recognises(&self, key: &AnswerKey, node: Option<&Arc<str>>) -> bool {
+        let Some(events) = self.live().seen_again(key, now_ms(), node) else { return false };
+        self.metrics.memory_hits.inc_by(events);
+        self.enter_seen(events, 0);
+        true
+    }
+
     /// Records what an exchange showed. Cheap where it showed nothing new; never waits.
-    pub fn observe(&self, observation: Observation, exchange: &Arc<ExchangeFacts>) -> Recorded {
+    pub fn observe(
+        &self,
+        observation: Observation,
+        key: AnswerKey,
+        node: Option<&Arc<str>>,
+        facts: impl FnOnce() -> Arc<ExchangeFacts>,
+    ) -> Recorded {
         let now = now_ms();
         self.count(&observation);
+        let answer = Self::plain_answer(&observation);
         if let Some(opened) = observation.opened {
             self.live().opened(opened);
         }
@@ -301,29 +326,57 @@ impl Recorder {
                 Err(without_chat) => findings.extend(without_chat),
             }
         }
-        let errors = self.audited(now, observation.errors, exchange);
-        if keys.is_empty() && errors.is_empty() && findings.is_empty() {
+        if keys.is_empty() && observation.errors.is_empty() && findings.is_empty() {
             let mut live = self.live();
-            records.into_iter().for_each(|record| live.put_off(now, exchange.node.as_ref(), record));
+            records.into_iter().for_each(|record| live.put_off(now, node, record));
+            if let Some(answer) = answer {
+                let answer = live.renewed(answer);
+                live.remember([(key, answer)]);
+            }
             drop(live);
             self.enter_seen(known, 0);
             return Recorded::Nothing;
         }
-        self.enqueue(Entry { at: now, node: exchange.node.clone(), chats: records, errors, findings }, keys, known)
+        let errors = match observation.errors.is_empty() {
+            true => Vec::new(),
+            false => self.audited(now, observation.errors, &facts()),
+        };
+        let entry = Entry { at: now, node: node.cloned(), chats: records, errors, findings };
+        self.enqueue(entry, keys, known, answer.map(|answer| (key, answer)))
+    }
+
+    /// An answer that says nothing but how one chat goes on: when it comes again, it says nothing new.
+    ///
+    /// Errors and findings are counted each time, and CometD's coverage depends on what the session had before.
+    fn plain_answer(seen: &Observation) -> Option<KnownAnswer> {
+        let [answer] = &seen.chats[..] else { return None };
+        let ChatKey::Id(chat_id) = &answer.key else { return None };
+        let is_plain = seen.errors.is_empty()
+            && seen.findings.is_empty()
+            && seen.opened.is_none()
+            && seen.other_deliveries == 0
+            && !seen.chat_id_mismatch
+            && !matches!(answer.coverage, Coverage::Session { .. });
+        is_plain.then(|| KnownAnswer::of(answer, chat_id))
     }
 
     /// Records an error that is no node's: the proxy's own answers, and clients that left. Nobody waits for it.
     pub fn audit(&self, error: ApiError, exchange: &Arc<ExchangeFacts>) {
         let now = now_ms();
         let errors = self.audited(now, vec![error], exchange);
-        drop(self.enqueue(Entry { at: now, node: exchange.node.clone(), errors, ..Entry::default() }, Vec::new(), 0));
+        drop(self.enqueue(
+            Entry { at: now, node: exchange.node.clone(), errors, ..Entry::default() },
+            Vec::new(),
+            0,
+            None,
+        ));
     }
 
     /// Records something that could not be read, outside of an inspected answer. Nobody waits for it.
     pub fn find(&self, finding: Finding, exchange: &Arc<ExchangeFacts>) {
         self.metrics.findings.get_or_create(&[("kind", finding.kind.as_str().into())]).inc();
         let (at, node) = (now_ms(), exchange.node.clone());
-        drop(self.enqueue(Entry { at, node, findings: vec![finding], ..Entry::default() }, Vec::new(), 0));
+        drop(self.enqueue(Entry { at, node, findings: vec![finding], ..Entry::default() }, Vec::new(), 0, None));
     }
 
     /// R3: waits for the commit of an answer, at most `wait_max`, and says whether the client may have it.
@@ -407,7 +460,7 @@ impl Recorder {
         let seen = record.events.len();
         let mut committed = self.committed();
         record.events.retain(|event| {
-            let key = Committed::key(&self.policy.digest_key, &record.chat_id, event);
+            let key = self.hash_key.of_event(&record.chat_id, event);
             let news = !committed.contains(&key);
             if news {
                 keys.push(key);
@@ -458,16 +511,23 @@ impl Recorder {
         true
     }
 
-    fn enqueue(&self, entry: Entry, keys: Vec<EventKey>, known: u64) -> Recorded {
+    fn enqueue(
+        &self,
+        entry: Entry,
+        keys: Vec<EventKey>,
+        known: u64,
+        answer: Option<(AnswerKey, KnownAnswer)>,
+    ) -> Recorded {
         let (sender, committed) = oneshot::channel();
         let chats = entry.chats.iter().map(|chat| chat.chat_id.clone()).collect();
-        let queued = Queued::new(entry, keys, Some(sender));
+        let mut queued = Queued::new(entry, keys, Some(sender));
         let touched = Touched { events: queued.events, chats };
         // Counted in before it can be counted out: the writer may be quicker than this thread.
         self.enter_seen(known, touched.events);
         {
             let mut live = self.live();
             queued.entry.chats.iter().for_each(|record| live.sent(record));
+            queued.answer = answer.map(|(key, answer)| (key, live.renewed(answer)));
         }
         match self.queue.push(queued, &self.metrics) {
             Ok(()) => Recorded::Held(Ticket { committed, touched }),

@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::memory::EventKey;
+use super::live::KnownAnswer;
+use super::memory::{AnswerKey, EventKey};
 use crate::store::Entry;
 use crate::telemetry::metrics::Metrics;
 
@@ -16,6 +17,8 @@ pub struct Queued {
     pub entry: Entry,
     /// Its events' keys, for the memory of what is committed.
     pub keys: Vec<EventKey>,
+    /// By what the whole answer is recognised from then on.
+    pub answer: Option<(AnswerKey, KnownAnswer)>,
     /// Told after the commit. Dropped untold when recording is found to be down.
     pub ticket: Option<oneshot::Sender<()>>,
     /// Events in it, findings' included, as the account counts them.
@@ -33,7 +36,7 @@ impl Queued {
         let events = entry.chats.iter().map(|chat| chat.events.len() as u64).sum::<u64>();
         let found = entry.findings.iter().map(|finding| finding.events).sum::<u64>();
         let bytes = weigh(&entry);
-        Self { entry, keys, ticket, events: events + found, bytes }
+        Self { entry, keys, answer: None, ticket, events: events + found, bytes }
     }
 }
 

@@ -123,6 +123,7 @@ impl Writer {
         let recorder = &self.recorder;
         self.outages.clear();
         recorder.committed().remember(batch.queued.iter_mut().flat_map(|queued| queued.keys.drain(..)));
+        recorder.live().remember(batch.queued.iter_mut().filter_map(|queued| queued.answer.take()));
         recorder.metrics.ledger.enter(|account| {
             for (queued, tally) in batch.queued.iter().zip(&appended.tallies) {
                 account.new += tally.new;

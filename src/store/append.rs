@@ -410,9 +410,9 @@ impl Store {
                 last_seen_at = max(last_seen_at, excluded.last_seen_at),
                 ended_at = coalesce(ended_at, excluded.ended_at),
                 ended_how = coalesce(ended_how, excluded.ended_how),
-                next_position = max(coalesce(next_position, 0), excluded.next_position),
+                next_position = coalesce(max(next_position, excluded.next_position), next_position, excluded.next_position),
                 is_async = max(is_async, excluded.is_async),
-                highest_index = max(coalesce(highest_index, 0), excluded.highest_index)",
+                highest_index = coalesce(max(highest_index, excluded.highest_index), highest_index, excluded.highest_index)",
         );
         sqlx::query_with(AssertSqlSafe(sql), arguments).execute(&mut self.connection).await?;
         Ok(())
