@@ -44,13 +44,16 @@ pub struct Plan {
 pub struct Sample {
     pub row: &'static str,
     pub peer: String,
+    pub repetition: usize,
     pub rate: u32,
     /// CPU time of the proxy's processes, an answer.
     pub cpu_us: f64,
     pub answers_per_second: f64,
     pub p50_us: f64,
     pub p99_us: f64,
+    /// At the end, and the most there ever was.
     pub resident_mib: f64,
+    pub peak_mib: f64,
     pub errors: u64,
     /// Cores that processes with no part in this took.
     pub foreign_cores: f64,
@@ -144,7 +147,9 @@ impl Lab {
         let issued = node.stats()?.distinct;
         let mut sample = sample(&before, &after, &report);
         (sample.row, sample.peer, sample.rate) = (row.name, peer.name.clone(), plan.rate);
-        sample.resident_mib = process::resident_kib(proxy.process.id()) as f64 / 1024.0;
+        let memory = process::memory(proxy.process.id());
+        sample.resident_mib = memory.resident_kib as f64 / 1024.0;
+        sample.peak_mib = memory.peak_kib as f64 / 1024.0;
         sample.recorded = contents.map(|contents| (contents.events, issued));
         sample.strays = contents.map_or(0, |contents| contents.strays);
         Ok(sample)
@@ -179,12 +184,12 @@ impl Lab {
         let node = self.node(Some(LOAD_CORE))?;
         let proxy = peer.start(node.address, folder.path(), Some(PROXY_CORE), 1)?;
         self.load(proxy.address, row, Plan { warm_up_seconds: 0.0, seconds: 0.4, rate: 0 }, Some(LOAD_CORE))?;
-        let before = process::resident_kib(proxy.process.id());
+        let before = process::memory(proxy.process.id()).resident_kib;
         let mut command = command(&self.program, Some(LOAD_CORE));
         command.args(["hold", &proxy.address.to_string(), row.name, &count.to_string()]);
         let mut holder = Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
         ensure!(holder.line()? == "held", "the holder says something else");
-        let held = process::resident_kib(proxy.process.id());
+        let held = process::memory(proxy.process.id()).resident_kib;
         holder.go_on()?;
         Ok((before, held, serde_json::from_str(&holder.line()?)?))
     }
@@ -218,12 +223,14 @@ fn sample(before: &Moment, after: &Moment, report: &Report) -> Sample {
     Sample {
         row: "",
         peer: String::new(),
+        repetition: 0,
         rate: 0,
         cpu_us: micros(after.proxy - before.proxy),
         answers_per_second: answers / report.seconds,
         p50_us: report.p50_us,
         p99_us: report.p99_us,
         resident_mib: 0.0,
+        peak_mib: 0.0,
         errors: report.errors,
         foreign_cores: foreign.max(0.0) / (after.at - before.at).as_secs_f64(),
         node_cpu_us: micros(after.node - before.node),

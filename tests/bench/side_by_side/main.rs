@@ -95,7 +95,7 @@ const RATE: u32 = 4_000;
 impl Extent {
     fn of(options: &Options) -> Self {
         let (reps, seconds, warm_up_seconds, time_max) =
-            if options.quick { (2, 0.5, 0.25, 80) } else { (5, 2.0, 0.4, 720) };
+            if options.quick { (2, 0.5, 0.25, 95) } else { (5, 2.0, 0.4, 600) };
         let plan = Plan { warm_up_seconds, seconds: options.secs.unwrap_or(seconds), rate: 0 };
         Self {
             reps: options.reps.unwrap_or(reps),
@@ -224,7 +224,7 @@ impl Bench {
             for row in ROWS.iter().filter(|row| self.wants(row.name)).collect::<Vec<_>>() {
                 for peer in self.in_order(repetition) {
                     let plan = self.extent.plan;
-                    if let Some(sample) = self.measure(&peer, row, plan) {
+                    if let Some(sample) = self.measure(&peer, row, plan, repetition) {
                         self.found.samples.push(sample);
                     }
                 }
@@ -242,7 +242,7 @@ impl Bench {
             for row in PACED.iter().filter_map(|name| rows::find(name)) {
                 for peer in self.in_order(repetition) {
                     let plan = self.extent.paced;
-                    if let Some(sample) = self.measure(&peer, row, plan) {
+                    if let Some(sample) = self.measure(&peer, row, plan, repetition) {
                         self.found.paced.push(sample);
                     }
                 }
@@ -264,14 +264,15 @@ impl Bench {
         peers
     }
 
-    fn measure(&mut self, peer: &Peer, row: &Row, plan: Plan) -> Option<Sample> {
-        let sample = match self.lab.measure(peer, row, plan) {
+    fn measure(&mut self, peer: &Peer, row: &Row, plan: Plan, repetition: usize) -> Option<Sample> {
+        let mut sample = match self.lab.measure(peer, row, plan) {
             Ok(sample) => sample,
             Err(error) => {
                 self.trouble(format!("{}, {}: {error:#}", row.name, peer.name));
                 return None;
             }
         };
+        sample.repetition = repetition;
         eprintln!(
             "{:<12} {:<14} {:>7.2} us {:>6.0}/s p50 {:>6.0} p99 {:>7.0} {:>6.1} MiB, foreign {:.2}, node {:.1} load {:.1} us",
             row.name,

@@ -113,14 +113,25 @@ pub fn cpu_of_all() -> Duration {
     ticks([0, 1, 2, 5, 6, 7].iter().filter_map(|at| fields.get(*at)).sum())
 }
 
-/// Resident memory of a process and its descendants, in KiB.
-pub fn resident_kib(process: u32) -> u64 {
-    let of_process = |process: u32| {
-        let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap_or_default();
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0)
-    };
-    tree(process).into_iter().map(of_process).sum()
+/// Resident memory of a process and its descendants.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    pub resident_kib: u64,
+    /// The most there ever was.
+    pub peak_kib: u64,
+}
+
+pub fn memory(process: u32) -> Memory {
+    let processes = tree(process);
+    let sum = |file, field| processes.iter().map(|process| kib(*process, file, field)).sum();
+    // `status` has the resident size, too, but is behind by what each thread has not yet added to it.
+    Memory { resident_kib: sum("smaps_rollup", "Rss:"), peak_kib: sum("status", "VmHWM:") }
+}
+
+fn kib(process: u32, file: &str, field: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();
+    let value = text.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
+    value.trim().trim_end_matches("kB").trim().parse().unwrap_or(0)
 }
 
 /// A process and its descendants.

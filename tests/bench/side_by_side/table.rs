@@ -45,6 +45,9 @@ const CONNECTIONS: f64 = 64.0;
 const RESIDENT_MIB: f64 = 40.0;
 const CONNECTION_KIB: f64 = 10.0;
 
+/// More than this, taken by others, and a measurement counts as disturbed.
+const FOREIGN_CORES: f64 = 0.2;
+
 /// The share of the bare loop's rows a second that is to be reached.
 const INGEST_SHARE: f64 = 0.6;
 
@@ -75,7 +78,8 @@ impl Findings {
         let base = &peers[0].name;
         let _ = write!(
             out,
-            "CPU time a request; {base} = 1.00 (least .. most of all repetitions)\n\n| work | {base}, µs |"
+            "CPU time a request. {base} = 1.00 in each repetition; the median (least .. most) of all\n\n\
+             | work | {base}, µs |"
         );
         for peer in &peers[1..] {
             let _ = write!(out, " {} |", peer.name);
@@ -85,44 +89,59 @@ impl Findings {
             let Some(of_base) = Spread::of(self.of(row.name, base).map(|s| s.cpu_us)) else { continue };
             let _ = write!(out, "| {} (`{}`) | {of_base:.1} |", row.what, row.name);
             for peer in &peers[1..] {
-                let spread = Spread::of(self.of(row.name, &peer.name).map(|s| s.cpu_us / of_base.median));
+                let ratios = self.of(row.name, &peer.name).filter_map(|sample| self.ratio(sample, base));
                 let goal = row.goal.filter(|_| peer.is_ours());
-                let mark = |median| goal.map_or("", |goal| mark(median, goal));
-                let cell = spread.map_or("–".into(), |s| {
-                    format!("**{:.2}** ({:.2} .. {:.2}){}", s.median, s.least, s.most, mark(s.median))
-                });
-                let _ = write!(out, " {cell} |");
+                let _ = write!(out, " {} |", ratio_cell(Spread::of(ratios), goal));
             }
             let goal = row.goal.map_or(" | |".into(), |goal| format!(" ≤ {} | ≤ {} |", goal.target, goal.minimum));
             let _ = writeln!(out, "{goal}");
+        }
+        self.disturbances(out);
+    }
+
+    /// Against the base in the same repetition: a machine whose speed changes with time changes both.
+    fn ratio(&self, sample: &Sample, base: &str) -> Option<f64> {
+        let of_base = self.of(sample.row, base).find(|other| other.repetition == sample.repetition)?;
+        Some(sample.cpu_us / of_base.cpu_us)
+    }
+
+    fn disturbances(&self, out: &mut String) {
+        let disturbed = self.samples.iter().filter(|sample| sample.foreign_cores > FOREIGN_CORES).count();
+        if disturbed > 0 {
+            let all = self.samples.len();
+            let _ = writeln!(
+                out,
+                "\nDuring {disturbed} of {all} measurements other processes took more than {FOREIGN_CORES} cores."
+            );
         }
     }
 
     fn details(&self, peers: &[Peer], out: &mut String) {
         let _ = writeln!(
             out,
-            "\nBeside it\n\n| work | proxy | CPU µs | answers/s | p50 µs | p99 µs | resident MiB | errors | recorded | foreign cores |\n|---|---|---|---|---|---|---|---|---|---|"
+            "\nBeside it\n\n| work | proxy | CPU µs | answers/s | p50 µs | p99 µs | resident MiB (peak) | errors | recorded | foreign cores |\n|---|---|---|---|---|---|---|---|---|---|"
         );
         for row in &ROWS {
             for peer in peers {
                 let samples = || self.of(row.name, &peer.name);
                 let median = |value: fn(&Sample) -> f64| Spread::of(samples().map(value)).map(|spread| spread.median);
                 let Some(cpu) = Spread::of(samples().map(|s| s.cpu_us)) else { continue };
-                let [rate, p50, p99, resident, foreign] = [
+                let [rate, p50, p99, resident, peak, foreign] = [
                     (|s| s.answers_per_second) as fn(&Sample) -> f64,
                     |s| s.p50_us,
                     |s| s.p99_us,
                     |s| s.resident_mib,
+                    |s| s.peak_mib,
                     |s| s.foreign_cores,
                 ]
                 .map(|value| median(value).unwrap_or_default());
                 let bound = RESIDENT_MIB + CONNECTIONS * CONNECTION_KIB / 1024.0;
-                let mark = if peer.is_ours() { passed(resident <= bound) } else { "" };
+                let mark = if peer.is_ours() { passed(peak <= bound) } else { "" };
                 let errors: u64 = samples().map(|s| s.errors).sum();
                 let recorded = recorded(samples());
                 let _ = writeln!(
                     out,
-                    "| {} | {} | {cpu:.1} | {rate:.0} | {p50:.0} | {p99:.0} | {resident:.1}{mark} | {errors} | {recorded} | {foreign:.2} |",
+                    "| {} | {} | {cpu:.1} | {rate:.0} | {p50:.0} | {p99:.0} | {resident:.1} ({peak:.1}){mark} | {errors} | {recorded} | {foreign:.2} |",
                     row.name, peer.name
                 );
             }
@@ -209,6 +228,12 @@ impl Findings {
     fn of<'a>(&'a self, row: &'a str, peer: &'a str) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| sample.row == row && sample.peer == peer)
     }
+}
+
+fn ratio_cell(spread: Option<Spread>, goal: Option<Goal>) -> String {
+    let Some(spread) = spread else { return "–".into() };
+    let mark = goal.map_or("", |goal| mark(spread.median, goal));
+    format!("**{:.2}** ({:.2} .. {:.2}){mark}", spread.median, spread.least, spread.most)
 }
 
 fn mark(ratio: f64, goal: Goal) -> &'static str {
