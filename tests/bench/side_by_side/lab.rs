@@ -116,7 +116,9 @@ impl Lab {
     /// Scratch files go below `target`: an archive in memory would sync for nothing.
     pub fn open(target: &Path) -> anyhow::Result<Self> {
         use gms_recorder::store::place::{FileSystemKind, Place};
-        let scratch = tempfile::Builder::new().prefix("side-by-side-").tempdir_in(target)?;
+        remove_leftovers(target)?;
+        let scratch =
+            tempfile::Builder::new().prefix(&format!("{SCRATCH}{}-", std::process::id())).tempdir_in(target)?;
         let kind = Place::of(&scratch.path().join("transcripts.db"))?.file_system;
         ensure!(kind.kind != FileSystemKind::Memory, "{} is in memory ({})", target.display(), kind.name);
         Ok(Self { scratch, program: std::env::current_exe()? })
@@ -207,6 +209,24 @@ impl Lab {
         let mut generator = Process::start(command.stdout(Stdio::piped()))?;
         Ok(serde_json::from_str(&generator.line()?)?)
     }
+}
+
+/// What the scratch folders' names begin with; the process's id follows.
+const SCRATCH: &str = "side-by-side-";
+
+/// A run that was killed could not tidy up.
+fn remove_leftovers(target: &Path) -> anyhow::Result<()> {
+    for entry in target.read_dir()? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(process) = name.to_str().and_then(|name| name.strip_prefix(SCRATCH)?.split('-').next()) else {
+            continue;
+        };
+        if !Path::new("/proc").join(process).exists() {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits until a recorder has written all that the node issued; what there is then.

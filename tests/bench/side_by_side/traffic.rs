@@ -310,7 +310,7 @@ impl Template {
 /// answers begin with even indexes, so there it is enough that odd and even ones differ.
 fn push_event(body: &mut Vec<u8>, content: Content, index: u32, numbers: &mut Vec<(usize, u32)>) {
     let (nickname, participant, party) =
-        if index % 2 == 0 { ("FirstStep", 1, "Client") } else { ("TestName", 2, "Agent") };
+        if index.is_multiple_of(2) { ("FirstStep", 1, "Client") } else { ("TestName", 2, "Agent") };
     push(
         body,
         format_args!(r#"{{"from":{{"nickname":"{nickname}","participantId":{participant},"type":"{party}"}},"index":"#),
