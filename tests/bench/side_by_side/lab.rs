@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::archive::Contents;
+use crate::archive::{Archive, Contents};
 use crate::load::{Held, Report};
 use crate::node::{STATS_PATH, Stats};
 use crate::peers::{Peer, Started};
@@ -164,7 +164,7 @@ impl Lab {
         peer: &Peer,
         row: &Row,
         seconds: f64,
-        then: impl FnOnce(&Started, u64) -> anyhow::Result<T>,
+        then: impl FnOnce(&Archive) -> anyhow::Result<T>,
     ) -> anyhow::Result<(f64, T)> {
         let folder = self.folder()?;
         let node = self.node(None)?;
@@ -177,7 +177,8 @@ impl Lab {
         let issued = node.stats()?.distinct;
         ensure!(contents.events == issued, "{} events in the archive, {issued} issued", contents.events);
         ensure!(report.errors == 0, "{} errors", report.errors);
-        Ok((issued as f64 / elapsed, then(&proxy, issued)?))
+        let archive = proxy.archive.as_ref().context("it does not record")?;
+        Ok((issued as f64 / elapsed, then(archive)?))
     }
 
     /// Holds `count` idle connections: KiB resident before and while they are held, and how they fared.
@@ -238,14 +239,14 @@ fn settle(proxy: &Started, node: &Node) -> anyhow::Result<Option<Contents>> {
 fn sample(before: &Moment, after: &Moment, report: &Report) -> Sample {
     let answers = report.answers.max(1) as f64;
     let micros = |duration: Duration| duration.as_secs_f64() * 1e6 / answers;
-    let ours = (after.own - before.own).as_secs_f64() + report.cpu_seconds;
-    let foreign = (after.all - before.all).as_secs_f64() - ours;
+    let ours = after.own.saturating_sub(before.own).as_secs_f64() + report.cpu_seconds;
+    let foreign = after.all.saturating_sub(before.all).as_secs_f64() - ours;
     Sample {
         row: "",
         peer: String::new(),
         repetition: 0,
         rate: 0,
-        cpu_us: micros(after.proxy - before.proxy),
+        cpu_us: micros(after.proxy.saturating_sub(before.proxy)),
         answers_per_second: answers / report.seconds,
         p50_us: report.p50_us,
         p99_us: report.p99_us,
@@ -253,7 +254,7 @@ fn sample(before: &Moment, after: &Moment, report: &Report) -> Sample {
         peak_mib: 0.0,
         errors: report.errors,
         foreign_cores: foreign.max(0.0) / (after.at - before.at).as_secs_f64(),
-        node_cpu_us: micros(after.node - before.node),
+        node_cpu_us: micros(after.node.saturating_sub(before.node)),
         load_cpu_us: report.cpu_seconds * 1e6 / answers,
         recorded: None,
         strays: 0,

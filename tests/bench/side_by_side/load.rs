@@ -237,7 +237,7 @@ impl Line {
         let socket = match &self.socket {
             Some(socket) => socket,
             None => {
-                let socket = TcpStream::connect(proxy)?;
+                let socket = TcpStream::connect_timeout(&proxy, PATIENCE)?;
                 socket.set_nonblocking(true)?;
                 socket.set_nodelay(true)?;
                 poller.watch(&socket, number)?;
@@ -297,23 +297,31 @@ pub struct Held {
     pub alive: u64,
 }
 
+/// Opening them all, and asking on all, takes a second or two; a proxy that needs longer than this does not hold them.
+const HOLD_MAX: Duration = Duration::from_secs(20);
+
 /// Opens `count` connections, asks once on each, says that they are held, waits to be told to go on, and asks again.
 pub fn hold(proxy: SocketAddr, traffic: Traffic, count: usize) -> anyhow::Result<Held> {
     let mut ids = ChatIds::new();
     let mut lines = Vec::new();
-    for _ in 0..count {
-        let Ok(socket) = TcpStream::connect(proxy) else { break };
+    let start = Instant::now();
+    while lines.len() < count && start.elapsed() < HOLD_MAX {
+        let Ok(socket) = TcpStream::connect_timeout(&proxy, PATIENCE) else { break };
         socket.set_read_timeout(Some(PATIENCE))?;
         let mut customer = Customer::new(&mut ids);
-        if ask(&socket, &mut customer, &traffic, &mut ids).is_ok() {
-            lines.push((socket, customer));
+        if ask(&socket, &mut customer, &traffic, &mut ids).is_err() {
+            break;
         }
+        lines.push((socket, customer));
     }
     println!("held");
     io::stdout().flush()?;
     io::stdin().lock().read_line(&mut String::new())?;
-    let mut alive = 0;
+    let (mut alive, start) = (0, Instant::now());
     for (socket, customer) in &mut lines {
+        if start.elapsed() > HOLD_MAX {
+            break;
+        }
         alive += u64::from(ask(socket, customer, &traffic, &mut ids).is_ok());
     }
     Ok(Held { opened: lines.len() as u64, alive })

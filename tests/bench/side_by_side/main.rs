@@ -30,6 +30,7 @@ use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 
+use archive::Archive;
 use lab::{Lab, Plan, Sample};
 use peers::Peer;
 use rows::{ALL_NEW, ROWS, Row};
@@ -314,10 +315,7 @@ impl Bench {
         }
         for repetition in 0..self.extent.ingest_reps {
             for peer in self.in_order(repetition).into_iter().filter(Peer::is_ours) {
-                let bare = |proxy: &peers::Started, _issued: u64| {
-                    let archive = proxy.archive.as_ref().context("it does not record")?.open()?;
-                    bare::rows_per_second(&archive, self.lab.folder()?.path())
-                };
+                let bare = |archive: &Archive| bare::rows_per_second(&archive.open()?, self.lab.folder()?.path());
                 match self.lab.ingest(&peer, &ALL_NEW, self.extent.ingest_seconds, bare) {
                     Ok((rows_per_second, bare_rows_per_second)) => {
                         eprintln!(

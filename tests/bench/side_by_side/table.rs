@@ -66,7 +66,7 @@ impl Findings {
             self.latencies(peers, &mut out);
         }
         if !self.ingest.is_empty() || !self.held.is_empty() {
-            self.rest(&mut out);
+            self.rest(peers, &mut out);
         }
         for trouble in &self.troubles {
             let _ = writeln!(out, "\n**WRONG: {trouble}**");
@@ -187,16 +187,17 @@ impl Findings {
         }
     }
 
-    fn rest(&self, out: &mut String) {
+    fn rest(&self, peers: &[Peer], out: &mut String) {
         let _ = writeln!(out, "\nBesides\n\n| what | proxy | found | wanted |\n|---|---|---|---|");
-        let mut peers: Vec<&str> = self.ingest.iter().map(|ingest| ingest.peer.as_str()).collect();
-        peers.dedup();
-        for peer in peers {
+        for Peer { name: peer, .. } in peers {
             let of = |value: fn(&Ingest) -> f64| {
-                let of_peer = self.ingest.iter().filter(|ingest| ingest.peer == peer);
+                let of_peer = self.ingest.iter().filter(|ingest| ingest.peer == *peer);
                 Spread::of(of_peer.map(value)).map_or(0.0, |spread| spread.median)
             };
             let share = of(|i| i.rows_per_second / i.bare_rows_per_second);
+            if share == 0.0 {
+                continue; // it does not record
+            }
             let _ = writeln!(
                 out,
                 "| synced ingest, all new, every core | {peer} | {:.0} rows/s: {:.0} % of the bare loop's {:.0}{} | ≥ {:.0} % |",
@@ -210,7 +211,7 @@ impl Findings {
         for hold in &self.held {
             let resident = hold.held_kib as f64 / 1024.0;
             let bound = RESIDENT_MIB + (hold.count as f64 + CONNECTIONS) * CONNECTION_KIB / 1024.0;
-            let each = (hold.held_kib.saturating_sub(hold.before_kib)) as f64 / hold.count as f64;
+            let each = hold.held_kib.saturating_sub(hold.before_kib) as f64 / hold.held.opened.max(1) as f64;
             let is_held = hold.held.alive == hold.count as u64;
             let mark = if hold.is_ours { passed(resident <= bound && is_held) } else { "" };
             let _ = writeln!(
