@@ -320,18 +320,18 @@ fn push_event(body: &mut Vec<u8>, content: Content, index: u32, numbers: &mut Ve
         Content::T200 => TEXTS[index as usize % TEXTS.len()],
         _ => SHORT_TEXTS[index as usize % SHORT_TEXTS.len()],
     };
-    push(body, format_args!(r#"{index},"text":"{text}","type":"Message","utcTime":15091173"#));
-    numbers.push((body.len(), index));
-    push(body, format_args!("{index:02}000}}"));
+    push(body, format_args!(r#"{index},"text":"{text}","type":"Message","utcTime":"#));
+    numbers.push((body.len() + "15091173".len(), index));
+    push(body, format_args!("{}}}", 1_509_117_300_000 + 1_000 * u64::from(index)));
 }
 
 const SHORT_TEXTS: [&str; 2] = ["First message", "Grüß Gott"];
 
 /// As they stand in the JSON: escapes, umlauts as UTF-8, emoji as surrogates.
 const TEXTS: [&str; 5] = [
-    r#"Hello, I have a question about my invoice: it says \"overdue\" but I paid it in May"#,
-    r"Grüß Gott — einen Moment bitte, ich sehe gleich nach \ud83d\ude00",
+    r#"Hello, I have a question about my invoice: it says \"overdue\" but I paid it"#,
+    r"Grüß Gott — einen Moment bitte \ud83d\ude00",
     "First message",
-    r"Please see https:\/\/example.com\/help?id=4711&lang=de for the steps, then come back to us\nThanks",
-    "Thank you, that works now. One more thing: can I change the delivery address of my order?",
+    r"Please see https:\/\/example.com\/help?id=4711&lang=de for the steps, then come back\nThanks",
+    "Thank you, that works now. One more thing: can I change the delivery address?",
 ];
