@@ -103,8 +103,6 @@ pub struct TranscriptEvent {
     pub event_attributes: Option<String>,
     /// The event's JSON as received.
     pub raw: String,
-    /// Of the canonical form of `raw`.
-    pub digest: ContentDigest,
 }
 
 /// A credential. It cannot be printed; only the scrubber reads it.

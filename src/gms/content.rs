@@ -26,14 +26,9 @@ pub fn compare(stored_raw: &str, new_raw: &str) -> Comparison {
 /// The digest of a content: equal for equal JSON values, however they are written. What is no JSON is taken as bytes.
 pub fn digest(raw: &str) -> ContentDigest {
     match Tape::read(raw) {
-        Ok(tape) => digest_of(tape.root(raw)),
+        Ok(tape) => first_half(Sha256::new().chain_update(canonical(tape.root(raw)))),
         Err(_) => first_half(Sha256::new().chain_update("?").chain_update(raw)),
     }
-}
-
-/// [`digest`] of a value that was read already.
-pub(super) fn digest_of(value: Value<'_>) -> ContentDigest {
-    first_half(Sha256::new().chain_update(canonical(value)))
 }
 
 /// The first 128 bits.

@@ -72,7 +72,6 @@ impl Case<'_> {
         let seen = inspect(&exchange, &policy, &|_| Vec::new());
         for event in seen.chats.iter().flat_map(|chat| &chat.events) {
             assert!(Tape::read(&event.raw).is_ok(), "{}", event.raw);
-            assert_eq!(event.digest, digest(&event.raw), "{}", event.raw);
         }
         seen
     }

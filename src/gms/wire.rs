@@ -2,7 +2,6 @@
 //! Reads leniently: anything may be missing, null or of another kind. Reads scrubbed values only.
 
 use super::body::{Document, chat_id};
-use super::content::digest_of;
 use super::errors::{ErrorClass, ErrorFormat, Origin, entry_of, reference_id};
 use super::json::{Kind, Value};
 use super::request::{Form, Position, attribute, user_data};
@@ -209,7 +208,6 @@ fn event(value: Value<'_>) -> Result<TranscriptEvent, FindingKind> {
         user_data: json("userData"),
         event_attributes: json("eventAttributes"),
         raw: value.raw().to_owned(),
-        digest: digest_of(value),
     })
 }
 

@@ -271,9 +271,7 @@ impl Store {
                     first.insert((arrival.chat_id, arrival.event.index.get()), arrival.event);
                     arrivals.push(arrival);
                 }
-                Some(earlier) if earlier.digest == arrival.event.digest => {
-                    appended.tallies[arrival.entry].duplicate += 1
-                }
+                Some(earlier) if earlier.raw == arrival.event.raw => appended.tallies[arrival.entry].duplicate += 1,
                 Some(_) => conflicts.push(arrival),
             }
         }
@@ -353,7 +351,7 @@ impl Store {
         )
         .bind(arrival.chat_id.as_str())
         .bind(index)
-        .bind(arrival.event.digest.as_slice())
+        .bind(gms::digest(&arrival.event.raw).as_slice())
         .bind(kind)
         .bind(&arrival.event.raw)
         .bind(arrival.at)

@@ -1,10 +1,10 @@
-//! Whole exchanges: nothing panics, every event's digest is that of its JSON, and the session's key survives nowhere.
+//! Whole exchanges: nothing panics, every event has a key and is an object, and the session's key survives nowhere.
 //!
 //! The first three bytes choose route, status and encoding; the rest is the request body, a NUL, and the answer.
 #![no_main]
 
 use gms_recorder::chat::Secret;
-use gms_recorder::gms::{Exchange, Observation, Policy, Route, digest, inspect};
+use gms_recorder::gms::{Exchange, Observation, Policy, Route, inspect};
 use libfuzzer_sys::fuzz_target;
 
 const KEY: &str = "e4071047872b7820630f";
@@ -53,7 +53,6 @@ fn check(seen: &Observation) {
     for event in seen.chats.iter().flat_map(|chat| &chat.events) {
         assert!(event.index.get() >= 1);
         assert!(event.raw.starts_with('{') && event.raw.ends_with('}'));
-        assert_eq!(event.digest, digest(&event.raw));
     }
     assert!(!format!("{seen:?}").contains(KEY));
     for finding in &seen.findings {
