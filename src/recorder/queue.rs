@@ -112,9 +112,14 @@ impl Queue {
         self.arrived.notify_one();
     }
 
+    /// How many entries wait.
+    pub fn len(&self) -> usize {
+        self.lock().entries.len()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.lock().entries.is_empty()
+        self.len() == 0
     }
 
     fn show(waiting: &Waiting, metrics: &Metrics) {

@@ -17,6 +17,11 @@ use crate::telemetry::Repeated;
 
 /// Lazy facts are written at least this often (R4: within a second), and an idle file is looked after.
 const LAZY_INTERVAL: Duration = Duration::from_millis(500);
+/// Answers in one batch from which on they come in a crowd.
+const CROWD: usize = 8;
+/// In a crowd, how long a commit waits for more to go with it: less than two synced commits cost, and ten times fewer of
+/// them. Where answers come singly none waits.
+const LINGER: Duration = Duration::from_micros(400);
 /// Between attempts while the file takes nothing.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -32,7 +37,11 @@ pub(super) struct Writer {
     store: Option<Store>,
     /// Outages that are over, in the batch being written.
     outages: Vec<Outage>,
+    /// What a store that was let go had put off.
+    left_over: Vec<Entry>,
     last_lazy: Instant,
+    /// The last batch was a crowd.
+    is_crowded: bool,
 }
 
 /// What is written together.
@@ -40,13 +49,24 @@ pub(super) struct Writer {
 struct Batch {
     queued: Vec<Queued>,
     lazy: Vec<Entry>,
+    /// Nothing is put off any longer.
+    whole: bool,
 }
 
 impl Writer {
     /// A writer that goes on with an opened store.
     pub(super) fn new(recorder: Arc<Recorder>, options: Options, run: Run, store: Store) -> Self {
         let options = Options { create: false, ..options };
-        Self { recorder, options, run, store: Some(store), outages: Vec::new(), last_lazy: Instant::now() }
+        Self {
+            recorder,
+            options,
+            run,
+            store: Some(store),
+            outages: Vec::new(),
+            left_over: Vec::new(),
+            last_lazy: Instant::now(),
+            is_crowded: false,
+        }
     }
 
     /// Writes until the recorder closes and nothing is left, or `drain_max` after it closed.
@@ -55,7 +75,8 @@ impl Writer {
         self.recorder.metrics.recording_up.set(1);
         while !self.recorder.is_closing() || self.has_work() {
             let batch = self.gather().await;
-            if batch.is_empty() && !self.recorder.outages.has_finished() {
+            let flushes = batch.whole && self.has_put_off();
+            if batch.is_empty() && !flushes && !self.recorder.outages.has_finished() {
                 self.look_after_file().await;
             } else if !self.write(batch).await {
                 break;
@@ -65,7 +86,12 @@ impl Writer {
     }
 
     fn has_work(&self) -> bool {
-        !self.recorder.queue.is_empty() || self.recorder.live().has_pending() || self.recorder.outages.has_finished()
+        let is_waited_for = !self.recorder.queue.is_empty() || self.recorder.outages.has_finished();
+        is_waited_for || self.recorder.live().has_pending() || self.has_put_off()
+    }
+
+    fn has_put_off(&self) -> bool {
+        !self.left_over.is_empty() || self.store.as_ref().is_some_and(Store::has_put_off)
     }
 
     /// Waits for something to write, at most until lazy facts are due.
@@ -74,13 +100,19 @@ impl Writer {
         if self.recorder.queue.is_empty() && !self.recorder.is_closing() {
             let _ = timeout(due.saturating_duration_since(Instant::now()), self.recorder.queue.arrival()).await;
         }
+        if self.is_crowded && self.recorder.queue.len() < 4 * CROWD {
+            std::thread::sleep(LINGER); // this thread has nothing else to do, and the runtime's timer is too coarse
+        }
         let queued = self.recorder.queue.take(self.recorder.config.batch_events_max, &self.recorder.metrics);
+        self.is_crowded = queued.len() >= CROWD;
+        let whole = Instant::now() >= due || self.recorder.is_closing();
         let mut lazy = Vec::new();
-        if Instant::now() >= due || self.recorder.is_closing() {
+        if whole {
             self.last_lazy = Instant::now();
             lazy = self.recorder.live().take_pending();
+            lazy.append(&mut self.left_over);
         }
-        Batch { queued, lazy }
+        Batch { queued, lazy, whole }
     }
 
     /// Writes a batch, however long that takes. False when it had to give up at the end of a drain.
@@ -109,7 +141,7 @@ impl Writer {
         let store = self.store.as_mut().expect("reopened above");
         let began = Instant::now();
         let entries = batch.take_entries();
-        let appended = append(store, &entries, &self.outages).await;
+        let appended = append(store, &entries, &self.outages, batch.whole);
         batch.put_back(entries);
         let appended = appended?;
         store.check_still_at_path()?;
@@ -185,9 +217,10 @@ impl Writer {
     }
 
     async fn let_go(&mut self) {
-        if let Some(store) = self.store.take() {
+        if let Some(mut store) = self.store.take() {
+            self.left_over.extend(store.take_put_off());
             self.run.resumes = Some((store.archive_id().into(), store.run_id()));
-            store.abandon().await;
+            store.abandon();
         }
         self.recorder.committed().forget();
         self.recorder.live().forget_written();
@@ -235,7 +268,7 @@ impl Writer {
     async fn finish(&mut self) {
         let Some(store) = self.store.take() else { return };
         let ledger = serde_json::to_string(&self.recorder.metrics.ledger.read()).unwrap_or_default();
-        if let Err(error) = store.finish(now_ms(), &ledger).await {
+        if let Err(error) = store.finish(now_ms(), &ledger) {
             tracing::error!(%error, "the end of the run could not be noted");
         }
     }
@@ -269,34 +302,34 @@ impl Batch {
 }
 
 /// One transaction; where a row of it is refused, as many as it takes.
-async fn append(store: &mut Store, entries: &[Entry], outages: &[Outage]) -> Result<Appended, Error> {
-    match store.append(entries, outages).await {
-        Err(error) if error.kind == ErrorKind::Row => isolate(store, entries, outages).await,
+fn append(store: &mut Store, entries: &[Entry], outages: &[Outage], whole: bool) -> Result<Appended, Error> {
+    match store.append(entries, outages, whole) {
+        Err(error) if error.kind == ErrorKind::Row => isolate(store, entries, outages),
         done => done,
     }
 }
 
 /// Some row of these entries is refused by the database: every entry alone, and in the one at fault every event alone.
 /// What is refused even then is kept as a finding; the others go on.
-async fn isolate(store: &mut Store, entries: &[Entry], outages: &[Outage]) -> Result<Appended, Error> {
-    let mut all = store.append(&[], outages).await?;
+fn isolate(store: &mut Store, entries: &[Entry], outages: &[Outage]) -> Result<Appended, Error> {
+    let mut all = store.append(&[], outages, false)?;
     for entry in entries {
-        match store.append(std::slice::from_ref(entry), &[]).await {
+        match store.append(std::slice::from_ref(entry), &[], true) {
             Ok(one) => all.absorb(one),
-            Err(error) if error.kind == ErrorKind::Row => all.absorb(salvage(store, entry).await?),
+            Err(error) if error.kind == ErrorKind::Row => all.absorb(salvage(store, entry)?),
             Err(error) => return Err(error),
         }
     }
     Ok(all)
 }
 
-async fn salvage(store: &mut Store, entry: &Entry) -> Result<Appended, Error> {
+fn salvage(store: &mut Store, entry: &Entry) -> Result<Appended, Error> {
     let mut tally = Tally::default();
     let mut all = Appended::default();
     for part in parts(entry) {
-        let one = match store.append(std::slice::from_ref(&part), &[]).await {
+        let one = match store.append(std::slice::from_ref(&part), &[], true) {
             Ok(one) => one,
-            Err(error) if error.kind == ErrorKind::Row => store.append(&[as_finding(&part, &error)], &[]).await?,
+            Err(error) if error.kind == ErrorKind::Row => store.append(&[as_finding(&part, &error)], &[], true)?,
             Err(error) => return Err(error),
         };
         tally = one.tallies.iter().fold(tally, |sum, one| sum.plus(*one));

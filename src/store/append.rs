@@ -1,26 +1,19 @@
 //! One batch, one transaction. The database decides what is new, a duplicate or a variant (promise 3).
+//!
+//! Every row is a statement of its own that SQLite keeps prepared, on the writer's thread: no text of SQL is built, no
+//! value copied on the way, and the count of changes says at once whether a key was taken.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use rusqlite::{CachedStatement, Connection, params};
 use sha2::{Digest, Sha256};
-use sqlx::sqlite::SqliteArguments;
-use sqlx::{Arguments, AssertSqlSafe};
 
 use super::{Error, Store};
 use crate::chat::{ChatId, ContentDigest, Covered, TranscriptEvent};
 use crate::gms::{self, ApiError, Attribute, Comparison, Ended, Finding};
-
-/// Binds values in order.
-macro_rules! bind_all {
-    ($arguments:expr, $($value:expr),+) => {
-        $($arguments.add($value).map_err(cannot_bind)?;)+
-    };
-}
-
-/// Rows in one INSERT: few sizes, so that each is prepared once and kept.
-const ROWS_PER_STATEMENT: [usize; 4] = [128, 32, 8, 1];
 
 /// Identical errors within this time fold into one row (R11), in milliseconds.
 const FOLD_MS: i64 = 60_000;
@@ -173,11 +166,21 @@ impl Appended {
     }
 }
 
-/// What was committed lately and helps the next batch to fewer rows. Only what is committed is ever in it.
+/// What was committed lately and helps the next batch to fewer rows. Only what is committed is ever in it, but for the
+/// rows that are put off.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    extents: HashMap<ChatId, Extent>,
+    chats: HashMap<ChatId, Known>,
     folds: HashMap<u64, Fold>,
+    /// Rows of chats that are in the file, and say less there than is known by now (R4: lazy).
+    put_off: HashMap<ChatId, ChatRow>,
+}
+
+/// What is in the file of a chat.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    has_row: bool,
+    extent: Option<Extent>,
 }
 
 /// The coverage row of a chat that grows.
@@ -194,431 +197,10 @@ struct Fold {
     observed_at: i64,
 }
 
-/// An event on its way, with the entry it belongs to.
-struct Arrival<'a> {
-    entry: usize,
-    at: i64,
-    node: Option<&'a str>,
-    chat_id: &'a ChatId,
-    event: &'a TranscriptEvent,
-}
-
-impl Store {
-    /// Writes entries and finished outages in one transaction, synced when it returns.
-    ///
-    /// # Errors
-    /// Nothing of the batch is stored then. [`super::ErrorKind::Row`] means that one row is at fault: try smaller batches.
-    pub async fn append(&mut self, entries: &[Entry], outages: &[Outage]) -> Result<Appended, Error> {
-        self.execute("BEGIN IMMEDIATE").await?;
-        let written = self.write(entries, outages).await;
-        let (appended, memory) = match written {
-            Ok(written) => written,
-            Err(error) => return Err(self.roll_back(error).await),
-        };
-        if let Err(error) = self.execute("COMMIT").await {
-            return Err(self.roll_back(error).await);
-        }
-        self.remember(memory);
-        Ok(appended)
-    }
-
-    async fn roll_back(&mut self, error: Error) -> Error {
-        // SQLite has rolled back by itself after some errors; then this fails, and nothing is lost.
-        let _ = self.execute("ROLLBACK").await;
-        error
-    }
-
-    fn remember(&mut self, committed: Memory) {
-        if self.memory.extents.len() > MEMORY_MAX {
-            self.memory.extents.clear();
-        }
-        if self.memory.folds.len() > MEMORY_MAX {
-            self.memory.folds.clear();
-        }
-        self.memory.extents.extend(committed.extents);
-        self.memory.folds.extend(committed.folds);
-    }
-
-    async fn write(&mut self, entries: &[Entry], outages: &[Outage]) -> Result<(Appended, Memory), Error> {
-        let mut appended = Appended { tallies: vec![Tally::default(); entries.len()], ..Appended::default() };
-        let mut fresh = Memory::default();
-        self.write_events(entries, &mut appended).await?;
-        self.write_chats(entries).await?;
-        self.write_coverage(entries, &mut fresh).await?;
-        for (index, entry) in entries.iter().enumerate() {
-            self.write_attributes(entry).await?;
-            for record in &entry.errors {
-                self.write_error(entry.at, record, &mut fresh).await?;
-            }
-            for finding in &entry.findings {
-                self.write_finding(entry.at, finding).await?;
-                appended.tallies[index].finding += finding.events;
-            }
-        }
-        for outage in outages {
-            self.write_outage(outage).await?;
-        }
-        Ok((appended, fresh))
-    }
-
-    async fn write_events(&mut self, entries: &[Entry], appended: &mut Appended) -> Result<(), Error> {
-        let mut first: HashMap<(&ChatId, i64), &TranscriptEvent> = HashMap::new();
-        let mut arrivals = Vec::new();
-        let mut conflicts = Vec::new();
-        for arrival in arrivals_of(entries) {
-            match first.get(&(arrival.chat_id, arrival.event.index.get())) {
-                None => {
-                    first.insert((arrival.chat_id, arrival.event.index.get()), arrival.event);
-                    arrivals.push(arrival);
-                }
-                Some(earlier) if earlier.raw == arrival.event.raw => appended.tallies[arrival.entry].duplicate += 1,
-                Some(_) => conflicts.push(arrival),
-            }
-        }
-        let mut rest = arrivals.as_slice();
-        for size in ROWS_PER_STATEMENT {
-            while rest.len() >= size {
-                let (chunk, after) = rest.split_at(size);
-                self.insert_events(chunk, appended).await?;
-                rest = after;
-            }
-        }
-        for arrival in &conflicts {
-            self.settle_conflict(arrival, appended).await?;
-        }
-        Ok(())
-    }
-
-    async fn insert_events(&mut self, chunk: &[Arrival<'_>], appended: &mut Appended) -> Result<(), Error> {
-        let mut arguments = SqliteArguments::default();
-        for arrival in chunk {
-            bind_event(&mut arguments, arrival, self.run_id)?;
-        }
-        let sql = insert_rows(
-            "INSERT INTO events (chat_id, event_index, type, utc_time, participant_id, nickname, party_type, text,
-             message_type, user_data, event_attributes, raw, recorded_at, node, run_id) VALUES ",
-            15,
-            chunk.len(),
-            " ON CONFLICT DO NOTHING",
-        );
-        let done = sqlx::query_with(AssertSqlSafe(sql), arguments).execute(&mut self.connection).await?;
-        if done.rows_affected() == chunk.len() as u64 {
-            chunk.iter().for_each(|arrival| appended.tallies[arrival.entry].new += 1);
-            return Ok(());
-        }
-        // Rows that were there before have a lower rowid than the ones this statement made.
-        let oldest_new = done.last_insert_rowid() - done.rows_affected() as i64 + 1;
-        for arrival in chunk {
-            if done.rows_affected() > 0 && self.rowid(arrival).await? >= oldest_new {
-                appended.tallies[arrival.entry].new += 1;
-            } else {
-                self.settle_conflict(arrival, appended).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn rowid(&mut self, arrival: &Arrival<'_>) -> Result<i64, Error> {
-        let row = sqlx::query_scalar("SELECT rowid FROM events WHERE chat_id = ? AND event_index = ?")
-            .bind(arrival.chat_id.as_str())
-            .bind(arrival.event.index.get())
-            .fetch_one(&mut self.connection)
-            .await?;
-        Ok(row)
-    }
-
-    /// A key that is taken: equal content is a duplicate, other content a variant, kept once (R7).
-    async fn settle_conflict(&mut self, arrival: &Arrival<'_>, appended: &mut Appended) -> Result<(), Error> {
-        let tally = &mut appended.tallies[arrival.entry];
-        let index = arrival.event.index.get();
-        let stored: String = sqlx::query_scalar("SELECT raw FROM events WHERE chat_id = ? AND event_index = ?")
-            .bind(arrival.chat_id.as_str())
-            .bind(index)
-            .fetch_one(&mut self.connection)
-            .await?;
-        let comparison = gms::compare(&stored, &arrival.event.raw);
-        let kind = match comparison {
-            Comparison::Equal => {
-                tally.duplicate += 1;
-                return Ok(());
-            }
-            Comparison::Changed => "changed",
-            Comparison::Extended => "extended",
-        };
-        let done = sqlx::query(
-            "INSERT INTO event_variants (chat_id, event_index, digest, kind, raw, recorded_at, node, run_id)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        )
-        .bind(arrival.chat_id.as_str())
-        .bind(index)
-        .bind(gms::digest(&arrival.event.raw).as_slice())
-        .bind(kind)
-        .bind(&arrival.event.raw)
-        .bind(arrival.at)
-        .bind(arrival.node)
-        .bind(self.run_id)
-        .execute(&mut self.connection)
-        .await?;
-        if done.rows_affected() == 0 {
-            tally.duplicate += 1;
-        } else {
-            tally.variant += 1;
-            appended.variants.push((arrival.chat_id.clone(), index, comparison));
-        }
-        Ok(())
-    }
-
-    async fn write_chats(&mut self, entries: &[Entry]) -> Result<(), Error> {
-        let chats = merge_chats(entries);
-        let mut rest = chats.as_slice();
-        for size in ROWS_PER_STATEMENT {
-            while rest.len() >= size {
-                let (chunk, after) = rest.split_at(size);
-                self.upsert_chats(chunk).await?;
-                rest = after;
-            }
-        }
-        Ok(())
-    }
-
-    async fn upsert_chats(&mut self, chunk: &[ChatRow<'_>]) -> Result<(), Error> {
-        let mut arguments = SqliteArguments::default();
-        for chat in chunk {
-            bind_all!(
-                arguments,
-                chat.chat_id.as_str(),
-                chat.service,
-                chat.first_seen_at,
-                chat.last_seen_at,
-                chat.ended.map(|(at, _)| at),
-                chat.ended.map(|(_, how)| how.as_str()),
-                chat.next_position,
-                chat.is_async,
-                chat.highest_index
-            );
-        }
-        let sql = insert_rows(
-            "INSERT INTO chats (chat_id, service, first_seen_at, last_seen_at, ended_at, ended_how, next_position,
-             is_async, highest_index) VALUES ",
-            9,
-            chunk.len(),
-            " ON CONFLICT (chat_id) DO UPDATE SET
-                service = coalesce(service, excluded.service),
-                first_seen_at = min(first_seen_at, excluded.first_seen_at),
-                last_seen_at = max(last_seen_at, excluded.last_seen_at),
-                ended_at = coalesce(ended_at, excluded.ended_at),
-                ended_how = coalesce(ended_how, excluded.ended_how),
-                next_position = coalesce(max(next_position, excluded.next_position), next_position, excluded.next_position),
-                is_async = max(is_async, excluded.is_async),
-                highest_index = coalesce(max(highest_index, excluded.highest_index), highest_index, excluded.highest_index)",
-        );
-        sqlx::query_with(AssertSqlSafe(sql), arguments).execute(&mut self.connection).await?;
-        Ok(())
-    }
-
-    /// A row grows while answers follow on; a new one begins where they do not.
-    async fn write_coverage(&mut self, entries: &[Entry], fresh: &mut Memory) -> Result<(), Error> {
-        for entry in entries {
-            for chat in &entry.chats {
-                let Some(covered) = chat.covered else { continue };
-                let node = entry.node.clone().unwrap_or_else(|| "".into());
-                let known = fresh.extents.get(&chat.chat_id).or_else(|| self.memory.extents.get(&chat.chat_id));
-                let Some(extent) = grown(known, covered, &node) else { continue };
-                sqlx::query(
-                    "INSERT INTO coverage (chat_id, from_position, next_position, node, run_id, at)
-                     VALUES (?, ?, ?, ?, ?, ?)
-                     ON CONFLICT DO UPDATE SET next_position = max(next_position, excluded.next_position), at = excluded.at",
-                )
-                .bind(chat.chat_id.as_str())
-                .bind(extent.covered.from)
-                .bind(extent.covered.next)
-                .bind(&*extent.node)
-                .bind(self.run_id)
-                .bind(entry.at)
-                .execute(&mut self.connection)
-                .await?;
-                fresh.extents.insert(chat.chat_id.clone(), extent);
-            }
-        }
-        Ok(())
-    }
-
-    async fn write_attributes(&mut self, entry: &Entry) -> Result<(), Error> {
-        for chat in &entry.chats {
-            for attribute in &chat.attributes {
-                sqlx::query(
-                    "INSERT INTO chat_attributes (chat_id, name, value, source, observed_at, run_id)
-                     SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE ?3 IS NOT (SELECT value FROM chat_attributes
-                         WHERE chat_id = ?1 AND name = ?2 ORDER BY id DESC LIMIT 1)",
-                )
-                .bind(chat.chat_id.as_str())
-                .bind(&attribute.name)
-                .bind(&attribute.value)
-                .bind(attribute.source.as_str())
-                .bind(entry.at)
-                .bind(self.run_id)
-                .execute(&mut self.connection)
-                .await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn write_error(&mut self, at: i64, record: &ErrorRecord, fresh: &mut Memory) -> Result<(), Error> {
-        let key = fold_key(record);
-        let known = fresh.folds.get(&key).or_else(|| self.memory.folds.get(&key)).copied();
-        if let Some(fold) = known.filter(|fold| (0..FOLD_MS).contains(&(at - fold.observed_at))) {
-            sqlx::query(
-                "UPDATE api_errors SET repeats = repeats + 1, last_observed_at = max(last_observed_at, ?) WHERE id = ?",
-            )
-            .bind(at)
-            .bind(fold.id)
-            .execute(&mut self.connection)
-            .await?;
-            return Ok(());
-        }
-        let id = self.insert_error(at, record).await?;
-        fresh.folds.insert(key, Fold { id, observed_at: at });
-        Ok(())
-    }
-
-    async fn insert_error(&mut self, at: i64, record: &ErrorRecord) -> Result<i64, Error> {
-        let (error, exchange) = (&record.error, &record.exchange);
-        let mut arguments = SqliteArguments::default();
-        bind_all!(
-            arguments,
-            at,
-            at,
-            error.origin.as_str(),
-            error.http_status.map(i64::from),
-            error.status_code,
-            error.format.as_str(),
-            error.code,
-            error.meaning,
-            error.class.as_str(),
-            error.field.as_deref(),
-            error.detail.as_deref(),
-            error.advice.as_deref(),
-            error.reference_id.as_deref(),
-            error.service.as_deref(),
-            error.operation.as_deref(),
-            error.chat_id.as_ref().map(ChatId::as_str),
-            error.alias.as_deref(),
-            exchange.method.as_str(),
-            exchange.path.as_str(),
-            exchange.node.as_deref(),
-            exchange.client.as_str(),
-            exchange.request_id.as_deref(),
-            exchange.duration_ms,
-            self.run_id
-        );
-        let sql = insert_rows(
-            "INSERT INTO api_errors (observed_at, last_observed_at, origin, http_status, status_code, format, code,
-             meaning, class, field, detail, advice, reference_id, service, operation, chat_id, alias, method, path,
-             node, client, request_id, duration_ms, run_id) VALUES ",
-            24,
-            1,
-            "",
-        );
-        let done = sqlx::query_with(AssertSqlSafe(sql), arguments).execute(&mut self.connection).await?;
-        Ok(done.last_insert_rowid())
-    }
-
-    async fn write_finding(&mut self, at: i64, finding: &Finding) -> Result<(), Error> {
-        sqlx::query(
-            "INSERT INTO findings (observed_at, last_observed_at, kind, chat_id, detail, raw, raw_length, digest, run_id)
-             VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (digest) DO UPDATE SET repeats = repeats + 1,
-                last_observed_at = max(last_observed_at, excluded.last_observed_at)",
-        )
-        .bind(at)
-        .bind(finding.kind.as_str())
-        .bind(finding.chat_id.as_ref().map(ChatId::as_str))
-        .bind(&finding.detail)
-        .bind(&finding.raw)
-        .bind(finding.raw_length as i64)
-        .bind(finding_digest(finding).as_slice())
-        .bind(self.run_id)
-        .execute(&mut self.connection)
-        .await?;
-        Ok(())
-    }
-
-    async fn write_outage(&mut self, outage: &Outage) -> Result<(), Error> {
-        let ids: Vec<&str> = outage.chat_ids.iter().map(ChatId::as_str).collect();
-        sqlx::query(
-            "INSERT INTO outages (started_at, ended_at, reason, detail, events, answers, delivered_early, refused,
-                dropped, chat_ids, run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(outage.started_at)
-        .bind(outage.ended_at)
-        .bind(&outage.reason)
-        .bind(&outage.detail)
-        .bind(outage.events as i64)
-        .bind(outage.answers as i64)
-        .bind(outage.delivered_early as i64)
-        .bind(outage.refused as i64)
-        .bind(outage.dropped as i64)
-        .bind(serde_json::json!(ids).to_string())
-        .bind(self.run_id)
-        .execute(&mut self.connection)
-        .await?;
-        Ok(())
-    }
-}
-
-fn cannot_bind(error: sqlx::error::BoxDynError) -> Error {
-    Error::new(super::ErrorKind::Row, error.to_string())
-}
-
-fn bind_event(arguments: &mut SqliteArguments, arrival: &Arrival<'_>, run_id: i64) -> Result<(), Error> {
-    let event = arrival.event;
-    bind_all!(
-        arguments,
-        arrival.chat_id.as_str(),
-        event.index.get(),
-        event.kind.as_deref(),
-        event.utc_time,
-        event.from.participant_id,
-        event.from.nickname.as_deref(),
-        event.from.party_type.as_deref(),
-        event.text.as_deref(),
-        event.message_type.as_deref(),
-        event.user_data.as_deref(),
-        event.event_attributes.as_deref(),
-        event.raw.as_str(),
-        arrival.at,
-        arrival.node,
-        run_id
-    );
-    Ok(())
-}
-
-/// `head (?,…),(?,…) tail`
-fn insert_rows(head: &str, columns: usize, rows: usize, tail: &str) -> String {
-    let row = format!("({}?)", "?,".repeat(columns - 1));
-    let rows = format!("{}{row}", format!("{row},").repeat(rows - 1));
-    format!("{head}{rows}{tail}")
-}
-
-fn arrivals_of(entries: &[Entry]) -> impl Iterator<Item = Arrival<'_>> {
-    entries.iter().enumerate().flat_map(|(index, entry)| {
-        entry.chats.iter().flat_map(move |chat| {
-            chat.events.iter().map(move |event| Arrival {
-                entry: index,
-                at: entry.at,
-                node: entry.node.as_deref(),
-                chat_id: &chat.chat_id,
-                event,
-            })
-        })
-    })
-}
-
-/// What a batch says of a chat, for its row.
-struct ChatRow<'a> {
-    chat_id: &'a ChatId,
-    service: Option<&'a str>,
+/// What is known of a chat, for its row.
+#[derive(Debug, Clone, Default)]
+struct ChatRow {
+    service: Option<String>,
     first_seen_at: i64,
     last_seen_at: i64,
     ended: Option<(i64, Ended)>,
@@ -627,36 +209,418 @@ struct ChatRow<'a> {
     highest_index: Option<i64>,
 }
 
-fn merge_chats(entries: &[Entry]) -> Vec<ChatRow<'_>> {
-    let mut rows: Vec<ChatRow<'_>> = Vec::new();
-    let mut places: HashMap<&ChatId, usize> = HashMap::new();
-    for entry in entries {
-        for chat in &entry.chats {
-            let place = *places.entry(&chat.chat_id).or_insert_with(|| {
-                rows.push(ChatRow {
-                    chat_id: &chat.chat_id,
-                    service: None,
-                    first_seen_at: entry.at,
-                    last_seen_at: entry.at,
-                    ended: None,
-                    next_position: None,
-                    is_async: false,
-                    highest_index: None,
-                });
-                rows.len() - 1
-            });
-            let row = &mut rows[place];
-            row.service = row.service.or(chat.service.as_deref());
-            row.first_seen_at = row.first_seen_at.min(entry.at);
-            row.last_seen_at = row.last_seen_at.max(entry.at);
-            row.ended = row.ended.or(chat.ended.map(|how| (entry.at, how)));
-            row.next_position = row.next_position.max(chat.next_position);
-            row.is_async |= chat.is_async;
-            row.highest_index = row.highest_index.max(chat.events.iter().map(|event| event.index.get()).max());
+impl ChatRow {
+    fn of(entry: &Entry, chat: &ChatRecord) -> Self {
+        Self {
+            service: chat.service.clone(),
+            first_seen_at: entry.at,
+            last_seen_at: entry.at,
+            ended: chat.ended.map(|how| (entry.at, how)),
+            next_position: chat.next_position,
+            is_async: chat.is_async,
+            highest_index: chat.events.iter().map(|event| event.index.get()).max(),
         }
     }
-    rows
+
+    /// Takes over what a later answer said.
+    fn absorb(&mut self, later: Self) {
+        self.service = self.service.take().or(later.service);
+        self.first_seen_at = self.first_seen_at.min(later.first_seen_at);
+        self.last_seen_at = self.last_seen_at.max(later.last_seen_at);
+        self.ended = self.ended.or(later.ended);
+        self.next_position = self.next_position.max(later.next_position);
+        self.is_async |= later.is_async;
+        self.highest_index = self.highest_index.max(later.highest_index);
+    }
 }
+
+impl Store {
+    /// Writes entries and finished outages in one transaction, synced when it returns.
+    ///
+    /// The rows of chats that are in the file already are put off, unless `whole`: they are written by the next batch that
+    /// is, at least every second (R4).
+    ///
+    /// # Errors
+    /// Nothing of the batch is stored then. [`super::ErrorKind::Row`] means that one row is at fault: try smaller batches.
+    pub fn append(&mut self, entries: &[Entry], outages: &[Outage], whole: bool) -> Result<Appended, Error> {
+        let mut batch = Batch::begin(&self.connection, self.run_id, &self.memory)?;
+        let written = batch.write(entries, outages, whole).and_then(|appended| {
+            self.connection.prepare_cached("COMMIT")?.execute(())?;
+            Ok(appended)
+        });
+        let fresh = batch.fresh;
+        match written {
+            Ok(appended) => {
+                self.memory.take_over(fresh, whole);
+                Ok(appended)
+            }
+            Err(error) => {
+                // SQLite has rolled back by itself after some errors; then this fails, and nothing is lost.
+                let _ = self.connection.execute_batch("ROLLBACK");
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether rows of chats are put off.
+    pub fn has_put_off(&self) -> bool {
+        !self.memory.put_off.is_empty()
+    }
+
+    /// What is put off, as entries for another store on the same archive.
+    pub fn take_put_off(&mut self) -> Vec<Entry> {
+        let entry = |(chat_id, row): (ChatId, ChatRow)| {
+            let record = ChatRecord {
+                service: row.service,
+                next_position: row.next_position,
+                ended: row.ended.map(|(_, how)| how),
+                is_async: row.is_async,
+                ..ChatRecord::of(chat_id)
+            };
+            Entry { at: row.last_seen_at, chats: vec![record], ..Entry::default() }
+        };
+        self.memory.put_off.drain().map(entry).collect()
+    }
+}
+
+impl Memory {
+    fn take_over(&mut self, fresh: Self, whole: bool) {
+        if self.chats.len() > MEMORY_MAX {
+            self.chats.clear();
+        }
+        if self.folds.len() > MEMORY_MAX {
+            self.folds.clear();
+        }
+        self.chats.extend(fresh.chats);
+        self.folds.extend(fresh.folds);
+        if whole {
+            self.put_off.clear();
+        }
+        for (chat_id, row) in fresh.put_off {
+            match self.put_off.entry(chat_id) {
+                Slot::Occupied(known) => known.into_mut().absorb(row),
+                Slot::Vacant(place) => drop(place.insert(row)),
+            }
+        }
+    }
+}
+
+/// One transaction under way.
+struct Batch<'s> {
+    connection: &'s Connection,
+    run_id: i64,
+    memory: &'s Memory,
+    /// For the memory, once it is committed.
+    fresh: Memory,
+}
+
+impl<'s> Batch<'s> {
+    fn begin(connection: &'s Connection, run_id: i64, memory: &'s Memory) -> Result<Self, Error> {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
+        Ok(Self { connection, run_id, memory, fresh: Memory::default() })
+    }
+
+    fn statement(&self, sql: &'static str) -> Result<CachedStatement<'s>, Error> {
+        Ok(self.connection.prepare_cached(sql)?)
+    }
+
+    fn write(&mut self, entries: &[Entry], outages: &[Outage], whole: bool) -> Result<Appended, Error> {
+        let mut appended = Appended { tallies: Vec::with_capacity(entries.len()), ..Appended::default() };
+        let mut insert = self.statement(INSERT_EVENT)?;
+        for entry in entries {
+            let mut tally = Tally::default();
+            for chat in &entry.chats {
+                for event in &chat.events {
+                    match self.insert_event(&mut insert, entry, &chat.chat_id, event)? {
+                        true => tally.new += 1,
+                        false => self.settle_conflict(entry, &chat.chat_id, event, &mut tally, &mut appended)?,
+                    }
+                }
+                self.cover(entry, chat)?;
+                self.write_attributes(entry, chat)?;
+            }
+            for record in &entry.errors {
+                self.write_error(entry.at, record)?;
+            }
+            for finding in &entry.findings {
+                self.write_finding(entry.at, finding)?;
+                tally.finding += finding.events;
+            }
+            appended.tallies.push(tally);
+        }
+        self.write_chats(entries, whole)?;
+        for outage in outages {
+            self.write_outage(outage)?;
+        }
+        Ok(appended)
+    }
+
+    /// True where the key was free.
+    fn insert_event(
+        &self,
+        insert: &mut CachedStatement<'_>,
+        entry: &Entry,
+        chat_id: &ChatId,
+        event: &TranscriptEvent,
+    ) -> Result<bool, Error> {
+        let inserted = insert.execute(params![
+            chat_id.as_str(),
+            event.index.get(),
+            event.kind,
+            event.utc_time,
+            event.from.participant_id,
+            event.from.nickname,
+            event.from.party_type,
+            event.text,
+            event.message_type,
+            event.user_data,
+            event.event_attributes,
+            event.raw,
+            entry.at,
+            entry.node.as_deref(),
+            self.run_id,
+        ])?;
+        Ok(inserted == 1)
+    }
+
+    /// A key that is taken: equal content is a duplicate, other content a variant, kept once (R7).
+    fn settle_conflict(
+        &self,
+        entry: &Entry,
+        chat_id: &ChatId,
+        event: &TranscriptEvent,
+        tally: &mut Tally,
+        appended: &mut Appended,
+    ) -> Result<(), Error> {
+        let index = event.index.get();
+        let mut select = self.statement("SELECT raw FROM events WHERE chat_id = ? AND event_index = ?")?;
+        let stored: String = select.query_row(params![chat_id.as_str(), index], |row| row.get(0))?;
+        let comparison = if stored == event.raw { Comparison::Equal } else { gms::compare(&stored, &event.raw) };
+        let kind = match comparison {
+            Comparison::Equal => {
+                tally.duplicate += 1;
+                return Ok(());
+            }
+            Comparison::Changed => "changed",
+            Comparison::Extended => "extended",
+        };
+        let mut insert = self.statement(
+            "INSERT INTO event_variants (chat_id, event_index, digest, kind, raw, recorded_at, node, run_id)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )?;
+        let digest = gms::digest(&event.raw);
+        let node = entry.node.as_deref();
+        let inserted =
+            insert.execute(params![chat_id.as_str(), index, digest, kind, event.raw, entry.at, node, self.run_id])?;
+        if inserted == 0 {
+            tally.duplicate += 1;
+        } else {
+            tally.variant += 1;
+            appended.variants.push((chat_id.clone(), index, comparison));
+        }
+        Ok(())
+    }
+
+    /// A chat has its row from the first thing on that is stored of it; what the row says then follows lazily.
+    fn write_chats(&mut self, entries: &[Entry], whole: bool) -> Result<(), Error> {
+        let mut rows: HashMap<&ChatId, ChatRow> = HashMap::new();
+        for (entry, chat) in entries.iter().flat_map(|entry| entry.chats.iter().map(move |chat| (entry, chat))) {
+            let row = ChatRow::of(entry, chat);
+            match rows.entry(&chat.chat_id) {
+                Slot::Occupied(known) => known.into_mut().absorb(row),
+                Slot::Vacant(place) => drop(place.insert(row)),
+            }
+        }
+        let mut upsert = self.statement(UPSERT_CHAT)?;
+        let mut write = |chat_id: &ChatId, row: &ChatRow| {
+            upsert.execute(params![
+                chat_id.as_str(),
+                row.service,
+                row.first_seen_at,
+                row.last_seen_at,
+                row.ended.map(|(at, _)| at),
+                row.ended.map(|(_, how)| how.as_str()),
+                row.next_position,
+                row.is_async,
+                row.highest_index,
+            ])
+        };
+        for (chat_id, row) in rows {
+            if self.known(chat_id).is_some_and(|known| known.has_row) && row.ended.is_none() && !whole {
+                self.fresh.put_off.insert(chat_id.clone(), row);
+                continue;
+            }
+            write(chat_id, &row)?;
+            self.remember(chat_id).has_row = true;
+        }
+        if whole {
+            for (chat_id, row) in &self.memory.put_off {
+                write(chat_id, row)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn known(&self, chat_id: &ChatId) -> Option<&Known> {
+        self.fresh.chats.get(chat_id).or_else(|| self.memory.chats.get(chat_id))
+    }
+
+    fn remember(&mut self, chat_id: &ChatId) -> &mut Known {
+        let before = self.memory.chats.get(chat_id);
+        self.fresh.chats.entry(chat_id.clone()).or_insert_with(|| before.cloned().unwrap_or_default())
+    }
+
+    /// A row grows while answers follow on; a new one begins where they do not.
+    fn cover(&mut self, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
+        let Some(covered) = chat.covered else { return Ok(()) };
+        let node = entry.node.clone().unwrap_or_else(|| "".into());
+        let before = self.known(&chat.chat_id).and_then(|known| known.extent.as_ref());
+        let Some(extent) = grown(before, covered, &node) else { return Ok(()) };
+        self.statement(
+            "INSERT INTO coverage (chat_id, from_position, next_position, node, run_id, at)
+             VALUES (?, ?, ?, ?, ?, ?)
+             ON CONFLICT DO UPDATE SET next_position = max(next_position, excluded.next_position), at = excluded.at",
+        )?
+        .execute(params![
+            chat.chat_id.as_str(),
+            extent.covered.from,
+            extent.covered.next,
+            &*extent.node,
+            self.run_id,
+            entry.at
+        ])?;
+        self.remember(&chat.chat_id).extent = Some(extent);
+        Ok(())
+    }
+
+    fn write_attributes(&self, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
+        if chat.attributes.is_empty() {
+            return Ok(());
+        }
+        let mut insert = self.statement(
+            "INSERT INTO chat_attributes (chat_id, name, value, source, observed_at, run_id)
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE ?3 IS NOT (SELECT value FROM chat_attributes
+                 WHERE chat_id = ?1 AND name = ?2 ORDER BY id DESC LIMIT 1)",
+        )?;
+        for attribute in &chat.attributes {
+            let source = attribute.source.as_str();
+            let chat_id = chat.chat_id.as_str();
+            insert.execute(params![chat_id, attribute.name, attribute.value, source, entry.at, self.run_id])?;
+        }
+        Ok(())
+    }
+
+    fn write_error(&mut self, at: i64, record: &ErrorRecord) -> Result<(), Error> {
+        let key = fold_key(record);
+        let known = self.fresh.folds.get(&key).or_else(|| self.memory.folds.get(&key)).copied();
+        if let Some(fold) = known.filter(|fold| (0..FOLD_MS).contains(&(at - fold.observed_at))) {
+            self.statement(
+                "UPDATE api_errors SET repeats = repeats + 1, last_observed_at = max(last_observed_at, ?) WHERE id = ?",
+            )?
+            .execute(params![at, fold.id])?;
+            return Ok(());
+        }
+        let id = self.insert_error(at, record)?;
+        self.fresh.folds.insert(key, Fold { id, observed_at: at });
+        Ok(())
+    }
+
+    fn insert_error(&self, at: i64, record: &ErrorRecord) -> Result<i64, Error> {
+        let (error, exchange) = (&record.error, &record.exchange);
+        let mut insert = self.statement(
+            "INSERT INTO api_errors (observed_at, last_observed_at, origin, http_status, status_code, format, code,
+             meaning, class, field, detail, advice, reference_id, service, operation, chat_id, alias, method, path,
+             node, client, request_id, duration_ms, run_id)
+             VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
+             ?21, ?22, ?23)",
+        )?;
+        let id = insert.insert(params![
+            at,
+            error.origin.as_str(),
+            error.http_status,
+            error.status_code,
+            error.format.as_str(),
+            error.code,
+            error.meaning,
+            error.class.as_str(),
+            error.field,
+            error.detail,
+            error.advice,
+            error.reference_id,
+            error.service,
+            error.operation,
+            error.chat_id.as_ref().map(ChatId::as_str),
+            error.alias,
+            exchange.method,
+            exchange.path,
+            exchange.node.as_deref(),
+            exchange.client,
+            exchange.request_id,
+            exchange.duration_ms,
+            self.run_id,
+        ])?;
+        Ok(id)
+    }
+
+    fn write_finding(&self, at: i64, finding: &Finding) -> Result<(), Error> {
+        self.statement(
+            "INSERT INTO findings (observed_at, last_observed_at, kind, chat_id, detail, raw, raw_length, digest, run_id)
+             VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (digest) DO UPDATE SET repeats = repeats + 1,
+                last_observed_at = max(last_observed_at, excluded.last_observed_at)",
+        )?
+        .execute(params![
+            at,
+            finding.kind.as_str(),
+            finding.chat_id.as_ref().map(ChatId::as_str),
+            finding.detail,
+            finding.raw,
+            finding.raw_length as i64,
+            finding_digest(finding),
+            self.run_id,
+        ])?;
+        Ok(())
+    }
+
+    fn write_outage(&self, outage: &Outage) -> Result<(), Error> {
+        let ids: Vec<&str> = outage.chat_ids.iter().map(ChatId::as_str).collect();
+        self.statement(
+            "INSERT INTO outages (started_at, ended_at, reason, detail, events, answers, delivered_early, refused,
+                dropped, chat_ids, run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            outage.started_at,
+            outage.ended_at,
+            outage.reason,
+            outage.detail,
+            outage.events as i64,
+            outage.answers as i64,
+            outage.delivered_early as i64,
+            outage.refused as i64,
+            outage.dropped as i64,
+            serde_json::json!(ids).to_string(),
+            self.run_id,
+        ])?;
+        Ok(())
+    }
+}
+
+const INSERT_EVENT: &str =
+    "INSERT INTO events (chat_id, event_index, type, utc_time, participant_id, nickname, party_type,
+    text, message_type, user_data, event_attributes, raw, recorded_at, node, run_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+
+const UPSERT_CHAT: &str = "INSERT INTO chats (chat_id, service, first_seen_at, last_seen_at, ended_at, ended_how,
+    next_position, is_async, highest_index) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (chat_id) DO UPDATE SET
+        service = coalesce(service, excluded.service),
+        first_seen_at = min(first_seen_at, excluded.first_seen_at),
+        last_seen_at = max(last_seen_at, excluded.last_seen_at),
+        ended_at = coalesce(ended_at, excluded.ended_at),
+        ended_how = coalesce(ended_how, excluded.ended_how),
+        next_position = coalesce(max(next_position, excluded.next_position), next_position, excluded.next_position),
+        is_async = max(is_async, excluded.is_async),
+        highest_index = coalesce(max(highest_index, excluded.highest_index), highest_index, excluded.highest_index)";
 
 /// The row to write for newly covered ground, or `None` where a row already says so.
 fn grown(known: Option<&Extent>, covered: Covered, node: &Arc<str>) -> Option<Extent> {
