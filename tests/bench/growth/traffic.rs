@@ -62,7 +62,7 @@ const WORDS: [&str; 40] = [
     "tomorrow",
 ];
 
-/// Some turns of phrase that JSON must escape, and one that it may not.
+/// Turns of phrase that JSON must escape, and an emoji.
 const TURNS: [&str; 4] = [" \\\"Premium\\\" ", "\\n", " C:\\\\temp ", " 👍 "];
 
 /// A small generator of numbers (xorshift64): the same seed, the same chats.

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use anyhow::ensure;
-use gms_recorder::chat::{ChatId, Covered};
+use gms_recorder::chat::Covered;
 use gms_recorder::gms::{ChatAnswer, ChatKey, Coverage, Exchange, Observation, Policy, Route, inspect};
 use gms_recorder::recorder::{Recorded, now_ms};
 use gms_recorder::store::{ChatRecord, Entry, Store};
@@ -18,6 +18,11 @@ use crate::{Case, Operation, Scratch};
 const LIVE_CHATS: usize = 2_000;
 /// Events of a chat whose transcript comes at one time.
 const TRANSCRIPT_EVENTS: u64 = 200;
+/// What polls bring: in words, events, operations in a round.
+const ANSWERS: [(&str, u64, usize); 3] =
+    [("empty poll", 0, 20_000), ("3 events", 3, 5_000), ("200 events", TRANSCRIPT_EVENTS, 100)];
+/// Events in a transaction, transactions in a round.
+const BATCHES: [(u64, usize); 4] = [(1, 200), (10, 200), (100, 100), (1_000, 20)];
 /// Chats that are not live ones.
 const FIRST_OF_OTHERS: u64 = 1_000_000;
 
@@ -30,24 +35,23 @@ pub enum Keys {
     Interleaved,
 }
 
+impl Keys {
+    /// As names of cases say it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Contiguous => "contiguous",
+            Self::Interleaved => "interleaved",
+        }
+    }
+}
+
 /// All of them, in the order of an answer's way.
 pub fn all() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for (what, events, times) in
-        [("empty poll", 0, 20_000), ("3 events", 3, 5_000), ("200 events", TRANSCRIPT_EVENTS, 100)]
-    {
-        cases.push(inspection(what, events, times));
-    }
-    cases.push(bayeux_inspection());
-    for (what, events, times) in
-        [("empty poll", 0, 20_000), ("3 events", 3, 5_000), ("200 events", TRANSCRIPT_EVENTS, 100)]
-    {
-        cases.push(known(what, events, times));
-    }
+    let inspections = ANSWERS.map(|(what, events, times)| inspection(what, events, times));
+    let known = ANSWERS.map(|(what, events, times)| known(what, events, times));
+    let mut cases: Vec<Case> = inspections.into_iter().chain([bayeux_inspection()]).chain(known).collect();
     for keys in [Keys::Contiguous, Keys::Interleaved] {
-        for (events, times) in [(1, 200), (10, 200), (100, 100), (1_000, 20)] {
-            cases.push(append(keys, events, times));
-        }
+        cases.extend(BATCHES.map(|(events, times)| append(keys, events, times)));
     }
     cases
 }
@@ -131,11 +135,8 @@ fn append(keys: Keys, events: u64, times: usize) -> Case {
             Ok(())
         }))
     };
-    let order = match keys {
-        Keys::Contiguous => "contiguous",
-        Keys::Interleaved => "interleaved",
-    };
-    Case { name: format!("append, {events} {order}"), rows: events as usize, times, prepare: Box::new(prepare) }
+    let name = format!("append, {events} {}", keys.as_str());
+    Case { name, rows: events as usize, times, prepare: Box::new(prepare) }
 }
 
 /// Batches of exactly so many events, the last one first.
@@ -185,17 +186,14 @@ impl Stream {
     }
 }
 
-/// What the store is given of an answer, as the recorder gives it: attributes are put off.
+/// What the store is given of an answer in the midst of a chat: attributes came with an earlier one.
 fn entry(seen: Observation) -> Entry {
     let chats = seen.chats.into_iter().map(record).collect();
     Entry { at: now_ms(), node: Some("http://gms-1:8080".into()), chats, ..Entry::default() }
 }
 
 fn record(answer: ChatAnswer) -> ChatRecord {
-    let chat_id = match answer.key {
-        ChatKey::Id(chat_id) => chat_id,
-        ChatKey::SecureKey(_) => ChatId::parse("unknown").expect("it is one"),
-    };
+    let ChatKey::Id(chat_id) = answer.key else { unreachable!("every answer made here names its chat") };
     let covered = match answer.coverage {
         Coverage::Rest { from, next } => Covered::new(from, next),
         _ => None,
