@@ -154,7 +154,7 @@ fn grow(database: &Path, events: u64) -> anyhow::Result<Grown> {
             (in_step, spent) = (0, Duration::ZERO);
         }
     }
-    recording.close();
+    drop(recording);
     Ok(Grown { events: written, steps, chats: centre.opened, bytes: std::fs::metadata(database)?.len() })
 }
 

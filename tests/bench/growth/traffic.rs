@@ -262,9 +262,11 @@ pub fn inspect(answer: &Answer, policy: &Policy) -> Observation {
     gms::inspect(&exchange, policy, &|_| Vec::new())
 }
 
-/// An archive that is being written, by the same recorder that serves.
+/// An archive that is being written, by the same recorder that serves. Dropped, it writes what is left and closes the
+/// file.
 pub struct Recording {
-    writer: WriterThread,
+    recorder: Arc<Recorder>,
+    writer: Option<WriterThread>,
     facts: Arc<ExchangeFacts>,
     runtime: tokio::runtime::Runtime,
 }
@@ -286,37 +288,34 @@ impl Recording {
         let node = Some("http://gms-1:8080".into());
         let facts =
             ExchangeFacts { method: "POST".into(), node, client: "10.0.0.7".into(), ..ExchangeFacts::default() };
-        Ok(Self { writer, facts: Arc::new(facts), runtime })
+        Ok(Self { recorder: writer.recorder().clone(), writer: Some(writer), facts: Arc::new(facts), runtime })
     }
 
     /// How inspection is to be done for it.
     pub fn policy(&self) -> &Policy {
-        self.writer.recorder().policy()
+        self.recorder.policy()
     }
 
     /// Puts what an answer showed into the queue, where it brings something.
     pub fn observe(&self, seen: Observation) -> Recorded {
-        self.writer.recorder().observe(seen, &self.facts)
+        self.recorder.observe(seen, &self.facts)
     }
 
     /// Returns when all of it is on disk.
     pub fn wait(&self, recorded: Vec<Recorded>) -> anyhow::Result<()> {
         self.runtime.block_on(async {
             for one in recorded {
-                let verdict = self.writer.recorder().wait(one, COMMIT_WAIT_MAX).await;
-                ensure!(
-                    verdict == Verdict::Deliver,
-                    "an answer could not be recorded: {:?}",
-                    self.writer.recorder().outage()
-                );
+                let verdict = self.recorder.wait(one, COMMIT_WAIT_MAX).await;
+                ensure!(verdict == Verdict::Deliver, "an answer could not be recorded: {:?}", self.recorder.outage());
             }
             Ok(())
         })
     }
+}
 
-    /// Writes what is left and closes the file.
-    pub fn close(self) {
-        self.writer.close(COMMIT_WAIT_MAX);
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.writer.take().into_iter().for_each(|writer| writer.close(COMMIT_WAIT_MAX));
     }
 }
 

@@ -4,6 +4,7 @@
 //! the store is given.
 
 use std::hint::black_box;
+use std::path::Path;
 
 use anyhow::ensure;
 use gms_recorder::chat::Covered;
@@ -22,7 +23,7 @@ const TRANSCRIPT_EVENTS: u64 = 200;
 const ANSWERS: [(&str, u64, usize); 3] =
     [("empty poll", 0, 20_000), ("3 events", 3, 5_000), ("200 events", TRANSCRIPT_EVENTS, 100)];
 /// Events in a transaction, transactions in a round.
-const BATCHES: [(u64, usize); 4] = [(1, 200), (10, 200), (100, 100), (1_000, 20)];
+const BATCHES: [(u64, usize); 4] = [(1, 1_000), (10, 500), (100, 200), (1_000, 40)];
 /// Chats that are not live ones.
 const FIRST_OF_OTHERS: u64 = 1_000_000;
 
@@ -125,22 +126,42 @@ fn known(what: &str, events: u64, times: usize) -> Case {
 /// One transaction, synced.
 fn append(keys: Keys, events: u64, times: usize) -> Case {
     let prepare = move |scratch: &Scratch, times: usize| -> anyhow::Result<Operation> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let path = scratch.fresh();
-        let mut store = runtime.block_on(Store::open(&traffic::options(&path), &traffic::run()))?;
+        let mut archive = Archive::make(&scratch.fresh())?;
         let mut batches: Vec<Vec<Entry>> = batches(keys, events, times);
-        Ok(Box::new(move || {
-            let batch = batches.pop().expect("one was prepared for each");
-            black_box(runtime.block_on(store.append(&batch, &[]))?);
-            Ok(())
-        }))
+        Ok(Box::new(move || archive.append(&batches.pop().expect("one was prepared for each"))))
     };
     let name = format!("append, {events} {}", keys.as_str());
     Case { name, rows: events as usize, times, prepare: Box::new(prepare) }
 }
 
+/// An archive that takes batches as the writer's does, without a thread or a queue before it.
+pub struct Archive {
+    store: Store,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Archive {
+    /// An empty one.
+    pub fn make(path: &Path) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let store = runtime.block_on(Store::open(&traffic::options(path), &traffic::run()))?;
+        Ok(Self { store, runtime })
+    }
+
+    /// One transaction, synced.
+    pub fn append(&mut self, batch: &[Entry]) -> anyhow::Result<()> {
+        black_box(self.runtime.block_on(self.store.append(batch, &[]))?);
+        Ok(())
+    }
+
+    /// Folds the WAL into the file.
+    pub fn close(self) -> anyhow::Result<()> {
+        Ok(self.runtime.block_on(self.store.finish(now_ms(), "{}"))?)
+    }
+}
+
 /// Batches of exactly so many events, the last one first.
-fn batches(keys: Keys, events: u64, count: usize) -> Vec<Vec<Entry>> {
+pub fn batches(keys: Keys, events: u64, count: usize) -> Vec<Vec<Entry>> {
     let policy = policy();
     let mut stream = Stream::new(keys);
     let mut batch = || stream.batch(events).iter().map(|answer| entry(traffic::inspect(answer, &policy))).collect();
@@ -150,7 +171,7 @@ fn batches(keys: Keys, events: u64, count: usize) -> Vec<Vec<Entry>> {
 }
 
 /// Answers in the wanted order of keys.
-pub struct Stream {
+struct Stream {
     keys: Keys,
     centre: Centre,
     /// Of whole transcripts: the chat, and its next event.
@@ -159,12 +180,12 @@ pub struct Stream {
 
 impl Stream {
     /// From the beginning, the same at each time.
-    pub fn new(keys: Keys) -> Self {
+    fn new(keys: Keys) -> Self {
         Self { keys, centre: Centre::new(LIVE_CHATS), next: (FIRST_OF_OTHERS, 1) }
     }
 
     /// Answers with exactly so many events.
-    pub fn batch(&mut self, events: u64) -> Vec<Answer> {
+    fn batch(&mut self, events: u64) -> Vec<Answer> {
         let mut answers = Vec::new();
         let mut left = events;
         while left > 0 {

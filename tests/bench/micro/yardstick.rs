@@ -1,6 +1,6 @@
 //! What SQLite itself costs: the archive's own rows, written again by a bare loop of one prepared statement.
 //!
-//! The rows are read from an archive that the recorder wrote, and the table is made by the statement that the archive
+//! The rows are read from an archive that the store wrote, and the table is made by the statement that the archive
 //! holds, so that this follows the schema by itself. It knows two columns' names: the key.
 
 use std::fmt::Write as _;
@@ -10,8 +10,7 @@ use anyhow::ensure;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
-use crate::cases::{Keys, Stream};
-use crate::traffic::{self, Recording};
+use crate::cases::{self, Archive, Keys};
 use crate::{Case, Cost, Operation, Scratch};
 
 /// As many as the writer takes into one transaction.
@@ -48,7 +47,7 @@ pub fn cases() -> Vec<Case> {
             Ok(Box::new(move || insert(&connection, &batches.next().expect("one was prepared for each"))))
         };
         let name = format!("bare loop, {ROWS_A_BATCH} {}", keys.as_str());
-        Case { name, rows: ROWS_A_BATCH, times: 20, prepare: Box::new(prepare) }
+        Case { name, rows: ROWS_A_BATCH, times: 40, prepare: Box::new(prepare) }
     };
     vec![case(Keys::Contiguous), case(Keys::Interleaved)]
 }
@@ -71,17 +70,12 @@ pub fn compare_layouts(scratch: &Scratch) -> anyhow::Result<String> {
 /// Events in the order in which they were recorded.
 fn record(scratch: &Scratch, keys: Keys, events: usize) -> anyhow::Result<Recorded> {
     let path = scratch.fresh();
-    let recording = Recording::start(&path)?;
-    let mut stream = Stream::new(keys);
-    let mut left = events;
-    while left > 0 {
-        let now = left.min(10 * ROWS_A_BATCH);
-        let answers = stream.batch(now as u64);
-        let seen = answers.iter().map(|answer| traffic::inspect(answer, recording.policy()));
-        recording.wait(seen.map(|seen| recording.observe(seen)).collect())?;
-        left -= now;
+    let mut archive = Archive::make(&path)?;
+    let mut batches = cases::batches(keys, ROWS_A_BATCH as u64, events / ROWS_A_BATCH);
+    while let Some(batch) = batches.pop() {
+        archive.append(&batch)?;
     }
-    recording.close();
+    archive.close()?;
     let recorded = Recorded::read(&path)?;
     std::fs::remove_file(&path)?;
     ensure!(recorded.rows.len() == events, "{} rows of {events} events", recorded.rows.len());
