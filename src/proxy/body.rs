@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::doorbell::Doorbell;
 use super::upstream::Lease;
 
 /// What can go wrong with a body under way.
@@ -86,6 +88,8 @@ pub enum RequestBody {
         incoming: Incoming,
         /// Who watches it.
         upload: Rc<Upload>,
+        /// Of the task that puts it in and takes it out.
+        bell: Arc<Doorbell>,
         /// Gives up when no byte moves.
         idle: Idle,
     },
@@ -98,10 +102,15 @@ impl Body for RequestBody {
     type Error = Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Self::Client { incoming, upload, idle } = self.get_mut() else { return Poll::Ready(None) };
-        let came = Pin::new(incoming).poll_frame(context);
+        let Self::Client { incoming, upload, bell, idle } = self.get_mut() else { return Poll::Ready(None) };
+        let (came, rung) = bell.muffle(|| Pin::new(&mut *incoming).poll_frame(context));
+        if rung && !incoming.is_end_stream() {
+            bell.ring(); // there is more to put in
+        }
         let frame = ready!(idle.watch(context, came));
-        upload.moved_at.set(Instant::now());
+        if !incoming.is_end_stream() {
+            upload.moved_at.set(Instant::now()); // more is to come: it may take long
+        }
         if let Some(chunk) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
             upload.add(chunk);
         }
@@ -157,13 +166,15 @@ impl Idle {
 pub struct NodeBody {
     incoming: Incoming,
     lease: Option<Lease>,
+    bell: Arc<Doorbell>,
     idle: Idle,
 }
 
 impl NodeBody {
     /// The body, and the connection it comes on.
-    pub fn new(incoming: Incoming, lease: Lease, idle_timeout: Duration) -> Self {
-        let mut body = Self { incoming, lease: Some(lease), idle: Idle::new(idle_timeout) };
+    pub fn new(incoming: Incoming, lease: Lease, bell: &Arc<Doorbell>, idle_timeout: Duration) -> Self {
+        let idle = Idle::new(idle_timeout);
+        let mut body = Self { incoming, lease: Some(lease), bell: bell.clone(), idle };
         if body.incoming.is_end_stream() {
             body.release();
         }
@@ -171,9 +182,9 @@ impl NodeBody {
     }
 
     /// Of an answer that changes the protocol: it has none, and its connection goes on by itself.
-    pub fn of_upgrade(incoming: Incoming, lease: Lease) -> Self {
+    pub fn of_upgrade(incoming: Incoming, lease: Lease, bell: &Arc<Doorbell>) -> Self {
         lease.let_loose();
-        Self { incoming, lease: None, idle: Idle::new(Duration::MAX) }
+        Self { incoming, lease: None, bell: bell.clone(), idle: Idle::new(Duration::MAX) }
     }
 
     fn release(&mut self) {
@@ -184,14 +195,16 @@ impl NodeBody {
 
     /// What has come; if nothing has, the connection is looked at. Only that can bring more, so only it wakes the task.
     fn poll_incoming(&mut self, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Self { incoming, lease, bell, .. } = self;
         let mut nobody = Context::from_waker(Waker::noop());
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut nobody) {
+        let mut take = || bell.muffle(|| Pin::new(&mut *incoming).poll_frame(&mut nobody)).0;
+        if let Poll::Ready(frame) = take() {
             return Poll::Ready(frame);
         }
-        if let Some(lease) = &mut self.lease {
+        if let Some(lease) = lease {
             lease.drive(context);
         }
-        Pin::new(&mut self.incoming).poll_frame(&mut nobody)
+        take()
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::access::Access;
 use super::answer::{self, Reach, Refusal};
 use super::body::{Break, ClientBody, Idle, NodeBody, RequestBody, Upload};
+use super::doorbell::Doorbell;
 use super::headers::{self, Noted, Peer};
 use super::tally::Tally;
 use super::tap::{self, Budget, Share, Taken};
@@ -65,6 +66,7 @@ struct Asked<'a> {
     uri: &'a Uri,
     noted: Noted,
     client: IpAddr,
+    bell: &'a Arc<Doorbell>,
     upload: Rc<Upload>,
     /// The node asked last.
     node: RefCell<Option<Arc<str>>>,
@@ -72,7 +74,14 @@ struct Asked<'a> {
 }
 
 /// Forwards one request and returns the answer for its client.
-pub async fn forward(gate: &Rc<Gate>, peer: &Peer, mut request: Request<Incoming>) -> Response<ClientBody> {
+///
+/// It is polled in the task of the client's connection, whose `bell` must not ring for what it does itself.
+pub async fn forward(
+    gate: &Rc<Gate>,
+    peer: &Peer,
+    bell: &Arc<Doorbell>,
+    mut request: Request<Incoming>,
+) -> Response<ClientBody> {
     let uri = request.uri().clone();
     let route = Route::parse(request.method().as_str(), uri.path(), &gate.config.base_path);
     let noted = Noted::of(request.headers());
@@ -81,7 +90,7 @@ pub async fn forward(gate: &Rc<Gate>, peer: &Peer, mut request: Request<Incoming
     let began = Instant::now();
     let kept = if route.is_inspected() { gate.recorder.config().request_bytes_max } else { 0 };
     let upload = Upload::new(kept, began);
-    let asked = Asked { gate, route, method, uri: &uri, noted, client, upload, node: RefCell::default(), began };
+    let asked = Asked { gate, route, method, uri: &uri, noted, client, bell, upload, node: RefCell::default(), began };
     let mut departure = Departure(Some(asked));
     let asked = departure.0.as_ref().expect("it is taken only below");
 
@@ -132,7 +141,7 @@ impl Asked<'_> {
     ) -> Result<(Response<NodeBody>, Option<upgrade::Client>), Response<ClientBody>> {
         let (request, upgraded) = self.toward_node(request);
         let affinity = affinity(&self.route, &self.noted, &self.client);
-        let sent = self.in_time(self.gate.pool.send(request, affinity.as_affinity(), &self.node)).await;
+        let sent = self.in_time(self.gate.pool.send(request, affinity.as_affinity(), &self.node, self.bell)).await;
         let failure = match sent {
             Some(Ok((response, lease))) => return Ok((self.answered(response, lease), upgraded)),
             Some(Err(failure)) => failure,
@@ -153,9 +162,10 @@ impl Asked<'_> {
             self.gate.pool.nodes().remember_session(cookie, node);
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return response.map(|body| NodeBody::of_upgrade(body, lease));
+            return response.map(|body| NodeBody::of_upgrade(body, lease, self.bell));
         }
-        let mut response = response.map(|body| NodeBody::new(body, lease, self.gate.config.body_idle_timeout));
+        let mut response =
+            response.map(|body| NodeBody::new(body, lease, self.bell, self.gate.config.body_idle_timeout));
         headers::strip_hop_by_hop(response.headers_mut());
         response
     }
@@ -190,7 +200,13 @@ impl Asked<'_> {
         }
         let upgraded = self.noted.upgrade.is_some().then(|| upgrade::Client::take(&mut parts));
         let idle = Idle::new(self.gate.config.body_idle_timeout);
-        (Request::from_parts(parts, RequestBody::Client { incoming, upload: self.upload.clone(), idle }), upgraded)
+        (
+            Request::from_parts(
+                parts,
+                RequestBody::Client { incoming, upload: self.upload.clone(), bell: self.bell.clone(), idle },
+            ),
+            upgraded,
+        )
     }
 
     /// Is the answer one to hold and read?

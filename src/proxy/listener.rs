@@ -2,17 +2,19 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
+use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
@@ -20,7 +22,9 @@ use tokio::time::{Instant, interval, sleep, timeout_at};
 
 use super::Config;
 use super::access::Access;
+use super::doorbell::Doorbell;
 use super::forward::{Gate, forward};
+use super::gathering::Gathering;
 use super::headers::Peer;
 use super::tally::Tally;
 use super::tap::Budget;
@@ -194,12 +198,13 @@ async fn converse(
     guest: Guest,
 ) {
     let _guest = guest;
-    let _ = stream.set_nodelay(true); // see upstream: small messages must not wait for their acknowledgement
     let timeout = gate.config.client_timeout;
-    let from = Rc::new(Peer::new(peer.ip(), &gate.config.trusted_proxies));
+    let bell = Doorbell::new();
+    let waker = Waker::from(bell.clone());
+    let from = Rc::new((Peer::new(peer.ip(), &gate.config.trusted_proxies), bell.clone()));
     let service = service_fn(move |request| {
         let (gate, from) = (gate.clone(), from.clone());
-        async move { Ok::<_, Infallible>(forward(&gate, &from, request).await) }
+        async move { Ok::<_, Infallible>(forward(&gate, &from.0, &from.1, request).await) }
     });
     let connection = http1::Builder::new()
         .preserve_header_case(true)
@@ -207,17 +212,24 @@ async fn converse(
         .max_headers(FIELDS_MAX)
         .timer(TokioTimer::new())
         .header_read_timeout(timeout)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(Gathering::new(stream), service)
         .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stopping.wait_for(|stop| *stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut connection = pin!(connection);
+    let told = stopping.clone();
+    let mut stop = pin!(stopping.wait_for(|stop| *stop));
+    let (mut is_listening, mut is_leaving) = (false, false);
+    let ended = poll_fn(|context| {
+        if !is_listening {
+            is_listening = true;
+            let _ = stop.as_mut().poll(context); // leaves the waker there; from then on a look is enough
         }
-    };
-    if let Err(error) = ended {
+        if !is_leaving && told.has_changed().unwrap_or(true) {
+            is_leaving = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        bell.poll(&waker, connection.as_mut(), context)
+    });
+    if let Err(error) = ended.await {
         tracing::debug!(%error, %peer, "a client's connection ended");
     }
 }

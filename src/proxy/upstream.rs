@@ -20,7 +20,6 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
@@ -29,6 +28,8 @@ use tokio::time::{Instant, timeout};
 use super::address::NodeAddress;
 use super::answer::{Reach, Refusal};
 use super::body::{Error, RequestBody};
+use super::doorbell::Doorbell;
+use super::gathering::Gathering;
 use crate::recorder::{Generations, now_ms};
 use crate::telemetry::metrics::Metrics;
 
@@ -55,7 +56,8 @@ pub struct Node {
 impl Node {
     /// Whether it is not passed over.
     pub fn is_well(&self) -> bool {
-        self.down_until.load(Ordering::Relaxed) <= now_ms()
+        let until = self.down_until.load(Ordering::Relaxed);
+        until == 0 || until <= now_ms()
     }
 
     fn failed(&self, retry_after: Duration, error: &std::io::Error) {
@@ -285,6 +287,7 @@ impl Pool {
         mut request: Request<RequestBody>,
         affinity: Affinity<'_>,
         asked: &RefCell<Option<Arc<str>>>,
+        bell: &Doorbell,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         let spare = again_if_lost(&request);
         let mut tried = 0_u64;
@@ -300,7 +303,7 @@ impl Pool {
             };
             asked.replace(Some(self.nodes.all[index].name.clone()));
             let reused = lease.reused;
-            let mut error = match lease.exchange(request).await {
+            let mut error = match lease.exchange(request, bell).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(error) => error,
             };
@@ -311,7 +314,7 @@ impl Pool {
                     tried |= 1 << index;
                     unsent
                 }
-                (None, Some(spare)) if reused => return self.send_again(spare(), index).await,
+                (None, Some(spare)) if reused => return self.send_again(spare(), index, bell).await,
                 (None, _) => return Err(self.broken(index, error.error())),
             };
         }
@@ -324,11 +327,12 @@ impl Pool {
         self: &Rc<Self>,
         request: Request<RequestBody>,
         index: usize,
+        bell: &Doorbell,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         let unreachable =
             |refusal| Failure { refusal, reach: Reach::MayHaveActed, node: Some(self.nodes.all[index].name.clone()) };
         let mut lease = self.connect(index).await.map_err(unreachable)?;
-        match lease.exchange(request).await {
+        match lease.exchange(request, bell).await {
             Ok(response) => Ok((response, lease)),
             Err(error) => Err(self.broken(index, error.error())),
         }
@@ -378,9 +382,7 @@ impl Pool {
             }
         };
         node.connected();
-        // 300 small messages take 14 s with Nagle's algorithm and 0.85 s without.
-        let _ = stream.set_nodelay(true);
-        let handshake = http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream)).await;
+        let handshake = http1::Builder::new().preserve_header_case(true).handshake(Gathering::new(stream)).await;
         let (sender, connection) = handshake.map_err(|_| Refusal::NoNode)?;
         let driver = Box::pin(async move {
             let _open = open;
@@ -423,9 +425,12 @@ impl Lease {
     async fn exchange(
         &mut self,
         request: Request<RequestBody>,
+        bell: &Doorbell,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         let line = self.line.as_mut().expect("a lease has its connection until it is given back");
-        let mut answer = pin!(line.sender.try_send_request(request));
+        // It is taken up below, by this very task.
+        let (answer, _) = bell.muffle(|| line.sender.try_send_request(request));
+        let mut answer = pin!(answer);
         let mut ended = line.ended;
         let outcome = poll_fn(|context| {
             ended = ended || line.driver.as_mut().poll(context).is_ready();

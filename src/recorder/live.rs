@@ -6,7 +6,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use super::memory::{AnswerKey, Generations};
+use super::memory::{AnswerKey, ByHash, Generations};
 use crate::chat::{ChatId, ContentDigest, Covered, Secret};
 use crate::gms::{Attribute, ChatAnswer, Coverage, Ended, OpenedSession};
 use crate::store::{ChatRecord, Entry};
@@ -75,7 +75,7 @@ pub struct LiveChats {
     by_secure_key: Generations<ContentDigest, ChatId>,
     session_ends: Generations<(ContentDigest, ChatId), i64>,
     opened: Generations<ContentDigest, OpenedSession>,
-    answers: Generations<AnswerKey, KnownAnswer>,
+    answers: ByHash<AnswerKey, KnownAnswer>,
     hashing: RandomState,
     /// Facts of chats that were let go before they were written.
     orphans: Vec<(ChatId, Pending)>,

@@ -1,7 +1,7 @@
 //! Bounded memories. What is forgotten costs a look at the file; nothing is ever wrong for being forgotten.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 
 use highway::{HighwayHash, HighwayHasher, Key};
 
@@ -14,21 +14,22 @@ use crate::gms::Exchange;
 /// one is let go as a whole. No list to keep in order, no clock. The young one can hold two shares for a while, when all
 /// of the old one is used again: hence thirds.
 #[derive(Debug)]
-pub struct Generations<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
+pub struct Generations<K, V, H = RandomState> {
+    young: HashMap<K, V, H>,
+    old: HashMap<K, V, H>,
     share: usize,
 }
 
-impl<K: Eq + Hash + Clone, V> Generations<K, V> {
+impl<K: Eq + Hash + Clone, V, H: BuildHasher + Default> Generations<K, V, H> {
     /// An empty map of at most `capacity` entries (at least 3).
     pub fn new(capacity: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), share: (capacity / 3).max(1) }
+        Self { young: HashMap::default(), old: HashMap::default(), share: (capacity / 3).max(1) }
     }
 
     /// Looks a key up and keeps it for longer.
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        if let Some(value) = self.old.remove(key) {
+        if !self.young.contains_key(key) {
+            let value = self.old.remove(key)?;
             self.young.insert(key.clone(), value);
         }
         self.young.get_mut(key)
@@ -40,13 +41,13 @@ impl<K: Eq + Hash + Clone, V> Generations<K, V> {
     }
 
     /// Puts a value in. What was let go for it is returned, for the one caller that must not lose it.
-    pub fn insert(&mut self, key: K, value: V) -> HashMap<K, V> {
+    pub fn insert(&mut self, key: K, value: V) -> HashMap<K, V, H> {
         self.old.remove(&key);
         self.young.insert(key, value);
-        if self.young.len() < self.share { HashMap::new() } else { self.turn() }
+        if self.young.len() < self.share { HashMap::default() } else { self.turn() }
     }
 
-    fn turn(&mut self) -> HashMap<K, V> {
+    fn turn(&mut self) -> HashMap<K, V, H> {
         std::mem::replace(&mut self.old, std::mem::take(&mut self.young))
     }
 
@@ -67,6 +68,28 @@ pub type EventKey = [u8; 16];
 
 /// A keyed hash of an exchange: what was asked and what was answered, byte for byte.
 pub type AnswerKey = [u8; 16];
+
+/// For keys that are hashes under a secret key already: 64 of their bits are as good as any hash of them.
+#[derive(Debug, Default)]
+pub struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some((first, _)) = bytes.split_first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    /// The length of a key says nothing.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A map from such keys.
+pub type ByHash<K, V> = Generations<K, V, BuildHasherDefault<AsItIs>>;
 
 /// This process's own secret for hashes that nobody else is to foresee. HighwayHash: keyed, and quick on long bodies.
 #[derive(Debug)]
@@ -115,7 +138,7 @@ impl HashKey {
 /// The memory of committed events: filled after the commit, emptied whenever the file is opened again (R9).
 #[derive(Debug)]
 pub struct Committed {
-    events: Generations<EventKey, ()>,
+    events: ByHash<EventKey, ()>,
 }
 
 impl Committed {

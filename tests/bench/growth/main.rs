@@ -1,0 +1,261 @@
+//! Growth: does an archive of millions of events still take new ones as quickly, open as quickly, and give a chat as
+//! quickly as a small one, and how large does it become?
+//!
+//! ```text
+//! cargo bench --bench growth                                      5 million events, some 2.5 GB in target/
+//! cargo bench --bench growth -- --events 50000000 --json FILE
+//! ```
+//!
+//! The answers of 2,000 chats at a time go the way of real ones: inspected, observed, queued, written by the one writer
+//! in synced groups. Bodies are made, and inspected, outside of the time that is measured, so that what is left is what a
+//! growing file can slow down. The rest is measured on the program itself, as a process. It refuses to know SQL.
+
+mod program;
+mod traffic;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use clap::Parser;
+use serde_json::json;
+
+use program::{Cache, Latencies};
+use traffic::{Centre, Dice, EVENTS_A_CHAT, Recording};
+
+/// Chats going on at one time, as the busiest centres have.
+const LIVE_CHATS: usize = 2_000;
+/// New events that one poll brings.
+const EVENTS_AN_ANSWER_MAX: u64 = 3;
+/// One line of the report.
+const EVENTS_A_STEP: u64 = 500_000;
+/// Made, then timed, at one time: ten of the writer's groups, some 20 MB of bodies.
+const EVENTS_A_BLOCK: u64 = 10_000;
+/// An estimate on the high side, for the look at the free space.
+const BYTES_AN_EVENT_MAX: u64 = 800;
+/// For the WAL, which is cut back to this size, and for others on the file system.
+const BYTES_SPARE: u64 = 1 << 30;
+
+/// What it must show.
+const SLOWDOWN_MAX: f64 = 0.30;
+const READY_MS_MAX: f64 = 150.0;
+const TRANSCRIPT_MS_MAX: f64 = 10.0;
+
+/// Fills an archive and measures what its size costs.
+#[derive(Parser)]
+#[command(name = "growth")]
+struct Args {
+    /// How many events.
+    #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(2 * EVENTS_A_STEP..))]
+    events: u64,
+    /// Where the figures are written too, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where the archive is made, and removed again.
+    #[arg(long, value_name = "FOLDER", default_value = env!("CARGO_TARGET_TMPDIR"))]
+    folder: PathBuf,
+    /// As `cargo bench` says to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// A line of the report.
+struct Step {
+    /// So far.
+    events: u64,
+    /// In this step. The last one may be a short one.
+    rows: u64,
+    rows_a_second: f64,
+    bytes: u64,
+}
+
+/// A full archive.
+struct Grown {
+    events: u64,
+    steps: Vec<Step>,
+    chats: u64,
+    /// After the end of the run, with the WAL folded in.
+    bytes: u64,
+}
+
+impl Grown {
+    fn bytes_a_row(&self) -> f64 {
+        self.bytes as f64 / self.events as f64
+    }
+}
+
+/// A figure, and whether it is as it must be.
+struct Finding {
+    what: &'static str,
+    value: String,
+    target: String,
+    is_met: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    program::check_built()?;
+    check_space(&args)?;
+    let scratch = tempfile::Builder::new().prefix("growth-").tempdir_in(&args.folder)?;
+    let database = scratch.path().join("transcripts.db");
+
+    let grown = grow(&database, args.events)?;
+    eprintln!("starting the program on it …");
+    let ready = program::time_to_ready(&database)?;
+    eprintln!("reading transcripts …");
+    let mut dice = Dice::new(42);
+    // Not the youngest: those may wait for their first poll.
+    let mut any_chat = || traffic::chat_id(dice.between(1, grown.chats - LIVE_CHATS as u64));
+    // Warm ones first: what was written lately is still in the kernel's memory.
+    let warm = program::transcripts(&database, &mut any_chat, Cache::Warm)?;
+    let cold = program::transcripts(&database, &mut any_chat, Cache::Cold)?;
+
+    print!("{}", report(&grown, &findings(&grown, ready, &warm, &cold)));
+    if let Some(path) = &args.json {
+        std::fs::write(path, as_json(&grown, ready, &warm, &cold))?;
+    }
+    Ok(())
+}
+
+fn check_space(args: &Args) -> anyhow::Result<()> {
+    let space = rustix::fs::statvfs(&args.folder)?;
+    let free = space.f_bavail * space.f_frsize;
+    let needed = args.events * BYTES_AN_EVENT_MAX + BYTES_SPARE;
+    ensure!(
+        free >= needed,
+        "{} events may take {} GB, and {} has {} GB free: ask for fewer with --events, or name another place with --folder",
+        args.events,
+        gigabytes(needed),
+        args.folder.display(),
+        gigabytes(free),
+    );
+    Ok(())
+}
+
+fn grow(database: &Path, events: u64) -> anyhow::Result<Grown> {
+    let recording = Recording::start(database)?;
+    let mut centre = Centre::new(LIVE_CHATS);
+    let mut steps: Vec<Step> = Vec::new();
+    let (mut written, mut in_step, mut spent) = (0, 0, Duration::ZERO);
+    eprintln!("{:>12} {:>12} {:>12} {:>12}", "events", "rows/s", "file MB", "bytes/row");
+    while written < events {
+        let (block, took) = write_block(&recording, &mut centre)?;
+        (written, in_step, spent) = (written + block, in_step + block, spent + took);
+        if in_step >= EVENTS_A_STEP || written >= events {
+            let step = Step {
+                events: written,
+                rows: in_step,
+                rows_a_second: in_step as f64 / spent.as_secs_f64(),
+                bytes: std::fs::metadata(database)?.len(),
+            };
+            eprintln!("{}", line(&step));
+            steps.push(step);
+            (in_step, spent) = (0, Duration::ZERO);
+        }
+    }
+    drop(recording);
+    Ok(Grown { events: written, steps, chats: centre.opened, bytes: std::fs::metadata(database)?.len() })
+}
+
+/// How many events were written, and how long it took from the first one's way into the queue to the last one's commit.
+fn write_block(recording: &Recording, centre: &mut Centre) -> anyhow::Result<(u64, Duration)> {
+    let mut events = 0;
+    let mut observations = Vec::new();
+    while events < EVENTS_A_BLOCK {
+        let answer = centre.answer(EVENTS_AN_ANSWER_MAX);
+        events += answer.events;
+        observations.push((traffic::inspect(&answer, recording.policy()), recording.key(&answer)));
+    }
+    let began = Instant::now();
+    let recorded = observations.into_iter().map(|(seen, key)| recording.observe(seen, key)).collect();
+    recording.wait(recorded)?;
+    Ok((events, began.elapsed()))
+}
+
+fn findings(grown: &Grown, ready_ms: f64, warm: &Latencies, cold: &Latencies) -> Vec<Finding> {
+    // A short step has more noise than growth.
+    let full: Vec<f64> =
+        grown.steps.iter().filter(|step| step.rows >= EVENTS_A_STEP).map(|step| step.rows_a_second).collect();
+    let (first, last) = (full.first().copied().unwrap_or(f64::NAN), full.last().copied().unwrap_or(f64::NAN));
+    let bound = |what, value: f64, max: f64| Finding {
+        what,
+        value: format!("{value:.1} ms"),
+        target: format!("< {max} ms"),
+        is_met: value < max,
+    };
+    vec![
+        Finding {
+            what: "ingest, last step against first",
+            value: format!("{:+.0} % ({first:.0} to {last:.0} rows/s)", (last / first - 1.0) * 100.0),
+            target: format!("within {:.0} %", SLOWDOWN_MAX * 100.0),
+            is_met: last / first >= 1.0 - SLOWDOWN_MAX,
+        },
+        bound("start to ready, median", ready_ms, READY_MS_MAX),
+        bound("transcript CHAT_ID, p50", warm.p50_ms, TRANSCRIPT_MS_MAX),
+        bound("transcript CHAT_ID, p99", warm.p99_ms, TRANSCRIPT_MS_MAX),
+        bound("the same, file not in memory, p50", cold.p50_ms, TRANSCRIPT_MS_MAX),
+        bound("the same, file not in memory, p99", cold.p99_ms, TRANSCRIPT_MS_MAX),
+    ]
+}
+
+fn report(grown: &Grown, findings: &[Finding]) -> String {
+    let millions = grown.events as f64 / 1e6;
+    let mut text = format!("\n## Growth to {millions:.1} million events of {} chats\n\n", grown.chats);
+    let _ = writeln!(text, "| | | target | |\n|---|---|---|---|");
+    for finding in findings {
+        let Finding { what, value, target, is_met } = finding;
+        let _ = writeln!(text, "| {what} | {value} | {target} | {} |", if *is_met { "ok" } else { "MISSED" });
+    }
+    let _ = writeln!(text, "| bytes a row of file | {:.0} | | |", grown.bytes_a_row());
+    let _ = write!(text, "\n## Sizing\n\n{}", sizing(grown));
+    text
+}
+
+/// How large an archive becomes. From bytes an event, so that chats which were still going on at the end do not count
+/// as whole ones.
+fn sizing(grown: &Grown) -> String {
+    let mean = (EVENTS_A_CHAT.0 + EVENTS_A_CHAT.1) as f64 / 2.0;
+    let bytes_a_chat = grown.bytes_a_row() * mean;
+    let mut text = String::from("| chats a day | 1 year | 5 years | 7 years |\n|---|---|---|---|\n");
+    for chats in [1_000_u64, 10_000, 100_000] {
+        let _ = write!(text, "| {chats} |");
+        for years in [1.0, 5.0, 7.0] {
+            let gb = chats as f64 * 365.0 * years * bytes_a_chat / 1e9;
+            let _ = write!(text, " {} |", if gb < 10.0 { format!("{gb:.1} GB") } else { format!("{gb:.0} GB") });
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(
+        text,
+        "\nFor chats of {mean:.0} events: {:.1} KB a chat, with its attributes, coverage and indexes. Half the events, half the size.",
+        bytes_a_chat / 1e3
+    );
+    text
+}
+
+fn line(step: &Step) -> String {
+    let (rows, megabytes) = (step.rows_a_second, step.bytes as f64 / 1e6);
+    let bytes_a_row = step.bytes as f64 / step.events as f64;
+    format!("{:>12} {rows:>12.0} {megabytes:>12.1} {bytes_a_row:>12.0}", step.events)
+}
+
+fn as_json(grown: &Grown, ready_ms: f64, warm: &Latencies, cold: &Latencies) -> String {
+    let step = |step: &Step| json!({ "events": step.events, "rows_a_second": step.rows_a_second.round(), "bytes": step.bytes });
+    let latencies = |of: &Latencies| json!({ "p50_ms": of.p50_ms, "p99_ms": of.p99_ms });
+    let figures = json!({
+        "events": grown.events,
+        "chats": grown.chats,
+        "bytes": grown.bytes,
+        "bytes_a_row": grown.bytes_a_row(),
+        "ready_ms": ready_ms,
+        "transcript": latencies(warm),
+        "transcript_cold": latencies(cold),
+        "steps": grown.steps.iter().map(step).collect::<Vec<_>>(),
+    });
+    format!("{figures:#}\n")
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1e9)
+}
