@@ -13,6 +13,9 @@ const DEPTH_MAX: usize = 1_024;
 /// Bounds the tape to 32 MiB. A transcript of 8 MiB has about half as many values.
 const NODES_MAX: usize = 1 << 21;
 
+/// How far apart the values of an answer are: 11 bytes in a transcript, 8 in a short one. Only a guess of the tape's size.
+const VALUE_BYTES: usize = 8;
+
 /// Where a text stops being JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Invalid {
@@ -63,7 +66,7 @@ impl Tape {
         if text.starts_with('\u{feff}') {
             reader.at = '\u{feff}'.len_utf8();
         }
-        reader.nodes.reserve(text.len() / 16);
+        reader.nodes.reserve(text.len() / VALUE_BYTES);
         loop {
             reader.value()?;
             if !reader.goes_on()? {
@@ -75,11 +78,6 @@ impl Tape {
     /// The outermost value of the text this tape was read from.
     pub fn root<'a>(&'a self, text: &'a str) -> Value<'a> {
         Value { text, nodes: &self.nodes, at: 0 }
-    }
-
-    /// Every key of every object, with its value.
-    pub fn all_members<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
-        self.root(text).all_members()
     }
 
     /// The kind and place of the innermost scalar or key that holds the whole of a stretch of text.
@@ -362,8 +360,14 @@ impl<'a> Value<'a> {
 
     /// A string or key as written between its quotes.
     fn content(self) -> &'a str {
-        let raw = self.raw();
-        raw.get(1..raw.len() - 1).unwrap_or_default()
+        let Node { start, end, .. } = self.node();
+        self.text.get(start as usize + 1..end as usize - 1).unwrap_or_default()
+    }
+
+    /// The same as bytes, which need no look at where characters begin.
+    fn content_bytes(self) -> &'a [u8] {
+        let Node { start, end, .. } = self.node();
+        self.text.as_bytes().get(start as usize + 1..end as usize - 1).unwrap_or_default()
     }
 
     /// The members of an object in their order, repeated keys included. Nothing for other kinds.
@@ -397,9 +401,21 @@ impl<'a> Value<'a> {
         self.get(name).filter(|value| value.kind() != Kind::Null)
     }
 
+    /// [`Value::given`] of several names in one pass.
+    #[inline]
+    pub fn given_all<const N: usize>(self, names: [&str; N]) -> [Option<Value<'a>>; N] {
+        let mut found = [None; N];
+        for (key, value) in self.members() {
+            if let Some(at) = names.iter().position(|name| key.is_named(name)) {
+                found[at] = Some(value);
+            }
+        }
+        found.map(|value: Option<Value<'a>>| value.filter(|value| value.kind() != Kind::Null))
+    }
+
     /// Whether a key, its escapes decoded, reads so.
     pub fn is_named(self, name: &str) -> bool {
-        if self.node().escaped { *self.wide() == *name.as_bytes() } else { self.content() == name }
+        if self.node().escaped { *self.wide() == *name.as_bytes() } else { self.content_bytes() == name.as_bytes() }
     }
 
     /// A string's or key's characters. Lone surrogates and NUL, which no column can hold, become U+FFFD.
@@ -410,9 +426,10 @@ impl<'a> Value<'a> {
         if !self.node().escaped {
             return Some(Cow::Borrowed(self.content()));
         }
-        let decoded = unescaped(self.content(), |decoded, _| decoded.extend("\u{fffd}".bytes()));
-        let decoded = String::from_utf8_lossy(&decoded).into_owned();
-        Some(Cow::Owned(if decoded.contains('\0') { decoded.replace('\0', "\u{fffd}") } else { decoded }))
+        let decoded = unescaped(self.content_bytes(), |decoded, _| decoded.extend_from_slice("\u{fffd}".as_bytes()));
+        let decoded =
+            String::from_utf8(decoded).unwrap_or_else(|broken| String::from_utf8_lossy(broken.as_bytes()).into_owned());
+        Some(Cow::Owned(without_nul(decoded)))
     }
 
     /// A string's characters, else the value's own JSON: what a text column keeps of it.
@@ -423,13 +440,13 @@ impl<'a> Value<'a> {
     /// A string's or key's characters, nothing lost: lone surrogates as the three bytes they would be (WTF-8).
     pub fn wide(self) -> Cow<'a, [u8]> {
         if !self.node().escaped {
-            return Cow::Borrowed(self.content().as_bytes());
+            return Cow::Borrowed(self.content_bytes());
         }
         let push = |decoded: &mut Vec<u8>, unit: u16| {
             let [high, middle, low] = [0xe0 | (unit >> 12), 0x80 | (unit >> 6 & 0x3f), 0x80 | (unit & 0x3f)];
-            decoded.extend([high as u8, middle as u8, low as u8]);
+            decoded.extend_from_slice(&[high as u8, middle as u8, low as u8]);
         };
-        Cow::Owned(unescaped(self.content(), push))
+        Cow::Owned(unescaped(self.content_bytes(), push))
     }
 
     /// A whole number: an integer, a float without a fraction, or a string that holds one.
@@ -456,9 +473,13 @@ impl<'a> Value<'a> {
     }
 }
 
+/// No column holds NUL: it becomes U+FFFD.
+pub(super) fn without_nul(text: String) -> String {
+    if memchr::memchr(0, text.as_bytes()).is_some() { text.replace('\0', "\u{fffd}") } else { text }
+}
+
 /// Decodes the escapes of a string that was found well-formed. `lone` writes a surrogate without its other half.
-fn unescaped(content: &str, lone: impl Fn(&mut Vec<u8>, u16)) -> Vec<u8> {
-    let bytes = content.as_bytes();
+fn unescaped(bytes: &[u8], lone: impl Fn(&mut Vec<u8>, u16)) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(run) = memchr::memchr(b'\\', &bytes[at..]) {
@@ -467,7 +488,7 @@ fn unescaped(content: &str, lone: impl Fn(&mut Vec<u8>, u16)) -> Vec<u8> {
         let Some((unit, length)) = escape_at(&bytes[at..]) else { break };
         at += length;
         match unit {
-            Escape::Char(char) => decoded.extend(char.encode_utf8(&mut [0; 4]).bytes()),
+            Escape::Char(char) => decoded.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
             Escape::Surrogate(unit) => lone(&mut decoded, unit),
         }
     }

@@ -189,26 +189,31 @@ fn event(value: Value<'_>) -> Result<TranscriptEvent, FindingKind> {
     if value.kind() != Kind::Object {
         return Err(FindingKind::NotAnEvent);
     }
-    let index = value.given("index").and_then(Value::integer).and_then(EventIndex::new);
-    let index = index.ok_or(FindingKind::EventWithoutKey)?;
-    let text = |of: Value<'_>, name: &str| of.given(name).map(|value| value.text_or_raw().into_owned());
-    let json = |name: &str| value.given(name).map(|value| value.raw().to_owned());
-    let from = value.given("from");
+    const NAMES: [&str; 8] = ["index", "type", "utcTime", "from", "text", "messageType", "userData", "eventAttributes"];
+    let [index, kind, utc_time, from, said, message_type, user_data, event_attributes] = value.given_all(NAMES);
+    let index = index.and_then(Value::integer).and_then(EventIndex::new).ok_or(FindingKind::EventWithoutKey)?;
+    let text = |value: Value<'_>| value.text_or_raw().into_owned();
+    let json = |value: Value<'_>| value.raw().to_owned();
     Ok(TranscriptEvent {
         index,
-        kind: text(value, "type"),
-        utc_time: value.given("utcTime").and_then(Value::integer),
-        from: Party {
-            participant_id: from.and_then(|from| from.given("participantId")).and_then(Value::integer),
-            nickname: from.and_then(|from| text(from, "nickname")),
-            party_type: from.and_then(|from| text(from, "type")),
-        },
-        text: text(value, "text"),
-        message_type: text(value, "messageType"),
-        user_data: json("userData"),
-        event_attributes: json("eventAttributes"),
+        kind: kind.map(text),
+        utc_time: utc_time.and_then(Value::integer),
+        from: from.map(party).unwrap_or_default(),
+        text: said.map(text),
+        message_type: message_type.map(text),
+        user_data: user_data.map(json),
+        event_attributes: event_attributes.map(json),
         raw: value.raw().to_owned(),
     })
+}
+
+fn party(from: Value<'_>) -> Party {
+    let [participant_id, nickname, party_type] = from.given_all(["participantId", "nickname", "type"]);
+    Party {
+        participant_id: participant_id.and_then(Value::integer),
+        nickname: nickname.map(|name| name.text_or_raw().into_owned()),
+        party_type: party_type.map(|kind| kind.text_or_raw().into_owned()),
+    }
 }
 
 fn without_chat(event: TranscriptEvent, policy: &Policy) -> Finding {
