@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::decode::{Trouble, decode};
 use super::json::{Kind, Tape, Value};
-use super::scrub::{Scrubber, fields_in, is_secret_key};
+use super::scrub::{Scrubber, fields_in, is_secret_name};
 use super::{Exchange, Policy};
 use crate::chat::{ChatId, Secret};
 
@@ -165,13 +165,16 @@ impl Told {
     fn by(root: Value<'_>) -> Self {
         let mut told = Self::default();
         for (key, value) in root.all_members() {
-            if key.is_named("type") {
-                told.has_typing |= is_typing(value);
-            } else if key.is_named("chatId") {
-                told.chats.extend(chat_id(value));
-            } else if is_secret_key(key) {
-                told.secrets.extend(value.leaves().filter_map(|leaf| Secret::new(leaf.text_or_raw())));
-                told.secret_places.extend(value.leaves().map(Value::place));
+            match &*key.wide() {
+                // By far most names are these.
+                b"from" | b"nickname" | b"participantId" | b"index" | b"text" | b"utcTime" => {}
+                b"type" => told.has_typing |= is_typing(value),
+                b"chatId" => told.chats.extend(chat_id(value)),
+                name if is_secret_name(name) => {
+                    told.secrets.extend(value.leaves().filter_map(|leaf| Secret::new(leaf.text_or_raw())));
+                    told.secret_places.extend(value.leaves().map(Value::place));
+                }
+                _ => {}
             }
         }
         told
@@ -193,6 +196,6 @@ fn typing_previews(root: Value<'_>) -> Vec<Range<usize>> {
 }
 
 fn is_typing(kind: Value<'_>) -> bool {
-    let is = |name: &str| kind.text().is_some_and(|kind| kind.eq_ignore_ascii_case(name));
-    is("TypingStarted") || is("TypingStopped")
+    let is_one = |kind: &str| ["TypingStarted", "TypingStopped"].iter().any(|name| kind.eq_ignore_ascii_case(name));
+    kind.text().is_some_and(|kind| is_one(&kind))
 }

@@ -13,8 +13,11 @@ const DEPTH_MAX: usize = 1_024;
 /// Bounds the tape to 32 MiB. A transcript of 8 MiB has about half as many values.
 const NODES_MAX: usize = 1 << 21;
 
-/// How far apart the values of an answer are: 11 bytes in a transcript, 8 in a short one. Only a guess of the tape's size.
-const VALUE_BYTES: usize = 8;
+/// How far apart the values of a transcript are. Only a guess of the tape's size.
+const VALUE_BYTES: usize = 11;
+
+/// What a short answer has more than that.
+const VALUES_MORE: usize = 16;
 
 /// Where a text stops being JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +69,7 @@ impl Tape {
         if text.starts_with('\u{feff}') {
             reader.at = '\u{feff}'.len_utf8();
         }
-        reader.nodes.reserve(text.len() / VALUE_BYTES);
+        reader.nodes.reserve(text.len() / VALUE_BYTES + VALUES_MORE);
         loop {
             reader.value()?;
             if !reader.goes_on()? {
@@ -214,32 +217,28 @@ impl Reader<'_> {
     fn string(&mut self, kind: Kind) -> Result<(), Invalid> {
         let start = self.at;
         let mut escaped = false;
-        self.at += 1;
+        let mut at = start + 1;
         loop {
-            self.at += plain_run(&self.bytes[self.at..]);
-            match self.peek() {
+            at += plain_run(&self.bytes[at..]);
+            let why = match self.bytes.get(at) {
                 Some(b'"') => {
-                    self.at += 1;
+                    self.at = at + 1;
                     return self.push(kind, start, escaped);
                 }
-                Some(b'\\') => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                Some(_) => return self.fail("a control character in a string"),
-                None => return self.fail("the text ends inside a string"),
-            }
+                Some(b'\\') => match escape_length(&self.bytes[at..]) {
+                    Some(length) => {
+                        escaped = true;
+                        at += length;
+                        continue;
+                    }
+                    None => "an unknown escape",
+                },
+                Some(_) => "a control character in a string",
+                None => "the text ends inside a string",
+            };
+            self.at = at;
+            return self.fail(why);
         }
-    }
-
-    fn escape(&mut self) -> Result<(), Invalid> {
-        let length = match self.bytes.get(self.at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
-            Some(b'u') if hex4(&self.bytes[self.at + 2..]).is_some() => 6,
-            _ => return self.fail("an unknown escape"),
-        };
-        self.at += length;
-        Ok(())
     }
 
     fn number(&mut self) -> Result<(), Invalid> {
@@ -261,23 +260,35 @@ impl Reader<'_> {
     }
 }
 
+/// The length of the escape that the bytes start with, halves of a pair apart.
+fn escape_length(bytes: &[u8]) -> Option<usize> {
+    match bytes.get(1)? {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(2),
+        b'u' => hex4(&bytes[2..]).map(|_| 6),
+        _ => None,
+    }
+}
+
 /// How many bytes there are before a quote, a backslash or a control character. Eight at a time: this is where most of
 /// the reading happens.
+#[inline]
 fn plain_run(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGHS: u64 = ONES << 7;
-    let zero_in = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
     let (chunks, rest) = bytes.as_chunks::<8>();
     for (at, chunk) in chunks.iter().enumerate() {
         let word = u64::from_le_bytes(*chunk);
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-        let stop = zero_in(word ^ (ONES * u64::from(b'"'))) | zero_in(word ^ (ONES * u64::from(b'\\'))) | control;
+        let quote = (word ^ (ONES * u64::from(b'"'))).wrapping_sub(ONES);
+        let backslash = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
+        let control = word.wrapping_sub(ONES * u64::from(b' '));
+        // A high bit that the subtraction set, in a byte that had none: there it went below zero.
+        let stop = (quote | backslash | control) & !word & HIGHS;
         if stop != 0 {
             return at * 8 + (stop.trailing_zeros() / 8) as usize;
         }
     }
-    let in_rest = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len());
-    chunks.len() * 8 + in_rest
+    let in_rest = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
+    chunks.len() * 8 + in_rest.unwrap_or(rest.len())
 }
 
 /// The length of the JSON number that the bytes start with.
@@ -401,21 +412,12 @@ impl<'a> Value<'a> {
         self.get(name).filter(|value| value.kind() != Kind::Null)
     }
 
-    /// [`Value::given`] of several names in one pass.
-    #[inline]
-    pub fn given_all<const N: usize>(self, names: [&str; N]) -> [Option<Value<'a>>; N] {
-        let mut found = [None; N];
-        for (key, value) in self.members() {
-            if let Some(at) = names.iter().position(|name| key.is_named(name)) {
-                found[at] = Some(value);
-            }
-        }
-        found.map(|value: Option<Value<'a>>| value.filter(|value| value.kind() != Kind::Null))
-    }
-
     /// Whether a key, its escapes decoded, reads so.
+    #[inline]
     pub fn is_named(self, name: &str) -> bool {
-        if self.node().escaped { *self.wide() == *name.as_bytes() } else { self.content_bytes() == name.as_bytes() }
+        let Node { start, end, escaped, .. } = self.node();
+        let fits = (end - start) as usize == name.len() + "\"\"".len();
+        if escaped { *self.wide() == *name.as_bytes() } else { fits && self.content_bytes() == name.as_bytes() }
     }
 
     /// A string's or key's characters. Lone surrogates and NUL, which no column can hold, become U+FFFD.
@@ -426,10 +428,15 @@ impl<'a> Value<'a> {
         if !self.node().escaped {
             return Some(Cow::Borrowed(self.content()));
         }
-        let decoded = unescaped(self.content_bytes(), |decoded, _| decoded.extend_from_slice("\u{fffd}".as_bytes()));
-        let decoded =
-            String::from_utf8(decoded).unwrap_or_else(|broken| String::from_utf8_lossy(broken.as_bytes()).into_owned());
-        Some(Cow::Owned(without_nul(decoded)))
+        let mut decoded = String::with_capacity(self.content().len());
+        unescaped(self.content(), |plain, escape| {
+            decoded.push_str(plain);
+            decoded.extend(escape.map(|escape| match escape {
+                Escape::Char('\0') | Escape::Surrogate(_) => char::REPLACEMENT_CHARACTER,
+                Escape::Char(char) => char,
+            }));
+        });
+        Some(Cow::Owned(decoded))
     }
 
     /// A string's characters, else the value's own JSON: what a text column keeps of it.
@@ -438,15 +445,28 @@ impl<'a> Value<'a> {
     }
 
     /// A string's or key's characters, nothing lost: lone surrogates as the three bytes they would be (WTF-8).
+    #[inline]
     pub fn wide(self) -> Cow<'a, [u8]> {
-        if !self.node().escaped {
-            return Cow::Borrowed(self.content_bytes());
+        match self.node().escaped {
+            false => Cow::Borrowed(self.content_bytes()),
+            true => Cow::Owned(self.decoded_wide()),
         }
-        let push = |decoded: &mut Vec<u8>, unit: u16| {
-            let [high, middle, low] = [0xe0 | (unit >> 12), 0x80 | (unit >> 6 & 0x3f), 0x80 | (unit & 0x3f)];
-            decoded.extend_from_slice(&[high as u8, middle as u8, low as u8]);
-        };
-        Cow::Owned(unescaped(self.content_bytes(), push))
+    }
+
+    fn decoded_wide(self) -> Vec<u8> {
+        let mut decoded = Vec::with_capacity(self.content().len());
+        unescaped(self.content(), |plain, escape| {
+            decoded.extend_from_slice(plain.as_bytes());
+            match escape {
+                Some(Escape::Char(char)) => decoded.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
+                Some(Escape::Surrogate(unit)) => {
+                    let bytes = [0xe0 | (unit >> 12), 0x80 | (unit >> 6 & 0x3f), 0x80 | (unit & 0x3f)];
+                    decoded.extend_from_slice(&bytes.map(|byte| byte as u8));
+                }
+                None => {}
+            }
+        });
+        decoded
     }
 
     /// A whole number: an integer, a float without a fraction, or a string that holds one.
@@ -478,22 +498,20 @@ pub(super) fn without_nul(text: String) -> String {
     if memchr::memchr(0, text.as_bytes()).is_some() { text.replace('\0', "\u{fffd}") } else { text }
 }
 
-/// Decodes the escapes of a string that was found well-formed. `lone` writes a surrogate without its other half.
-fn unescaped(bytes: &[u8], lone: impl Fn(&mut Vec<u8>, u16)) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(run) = memchr::memchr(b'\\', &bytes[at..]) {
-        decoded.extend_from_slice(&bytes[at..at + run]);
-        at += run;
-        let Some((unit, length)) = escape_at(&bytes[at..]) else { break };
-        at += length;
-        match unit {
-            Escape::Char(char) => decoded.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
-            Escape::Surrogate(unit) => lone(&mut decoded, unit),
-        }
+/// Decodes the escapes of a string that was found well-formed: pushes what is plain, with the escape behind it.
+fn unescaped(content: &str, mut push: impl FnMut(&str, Option<Escape>)) {
+    let mut rest = content;
+    while let Some(run) = memchr::memchr(b'\\', rest.as_bytes()) {
+        let (plain, from_escape) = rest.split_at(run);
+        rest = from_escape;
+        let Some((escape, length)) = escape_at(rest.as_bytes()) else {
+            push(plain, None);
+            break;
+        };
+        push(plain, Some(escape));
+        rest = &rest[length..];
     }
-    decoded.extend_from_slice(&bytes[at..]);
-    decoded
+    push(rest, None);
 }
 
 /// What a backslash and what follows stand for.

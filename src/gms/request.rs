@@ -76,7 +76,7 @@ impl<'a> Request<'a> {
             }
         }
         let forms = std::iter::once(&request.form).chain(request.messages.iter().map(|message| &message.form));
-        let fields = forms.flat_map(|form| &form.fields).filter(|(name, _)| is_secret_name(name));
+        let fields = forms.flat_map(|form| &form.fields).filter(|(name, _)| is_secret_name(name.as_bytes()));
         let named: Vec<Secret> = fields.filter_map(|(_, value)| Secret::new(&**value)).collect();
         request.secrets.extend(named);
         request
@@ -198,7 +198,7 @@ impl<'a> Form<'a> {
         let wanted = self
             .fields
             .iter()
-            .filter(move |(name, value)| !value.is_empty() && is_admitted(name) && !is_secret_name(name));
+            .filter(move |(name, value)| !value.is_empty() && is_admitted(name) && !is_secret_name(name.as_bytes()));
         wanted.map(|(name, value)| attribute(name, value, AttributeSource::Request))
     }
 

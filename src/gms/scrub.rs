@@ -8,7 +8,6 @@
 use std::ops::Range;
 
 use base64::Engine;
-use base64::alphabet::{self, Alphabet};
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use memchr::memmem;
 use sha2::{Digest, Sha256};
@@ -90,16 +89,7 @@ pub fn scrub(bytes: &mut [u8], secrets: &[Secret]) {
 }
 
 /// Whether a field of this name holds a secret: `secureKey`, `SMS_SecureKeyL`, `userData[secure_key]`, `apikey`.
-pub(super) fn is_secret_name(name: &str) -> bool {
-    is_secret_word(name.as_bytes())
-}
-
-/// The same of a key in JSON.
-pub(super) fn is_secret_key(key: Value<'_>) -> bool {
-    is_secret_word(&key.wide())
-}
-
-fn is_secret_word(name: &[u8]) -> bool {
+pub(super) fn is_secret_name(name: &[u8]) -> bool {
     const WORDS: [&[u8]; 2] = [b"securekey", b"apikey"];
     // Hardly any other name of an answer has a y and is long enough.
     if name.len() < 6 || !name.iter().any(|byte| matches!(byte, b'y' | b'Y')) {
@@ -112,7 +102,7 @@ fn is_secret_word(name: &[u8]) -> bool {
 
 /// The strings and numbers in members with a secret name.
 pub(super) fn secret_leaves(root: Value<'_>) -> impl Iterator<Item = Value<'_>> {
-    let fields = root.all_members().filter(|(key, _)| is_secret_key(*key));
+    let fields = root.all_members().filter(|(key, _)| is_secret_name(&key.wide()));
     fields.flat_map(|(_, value)| value.leaves())
 }
 
@@ -244,63 +234,88 @@ impl Scrubber {
 }
 
 /// The first [`SECRET_BYTES_MIN`] bytes of every form of some secrets. Hardly any text holds one of them, and one pass
-/// tells: it looks at every fourth place only, since a head covers at least one of these with four of its bytes.
+/// tells: it looks at every fourth place only, since four bytes of a head begin at one of these.
 struct Heads {
-    heads: Vec<[u8; SECRET_BYTES_MIN]>,
-    /// A bit for each [`grams`]' [`bit_of`].
-    grams: [u64; GRAM_BITS / 64],
+    heads: Vec<Head>,
+    /// 1 for the [`slot_of`] each four bytes that a text with a head may have at such a place.
+    grams: [u8; SLOTS],
 }
 
-/// One secret sets about 16 of these: few enough to be met seldom by chance, even by [`SECRETS_MAX`] secrets.
-const GRAM_BITS: usize = 4_096;
+type Head = [u8; SECRET_BYTES_MIN];
+
+type Gram = [u8; GRAM_BYTES];
 
 const GRAM_BYTES: usize = 4;
 
+/// A secret sets about 16: few enough to be met seldom by chance, even by those of [`SECRETS_MAX`] secrets.
+const SLOTS: usize = 4_096;
+
+/// How many grams are looked up before the next decision.
+const BLOCK_GRAMS: usize = 8;
+
 impl Heads {
     fn of(secrets: &[Vec<u8>]) -> Self {
-        let mut heads: Vec<_> = secrets.iter().filter_map(|secret| heads_of(secret)).flatten().collect();
-        heads.sort_unstable();
-        heads.dedup();
-        let mut grams = [0; GRAM_BITS / 64];
-        for gram in heads.iter().flat_map(|head| head.array_windows().take(GRAM_BYTES)) {
-            let bit = bit_of(gram);
-            grams[bit / 64] |= 1 << (bit % 64);
+        let mut heads = Vec::with_capacity(secrets.len() * HEADS_A_SECRET);
+        secrets.iter().for_each(|secret| push_heads(&mut heads, secret));
+        let mut grams = [0; SLOTS];
+        for gram in heads.iter().flat_map(|head: &Head| head.array_windows().take(GRAM_BYTES)) {
+            grams[slot_of(gram)] = 1;
         }
         Self { heads, grams }
     }
 
     /// Whether any head is in a text.
     fn are_in(&self, bytes: &[u8]) -> bool {
-        let (grams, _) = bytes.as_chunks::<GRAM_BYTES>();
-        grams.iter().enumerate().any(|(at, gram)| {
-            let bit = bit_of(gram);
-            self.grams[bit / 64] >> (bit % 64) & 1 == 1 && self.are_around(bytes, at * GRAM_BYTES)
+        let (grams, _) = bytes.as_chunks();
+        let (blocks, _) = grams.as_chunks::<BLOCK_GRAMS>();
+        let in_blocks = blocks.iter().enumerate().any(|(at, block)| {
+            let is_met = block.iter().fold(0, |met, gram| met | self.grams[slot_of(gram)]) != 0;
+            is_met && self.are_around(bytes, block, at * BLOCK_GRAMS * GRAM_BYTES)
+        });
+        let rest = blocks.len() * BLOCK_GRAMS;
+        in_blocks || self.are_around(bytes, &grams[rest..], rest * GRAM_BYTES)
+    }
+
+    /// Whether a head begins at one of the grams of a text from a place on, or up to three bytes before.
+    fn are_around(&self, bytes: &[u8], grams: &[Gram], from: usize) -> bool {
+        let met = grams.iter().enumerate().filter(|(_, gram)| self.grams[slot_of(gram)] != 0);
+        let mut places = met.map(|(at, _)| from + at * GRAM_BYTES);
+        places.any(|place| {
+            let starts = place.saturating_sub(GRAM_BYTES - 1)..=place;
+            starts.filter_map(|start| bytes[start..].first_chunk()).any(|head| self.heads.contains(head))
         })
     }
+}
 
-    /// Whether a head begins at a place, or up to three bytes before.
-    fn are_around(&self, bytes: &[u8], at: usize) -> bool {
-        let starts = at.saturating_sub(GRAM_BYTES - 1)..=at;
-        starts.filter_map(|start| bytes[start..].first_chunk()).any(|head| self.heads.contains(head))
+#[inline]
+fn slot_of(gram: &Gram) -> usize {
+    const GOLDEN_RATIO: u32 = 0x9e37_79b9;
+    (u32::from_le_bytes(*gram).wrapping_mul(GOLDEN_RATIO) >> (u32::BITS - SLOTS.ilog2())) as usize
+}
+
+const HEADS_A_SECRET: usize = 7;
+
+/// What the forms of a secret begin with: itself, and its base64 from its bits 0, 4 and 2 on, in both alphabets.
+fn push_heads(heads: &mut Vec<Head>, secret: &[u8]) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let Some(plain) = secret.first_chunk::<SECRET_BYTES_MIN>() else { return };
+    heads.push(*plain);
+    let bits = u64::from_be_bytes(*plain);
+    for shift in [0, 4, 2] {
+        let standard: Head = std::array::from_fn(|at| ALPHABET[(bits << (shift + 6 * at) >> 58) as usize]);
+        let url = standard.map(url_safe);
+        heads.push(standard);
+        heads.extend((url != standard).then_some(url));
     }
 }
 
-fn bit_of(gram: &[u8; GRAM_BYTES]) -> usize {
-    const GOLDEN_RATIO: u32 = 0x9e37_79b9;
-    (u32::from_le_bytes(*gram).wrapping_mul(GOLDEN_RATIO) >> (u32::BITS - GRAM_BITS.ilog2())) as usize
-}
-
-/// What the forms of a secret begin with: itself, and its base64 from its bits 0, 4 and 2 on, in both alphabets.
-fn heads_of(secret: &[u8]) -> Option<[[u8; SECRET_BYTES_MIN]; 7]> {
-    let plain = *secret.first_chunk()?;
-    let bits = u64::from_be_bytes(plain);
-    let encoded = |alphabet: &Alphabet, shift: usize| {
-        let alphabet = alphabet.as_str().as_bytes();
-        std::array::from_fn(|at| alphabet[(bits << (shift + 6 * at) >> 58) as usize])
-    };
-    let [a, b, c] = [0, 4, 2].map(|shift| encoded(&alphabet::STANDARD, shift));
-    let [d, e, f] = [0, 4, 2].map(|shift| encoded(&alphabet::URL_SAFE, shift));
-    Some([plain, a, b, c, d, e, f])
+/// A character of base64 in the other alphabet (RFC 4648, section 5).
+fn url_safe(char: u8) -> u8 {
+    match char {
+        b'+' => b'-',
+        b'/' => b'_',
+        other => other,
+    }
 }
 
 /// Whether a value is a part of a word of the API.
@@ -337,12 +352,7 @@ fn forms_of(secret: &[u8]) -> Vec<Vec<u8>> {
         let encoded = STANDARD_NO_PAD.encode([&[0; 2][..bytes_before], secret].concat()).into_bytes();
         let chars_whole = (bytes_before + secret.len()) * 8 / 6;
         let standard = encoded[chars_shared..chars_whole].to_vec();
-        let swap = |byte: &u8| match byte {
-            b'+' => b'-',
-            b'/' => b'_',
-            other => *other,
-        };
-        let url: Vec<u8> = standard.iter().map(swap).collect();
+        let url: Vec<u8> = standard.iter().copied().map(url_safe).collect();
         if url != standard {
             forms.push(url);
         }
@@ -465,19 +475,32 @@ fn push_unit(decoded: &mut Vec<u8>, source: &[u8]) -> Option<usize> {
 pub(super) fn fields_in(bytes: &[u8]) -> Vec<Range<usize>> {
     const NAME: &[u8] = b"securekey";
     const K_AT: usize = 6;
+    const BLOCK_BYTES: usize = 256;
     let mut found: Vec<Range<usize>> = Vec::new();
-    for k in memchr::memchr2_iter(b'k', b'K', bytes) {
-        // Most of them are in nicknames.
-        if k == 0 || !matches!(bytes[k - 1], b'e' | b'E') {
+    for block in (0..bytes.len()).step_by(BLOCK_BYTES) {
+        let end = bytes.len().min(block + BLOCK_BYTES);
+        // One byte more on either side: the `k` may be the first or the last of the block.
+        if !has_eke(&bytes[block.saturating_sub(1)..bytes.len().min(end + 1)]) {
             continue;
         }
-        let Some(name) = k.checked_sub(K_AT).and_then(|at| bytes.get(at..at + NAME.len())) else { continue };
-        let is_in_value = found.last().is_some_and(|value| k < value.end);
-        if name.eq_ignore_ascii_case(NAME) && !is_in_value {
-            found.extend(value_after(bytes, k - K_AT + NAME.len()));
+        for k in memchr::memchr2_iter(b'k', b'K', &bytes[block..end]).map(|at| block + at) {
+            let Some(name) = k.checked_sub(K_AT).and_then(|at| bytes.get(at..at + NAME.len())) else { continue };
+            let is_in_value = found.last().is_some_and(|value| k < value.end);
+            if name.eq_ignore_ascii_case(NAME) && !is_in_value {
+                found.extend(value_after(bytes, k - K_AT + NAME.len()));
+            }
         }
     }
     found
+}
+
+/// Whether an `eke` is somewhere, in any case. Without branches, so that it is done for many bytes at once.
+fn has_eke(bytes: &[u8]) -> bool {
+    let is = |byte: &u8, letter: u8| byte | 0x20 == letter;
+    let middles = bytes.get(1..).unwrap_or_default();
+    let ends = bytes.get(2..).unwrap_or_default();
+    let places = bytes.iter().zip(middles).zip(ends);
+    places.fold(false, |has, ((a, b), c)| has | (is(a, b'e') & is(b, b'k') & is(c, b'e')))
 }
 
 fn value_after(bytes: &[u8], name_end: usize) -> Option<Range<usize>> {
