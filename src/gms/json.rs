@@ -92,6 +92,7 @@ impl Tape {
     }
 }
 
+/// Its steps are inlined into [`Tape::read`]: they are short and many, and the place is kept in a register then.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -101,14 +102,17 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    #[cold]
     fn fail<T>(&self, why: &'static str) -> Result<T, Invalid> {
         Err(Invalid { at: self.at, why })
     }
 
+    #[inline(always)]
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
+    #[inline(always)]
     fn blanks(&mut self) {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
             self.at += 1;
@@ -116,6 +120,7 @@ impl Reader<'_> {
     }
 
     /// Reads a scalar or an empty container, opening the containers that begin before it.
+    #[inline(always)]
     fn value(&mut self) -> Result<(), Invalid> {
         loop {
             self.blanks();
@@ -147,6 +152,7 @@ impl Reader<'_> {
     }
 
     /// After a value: closes the containers that end here. True where another value follows.
+    #[inline(always)]
     fn goes_on(&mut self) -> Result<bool, Invalid> {
         loop {
             self.blanks();
@@ -172,6 +178,7 @@ impl Reader<'_> {
         }
     }
 
+    #[inline(always)]
     fn push(&mut self, kind: Kind, start: usize, escaped: bool) -> Result<(), Invalid> {
         if self.nodes.len() >= NODES_MAX {
             return self.fail("too many values");
@@ -181,6 +188,7 @@ impl Reader<'_> {
         Ok(())
     }
 
+    #[inline(always)]
     fn open(&mut self, kind: Kind) -> Result<(), Invalid> {
         if self.open.len() >= DEPTH_MAX {
             return self.fail("nested too deeply");
@@ -192,6 +200,7 @@ impl Reader<'_> {
         Ok(())
     }
 
+    #[inline(always)]
     fn close(&mut self) {
         self.at += 1;
         let next = self.nodes.len() as u32;
@@ -201,6 +210,7 @@ impl Reader<'_> {
         }
     }
 
+    #[inline(always)]
     fn key(&mut self) -> Result<(), Invalid> {
         if self.peek() != Some(b'"') {
             return self.fail("a key was expected");
@@ -214,6 +224,7 @@ impl Reader<'_> {
         Ok(())
     }
 
+    #[inline(always)]
     fn string(&mut self, kind: Kind) -> Result<(), Invalid> {
         let start = self.at;
         let mut escaped = false;
@@ -241,6 +252,7 @@ impl Reader<'_> {
         }
     }
 
+    #[inline(always)]
     fn number(&mut self) -> Result<(), Invalid> {
         let start = self.at;
         match number_length(&self.bytes[start..]) {
@@ -293,7 +305,10 @@ fn plain_run(bytes: &[u8]) -> usize {
 
 /// The length of the JSON number that the bytes start with.
 fn number_length(bytes: &[u8]) -> Option<usize> {
-    let digits = |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let digits = |from: usize| {
+        let rest = &bytes[from..];
+        rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len())
+    };
     let mut at = usize::from(bytes.first() == Some(&b'-'));
     match (bytes.get(at), digits(at)) {
         (Some(b'0'), 1) => at += 1,
@@ -421,6 +436,7 @@ impl<'a> Value<'a> {
     }
 
     /// A string's or key's characters. Lone surrogates and NUL, which no column can hold, become U+FFFD.
+    #[inline]
     pub fn text(self) -> Option<Cow<'a, str>> {
         if !matches!(self.kind(), Kind::String | Kind::Key) {
             return None;
@@ -428,18 +444,24 @@ impl<'a> Value<'a> {
         if !self.node().escaped {
             return Some(Cow::Borrowed(self.content()));
         }
+        Some(Cow::Owned(self.decoded_text()))
+    }
+
+    fn decoded_text(self) -> String {
         let mut decoded = String::with_capacity(self.content().len());
         unescaped(self.content(), |plain, escape| {
             decoded.push_str(plain);
-            decoded.extend(escape.map(|escape| match escape {
-                Escape::Char('\0') | Escape::Surrogate(_) => char::REPLACEMENT_CHARACTER,
-                Escape::Char(char) => char,
-            }));
+            match escape {
+                Some(Escape::Char('\0') | Escape::Surrogate(_)) => decoded.push(char::REPLACEMENT_CHARACTER),
+                Some(Escape::Char(char)) => decoded.push(char),
+                None => {}
+            }
         });
-        Some(Cow::Owned(decoded))
+        decoded
     }
 
     /// A string's characters, else the value's own JSON: what a text column keeps of it.
+    #[inline]
     pub fn text_or_raw(self) -> Cow<'a, str> {
         self.text().unwrap_or(Cow::Borrowed(self.raw()))
     }
