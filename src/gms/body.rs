@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::decode::{Trouble, decode};
 use super::json::{Kind, Tape, Value};
-use super::scrub::{Scrubber, fields_in, is_secret_name, named_fields};
+use super::scrub::{Scrubber, fields_in, is_secret_name};
 use super::{Exchange, Policy};
 use crate::chat::{ChatId, Secret};
 
@@ -26,12 +26,22 @@ impl<'a> Body<'a> {
     /// Undoes the Content-Encoding and makes UTF-8 of it.
     pub fn open(exchange: &Exchange<'a>, policy: &Policy) -> Self {
         let decoded = decode(exchange.body, exchange.content_encoding, policy.decoded_bytes_max);
-        let text = match &decoded.bytes {
-            Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
-            Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(bytes).into_owned()),
+        let (text, is_repaired) = match &decoded.bytes {
+            Cow::Borrowed(bytes) => as_text(bytes),
+            Cow::Owned(bytes) => {
+                let (text, is_repaired) = as_text(bytes);
+                (Cow::Owned(text.into_owned()), is_repaired)
+            }
         };
-        let is_repaired = text.as_bytes() != &*decoded.bytes;
         Self { is_repaired, text, bytes: decoded.bytes, trouble: decoded.trouble }
+    }
+}
+
+/// The bytes as text, and whether they had to be repaired for it.
+fn as_text(bytes: &[u8]) -> (Cow<'_, str>, bool) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Cow::Borrowed(text), false),
+        Err(_) => (String::from_utf8_lossy(bytes), true),
     }
 }
 
@@ -73,12 +83,11 @@ impl<'a> Document<'a> {
     /// Gives the text back if it is no JSON.
     pub fn read(original: Cow<'a, str>, known: &Known<'_>, policy: &Policy) -> Result<Self, Cow<'a, str>> {
         let Ok(tape) = Tape::read(&original) else { return Err(original) };
-        let places = named_fields(&original, &tape);
-        let root = tape.root(&original);
-        let scrubber = known.scrubber(&secrets_in(root), chats_in(&tape, &original));
-        let mut private = places;
-        if !policy.keep_typing_text {
-            private.extend(typing_previews(&tape, &original));
+        let told = Told::by(tape.root(&original));
+        let scrubber = known.scrubber(&told.secrets, told.chats);
+        let mut private = told.secret_places;
+        if told.has_typing && !policy.keep_typing_text {
+            private.extend(typing_previews(tape.root(&original)));
         }
         let mut bytes = original.as_bytes().to_vec();
         scrubber.json(&mut bytes, &tape, private);
@@ -138,15 +147,38 @@ pub(super) fn clean_text(text: &[u8], known: &Known<'_>, breaks_off: bool) -> Ve
     clean
 }
 
-/// The values of the fields in a value whose names say that they are secret.
-pub(super) fn secrets_in(value: Value<'_>) -> Vec<Secret> {
-    let fields = value.all_members().filter(|(key, _)| key.text().is_some_and(|name| is_secret_name(&name)));
-    fields.flat_map(|(_, value)| value.leaves()).filter_map(|leaf| Secret::new(leaf.text_or_raw())).collect()
+/// What the members of a JSON text tell about how it is to be scrubbed.
+#[derive(Default)]
+struct Told {
+    /// The values of the fields whose names say that they are secret.
+    secrets: Vec<Secret>,
+    /// Where they are.
+    secret_places: Vec<Range<usize>>,
+    /// The chats that are named.
+    chats: Vec<ChatId>,
+    /// Something is of a typing event's type: there may be typing previews.
+    has_typing: bool,
 }
 
-fn chats_in(tape: &Tape, text: &str) -> Vec<ChatId> {
-    let named = tape.all_members(text).filter(|(key, _)| key.is_named("chatId"));
-    named.filter_map(|(_, value)| chat_id(value)).collect()
+impl Told {
+    /// One pass: it runs over every answer that brings something new.
+    fn by(root: Value<'_>) -> Self {
+        let mut told = Self::default();
+        for (key, value) in root.all_members() {
+            match &*key.wide() {
+                // By far most names are these.
+                b"from" | b"nickname" | b"participantId" | b"index" | b"text" | b"utcTime" => {}
+                b"type" => told.has_typing |= is_typing(value),
+                b"chatId" => told.chats.extend(chat_id(value)),
+                name if is_secret_name(name) => {
+                    told.secrets.extend(value.leaves().filter_map(|leaf| Secret::new(leaf.text_or_raw())));
+                    told.secret_places.extend(value.leaves().map(Value::place));
+                }
+                _ => {}
+            }
+        }
+        told
+    }
 }
 
 /// A chatId as a body gives it.
@@ -155,8 +187,8 @@ pub(super) fn chat_id(value: Value<'_>) -> Option<ChatId> {
 }
 
 /// What the customer typed and did not send: the text of typing events, wherever there are messages.
-fn typing_previews(tape: &Tape, text: &str) -> Vec<Range<usize>> {
-    let transcripts = tape.all_members(text).filter(|(key, _)| key.is_named("messages"));
+fn typing_previews(root: Value<'_>) -> Vec<Range<usize>> {
+    let transcripts = root.all_members().filter(|(key, _)| key.is_named("messages"));
     let events = transcripts.flat_map(|(_, messages)| messages.elements().chain([messages]));
     let typing = events.filter(|event| event.members().any(|(key, value)| key.is_named("type") && is_typing(value)));
     let texts = typing.flat_map(|event| event.members().filter(|(key, _)| key.is_named("text")));
@@ -164,6 +196,6 @@ fn typing_previews(tape: &Tape, text: &str) -> Vec<Range<usize>> {
 }
 
 fn is_typing(kind: Value<'_>) -> bool {
-    let is = |name: &str| kind.text().is_some_and(|kind| kind.eq_ignore_ascii_case(name));
-    is("TypingStarted") || is("TypingStopped")
+    let is_one = |kind: &str| ["TypingStarted", "TypingStopped"].iter().any(|name| kind.eq_ignore_ascii_case(name));
+    kind.text().is_some_and(|kind| is_one(&kind))
 }

@@ -13,6 +13,12 @@ const DEPTH_MAX: usize = 1_024;
 /// Bounds the tape to 32 MiB. A transcript of 8 MiB has about half as many values.
 const NODES_MAX: usize = 1 << 21;
 
+/// How far apart the values of a transcript are. Only a guess of the tape's size.
+const VALUE_BYTES: usize = 11;
+
+/// What a short answer has more than that.
+const VALUES_MORE: usize = 16;
+
 /// Where a text stops being JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Invalid {
@@ -63,7 +69,7 @@ impl Tape {
         if text.starts_with('\u{feff}') {
             reader.at = '\u{feff}'.len_utf8();
         }
-        reader.nodes.reserve(text.len() / 16);
+        reader.nodes.reserve(text.len() / VALUE_BYTES + VALUES_MORE);
         loop {
             reader.value()?;
             if !reader.goes_on()? {
@@ -77,11 +83,6 @@ impl Tape {
         Value { text, nodes: &self.nodes, at: 0 }
     }
 
-    /// Every key of every object, with its value.
-    pub fn all_members<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
-        self.root(text).all_members()
-    }
-
     /// The kind and place of the innermost scalar or key that holds the whole of a stretch of text.
     pub fn leaf_around(&self, stretch: &Range<usize>) -> Option<(Kind, Range<usize>)> {
         let after = self.nodes.partition_point(|node| node.start as usize <= stretch.start);
@@ -91,6 +92,7 @@ impl Tape {
     }
 }
 
+/// Its steps are inlined into [`Tape::read`]: they are short and many, and the place is kept in a register then.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -100,14 +102,17 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    #[cold]
     fn fail<T>(&self, why: &'static str) -> Result<T, Invalid> {
         Err(Invalid { at: self.at, why })
     }
 
+    #[inline(always)]
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
+    #[inline(always)]
     fn blanks(&mut self) {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
             self.at += 1;
@@ -115,6 +120,7 @@ impl Reader<'_> {
     }
 
     /// Reads a scalar or an empty container, opening the containers that begin before it.
+    #[inline(always)]
     fn value(&mut self) -> Result<(), Invalid> {
         loop {
             self.blanks();
@@ -146,6 +152,7 @@ impl Reader<'_> {
     }
 
     /// After a value: closes the containers that end here. True where another value follows.
+    #[inline(always)]
     fn goes_on(&mut self) -> Result<bool, Invalid> {
         loop {
             self.blanks();
@@ -171,6 +178,7 @@ impl Reader<'_> {
         }
     }
 
+    #[inline(always)]
     fn push(&mut self, kind: Kind, start: usize, escaped: bool) -> Result<(), Invalid> {
         if self.nodes.len() >= NODES_MAX {
             return self.fail("too many values");
@@ -180,6 +188,7 @@ impl Reader<'_> {
         Ok(())
     }
 
+    #[inline(always)]
     fn open(&mut self, kind: Kind) -> Result<(), Invalid> {
         if self.open.len() >= DEPTH_MAX {
             return self.fail("nested too deeply");
@@ -191,6 +200,7 @@ impl Reader<'_> {
         Ok(())
     }
 
+    #[inline(always)]
     fn close(&mut self) {
         self.at += 1;
         let next = self.nodes.len() as u32;
@@ -200,6 +210,7 @@ impl Reader<'_> {
         }
     }
 
+    #[inline(always)]
     fn key(&mut self) -> Result<(), Invalid> {
         if self.peek() != Some(b'"') {
             return self.fail("a key was expected");
@@ -213,37 +224,35 @@ impl Reader<'_> {
         Ok(())
     }
 
+    #[inline(always)]
     fn string(&mut self, kind: Kind) -> Result<(), Invalid> {
         let start = self.at;
         let mut escaped = false;
-        self.at += 1;
+        let mut at = start + 1;
         loop {
-            self.at += plain_run(&self.bytes[self.at..]);
-            match self.peek() {
+            at += plain_run(&self.bytes[at..]);
+            let why = match self.bytes.get(at) {
                 Some(b'"') => {
-                    self.at += 1;
+                    self.at = at + 1;
                     return self.push(kind, start, escaped);
                 }
-                Some(b'\\') => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                Some(_) => return self.fail("a control character in a string"),
-                None => return self.fail("the text ends inside a string"),
-            }
+                Some(b'\\') => match escape_length(&self.bytes[at..]) {
+                    Some(length) => {
+                        escaped = true;
+                        at += length;
+                        continue;
+                    }
+                    None => "an unknown escape",
+                },
+                Some(_) => "a control character in a string",
+                None => "the text ends inside a string",
+            };
+            self.at = at;
+            return self.fail(why);
         }
     }
 
-    fn escape(&mut self) -> Result<(), Invalid> {
-        let length = match self.bytes.get(self.at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
-            Some(b'u') if hex4(&self.bytes[self.at + 2..]).is_some() => 6,
-            _ => return self.fail("an unknown escape"),
-        };
-        self.at += length;
-        Ok(())
-    }
-
+    #[inline(always)]
     fn number(&mut self) -> Result<(), Invalid> {
         let start = self.at;
         match number_length(&self.bytes[start..]) {
@@ -263,28 +272,43 @@ impl Reader<'_> {
     }
 }
 
+/// The length of the escape that the bytes start with, halves of a pair apart.
+fn escape_length(bytes: &[u8]) -> Option<usize> {
+    match bytes.get(1)? {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(2),
+        b'u' => hex4(&bytes[2..]).map(|_| 6),
+        _ => None,
+    }
+}
+
 /// How many bytes there are before a quote, a backslash or a control character. Eight at a time: this is where most of
 /// the reading happens.
+#[inline]
 fn plain_run(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGHS: u64 = ONES << 7;
-    let zero_in = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
     let (chunks, rest) = bytes.as_chunks::<8>();
     for (at, chunk) in chunks.iter().enumerate() {
         let word = u64::from_le_bytes(*chunk);
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-        let stop = zero_in(word ^ (ONES * u64::from(b'"'))) | zero_in(word ^ (ONES * u64::from(b'\\'))) | control;
+        let quote = (word ^ (ONES * u64::from(b'"'))).wrapping_sub(ONES);
+        let backslash = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
+        let control = word.wrapping_sub(ONES * u64::from(b' '));
+        // A high bit that the subtraction set, in a byte that had none: there it went below zero.
+        let stop = (quote | backslash | control) & !word & HIGHS;
         if stop != 0 {
             return at * 8 + (stop.trailing_zeros() / 8) as usize;
         }
     }
-    let in_rest = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len());
-    chunks.len() * 8 + in_rest
+    let in_rest = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
+    chunks.len() * 8 + in_rest.unwrap_or(rest.len())
 }
 
 /// The length of the JSON number that the bytes start with.
 fn number_length(bytes: &[u8]) -> Option<usize> {
-    let digits = |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let digits = |from: usize| {
+        let rest = &bytes[from..];
+        rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len())
+    };
     let mut at = usize::from(bytes.first() == Some(&b'-'));
     match (bytes.get(at), digits(at)) {
         (Some(b'0'), 1) => at += 1,
@@ -362,8 +386,14 @@ impl<'a> Value<'a> {
 
     /// A string or key as written between its quotes.
     fn content(self) -> &'a str {
-        let raw = self.raw();
-        raw.get(1..raw.len() - 1).unwrap_or_default()
+        let Node { start, end, .. } = self.node();
+        self.text.get(start as usize + 1..end as usize - 1).unwrap_or_default()
+    }
+
+    /// The same as bytes, which need no look at where characters begin.
+    fn content_bytes(self) -> &'a [u8] {
+        let Node { start, end, .. } = self.node();
+        self.text.as_bytes().get(start as usize + 1..end as usize - 1).unwrap_or_default()
     }
 
     /// The members of an object in their order, repeated keys included. Nothing for other kinds.
@@ -398,11 +428,15 @@ impl<'a> Value<'a> {
     }
 
     /// Whether a key, its escapes decoded, reads so.
+    #[inline]
     pub fn is_named(self, name: &str) -> bool {
-        if self.node().escaped { *self.wide() == *name.as_bytes() } else { self.content() == name }
+        let Node { start, end, escaped, .. } = self.node();
+        let fits = (end - start) as usize == name.len() + "\"\"".len();
+        if escaped { *self.wide() == *name.as_bytes() } else { fits && self.content_bytes() == name.as_bytes() }
     }
 
     /// A string's or key's characters. Lone surrogates and NUL, which no column can hold, become U+FFFD.
+    #[inline]
     pub fn text(self) -> Option<Cow<'a, str>> {
         if !matches!(self.kind(), Kind::String | Kind::Key) {
             return None;
@@ -410,26 +444,51 @@ impl<'a> Value<'a> {
         if !self.node().escaped {
             return Some(Cow::Borrowed(self.content()));
         }
-        let decoded = unescaped(self.content(), |decoded, _| decoded.extend("\u{fffd}".bytes()));
-        let decoded = String::from_utf8_lossy(&decoded).into_owned();
-        Some(Cow::Owned(if decoded.contains('\0') { decoded.replace('\0', "\u{fffd}") } else { decoded }))
+        Some(Cow::Owned(self.decoded_text()))
+    }
+
+    fn decoded_text(self) -> String {
+        let mut decoded = String::with_capacity(self.content().len());
+        unescaped(self.content(), |plain, escape| {
+            decoded.push_str(plain);
+            match escape {
+                Some(Escape::Char('\0') | Escape::Surrogate(_)) => decoded.push(char::REPLACEMENT_CHARACTER),
+                Some(Escape::Char(char)) => decoded.push(char),
+                None => {}
+            }
+        });
+        decoded
     }
 
     /// A string's characters, else the value's own JSON: what a text column keeps of it.
+    #[inline]
     pub fn text_or_raw(self) -> Cow<'a, str> {
         self.text().unwrap_or(Cow::Borrowed(self.raw()))
     }
 
     /// A string's or key's characters, nothing lost: lone surrogates as the three bytes they would be (WTF-8).
+    #[inline]
     pub fn wide(self) -> Cow<'a, [u8]> {
-        if !self.node().escaped {
-            return Cow::Borrowed(self.content().as_bytes());
+        match self.node().escaped {
+            false => Cow::Borrowed(self.content_bytes()),
+            true => Cow::Owned(self.decoded_wide()),
         }
-        let push = |decoded: &mut Vec<u8>, unit: u16| {
-            let [high, middle, low] = [0xe0 | (unit >> 12), 0x80 | (unit >> 6 & 0x3f), 0x80 | (unit & 0x3f)];
-            decoded.extend([high as u8, middle as u8, low as u8]);
-        };
-        Cow::Owned(unescaped(self.content(), push))
+    }
+
+    fn decoded_wide(self) -> Vec<u8> {
+        let mut decoded = Vec::with_capacity(self.content().len());
+        unescaped(self.content(), |plain, escape| {
+            decoded.extend_from_slice(plain.as_bytes());
+            match escape {
+                Some(Escape::Char(char)) => decoded.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
+                Some(Escape::Surrogate(unit)) => {
+                    let bytes = [0xe0 | (unit >> 12), 0x80 | (unit >> 6 & 0x3f), 0x80 | (unit & 0x3f)];
+                    decoded.extend_from_slice(&bytes.map(|byte| byte as u8));
+                }
+                None => {}
+            }
+        });
+        decoded
     }
 
     /// A whole number: an integer, a float without a fraction, or a string that holds one.
@@ -456,23 +515,25 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Decodes the escapes of a string that was found well-formed. `lone` writes a surrogate without its other half.
-fn unescaped(content: &str, lone: impl Fn(&mut Vec<u8>, u16)) -> Vec<u8> {
-    let bytes = content.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(run) = memchr::memchr(b'\\', &bytes[at..]) {
-        decoded.extend_from_slice(&bytes[at..at + run]);
-        at += run;
-        let Some((unit, length)) = escape_at(&bytes[at..]) else { break };
-        at += length;
-        match unit {
-            Escape::Char(char) => decoded.extend(char.encode_utf8(&mut [0; 4]).bytes()),
-            Escape::Surrogate(unit) => lone(&mut decoded, unit),
-        }
+/// No column holds NUL: it becomes U+FFFD.
+pub(super) fn without_nul(text: String) -> String {
+    if memchr::memchr(0, text.as_bytes()).is_some() { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+/// Decodes the escapes of a string that was found well-formed: pushes what is plain, with the escape behind it.
+fn unescaped(content: &str, mut push: impl FnMut(&str, Option<Escape>)) {
+    let mut rest = content;
+    while let Some(run) = memchr::memchr(b'\\', rest.as_bytes()) {
+        let (plain, from_escape) = rest.split_at(run);
+        rest = from_escape;
+        let Some((escape, length)) = escape_at(rest.as_bytes()) else {
+            push(plain, None);
+            break;
+        };
+        push(plain, Some(escape));
+        rest = &rest[length..];
     }
-    decoded.extend_from_slice(&bytes[at..]);
-    decoded
+    push(rest, None);
 }
 
 /// What a backslash and what follows stand for.

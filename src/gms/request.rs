@@ -3,9 +3,9 @@
 
 use std::borrow::Cow;
 
-use super::json::{Kind, Tape, Value, whole};
+use super::json::{Kind, Tape, Value, whole, without_nul};
 use super::route::{Operation, RouteClass};
-use super::scrub::{fields_in, is_secret_name};
+use super::scrub::{fields_in, is_secret_name, secret_leaves};
 use super::{Attribute, AttributeSource, Exchange};
 use crate::chat::{ChatId, Secret};
 
@@ -76,7 +76,7 @@ impl<'a> Request<'a> {
             }
         }
         let forms = std::iter::once(&request.form).chain(request.messages.iter().map(|message| &message.form));
-        let fields = forms.flat_map(|form| &form.fields).filter(|(name, _)| is_secret_name(name));
+        let fields = forms.flat_map(|form| &form.fields).filter(|(name, _)| is_secret_name(name.as_bytes()));
         let named: Vec<Secret> = fields.filter_map(|(_, value)| Secret::new(&**value)).collect();
         request.secrets.extend(named);
         request
@@ -102,10 +102,8 @@ impl<'a> Request<'a> {
             self.secrets.extend(values.filter_map(Secret::new));
             return;
         };
-        let members = tape.all_members(text).filter(|(key, _)| key.text().is_some_and(|name| is_secret_name(&name)));
-        let values = members.flat_map(|(_, value)| value.leaves()).filter_map(|leaf| Secret::new(leaf.text_or_raw()));
-        self.secrets.extend(values);
         let root = tape.root(text);
+        self.secrets.extend(secret_leaves(root).filter_map(|leaf| Secret::new(leaf.text_or_raw())));
         let mut read = Request::default();
         if is_cometd {
             read.messages.extend(root.elements().chain([root]).filter_map(Message::of));
@@ -200,7 +198,7 @@ impl<'a> Form<'a> {
         let wanted = self
             .fields
             .iter()
-            .filter(move |(name, value)| !value.is_empty() && is_admitted(name) && !is_secret_name(name));
+            .filter(move |(name, value)| !value.is_empty() && is_admitted(name) && !is_secret_name(name.as_bytes()));
         wanted.map(|(name, value)| attribute(name, value, AttributeSource::Request))
     }
 
@@ -244,7 +242,7 @@ pub(super) fn user_data<'a>(object: Value<'a>) -> impl Iterator<Item = (Cow<'a, 
 
 /// An attribute of bounded length, and without NUL.
 pub(super) fn attribute(name: &str, value: &str, source: AttributeSource) -> Attribute {
-    let bounded = |text: &str| text[..text.floor_char_boundary(ATTRIBUTE_BYTES_MAX)].replace('\0', "\u{fffd}");
+    let bounded = |text: &str| without_nul(text[..text.floor_char_boundary(ATTRIBUTE_BYTES_MAX)].to_owned());
     Attribute { name: bounded(name), value: bounded(value), source }
 }
 

@@ -9,11 +9,11 @@ use std::ops::Range;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use memchr::memmem::Finder;
+use memchr::memmem;
 use sha2::{Digest, Sha256};
 
 use super::content::first_half;
-use super::json::{Escape, Kind, Tape, escape_at};
+use super::json::{Escape, Kind, Tape, Value, escape_at};
 use super::route::percent_byte;
 use crate::chat::{ContentDigest, Secret};
 
@@ -81,7 +81,7 @@ pub fn scrub(bytes: &mut [u8], secrets: &[Secret]) {
     let scrubber = Scrubber::new(secrets, &[]);
     match std::str::from_utf8(bytes).ok().and_then(|text| Some((text, Tape::read(text).ok()?))) {
         Some((text, tape)) => {
-            let named = named_fields(text, &tape);
+            let named = secret_leaves(tape.root(text)).map(Value::place).collect();
             scrubber.json(bytes, &tape, named);
         }
         None => scrubber.text(bytes),
@@ -89,50 +89,44 @@ pub fn scrub(bytes: &mut [u8], secrets: &[Secret]) {
 }
 
 /// Whether a field of this name holds a secret: `secureKey`, `SMS_SecureKeyL`, `userData[secure_key]`, `apikey`.
-pub(super) fn is_secret_name(name: &str) -> bool {
+pub(super) fn is_secret_name(name: &[u8]) -> bool {
     const WORDS: [&[u8]; 2] = [b"securekey", b"apikey"];
-    if name.len() < 6 {
+    // Hardly any other name of an answer has a y and is long enough.
+    if name.len() < 6 || !name.iter().any(|byte| matches!(byte, b'y' | b'Y')) {
         return false;
     }
-    let letters = name.bytes().filter(|byte| !matches!(byte, b'_' | b'-' | b' '));
-    let letters: Vec<u8> = letters.map(|byte| byte.to_ascii_lowercase()).collect();
+    let letters = name.iter().filter(|byte| !matches!(byte, b'_' | b'-' | b' '));
+    let letters: Vec<u8> = letters.map(u8::to_ascii_lowercase).collect();
     WORDS.iter().any(|word| letters.windows(word.len()).any(|window| window == *word))
 }
 
 /// The strings and numbers in members with a secret name.
-pub(super) fn named_fields(text: &str, tape: &Tape) -> Vec<Range<usize>> {
-    let is_secret = |key: super::json::Value<'_>| key.text().is_some_and(|name| is_secret_name(&name));
-    let fields = tape.all_members(text).filter(|(key, _)| is_secret(*key));
-    fields.flat_map(|(_, value)| value.leaves()).map(super::json::Value::place).collect()
+pub(super) fn secret_leaves(root: Value<'_>) -> impl Iterator<Item = Value<'_>> {
+    let fields = root.all_members().filter(|(key, _)| is_secret_name(&key.wide()));
+    fields.flat_map(|(_, value)| value.leaves())
 }
 
 /// Finds a set of secrets in all their forms.
 pub(super) struct Scrubber {
-    finders: Vec<Finder<'static>>,
-    /// Of the secrets with a space in them, where a plus counts as one.
-    spaced: Vec<Finder<'static>>,
-    /// The secrets themselves, for the end of a text that breaks off.
-    plain: Vec<Vec<u8>>,
+    secrets: Vec<Vec<u8>>,
+    heads: Heads,
 }
 
 impl Scrubber {
     /// Takes the first [`SECRETS_MAX`] secrets that are long enough and are not part of a public word: one of the API's
     /// or, in `public`, of this exchange (a chatId).
     pub fn new<'s>(secrets: impl IntoIterator<Item = &'s Secret>, public: &[&str]) -> Self {
-        let is_public = |value: &str| PUBLIC_WORDS.iter().chain(public).any(|word| word.contains(value));
         let mut plain: Vec<Vec<u8>> = Vec::new();
         for value in secrets.into_iter().map(Secret::expose) {
-            let is_starred = value.bytes().all(|byte| byte == b'*');
-            let is_wanted = value.len() >= SECRET_BYTES_MIN && !is_starred && !is_public(value);
-            if is_wanted && plain.len() < SECRETS_MAX && !plain.iter().any(|known| known == value.as_bytes()) {
+            let is_known = || plain.iter().any(|known| known == value.as_bytes());
+            let is_starred = || value.bytes().all(|byte| byte == b'*');
+            let is_public = || is_in_public_word(value) || public.iter().any(|word| word.contains(value));
+            let fits = value.len() >= SECRET_BYTES_MIN && plain.len() < SECRETS_MAX;
+            if fits && !is_known() && !is_starred() && !is_public() {
                 plain.push(value.as_bytes().to_vec());
             }
         }
-        let own = |pattern: &[u8]| Finder::new(pattern).into_owned();
-        let finders = plain.iter().flat_map(|value| forms_of(value)).map(|form| own(&form)).collect();
-        let with_space = plain.iter().filter(|value| value.contains(&b' '));
-        let spaced = with_space.map(|value| own(&plus_as_space(value))).collect();
-        Self { finders, spaced, plain }
+        Self { heads: Heads::of(&plain), secrets: plain }
     }
 
     /// Scrubs a JSON text through the tape read from it, and stars the leaves at `places`.
@@ -190,7 +184,7 @@ impl Scrubber {
             let lengths = (TAIL_BYTES_MIN..secret.len().min(bytes.len() + 1)).rev();
             lengths.into_iter().find(|length| bytes.ends_with(&secret[..*length]))
         };
-        if let Some(length) = self.plain.iter().filter_map(cut_at).max() {
+        if let Some(length) = self.secrets.iter().filter_map(cut_at).max() {
             let from = bytes.len() - length;
             bytes[from..].fill(b'*');
         }
@@ -198,13 +192,21 @@ impl Scrubber {
 
     /// Where the secrets are: in the bytes as they are, and in what they decode to, level by level. In order.
     fn stretches(&self, bytes: &[u8]) -> Vec<Range<usize>> {
-        if self.finders.is_empty() {
+        if self.secrets.is_empty() {
             return Vec::new();
         }
         let mut found = self.stretches_as_is(bytes);
         let mut views: Vec<View> = Vec::new();
-        for mark in [b'\\', b'%'].repeat(LEVELS_MAX) {
-            let Some(view) = View::of(views.last().map_or(bytes, |view| &view.bytes), mark) else { continue };
+        let mut marks_without_view = 0;
+        for mark in [b'\\', b'%'].into_iter().cycle().take(2 * LEVELS_MAX) {
+            let Some(view) = View::of(views.last().map_or(bytes, |view| &view.bytes), mark) else {
+                marks_without_view += 1;
+                if marks_without_view == 2 {
+                    break; // neither mark is left
+                }
+                continue;
+            };
+            marks_without_view = 0;
             let decoded = self.stretches_as_is(&view.bytes);
             views.push(view);
             let source = |stretch| views.iter().rev().fold(stretch, |stretch, view| view.source_of(&stretch));
@@ -216,18 +218,127 @@ impl Scrubber {
 
     fn stretches_as_is(&self, bytes: &[u8]) -> Vec<Range<usize>> {
         let mut found = Vec::new();
-        let mut look = |finders: &[Finder<'static>], bytes: &[u8]| {
-            for finder in finders {
-                let length = finder.needle().len();
-                found.extend(finder.find_iter(bytes).map(|at| at..at + length));
-            }
+        let mut look = |form: &[u8], bytes: &[u8]| {
+            found.extend(memmem::find_iter(bytes, form).map(|at| at..at + form.len()));
         };
-        look(&self.finders, bytes);
-        if !self.spaced.is_empty() {
-            look(&self.spaced, &plus_as_space(bytes));
+        if self.heads.are_in(bytes) {
+            self.secrets.iter().flat_map(|secret| forms_of(secret)).for_each(|form| look(&form, bytes));
+        }
+        if self.secrets.iter().any(|secret| secret.contains(&b' ')) {
+            let bytes = plus_as_space(bytes);
+            let spaced = self.secrets.iter().filter(|secret| secret.contains(&b' '));
+            spaced.for_each(|secret| look(&plus_as_space(secret), &bytes));
         }
         found
     }
+}
+
+/// The first [`SECRET_BYTES_MIN`] bytes of every form of some secrets. Hardly any text holds one of them, and one pass
+/// tells: it looks at every fourth place only, since four bytes of a head begin at one of these.
+struct Heads {
+    heads: Vec<Head>,
+    /// 1 for the [`slot_of`] each four bytes that a text with a head may have at such a place.
+    grams: [u8; SLOTS],
+}
+
+type Head = [u8; SECRET_BYTES_MIN];
+
+type Gram = [u8; GRAM_BYTES];
+
+const GRAM_BYTES: usize = 4;
+
+/// A secret sets about 16: few enough to be met seldom by chance, even by those of [`SECRETS_MAX`] secrets.
+const SLOTS: usize = 4_096;
+
+/// How many grams are looked up before the next decision.
+const BLOCK_GRAMS: usize = 8;
+
+impl Heads {
+    fn of(secrets: &[Vec<u8>]) -> Self {
+        let mut heads = Vec::with_capacity(secrets.len() * HEADS_A_SECRET);
+        secrets.iter().for_each(|secret| push_heads(&mut heads, secret));
+        let mut grams = [0; SLOTS];
+        for gram in heads.iter().flat_map(|head: &Head| head.array_windows().take(GRAM_BYTES)) {
+            grams[slot_of(gram)] = 1;
+        }
+        Self { heads, grams }
+    }
+
+    /// Whether any head is in a text.
+    fn are_in(&self, bytes: &[u8]) -> bool {
+        let (grams, _) = bytes.as_chunks();
+        let (blocks, _) = grams.as_chunks::<BLOCK_GRAMS>();
+        let in_blocks = blocks.iter().enumerate().any(|(at, block)| {
+            let is_met = block.iter().fold(0, |met, gram| met | self.grams[slot_of(gram)]) != 0;
+            is_met && self.are_around(bytes, block, at * BLOCK_GRAMS * GRAM_BYTES)
+        });
+        let rest = blocks.len() * BLOCK_GRAMS;
+        in_blocks || self.are_around(bytes, &grams[rest..], rest * GRAM_BYTES)
+    }
+
+    /// Whether a head begins at one of the grams of a text from a place on, or up to three bytes before.
+    fn are_around(&self, bytes: &[u8], grams: &[Gram], from: usize) -> bool {
+        let met = grams.iter().enumerate().filter(|(_, gram)| self.grams[slot_of(gram)] != 0);
+        let mut places = met.map(|(at, _)| from + at * GRAM_BYTES);
+        places.any(|place| {
+            let starts = place.saturating_sub(GRAM_BYTES - 1)..=place;
+            starts.filter_map(|start| bytes[start..].first_chunk()).any(|head| self.heads.contains(head))
+        })
+    }
+}
+
+#[inline]
+fn slot_of(gram: &Gram) -> usize {
+    const GOLDEN_RATIO: u32 = 0x9e37_79b9;
+    (u32::from_le_bytes(*gram).wrapping_mul(GOLDEN_RATIO) >> (u32::BITS - SLOTS.ilog2())) as usize
+}
+
+const HEADS_A_SECRET: usize = 7;
+
+/// What the forms of a secret begin with: itself, and its base64 from its bits 0, 4 and 2 on, in both alphabets.
+fn push_heads(heads: &mut Vec<Head>, secret: &[u8]) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let Some(plain) = secret.first_chunk::<SECRET_BYTES_MIN>() else { return };
+    heads.push(*plain);
+    let bits = u64::from_be_bytes(*plain);
+    for shift in [0, 4, 2] {
+        let standard: Head = std::array::from_fn(|at| ALPHABET[(bits << (shift + 6 * at) >> 58) as usize]);
+        let url = standard.map(url_safe);
+        heads.push(standard);
+        heads.extend((url != standard).then_some(url));
+    }
+}
+
+/// A character of base64 in the other alphabet (RFC 4648, section 5).
+fn url_safe(char: u8) -> u8 {
+    match char {
+        b'+' => b'-',
+        b'/' => b'_',
+        other => other,
+    }
+}
+
+/// Whether a value is a part of a word of the API.
+fn is_in_public_word(value: &str) -> bool {
+    // By far most values are keys, and have a byte that no such word has.
+    const ARE_PUBLIC: [bool; 256] = bytes_of(PUBLIC_WORDS);
+    let may_be = value.bytes().all(|byte| ARE_PUBLIC[usize::from(byte)]);
+    may_be && PUBLIC_WORDS.iter().any(|word| word.contains(value))
+}
+
+const fn bytes_of(words: &[&str]) -> [bool; 256] {
+    let mut found = [false; 256];
+    let mut at = 0;
+    while at < words.len() {
+        let word = words[at].as_bytes();
+        let mut of_word = 0;
+        while of_word < word.len() {
+            found[word[of_word] as usize] = true;
+            of_word += 1;
+        }
+        at += 1;
+    }
+    found
 }
 
 fn plus_as_space(bytes: &[u8]) -> Vec<u8> {
@@ -241,12 +352,7 @@ fn forms_of(secret: &[u8]) -> Vec<Vec<u8>> {
         let encoded = STANDARD_NO_PAD.encode([&[0; 2][..bytes_before], secret].concat()).into_bytes();
         let chars_whole = (bytes_before + secret.len()) * 8 / 6;
         let standard = encoded[chars_shared..chars_whole].to_vec();
-        let swap = |byte: &u8| match byte {
-            b'+' => b'-',
-            b'/' => b'_',
-            other => *other,
-        };
-        let url: Vec<u8> = standard.iter().map(swap).collect();
+        let url: Vec<u8> = standard.iter().copied().map(url_safe).collect();
         if url != standard {
             forms.push(url);
         }
@@ -311,18 +417,20 @@ struct Unit {
 impl View {
     /// Undoes what begins with `mark`. None where there is nothing to undo.
     fn of(source: &[u8], mark: u8) -> Option<Self> {
-        let mut view = Self { bytes: Vec::new(), units: Vec::new() };
+        memchr::memchr(mark, source)?;
+        let mut view = Self { bytes: Vec::with_capacity(source.len()), units: Vec::new() };
         let mut copied = 0;
         let mut at = 0;
         while let Some(run) = memchr::memchr(mark, &source[at..]) {
             at += run;
-            let Some((decoded, source_length)) = unit_at(&source[at..]) else {
+            view.bytes.extend_from_slice(&source[copied..at]);
+            copied = at;
+            let begun = view.bytes.len();
+            let Some(source_length) = push_unit(&mut view.bytes, &source[at..]) else {
                 at += 1;
                 continue;
             };
-            view.bytes.extend_from_slice(&source[copied..at]);
-            view.units.push(Unit { at: view.bytes.len(), length: decoded.len(), source_at: at, source_length });
-            view.bytes.extend(decoded);
+            view.units.push(Unit { at: begun, length: view.bytes.len() - begun, source_at: at, source_length });
             at += source_length;
             copied = at;
         }
@@ -347,16 +455,19 @@ impl View {
     }
 }
 
-fn unit_at(source: &[u8]) -> Option<(Vec<u8>, usize)> {
+/// Decodes what a text starts with. Returns how much of the text it was.
+fn push_unit(decoded: &mut Vec<u8>, source: &[u8]) -> Option<usize> {
     if let Some(byte) = percent_byte(source) {
-        return Some((vec![byte], 3));
+        decoded.push(byte);
+        return Some(3);
     }
     let (escape, length) = escape_at(source)?;
     let char = match escape {
         Escape::Char(char) => char,
         Escape::Surrogate(_) => char::REPLACEMENT_CHARACTER,
     };
-    Some((char.to_string().into_bytes(), length))
+    decoded.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
+    Some(length)
 }
 
 /// Where a text that is not read as JSON names a secret field, the stretches of the values: `"secureKey": "…"`, with
@@ -364,15 +475,32 @@ fn unit_at(source: &[u8]) -> Option<(Vec<u8>, usize)> {
 pub(super) fn fields_in(bytes: &[u8]) -> Vec<Range<usize>> {
     const NAME: &[u8] = b"securekey";
     const K_AT: usize = 6;
+    const BLOCK_BYTES: usize = 256;
     let mut found: Vec<Range<usize>> = Vec::new();
-    for k in memchr::memchr2_iter(b'k', b'K', bytes) {
-        let Some(name) = k.checked_sub(K_AT).and_then(|at| bytes.get(at..at + NAME.len())) else { continue };
-        let is_in_value = found.last().is_some_and(|value| k < value.end);
-        if name.eq_ignore_ascii_case(NAME) && !is_in_value {
-            found.extend(value_after(bytes, k - K_AT + NAME.len()));
+    for block in (0..bytes.len()).step_by(BLOCK_BYTES) {
+        let end = bytes.len().min(block + BLOCK_BYTES);
+        // One byte more on either side: the `k` may be the first or the last of the block.
+        if !has_eke(&bytes[block.saturating_sub(1)..bytes.len().min(end + 1)]) {
+            continue;
+        }
+        for k in memchr::memchr2_iter(b'k', b'K', &bytes[block..end]).map(|at| block + at) {
+            let Some(name) = k.checked_sub(K_AT).and_then(|at| bytes.get(at..at + NAME.len())) else { continue };
+            let is_in_value = found.last().is_some_and(|value| k < value.end);
+            if name.eq_ignore_ascii_case(NAME) && !is_in_value {
+                found.extend(value_after(bytes, k - K_AT + NAME.len()));
+            }
         }
     }
     found
+}
+
+/// Whether an `eke` is somewhere, in any case. Without branches, so that it is done for many bytes at once.
+fn has_eke(bytes: &[u8]) -> bool {
+    let is = |byte: &u8, letter: u8| byte | 0x20 == letter;
+    let middles = bytes.get(1..).unwrap_or_default();
+    let ends = bytes.get(2..).unwrap_or_default();
+    let places = bytes.iter().zip(middles).zip(ends);
+    places.fold(false, |has, ((a, b), c)| has | (is(a, b'e') & is(b, b'k') & is(c, b'e')))
 }
 
 fn value_after(bytes: &[u8], name_end: usize) -> Option<Range<usize>> {
@@ -409,7 +537,7 @@ fn looks_like_key(value: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use base64::engine::general_purpose::URL_SAFE;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
     use proptest::prelude::*;
 
     use super::*;
@@ -521,7 +649,7 @@ mod tests {
     fn short_and_public_secrets_are_not_hunted() {
         assert_eq!(scrubbed("1234567", &["1234567"]), "1234567");
         let secrets = [Secret::new("00001aCY6K8U003T").expect("not empty")];
-        assert!(Scrubber::new(&secrets, &["00001aCY6K8U003T"]).finders.is_empty());
+        assert!(Scrubber::new(&secrets, &["00001aCY6K8U003T"]).secrets.is_empty());
     }
 
     #[test]
@@ -530,6 +658,94 @@ mod tests {
         let digests = [(0, "abc"), (1, "abc"), (0, "abd")].map(|(key, text)| key_digest(&[key; 32], &secret(text)));
         assert!(digests[0] != digests[1] && digests[0] != digests[2]);
         assert_eq!(digests[0], key_digest(&[0; 32], &secret("abc")));
+    }
+
+    /// What of a secret's base64 does not depend on what is around it, in both alphabets.
+    fn base64_forms(secret: &[u8]) -> Vec<Vec<u8>> {
+        let mut forms = Vec::new();
+        for (before, engine) in (0..3).flat_map(|before| [(before, STANDARD), (before, URL_SAFE)]) {
+            let among = |other: u8| engine.encode([&[other].repeat(before), secret, &[other; 3]].concat()).into_bytes();
+            let (zeros, ones) = (among(0), among(0xff));
+            forms.push(zeros.iter().zip(&ones).filter(|(a, b)| a == b && **a != b'=').map(|(a, _)| *a).collect());
+        }
+        forms
+    }
+
+    /// A byte of a decoded text, and what of the text as it came it stands for.
+    type Decoded = (u8, Range<usize>);
+
+    /// Undoes what begins with `mark`, byte by byte.
+    fn undone(text: &[Decoded], mark: u8) -> Vec<Decoded> {
+        let mut view = Vec::new();
+        let mut at = 0;
+        while let Some((first, source)) = text.get(at) {
+            let bytes: Vec<u8> = text[at..].iter().take(12).map(|(byte, _)| *byte).collect();
+            let unit = if *first != mark {
+                None
+            } else if mark == b'%' {
+                let digits = bytes.get(1..3).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+                let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+                digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).map(|byte| (vec![byte], 3))
+            } else {
+                let decoded = |escape| match escape {
+                    Escape::Char(char) => char.to_string().into_bytes(),
+                    Escape::Surrogate(_) => "\u{fffd}".into(),
+                };
+                escape_at(&bytes).map(|(escape, length)| (decoded(escape), length))
+            };
+            let (bytes, length) = unit.unwrap_or((vec![*first], 1));
+            let place = source.start..text[at + length - 1].1.end;
+            view.extend(bytes.into_iter().map(|byte| (byte, place.clone())));
+            at += length;
+        }
+        view
+    }
+
+    /// Every form of every secret, by plain search in every view.
+    fn plainly_found(text: &[u8], secrets: &[Vec<u8>]) -> Vec<(usize, usize)> {
+        let mut view: Vec<Decoded> = text.iter().enumerate().map(|(at, byte)| (*byte, at..at + 1)).collect();
+        let mut found = Vec::new();
+        for mark in [None].into_iter().chain([b'\\', b'%'].repeat(LEVELS_MAX).into_iter().map(Some)) {
+            view = mark.map_or_else(|| view.clone(), |mark| undone(&view, mark));
+            let as_is: Vec<u8> = view.iter().map(|(byte, _)| *byte).collect();
+            let mut look = |form: &[u8], bytes: &[u8]| {
+                let mut at = 0;
+                while at + form.len() <= bytes.len() {
+                    let is_found = bytes[at..].starts_with(form);
+                    let end = at + form.len();
+                    found.extend(is_found.then(|| (view[at].1.start, view[end - 1].1.end)));
+                    at = if is_found { end } else { at + 1 };
+                }
+            };
+            for secret in secrets {
+                look(secret, &as_is);
+                base64_forms(secret).iter().for_each(|form| look(form, &as_is));
+                if secret.contains(&b' ') {
+                    look(&plus_as_space(secret), &plus_as_space(&as_is));
+                }
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// A secret in a dress: as it is, in base64 among others, cut; then some of it escaped, percent-encoded, again.
+    fn dressed(secret: &str, (form, ways): &(u8, Vec<u8>)) -> String {
+        let before = &"\u{7f}a"[..usize::from(form % 3)];
+        let base = match form % 5 {
+            0 => STANDARD.encode(format!("{before}{secret}~~")),
+            1 => URL_SAFE.encode(format!("{before}{secret}~~")),
+            2 => secret[1..].to_owned(),
+            3 => secret.replace(' ', "+"),
+            _ => secret.to_owned(),
+        };
+        let mut text = base;
+        for level in ways.chunks(3) {
+            let ways = level.iter().cycle();
+            text = text.chars().zip(ways).map(|(c, way)| spelt(c, if *way < 200 { 0 } else { *way })).collect();
+        }
+        text
     }
 
     /// One character of a secret, written one of the ways.
@@ -544,6 +760,26 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_a_plain_search_finds_is_found_and_nothing_else(
+            secrets in proptest::collection::vec("[ab+ ?>0]{8,11}|[0-9a-f]{20}", 1..4),
+            dresses in proptest::collection::vec(
+                (0..3_usize, (any::<u8>(), proptest::collection::vec(any::<u8>(), 0..10)), r"[ab0 +%\\u5c2]{0,9}|%25|\\\\|\\u005c"),
+                0..6,
+            ),
+        ) {
+            let pieces = dresses.iter().map(|(of, dress, noise)| dressed(&secrets[of % secrets.len()], dress) + noise);
+            let text: String = pieces.collect();
+            let wrapped: Vec<Secret> = secrets.iter().filter_map(|secret| Secret::new(secret.as_str())).collect();
+            let scrubber = Scrubber::new(&wrapped, &[]);
+            let stretches = scrubber.stretches(text.as_bytes());
+            prop_assert!(stretches.is_sorted_by_key(|stretch| stretch.start));
+            let mut found: Vec<_> = stretches.into_iter().map(|stretch| (stretch.start, stretch.end)).collect();
+            found.sort_unstable();
+            found.dedup();
+            prop_assert_eq!(found, plainly_found(text.as_bytes(), &scrubber.secrets), "{}", text);
+        }
+
         #[test]
         fn no_spelling_of_a_secret_survives(
             // Without % and \\: what reads as an encoding itself is undone with the text around it. Keys are hex or base64.

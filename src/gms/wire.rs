@@ -154,7 +154,7 @@ fn attributes(answer: Value<'_>, asked: &Asked<'_>, policy: &Policy) -> Vec<Attr
     let fields = answer.members().filter(|(key, value)| !known(*key) && value.kind() != Kind::Null);
     let fields = fields.filter_map(|(key, value)| Some((key.text()?, value.text_or_raw())));
     let data = answer.given("userData").into_iter().flat_map(user_data);
-    let public = fields.chain(data).filter(|(name, value)| !is_secret_name(name) && !value.is_empty());
+    let public = fields.chain(data).filter(|(name, value)| !is_secret_name(name.as_bytes()) && !value.is_empty());
     found.extend(public.map(|(name, value)| attribute(&name, &value, AttributeSource::Answer)));
     found
 }
@@ -168,47 +168,91 @@ fn read_events(
 ) -> Vec<TranscriptEvent> {
     let Some(messages) = answer.given("messages") else { return Vec::new() };
     let one = (messages.kind() != Kind::Array).then_some(messages);
-    let elements = messages.elements().chain(one);
-    elements
-        .filter_map(|element| {
-            let kind = match event(element) {
-                Ok(event) => return Some(event),
-                Err(kind) => kind,
-            };
-            let detail = match kind {
-                FindingKind::NotAnEvent => "an element of messages that is no object",
-                _ => "an event without a valid index: it has no key",
-            };
-            seen.findings.push(finding(kind, chat.cloned(), detail.into(), element.raw().as_bytes(), 1, policy));
-            None
-        })
-        .collect()
+    let mut events = Vec::with_capacity(messages.elements().count());
+    for element in messages.elements().chain(one) {
+        let kind = match event(element) {
+            Ok(event) => {
+                events.push(event);
+                continue;
+            }
+            Err(kind) => kind,
+        };
+        let detail = match kind {
+            FindingKind::NotAnEvent => "an element of messages that is no object",
+            _ => "an event without a valid index: it has no key",
+        };
+        seen.findings.push(finding(kind, chat.cloned(), detail.into(), element.raw().as_bytes(), 1, policy));
+    }
+    events
+}
+
+/// The members of an event, read in one pass. The last one of a name wins; null is none.
+#[derive(Default)]
+struct GivenEvent<'a> {
+    index: Option<Value<'a>>,
+    kind: Option<Value<'a>>,
+    utc_time: Option<Value<'a>>,
+    from: Option<Value<'a>>,
+    text: Option<Value<'a>>,
+    message_type: Option<Value<'a>>,
+    user_data: Option<Value<'a>>,
+    event_attributes: Option<Value<'a>>,
 }
 
 fn event(value: Value<'_>) -> Result<TranscriptEvent, FindingKind> {
     if value.kind() != Kind::Object {
         return Err(FindingKind::NotAnEvent);
     }
-    let index = value.given("index").and_then(Value::integer).and_then(EventIndex::new);
-    let index = index.ok_or(FindingKind::EventWithoutKey)?;
-    let text = |of: Value<'_>, name: &str| of.given(name).map(|value| value.text_or_raw().into_owned());
-    let json = |name: &str| value.given(name).map(|value| value.raw().to_owned());
-    let from = value.given("from");
+    let mut given = GivenEvent::default();
+    for (key, value) in value.members() {
+        let place = match &*key.wide() {
+            b"index" => &mut given.index,
+            b"type" => &mut given.kind,
+            b"utcTime" => &mut given.utc_time,
+            b"from" => &mut given.from,
+            b"text" => &mut given.text,
+            b"messageType" => &mut given.message_type,
+            b"userData" => &mut given.user_data,
+            b"eventAttributes" => &mut given.event_attributes,
+            _ => continue,
+        };
+        *place = (value.kind() != Kind::Null).then_some(value);
+    }
+    let index = given.index.and_then(Value::integer).and_then(EventIndex::new);
+    let json = |value: Value<'_>| value.raw().to_owned();
     Ok(TranscriptEvent {
-        index,
-        kind: text(value, "type"),
-        utc_time: value.given("utcTime").and_then(Value::integer),
-        from: Party {
-            participant_id: from.and_then(|from| from.given("participantId")).and_then(Value::integer),
-            nickname: from.and_then(|from| text(from, "nickname")),
-            party_type: from.and_then(|from| text(from, "type")),
-        },
-        text: text(value, "text"),
-        message_type: text(value, "messageType"),
-        user_data: json("userData"),
-        event_attributes: json("eventAttributes"),
-        raw: value.raw().to_owned(),
+        index: index.ok_or(FindingKind::EventWithoutKey)?,
+        kind: given.kind.map(text),
+        utc_time: given.utc_time.and_then(Value::integer),
+        from: given.from.map(party).unwrap_or_default(),
+        text: given.text.map(text),
+        message_type: given.message_type.map(text),
+        user_data: given.user_data.map(json),
+        event_attributes: given.event_attributes.map(json),
+        raw: json(value),
     })
+}
+
+fn party(from: Value<'_>) -> Party {
+    let [mut participant_id, mut nickname, mut party_type] = [None; 3];
+    for (key, value) in from.members() {
+        let place = match &*key.wide() {
+            b"participantId" => &mut participant_id,
+            b"nickname" => &mut nickname,
+            b"type" => &mut party_type,
+            _ => continue,
+        };
+        *place = (value.kind() != Kind::Null).then_some(value);
+    }
+    Party {
+        participant_id: participant_id.and_then(Value::integer),
+        nickname: nickname.map(text),
+        party_type: party_type.map(text),
+    }
+}
+
+fn text(value: Value<'_>) -> String {
+    value.text_or_raw().into_owned()
 }
 
 fn without_chat(event: TranscriptEvent, policy: &Policy) -> Finding {
