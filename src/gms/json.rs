@@ -368,9 +368,9 @@ impl<'a> Value<'a> {
 
     /// Every key of every object in it, with its value.
     pub fn all_members(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
-        let subtree = (self.at..self.node().next as usize).map(move |at| Value { at, ..self });
-        let keys = subtree.filter(|value| value.kind() == Kind::Key);
-        keys.map(move |key| (key, Value { at: key.at + 1, ..self }))
+        let nodes = &self.nodes[..self.node().next as usize];
+        let keys = (self.at..nodes.len()).filter(|at| nodes[*at].kind == Kind::Key);
+        keys.map(move |at| (Value { at, ..self }, Value { at: at + 1, ..self }))
     }
 
     /// The strings and numbers in it, itself included, keys not.
@@ -431,8 +431,10 @@ impl<'a> Value<'a> {
     #[inline]
     pub fn is_named(self, name: &str) -> bool {
         let Node { start, end, escaped, .. } = self.node();
-        let fits = (end - start) as usize == name.len() + "\"\"".len();
-        if escaped { *self.wide() == *name.as_bytes() } else { fits && self.content_bytes() == name.as_bytes() }
+        match escaped {
+            false => (end - start) as usize == name.len() + "\"\"".len() && self.content_bytes() == name.as_bytes(),
+            true => self.decoded_wide() == name.as_bytes(),
+        }
     }
 
     /// A string's or key's characters. Lone surrogates and NUL, which no column can hold, become U+FFFD.
@@ -475,6 +477,7 @@ impl<'a> Value<'a> {
         }
     }
 
+    #[inline(never)]
     fn decoded_wide(self) -> Vec<u8> {
         let mut decoded = Vec::with_capacity(self.content().len());
         unescaped(self.content(), |plain, escape| {
