@@ -419,7 +419,17 @@ impl<'a> Value<'a> {
 
     /// The value under a key of an object. Where the key comes twice the last one wins, as in JavaScript and in Java.
     pub fn get(self, name: &str) -> Option<Value<'a>> {
-        self.members().filter(|(key, _)| key.is_named(name)).last().map(|(_, value)| value)
+        let mut found = None;
+        let mut at = self.at + 1;
+        let end = if self.kind() == Kind::Object { self.node().next as usize } else { at };
+        while at < end {
+            let value = at + 1;
+            if (Value { at, ..self }).is_named(name) {
+                found = Some(Value { at: value, ..self });
+            }
+            at = self.nodes[value].next as usize;
+        }
+        found
     }
 
     /// Like [`Value::get`], without null.
@@ -428,7 +438,7 @@ impl<'a> Value<'a> {
     }
 
     /// Whether a key, its escapes decoded, reads so.
-    #[inline]
+    #[inline(always)]
     pub fn is_named(self, name: &str) -> bool {
         let Node { start, end, escaped, .. } = self.node();
         match escaped {
