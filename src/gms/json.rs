@@ -368,9 +368,9 @@ impl<'a> Value<'a> {
 
     /// Every key of every object in it, with its value.
     pub fn all_members(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
-        let subtree = (self.at..self.node().next as usize).map(move |at| Value { at, ..self });
-        let keys = subtree.filter(|value| value.kind() == Kind::Key);
-        keys.map(move |key| (key, Value { at: key.at + 1, ..self }))
+        let nodes = &self.nodes[..self.node().next as usize];
+        let keys = (self.at..nodes.len()).filter(|at| nodes[*at].kind == Kind::Key);
+        keys.map(move |at| (Value { at, ..self }, Value { at: at + 1, ..self }))
     }
 
     /// The strings and numbers in it, itself included, keys not.
@@ -419,7 +419,17 @@ impl<'a> Value<'a> {
 
     /// The value under a key of an object. Where the key comes twice the last one wins, as in JavaScript and in Java.
     pub fn get(self, name: &str) -> Option<Value<'a>> {
-        self.members().filter(|(key, _)| key.is_named(name)).last().map(|(_, value)| value)
+        let mut found = None;
+        let mut at = self.at + 1;
+        let end = if self.kind() == Kind::Object { self.node().next as usize } else { at };
+        while at < end {
+            let value = at + 1;
+            if (Value { at, ..self }).is_named(name) {
+                found = Some(Value { at: value, ..self });
+            }
+            at = self.nodes[value].next as usize;
+        }
+        found
     }
 
     /// Like [`Value::get`], without null.
@@ -428,11 +438,13 @@ impl<'a> Value<'a> {
     }
 
     /// Whether a key, its escapes decoded, reads so.
-    #[inline]
+    #[inline(always)]
     pub fn is_named(self, name: &str) -> bool {
         let Node { start, end, escaped, .. } = self.node();
-        let fits = (end - start) as usize == name.len() + "\"\"".len();
-        if escaped { *self.wide() == *name.as_bytes() } else { fits && self.content_bytes() == name.as_bytes() }
+        match escaped {
+            false => (end - start) as usize == name.len() + "\"\"".len() && self.content_bytes() == name.as_bytes(),
+            true => self.decoded_wide() == name.as_bytes(),
+        }
     }
 
     /// A string's or key's characters. Lone surrogates and NUL, which no column can hold, become U+FFFD.
@@ -475,6 +487,7 @@ impl<'a> Value<'a> {
         }
     }
 
+    #[inline(never)]
     fn decoded_wide(self) -> Vec<u8> {
         let mut decoded = Vec::with_capacity(self.content().len());
         unescaped(self.content(), |plain, escape| {

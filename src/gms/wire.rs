@@ -186,69 +186,45 @@ fn read_events(
     events
 }
 
-/// The members of an event, read in one pass. The last one of a name wins; null is none.
-#[derive(Default)]
-struct GivenEvent<'a> {
-    index: Option<Value<'a>>,
-    kind: Option<Value<'a>>,
-    utc_time: Option<Value<'a>>,
-    from: Option<Value<'a>>,
-    text: Option<Value<'a>>,
-    message_type: Option<Value<'a>>,
-    user_data: Option<Value<'a>>,
-    event_attributes: Option<Value<'a>>,
-}
-
+/// Reads the members in one pass. The last one of a name wins; null is none.
 fn event(value: Value<'_>) -> Result<TranscriptEvent, FindingKind> {
     if value.kind() != Kind::Object {
         return Err(FindingKind::NotAnEvent);
     }
-    let mut given = GivenEvent::default();
-    for (key, value) in value.members() {
-        let place = match &*key.wide() {
-            b"index" => &mut given.index,
-            b"type" => &mut given.kind,
-            b"utcTime" => &mut given.utc_time,
-            b"from" => &mut given.from,
-            b"text" => &mut given.text,
-            b"messageType" => &mut given.message_type,
-            b"userData" => &mut given.user_data,
-            b"eventAttributes" => &mut given.event_attributes,
-            _ => continue,
-        };
-        *place = (value.kind() != Kind::Null).then_some(value);
-    }
-    let index = given.index.and_then(Value::integer).and_then(EventIndex::new);
     let json = |value: Value<'_>| value.raw().to_owned();
-    Ok(TranscriptEvent {
-        index: index.ok_or(FindingKind::EventWithoutKey)?,
-        kind: given.kind.map(text),
-        utc_time: given.utc_time.and_then(Value::integer),
-        from: given.from.map(party).unwrap_or_default(),
-        text: given.text.map(text),
-        message_type: given.message_type.map(text),
-        user_data: given.user_data.map(json),
-        event_attributes: given.event_attributes.map(json),
-        raw: json(value),
-    })
+    let (mut index, mut kind, mut utc_time, mut from) = (None, None, None, Party::default());
+    let (mut said, mut message_type, mut user_data, mut event_attributes) = (None, None, None, None);
+    for (key, value) in value.members() {
+        let given = (value.kind() != Kind::Null).then_some(value);
+        match &*key.wide() {
+            b"index" => index = given.and_then(Value::integer).and_then(EventIndex::new),
+            b"type" => kind = given.map(text),
+            b"utcTime" => utc_time = given.and_then(Value::integer),
+            b"from" => from = given.map(party).unwrap_or_default(),
+            b"text" => said = given.map(text),
+            b"messageType" => message_type = given.map(text),
+            b"userData" => user_data = given.map(json),
+            b"eventAttributes" => event_attributes = given.map(json),
+            _ => {}
+        }
+    }
+    let index = index.ok_or(FindingKind::EventWithoutKey)?;
+    let raw = json(value);
+    Ok(TranscriptEvent { index, kind, utc_time, from, text: said, message_type, user_data, event_attributes, raw })
 }
 
 fn party(from: Value<'_>) -> Party {
-    let [mut participant_id, mut nickname, mut party_type] = [None; 3];
+    let mut party = Party::default();
     for (key, value) in from.members() {
-        let place = match &*key.wide() {
-            b"participantId" => &mut participant_id,
-            b"nickname" => &mut nickname,
-            b"type" => &mut party_type,
-            _ => continue,
-        };
-        *place = (value.kind() != Kind::Null).then_some(value);
+        let given = (value.kind() != Kind::Null).then_some(value);
+        match &*key.wide() {
+            b"participantId" => party.participant_id = given.and_then(Value::integer),
+            b"nickname" => party.nickname = given.map(text),
+            b"type" => party.party_type = given.map(text),
+            _ => {}
+        }
     }
-    Party {
-        participant_id: participant_id.and_then(Value::integer),
-        nickname: nickname.map(text),
-        party_type: party_type.map(text),
-    }
+    party
 }
 
 fn text(value: Value<'_>) -> String {
