@@ -264,14 +264,14 @@ impl Asked<'_> {
         };
         let node = self.node.borrow().clone();
         let key = recorder.answer_key(self.method.as_str(), self.uri.path(), &exchange);
-        if whole && recorder.recognises(&key, node.as_ref()) {
-            return Verdict::Deliver;
+        let wait_max = recorder.config().commit_wait_max.min(self.time_left().max(COMMIT_WAIT_MIN));
+        if whole && let Some(recorded) = recorder.recognise(&key, node.as_ref()) {
+            return recorder.wait(recorded, wait_max).await;
         }
         let secrets = self.noted.credentials(&head.headers);
         let exchange = Exchange { credentials: &secrets, ..exchange };
         let observation = gms::inspect(&exchange, recorder.policy(), &|chat_id| recorder.known_secrets(chat_id));
         let recorded = recorder.observe(observation, key, node.as_ref(), || self.facts());
-        let wait_max = recorder.config().commit_wait_max.min(self.time_left().max(COMMIT_WAIT_MIN));
         recorder.wait(recorded, wait_max).await
     }
 

@@ -3,8 +3,11 @@
 //! All of it bounded and in memory only. What is lazy (R4: last seen, coverage, attributes, ended) gathers here and is
 //! taken by the writer within a second.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+
+use tokio::sync::oneshot;
 
 use super::memory::{AnswerKey, ByHash, Generations};
 use crate::chat::{ChatId, ContentDigest, Covered, Secret};
@@ -60,6 +63,31 @@ pub struct KnownAnswer {
     events: u64,
 }
 
+/// An answer on its way to the file. The same one may come again meanwhile: it waits for the same commit.
+#[derive(Debug)]
+struct InFlight {
+    answer: KnownAnswer,
+    joined: Joined,
+}
+
+/// Those who wait for a commit that another's answer brings about.
+#[derive(Debug, Default)]
+pub struct Joined {
+    /// Told after the commit.
+    pub tickets: Vec<oneshot::Sender<()>>,
+    /// Events in their answers, all of them duplicates.
+    pub events: u64,
+}
+
+/// What is known of an answer that comes again.
+#[derive(Debug)]
+pub enum Again {
+    /// Everything of it is on disk, so many events.
+    OnDisk(u64),
+    /// It is on its way there: so many events, of this chat.
+    UnderWay(oneshot::Receiver<()>, u64, ChatId),
+}
+
 impl KnownAnswer {
     /// Of an answer as it was read, before anything was taken from it.
     pub fn of(answer: &ChatAnswer, chat_id: &ChatId) -> Self {
@@ -76,6 +104,8 @@ pub struct LiveChats {
     session_ends: Generations<(ContentDigest, ChatId), i64>,
     opened: Generations<ContentDigest, OpenedSession>,
     answers: ByHash<AnswerKey, KnownAnswer>,
+    /// As many as the queue holds.
+    in_flight: HashMap<AnswerKey, InFlight>,
     hashing: RandomState,
     /// Facts of chats that were let go before they were written.
     orphans: Vec<(ChatId, Pending)>,
@@ -91,6 +121,7 @@ impl LiveChats {
             session_ends: Generations::new(chats_max),
             opened: Generations::new(chats_max),
             answers: Generations::new(chats_max * ANSWERS_PER_CHAT),
+            in_flight: HashMap::new(),
             hashing: RandomState::new(),
             orphans: Vec::new(),
             dirty: false,
@@ -201,15 +232,39 @@ impl LiveChats {
     }
 
     /// To be called when nothing of the answer is still to be written before a client may have it.
-    pub fn remember(&mut self, answers: impl IntoIterator<Item = (AnswerKey, KnownAnswer)>) {
-        for (key, answer) in answers {
-            self.answers.insert(key, answer);
+    pub fn remember(&mut self, key: AnswerKey, answer: KnownAnswer) {
+        self.answers.insert(key, answer);
+    }
+
+    /// An answer has gone into the queue.
+    pub fn under_way(&mut self, key: AnswerKey, answer: KnownAnswer) {
+        self.in_flight.insert(key, InFlight { answer, joined: Joined::default() });
+    }
+
+    /// It is on disk. Returns who else waited for that.
+    pub fn landed(&mut self, key: &AnswerKey) -> Joined {
+        let Some(landed) = self.in_flight.remove(key) else { return Joined::default() };
+        self.answers.insert(*key, landed.answer);
+        landed.joined
+    }
+
+    /// Recording is down: nobody is to wait for this commit.
+    pub fn dismiss(&mut self, key: &AnswerKey) {
+        if let Some(waited_for) = self.in_flight.get_mut(key) {
+            waited_for.joined.tickets.clear();
         }
     }
 
-    /// The same answer to the same request again: how many events it holds. Its chat was seen now, and nothing else is
-    /// new, unless the chat has changed meanwhile: then it must be read once more.
-    pub fn seen_again(&mut self, key: &AnswerKey, at: i64, node: Option<&Arc<str>>) -> Option<u64> {
+    /// The same answer to the same request again. Its chat was seen now, and nothing else is new, unless the chat has
+    /// changed meanwhile: then it must be read once more.
+    pub fn seen_again(&mut self, key: &AnswerKey, at: i64, node: Option<&Arc<str>>) -> Option<Again> {
+        if let Some(InFlight { answer, joined }) = self.in_flight.get_mut(key) {
+            let (ticket, committed) = oneshot::channel();
+            self.chats.get_mut(&answer.chat_id).filter(|chat| chat.version == answer.version)?;
+            joined.tickets.push(ticket);
+            joined.events += answer.events;
+            return Some(Again::UnderWay(committed, answer.events, answer.chat_id.clone()));
+        }
         let answer = self.answers.get_mut(key)?;
         let chat = self.chats.get_mut(&answer.chat_id).filter(|chat| chat.version == answer.version)?;
         match &mut chat.pending {
@@ -222,7 +277,7 @@ impl LiveChats {
                 }
             }
         }
-        Some(answer.events)
+        Some(Again::OnDisk(answer.events))
     }
 
     /// Puts a record without events off until the writer comes by.

@@ -25,7 +25,7 @@ use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 use crate::units;
 
-use live::{KnownAnswer, LiveChats};
+use live::{Again, KnownAnswer, LiveChats};
 use memory::{Committed, EventKey, HashKey};
 
 pub use memory::{AnswerKey, Generations};
@@ -290,13 +290,23 @@ impl Recorder {
         self.hash_key.of_answer(method, path, exchange)
     }
 
-    /// Whether the same answer to the same request was read before and brought nothing that is not on disk. Then it is
-    /// accounted for, and need not be read again.
-    pub fn recognises(&self, key: &AnswerKey, node: Option<&Arc<str>>) -> bool {
-        let Some(events) = self.live().seen_again(key, now_ms(), node) else { return false };
-        self.metrics.memory_hits.inc_by(events);
-        self.enter_seen(events, 0);
-        true
+    /// Whether the same answer to the same request was read before. Then it is accounted for here, and need not be read
+    /// again: everything of it is on disk, or it waits for the commit that will bring it there.
+    pub fn recognise(&self, key: &AnswerKey, node: Option<&Arc<str>>) -> Option<Recorded> {
+        let mut live = self.live();
+        match live.seen_again(key, now_ms(), node)? {
+            Again::OnDisk(events) => {
+                drop(live);
+                self.metrics.memory_hits.inc_by(events);
+                self.enter_seen(events, 0);
+                Some(Recorded::Nothing)
+            }
+            Again::UnderWay(committed, events, chat_id) => {
+                // Counted in before the writer, who needs `live` for that, counts it out.
+                self.enter_seen(0, events);
+                Some(Recorded::Held(Ticket { committed, touched: Touched { events, chats: vec![chat_id] } }))
+            }
+        }
     }
 
     /// Records what an exchange showed. Cheap where it showed nothing new; never waits.
@@ -331,7 +341,7 @@ impl Recorder {
             records.into_iter().for_each(|record| live.put_off(now, node, record));
             if let Some(answer) = answer {
                 let answer = live.renewed(answer);
-                live.remember([(key, answer)]);
+                live.remember(key, answer);
             }
             drop(live);
             self.enter_seen(known, 0);
@@ -524,15 +534,18 @@ impl Recorder {
         let touched = Touched { events: queued.events, chats };
         // Counted in before it can be counted out: the writer may be quicker than this thread.
         self.enter_seen(known, touched.events);
-        {
-            let mut live = self.live();
-            queued.entry.chats.iter().for_each(|record| live.sent(record));
-            queued.answer = answer.map(|(key, answer)| (key, live.renewed(answer)));
+        let mut live = self.live();
+        queued.entry.chats.iter().for_each(|record| live.sent(record));
+        queued.answer = answer.as_ref().map(|(key, _)| *key);
+        // Under the lock that the writer needs to tell that it is on disk.
+        if self.queue.push(queued, &self.metrics).is_err() {
+            return Recorded::QueueFull(touched);
         }
-        match self.queue.push(queued, &self.metrics) {
-            Ok(()) => Recorded::Held(Ticket { committed, touched }),
-            Err(_) => Recorded::QueueFull(touched),
+        if let Some((key, answer)) = answer {
+            let answer = live.renewed(answer);
+            live.under_way(key, answer);
         }
+        Recorded::Held(Ticket { committed, touched })
     }
 
     fn live(&self) -> MutexGuard<'_, LiveChats> {

@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::live::KnownAnswer;
 use super::memory::{AnswerKey, EventKey};
 use crate::store::Entry;
 use crate::telemetry::metrics::Metrics;
@@ -17,8 +16,8 @@ pub struct Queued {
     pub entry: Entry,
     /// Its events' keys, for the memory of what is committed.
     pub keys: Vec<EventKey>,
-    /// By what the whole answer is recognised from then on.
-    pub answer: Option<(AnswerKey, KnownAnswer)>,
+    /// By what the whole answer is recognised, now and from then on.
+    pub answer: Option<AnswerKey>,
     /// Told after the commit. Dropped untold when recording is found to be down.
     pub ticket: Option<oneshot::Sender<()>>,
     /// Events in it, findings' included, as the account counts them.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::live::Joined;
 use super::queue::Queued;
 use super::{Recorder, now_ms};
 use crate::gms::{Finding, FindingKind};
@@ -155,7 +156,11 @@ impl Writer {
         let recorder = &self.recorder;
         self.outages.clear();
         recorder.committed().remember(batch.queued.iter_mut().flat_map(|queued| queued.keys.drain(..)));
-        recorder.live().remember(batch.queued.iter_mut().filter_map(|queued| queued.answer.take()));
+        let mut joined: Vec<Joined> = Vec::new();
+        {
+            let mut live = recorder.live();
+            joined.extend(batch.queued.iter().filter_map(|queued| queued.answer.as_ref()).map(|key| live.landed(key)));
+        }
         recorder.metrics.ledger.enter(|account| {
             for (queued, tally) in batch.queued.iter().zip(&appended.tallies) {
                 account.new += tally.new;
@@ -164,15 +169,18 @@ impl Writer {
                 account.finding += tally.finding;
                 account.in_flight -= queued.events;
             }
+            for events in joined.iter().map(|joined| joined.events) {
+                account.duplicate += events;
+                account.in_flight -= events;
+            }
         });
         for (chat_id, index, comparison) in &appended.variants {
             let Some(not_shown) = VARIANTS.admit(std::time::Instant::now()) else { continue };
             tracing::warn!(%chat_id, index, kind = ?comparison, not_shown, "an event was delivered with other content than before; both are kept");
         }
-        for queued in &mut batch.queued {
-            if let Some(ticket) = queued.ticket.take() {
-                let _ = ticket.send(()); // whoever waited may have gone
-            }
+        let own = batch.queued.iter_mut().filter_map(|queued| queued.ticket.take());
+        for ticket in own.chain(joined.into_iter().flat_map(|joined| joined.tickets)) {
+            let _ = ticket.send(()); // whoever waited may have gone
         }
         if let Some(outage) = recorder.outages.end(now_ms()) {
             recorder.metrics.recording_up.set(1);
@@ -214,6 +222,8 @@ impl Writer {
         }
         // Whoever waits is told now, by losing the other end, and does not wait in vain.
         batch.queued.iter_mut().for_each(|queued| queued.ticket = None);
+        let mut live = self.recorder.live();
+        batch.queued.iter().filter_map(|queued| queued.answer.as_ref()).for_each(|key| live.dismiss(key));
     }
 
     async fn let_go(&mut self) {
@@ -250,14 +260,12 @@ impl Writer {
 
     /// At the end of a drain: what could not be written is lost, and that is said.
     fn give_up(&self, batch: &Batch) {
-        let mut lost: u64 = batch.queued.iter().map(|queued| queued.events).sum();
-        lost += self
-            .recorder
-            .queue
-            .take(usize::MAX, &self.recorder.metrics)
-            .iter()
-            .map(|queued| queued.events)
-            .sum::<u64>();
+        let waiting = self.recorder.queue.take(usize::MAX, &self.recorder.metrics);
+        let mut live = self.recorder.live();
+        let joined = |queued: &Queued| queued.answer.as_ref().map_or(0, |key| live.landed(key).events);
+        let lost: u64 = batch.queued.iter().chain(&waiting).map(joined).sum();
+        let lost = lost + batch.queued.iter().chain(&waiting).map(|queued| queued.events).sum::<u64>();
+        drop(live);
         self.recorder.metrics.ledger.enter(|account| {
             account.in_flight -= lost;
             account.dropped += lost;
