@@ -20,9 +20,12 @@ use crate::telemetry::Repeated;
 const LAZY_INTERVAL: Duration = Duration::from_millis(500);
 /// Answers in one batch from which on they come in a crowd.
 const CROWD: usize = 8;
-/// In a crowd, how long a commit waits for more to go with it: less than two synced commits cost, and ten times fewer of
-/// them. Where answers come singly none waits.
-const LINGER: Duration = Duration::from_micros(400);
+/// In a crowd a commit waits for more to go with it, as long as more come within each step of this, and at most so many
+/// steps. Where answers come singly none waits.
+const LINGER_STEP: Duration = Duration::from_micros(200);
+const LINGER_STEPS_MAX: usize = 10;
+/// So many go at once; more save nothing.
+const CROWD_MAX: usize = 256;
 /// Between attempts while the file takes nothing.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -101,8 +104,8 @@ impl Writer {
         if self.recorder.queue.is_empty() && !self.recorder.is_closing() {
             let _ = timeout(due.saturating_duration_since(Instant::now()), self.recorder.queue.arrival()).await;
         }
-        if self.is_crowded && self.recorder.queue.len() < 4 * CROWD {
-            std::thread::sleep(LINGER); // this thread has nothing else to do, and the runtime's timer is too coarse
+        if self.is_crowded {
+            self.linger();
         }
         let queued = self.recorder.queue.take(self.recorder.config.batch_events_max, &self.recorder.metrics);
         self.is_crowded = queued.len() >= CROWD;
@@ -114,6 +117,18 @@ impl Writer {
             lazy.append(&mut self.left_over);
         }
         Batch { queued, lazy, whole }
+    }
+
+    /// Lets a crowd gather. This thread has nothing else to do, and the runtime's timer is too coarse.
+    fn linger(&self) {
+        let mut waiting = self.recorder.queue.len();
+        for _ in 0..LINGER_STEPS_MAX {
+            std::thread::sleep(LINGER_STEP);
+            let before = std::mem::replace(&mut waiting, self.recorder.queue.len());
+            if waiting == before || waiting >= CROWD_MAX {
+                break;
+            }
+        }
     }
 
     /// Writes a batch, however long that takes. False when it had to give up at the end of a drain.
