@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use compact_str::CompactString;
+
 /// Names one chat session, as GMS gave it (`00001aCY6K8U003T`). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChatId(Arc<str>);
@@ -73,9 +75,9 @@ pub struct Party {
     /// A party that leaves and joins again gets a new one.
     pub participant_id: Option<i64>,
     /// The name shown to the others.
-    pub nickname: Option<String>,
+    pub nickname: Option<CompactString>,
     /// `from.type`, verbatim.
-    pub party_type: Option<String>,
+    pub party_type: Option<CompactString>,
 }
 
 /// A digest of an event's canonical content: equal contents have equal digests, whatever their key order or escapes.
@@ -83,20 +85,22 @@ pub struct Party {
 pub type ContentDigest = [u8; 16];
 
 /// One event of a transcript, scrubbed: `raw` and every column are free of secrets.
+///
+/// Most of its texts are a word or two: up to 24 bytes they need no memory of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TranscriptEvent {
     /// Its key within the chat.
     pub index: EventIndex,
     /// `type`, verbatim: Message, ParticipantJoined, … an open set.
-    pub kind: Option<String>,
+    pub kind: Option<CompactString>,
     /// Milliseconds since the epoch as GMS says, never repaired.
     pub utc_time: Option<i64>,
     /// Who.
     pub from: Party,
     /// What was said; JSON where GMS sent something other than a string.
-    pub text: Option<String>,
+    pub text: Option<CompactString>,
     /// `messageType`.
-    pub message_type: Option<String>,
+    pub message_type: Option<CompactString>,
     /// `userData` as JSON text.
     pub user_data: Option<String>,
     /// `eventAttributes` as JSON text.

@@ -1,6 +1,8 @@
 //! What an answer says: the one shape of all Chat V2 answers (seed page, "Response Format"), its events and its errors.
 //! Reads leniently: anything may be missing, null or of another kind. Reads scrubbed values only.
 
+use compact_str::CompactString;
+
 use super::body::{Document, chat_id};
 use super::errors::{ErrorClass, ErrorFormat, Origin, entry_of, reference_id};
 use super::json::{Kind, Value};
@@ -227,8 +229,8 @@ fn party(from: Value<'_>) -> Party {
     party
 }
 
-fn text(value: Value<'_>) -> String {
-    value.text_or_raw().into_owned()
+fn text(value: Value<'_>) -> CompactString {
+    value.text_or_raw().into()
 }
 
 fn without_chat(event: TranscriptEvent, policy: &Policy) -> Finding {

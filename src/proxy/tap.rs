@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
+use http_body::Body;
 use http_body_util::BodyExt;
 use prometheus_client::metrics::gauge::Gauge;
 
@@ -94,6 +95,7 @@ pub enum Taken {
 ///
 /// One chunk, as most answers are, is not copied.
 pub async fn take(mut body: NodeBody, share: &mut Share, is_file: impl Fn(&[u8]) -> bool) -> Taken {
+    let whole = body.size_hint().exact().map_or(0, |bytes| (bytes as usize).min(share.budget.one_max));
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     let mut trailers = None;
@@ -120,6 +122,7 @@ pub async fn take(mut body: NodeBody, share: &mut Share, is_file: impl Fn(&[u8])
             }
         } else {
             if more.is_empty() {
+                more.reserve(whole);
                 more.extend_from_slice(&first);
             }
             more.extend_from_slice(&chunk);

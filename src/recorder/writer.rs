@@ -22,8 +22,8 @@ const LAZY_INTERVAL: Duration = Duration::from_millis(500);
 const CROWD: usize = 8;
 /// In a crowd a commit waits for more to go with it, as long as more come within each step of this, and at most so many
 /// steps. Where answers come singly none waits.
-const LINGER_STEP: Duration = Duration::from_micros(200);
-const LINGER_STEPS_MAX: usize = 10;
+const LINGER_STEP: Duration = Duration::from_micros(500);
+const LINGER_STEPS_MAX: usize = 4;
 /// So many go at once; more save nothing.
 const CROWD_MAX: usize = 256;
 /// Between attempts while the file takes nothing.
