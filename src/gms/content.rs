@@ -15,12 +15,15 @@ pub fn compare(stored_raw: &str, new_raw: &str) -> Comparison {
         return if stored_raw == new_raw { Comparison::Equal } else { Comparison::Changed };
     };
     let (stored, new) = (stored.root(stored_raw), new.root(new_raw));
-    if canonical(stored) == canonical(new) {
-        return Comparison::Equal;
-    }
     let are_events = stored.kind() == Kind::Object && new.kind() == Kind::Object;
+    // A null member is none in an event, but another content: these only tell that a difference is there.
     let is_same = |name: &&str| stored.given(name).map(canonical) == new.given(name).map(canonical);
-    if are_events && TELLING.iter().all(is_same) { Comparison::Extended } else { Comparison::Changed }
+    match () {
+        () if are_events && !TELLING.iter().all(is_same) => Comparison::Changed,
+        () if canonical(stored) == canonical(new) => Comparison::Equal,
+        () if are_events => Comparison::Extended,
+        () => Comparison::Changed,
+    }
 }
 
 /// The digest of a content: equal for equal JSON values, however they are written. What is no JSON is taken as bytes.

@@ -382,7 +382,8 @@ impl Pool {
             }
         };
         node.connected();
-        let handshake = http1::Builder::new().preserve_header_case(true).handshake(Gathering::new(stream)).await;
+        let handshake =
+            http1::Builder::new().preserve_header_case(true).handshake(Gathering::new(stream, Arc::default())).await;
         let (sender, connection) = handshake.map_err(|_| Refusal::NoNode)?;
         let driver = Box::pin(async move {
             let _open = open;
