@@ -3,7 +3,7 @@
 //! A request is routed, checked, sent to a node. Answers of other routes stream through. An answer of an inspected route
 //! is held until it was read, and if it brought something new until that is committed; then it goes out as it came.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -56,6 +56,8 @@ pub struct Gate {
     pub metrics: Arc<Metrics>,
     /// The same of exchanges, found once.
     pub tally: Tally,
+    /// Conversations of this thread that are not at rest.
+    pub warm: Rc<Cell<usize>>,
 }
 
 /// One exchange, as far as it is known before the answer.

@@ -41,6 +41,10 @@ const BACKLOG: i32 = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A client that asked nothing for this long is at rest: between two polls of a widget.
 const REST_AFTER: Duration = Duration::from_millis(500);
+/// The same where a thread has more conversations than [`WARM_MAX`], so that many clients at once need no more memory
+/// than many one after another: a conversation takes 24 KiB, a client at rest 2.
+const REST_SOON: Duration = Duration::from_millis(50);
+const WARM_MAX: usize = 256;
 /// Fields of one message.
 const FIELDS_MAX: usize = 128;
 
@@ -191,7 +195,7 @@ fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
     };
     let pool = Rc::new(Pool::new(start.nodes, limits));
     let (tally, recorder, metrics) = (Tally::new(&start.metrics), start.recorder, start.metrics);
-    Rc::new(Gate { config, access: start.access, pool, recorder, budget, metrics, tally })
+    Rc::new(Gate { config, access: start.access, pool, recorder, budget, metrics, tally, warm: Rc::default() })
 }
 
 /// One client's connection, request after request.
@@ -232,9 +236,10 @@ async fn attend(
     let bell = Doorbell::new();
     let waker = Waker::from(bell.clone());
     let from = Rc::new((Peer::new(peer.ip(), &gate.config.trusted_proxies), bell.clone(), rest.clone()));
-    let (gate, timeout) = (gate.clone(), gate.config.client_timeout);
+    let timeout = gate.config.client_timeout;
+    let shared = gate.clone();
     let service = service_fn(move |request| {
-        let (gate, from) = (gate.clone(), from.clone());
+        let (gate, from) = (shared.clone(), from.clone());
         async move {
             let unrest = from.2.disturb();
             let response = forward(&gate, &from.0, &from.1, request).await;
@@ -252,7 +257,8 @@ async fn attend(
     let mut connection = Box::new(connection); // so that a task at rest is small
     let told = stopping.clone();
     let mut stop = pin!(stopping.wait_for(|stop| *stop));
-    let mut pause = pin!(sleep(REST_AFTER));
+    let warm = Warm::enter(&gate.warm);
+    let mut pause = pin!(sleep(warm.rest_after()));
     let (mut is_listening, mut is_leaving, mut exchanges) = (false, false, None);
     let ended = poll_fn(|context| {
         if !is_listening {
@@ -270,7 +276,7 @@ async fn attend(
             if exchanges.is_some() && exchanges == before {
                 return Poll::Ready(None);
             }
-            pause.as_mut().reset(Instant::now() + REST_AFTER);
+            pause.as_mut().reset(Instant::now() + warm.rest_after());
             let _ = pause.as_mut().poll(context);
         }
         bell.poll(&waker, Pin::new(&mut *connection), context).map(Some)
@@ -315,6 +321,26 @@ impl Body for Lasting {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Counts a conversation for as long as hyper keeps something for it.
+struct Warm(Rc<Cell<usize>>);
+
+impl Warm {
+    fn enter(warm: &Rc<Cell<usize>>) -> Self {
+        warm.set(warm.get() + 1);
+        Self(warm.clone())
+    }
+
+    fn rest_after(&self) -> Duration {
+        if self.0.get() > WARM_MAX { REST_SOON } else { REST_AFTER }
+    }
+}
+
+impl Drop for Warm {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
