@@ -18,6 +18,8 @@ use crate::telemetry::Repeated;
 
 /// Lazy facts are written at least this often (R4: within a second), and an idle file is looked after.
 const LAZY_INTERVAL: Duration = Duration::from_millis(500);
+/// The writer's, above that of the process: a third of a proxy thread's share of a core that both want.
+const NICENESS: i32 = 5;
 /// Answers in one batch from which on they come in a crowd.
 const CROWD: usize = 8;
 /// In a crowd a commit waits for more to go with it, as long as more come within each step of this, and at most so many
@@ -412,5 +414,10 @@ fn hint(kind: ErrorKind) -> &'static str {
 /// How everyone else sees the writer's thread end.
 pub(super) fn spawn(writer: Writer) -> std::io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("writer".into()).spawn(move || runtime.block_on(writer.run()))
+    let write = move || {
+        // Where it shares a core with a proxy thread, a poll must not wait until a batch is written.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+        runtime.block_on(writer.run());
+    };
+    std::thread::Builder::new().name("writer".into()).spawn(write)
 }
