@@ -22,10 +22,10 @@ const LAZY_INTERVAL: Duration = Duration::from_millis(500);
 const NICENESS: i32 = 5;
 /// Answers in one batch from which on they come in a crowd.
 const CROWD: usize = 8;
-/// In a crowd a commit waits for more to go with it, as long as more come within each step of this, and at most so many
-/// steps. Where answers come singly none waits.
-const LINGER_STEP: Duration = Duration::from_micros(500);
-const LINGER_STEPS_MAX: usize = 4;
+/// In a crowd a commit waits for more to go with it: until two steps of this brought none (in the first one the answers of
+/// the last commit are still going out), and at most so many steps. Where answers come singly none waits.
+const LINGER_STEP: Duration = Duration::from_micros(400);
+const LINGER_STEPS_MAX: usize = 8;
 /// So many go at once; more save nothing.
 const CROWD_MAX: usize = 256;
 /// Between attempts while the file takes nothing.
@@ -123,11 +123,12 @@ impl Writer {
 
     /// Lets a crowd gather. This thread has nothing else to do, and the runtime's timer is too coarse.
     fn linger(&self) {
-        let mut waiting = self.recorder.queue.len();
+        let (mut waiting, mut idle_steps) = (self.recorder.queue.len(), 0);
         for _ in 0..LINGER_STEPS_MAX {
             std::thread::sleep(LINGER_STEP);
             let before = std::mem::replace(&mut waiting, self.recorder.queue.len());
-            if waiting == before || waiting >= CROWD_MAX {
+            idle_steps = if waiting == before { idle_steps + 1 } else { 0 };
+            if idle_steps == 2 || waiting >= CROWD_MAX {
                 break;
             }
         }
