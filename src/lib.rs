@@ -27,6 +27,8 @@
 //!                other routes: streamed through, no copy
 //! client ◀────── the node's bytes ◀── Recorder::wait ◀── tap::take, up to body_max
 //!                                          │
+//!           Recorder::recognise ─▶ the same answer to the same request was read before, and is on disk? deliver now
+//!                                          │  (most polls end here)
 //!           gms::inspect ─▶ Observation { chats, errors, findings }
 //!                                          │  all of it known to be on disk? deliver now
 //!           Recorder::observe: queue ─▶ writer, one transaction a batch ─▶ commit + sync ─▶ ticket
@@ -36,6 +38,9 @@
 //! for the writer, with the one connection that writes; the main one for signals and the admin listener. They share
 //! counters, the nodes' health, the queue, and three small locks that are never held across an await: the account, what is
 //! known of live chats, and the memory of what is committed.
+//!
+//! An exchange is one task's from end to end: the client's connection and the node's are driven in the same wake-up, and
+//! `proxy::doorbell` keeps what the task does itself from waking it. What it costs beside nginx: `tests/bench`.
 //!
 //! # What is never true
 //!

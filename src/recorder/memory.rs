@@ -194,4 +194,12 @@ mod tests {
         }
         assert_eq!(forgotten + len(&map), 100);
     }
+
+    #[test]
+    fn parts_that_run_together_have_other_hashes() {
+        let key = HashKey::new([7; 32]);
+        assert_ne!(key.of_parts(&[b"ab", b"c"]), key.of_parts(&[b"a", b"bc"]));
+        assert_ne!(key.of_parts(&[b"ab", b"c"]), HashKey::new([8; 32]).of_parts(&[b"ab", b"c"]));
+        assert_eq!(key.of_parts(&[b"ab", b"c"]), key.of_parts(&[b"ab", b"c"]));
+    }
 }

@@ -660,3 +660,92 @@ fn finding_digest(finding: &Finding) -> ContentDigest {
     digest.copy_from_slice(&hasher.finalize()[..16]);
     digest
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::chat::{EventIndex, Party};
+    use crate::store::{Options, Run};
+
+    fn options(folder: &tempfile::TempDir) -> Options {
+        Options {
+            path: folder.path().join("a.db"),
+            create: true,
+            file_mode: 0o600,
+            quiet_after: Duration::from_secs(1),
+            async_quiet_after: Duration::from_secs(1),
+        }
+    }
+
+    fn run() -> Run {
+        Run {
+            instance: "i".into(),
+            started_at: 1,
+            deliver: "after_commit",
+            when_unavailable: "pass",
+            settings: "{}".into(),
+            config_hash: "h".into(),
+            resumes: None,
+        }
+    }
+
+    fn answer(at: i64, index: i64, raw: &str) -> Entry {
+        let chat_id = ChatId::parse("00001aCY6K8U003T").expect("valid");
+        let event = TranscriptEvent {
+            index: EventIndex::new(index).expect("valid"),
+            kind: None,
+            utc_time: None,
+            from: Party::default(),
+            text: None,
+            message_type: None,
+            user_data: None,
+            event_attributes: None,
+            raw: raw.into(),
+        };
+        let covered = Covered::new(1, index + 1);
+        let next_position = Some(index + 1);
+        let record = ChatRecord { events: vec![event], covered, next_position, ..ChatRecord::of(chat_id) };
+        Entry { at, chats: vec![record], ..Entry::default() }
+    }
+
+    fn next_position(store: &Store) -> Option<i64> {
+        let sql = "SELECT next_position FROM chats WHERE chat_id = '00001aCY6K8U003T'";
+        store.connection.query_row(sql, (), |row| row.get(0)).expect("the chat has its row")
+    }
+
+    #[tokio::test]
+    async fn the_row_of_a_chat_comes_with_its_first_event_and_follows_later() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut store = Store::open(&options(&folder), &run()).await.expect("a new archive");
+        store.append(&[answer(10, 1, "{}")], &[], false).expect("stored");
+        assert_eq!((next_position(&store), store.has_put_off()), (Some(2), false));
+        store.append(&[answer(20, 2, "{}")], &[], false).expect("stored");
+        assert_eq!((next_position(&store), store.has_put_off()), (Some(2), true), "put off");
+        store.append(&[], &[], true).expect("stored");
+        assert_eq!((next_position(&store), store.has_put_off()), (Some(3), false), "written");
+
+        store.append(&[answer(30, 3, "{}")], &[], false).expect("stored");
+        let left = store.take_put_off();
+        drop(store);
+        let mut store = Store::open(&options(&folder), &run()).await.expect("the same archive");
+        assert_eq!(next_position(&store), Some(3));
+        store.append(&left, &[], true).expect("stored");
+        assert_eq!(next_position(&store), Some(4), "taken over from a store that was let go");
+    }
+
+    #[tokio::test]
+    async fn the_file_decides_what_is_new_also_within_a_batch() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut store = Store::open(&options(&folder), &run()).await.expect("a new archive");
+        let batch =
+            [(1, r#"{"a":1}"#), (1, r#"{"a":1}"#), (1, r#"{ "a": 1.0 }"#), (1, r#"{"a":2}"#), (1, r#"{"a":2}"#)];
+        let entries: Vec<Entry> = batch.iter().map(|(index, raw)| answer(1, *index, raw)).collect();
+        let appended = store.append(&entries, &[], false).expect("stored");
+        let sum = appended.tallies.iter().fold(Tally::default(), |sum, one| sum.plus(*one));
+        assert_eq!(sum, Tally { new: 1, duplicate: 3, variant: 1, finding: 0 });
+        let page_bytes: i64 = store.connection.query_row("PRAGMA page_size", (), |row| row.get(0)).expect("a pragma");
+        assert_eq!(page_bytes, 8_192);
+    }
+}
