@@ -55,6 +55,7 @@ fn crates_live_on_their_floors() {
             let text = std::fs::read_to_string(&file).expect("it was listed");
             for (name, home) in [
                 ("sqlx", "store"),
+                ("rusqlite", "store"),
                 ("clap", "cli"),
                 ("prometheus_client", "telemetry proxy"),
                 ("hyper", "proxy admin simulator cli"),
