@@ -36,6 +36,7 @@ pub enum Error {
 pub struct Upload {
     copied: RefCell<Copied>,
     moved_at: Cell<Instant>,
+    is_over: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -46,10 +47,10 @@ struct Copied {
 }
 
 impl Upload {
-    /// Keeps at most `bytes_max` of what passes.
-    pub fn new(bytes_max: usize, began: Instant) -> Rc<Self> {
-        let copied = Copied { room: bytes_max, ..Copied::default() };
-        Rc::new(Self { copied: RefCell::new(copied), moved_at: Cell::new(began) })
+    /// Keeps at most `bytes_max` of what passes of a body.
+    pub fn of(body: &Incoming, bytes_max: usize, began: Instant) -> Rc<Self> {
+        let copied = RefCell::new(Copied { room: bytes_max, ..Copied::default() });
+        Rc::new(Self { copied, moved_at: Cell::new(began), is_over: Cell::new(body.is_end_stream()) })
     }
 
     fn add(&self, chunk: &Bytes) {
@@ -71,6 +72,11 @@ impl Upload {
             true => first,
             false => [&first[..], &std::mem::take(&mut copied.more)].concat().into(),
         }
+    }
+
+    /// All of it went to the node.
+    pub fn is_over(&self) -> bool {
+        self.is_over.get()
     }
 
     /// When its last part went to the node; at first, when the exchange began.
@@ -97,6 +103,16 @@ pub enum RequestBody {
     Empty,
 }
 
+impl RequestBody {
+    /// What is known of it while it is under way.
+    pub fn upload(&self) -> Option<&Rc<Upload>> {
+        match self {
+            Self::Client { upload, .. } => Some(upload),
+            Self::Empty => None,
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = Error;
@@ -108,7 +124,8 @@ impl Body for RequestBody {
             bell.ring(); // there is more to put in
         }
         let frame = ready!(idle.watch(context, came));
-        if !incoming.is_end_stream() {
+        upload.is_over.set(frame.is_none() || incoming.is_end_stream());
+        if !upload.is_over() {
             upload.moved_at.set(Instant::now()); // more is to come: it may take long
         }
         if let Some(chunk) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {

@@ -91,7 +91,7 @@ pub async fn forward(
     let method = request.method().clone();
     let began = Instant::now();
     let kept = if route.is_inspected() { gate.recorder.config().request_bytes_max } else { 0 };
-    let upload = Upload::new(kept, began);
+    let upload = Upload::of(request.body(), kept, began);
     let asked = Asked { gate, route, method, uri: &uri, noted, client, bell, upload, node: RefCell::default(), began };
     let mut departure = Departure(Some(asked));
     let asked = departure.0.as_ref().expect("it is taken only below");

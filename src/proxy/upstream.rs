@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout};
 
 use super::address::NodeAddress;
 use super::answer::{Reach, Refusal};
-use super::body::{Error, RequestBody};
+use super::body::{Error, RequestBody, Upload};
 use super::doorbell::Doorbell;
 use super::gathering::Gathering;
 use crate::recorder::{Generations, now_ms};
@@ -249,6 +249,7 @@ pub struct Lease {
     pool: Rc<Pool>,
     index: usize,
     line: Option<Line>,
+    upload: Option<Rc<Upload>>,
     reused: bool,
 }
 
@@ -396,7 +397,7 @@ impl Pool {
         let node = &self.nodes.all[index];
         node.exchanges.fetch_add(1, Ordering::Relaxed);
         node.at_work.inc();
-        Lease { pool: self.clone(), index, line: Some(line), reused }
+        Lease { pool: self.clone(), index, line: Some(line), upload: None, reused }
     }
 
     /// Lets go of connections that were unused for too long, or that their node has closed.
@@ -428,6 +429,7 @@ impl Lease {
         request: Request<RequestBody>,
         bell: &Doorbell,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        self.upload = request.body().upload().cloned();
         let line = self.line.as_mut().expect("a lease has its connection until it is given back");
         // It is taken up below, by this very task.
         let (answer, _) = bell.muffle(|| line.sender.try_send_request(request));
@@ -456,9 +458,13 @@ impl Lease {
         }
     }
 
-    /// The exchange is over and its end was seen: the connection may be used again.
+    /// The exchange is over and its end was seen: the connection may be used again. Not so where the node answered before
+    /// it had the whole request: nobody would drive the rest of that, and the client would wait.
     pub fn give_back(mut self) {
         let Some(line) = self.line.take() else { return };
+        if self.upload.take().is_some_and(|upload| !upload.is_over()) {
+            return;
+        }
         let mut idle = self.pool.idle.borrow_mut();
         if !line.ended && idle[self.index].len() < IDLE_MAX {
             idle[self.index].push_back(Idle { line, since: Instant::now() });

@@ -362,3 +362,36 @@ fn upload(proxy: SocketAddr, bytes: usize) -> String {
     stream.read_to_string(&mut answer).expect("it answers");
     answer
 }
+
+/// A node may answer before it has the whole request. The client gets that answer, what it still sends goes nowhere, and
+/// nobody else's request follows it on the node's connection.
+#[tokio::test]
+async fn a_node_that_answers_early_leaves_no_connection_behind() {
+    let folder = folder();
+    let node = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let address = node.local_addr().expect("it is bound");
+    let connections = std::thread::spawn(move || {
+        let mut answered = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = node.accept().expect("a connection");
+            let mut start = [0; 1_024];
+            let _ = std::io::Read::read(&mut stream, &mut start).expect("a request");
+            let answer = b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 0\r\n\r\n";
+            std::io::Write::write_all(&mut stream, answer).expect("it is open");
+            answered.push(stream);
+        }
+        answered.len()
+    });
+    let mut server = Server::start(folder.path(), &[address], "");
+    for _ in 0..2 {
+        let request = b"POST /genesys/upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nonly the start";
+        let mut client = std::net::TcpStream::connect(server.address).expect("it listens");
+        client.set_read_timeout(Some(crate::support::PATIENCE)).expect("a socket");
+        std::io::Write::write_all(&mut client, request).expect("it is open");
+        let mut start = [0; 12];
+        std::io::Read::read_exact(&mut client, &mut start).expect("the node's answer");
+        assert_eq!(&start, b"HTTP/1.1 413");
+    }
+    assert_eq!(connections.join().expect("the node answers twice"), 2, "each on a connection of its own");
+    assert!(server.stop().success(), "{}", server.log());
+}
