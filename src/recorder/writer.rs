@@ -24,10 +24,10 @@ const NICENESS: i32 = 5;
 const CROWD: usize = 8;
 /// In a crowd a commit waits for more to go with it: until two steps of this brought few (in the first one the answers of
 /// the last commit are still going out), and at most so many steps. Where answers come singly none waits, and a crowd that
-/// a slow commit has gathered is not kept up by waiting for it: 4 in a step are 10,000 a second.
+/// a slow commit has gathered is not kept up by waiting for it: 3 in a step are 7,500 a second.
 const LINGER_STEP: Duration = Duration::from_micros(400);
 const LINGER_STEPS_MAX: usize = 8;
-const FEW: usize = 4;
+const FEW: usize = 3;
 /// So many go at once; more save nothing.
 const CROWD_MAX: usize = 256;
 /// Between attempts while the file takes nothing.
