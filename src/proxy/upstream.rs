@@ -453,7 +453,7 @@ impl Lease {
 
     /// The connection has changed its protocol: it goes on by itself.
     pub fn let_loose(mut self) {
-        if let Some(line) = self.line.take() {
+        if let Some(line) = self.line.take().filter(|line| !line.ended) {
             tokio::task::spawn_local(line.driver);
         }
     }

@@ -395,3 +395,19 @@ async fn a_node_that_answers_early_leaves_no_connection_behind() {
     assert_eq!(connections.join().expect("the node answers twice"), 2, "each on a connection of its own");
     assert!(server.stop().success(), "{}", server.log());
 }
+
+/// Its connection is over with the answer's head: nothing is left to drive.
+#[test]
+fn a_101_that_nobody_asked_for_is_refused_and_breaks_nothing() {
+    let folder = folder();
+    let bytes = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let origin = Origin::start(|_| Answer { bytes: bytes.to_vec(), close: true });
+    let mut server = Server::start(folder.path(), &[origin.address], "");
+    for _ in 0..3 {
+        let request = b"POST /genesys/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        let received = send_raw(server.address, request);
+        assert!(received.starts_with(b"HTTP/1.1 502"), "{}", String::from_utf8_lossy(&received));
+    }
+    assert!(server.stop().success());
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}
