@@ -202,13 +202,8 @@ impl Asked<'_> {
         }
         let upgraded = self.noted.upgrade.is_some().then(|| upgrade::Client::take(&mut parts));
         let idle = Idle::new(self.gate.config.body_idle_timeout);
-        (
-            Request::from_parts(
-                parts,
-                RequestBody::Client { incoming, upload: self.upload.clone(), bell: self.bell.clone(), idle },
-            ),
-            upgraded,
-        )
+        let (upload, bell) = (self.upload.clone(), self.bell.clone());
+        (Request::from_parts(parts, RequestBody::Client { incoming, upload, bell, idle }), upgraded)
     }
 
     /// Is the answer one to hold and read?

@@ -236,9 +236,9 @@ impl LiveChats {
         self.answers.insert(key, answer);
     }
 
-    /// An answer has gone into the queue.
+    /// An answer has gone into the queue. Two threads may have read the same one: the first is waited for, and lands first.
     pub fn under_way(&mut self, key: AnswerKey, answer: KnownAnswer) {
-        self.in_flight.insert(key, InFlight { answer, joined: Joined::default() });
+        self.in_flight.entry(key).or_insert_with(|| InFlight { answer, joined: Joined::default() });
     }
 
     /// It is on disk. Returns who else waited for that.
@@ -333,6 +333,7 @@ impl LiveChats {
             chat.attributes.clear();
             chat.covered = None;
             chat.ended = false;
+            chat.version = chat.version.wrapping_add(1); // answers still in flight do not hold what is forgotten here
         }
         self.answers.clear();
     }
@@ -397,4 +398,41 @@ impl Pending {
 
 fn hashed(hashing: &RandomState, attribute: &Attribute) -> (u64, u64) {
     (hashing.hash_one(&attribute.name), hashing.hash_one(&attribute.value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: AnswerKey = [1; 16];
+
+    fn answer(chat_id: &ChatId) -> KnownAnswer {
+        KnownAnswer { chat_id: chat_id.clone(), secure_key: None, version: 0, events: 3 }
+    }
+
+    #[test]
+    fn whoever_waits_for_an_answer_is_not_lost_when_it_is_queued_twice() {
+        let mut live = LiveChats::new(10);
+        let chat_id = ChatId::parse("00001aCY6K8U003T").expect("valid");
+        live.chat(&chat_id);
+        live.under_way(KEY, answer(&chat_id));
+        let again = live.seen_again(&KEY, 1, None);
+        assert!(matches!(again, Some(Again::UnderWay(_, 3, _))), "{again:?}");
+        live.under_way(KEY, answer(&chat_id));
+        let joined = live.landed(&KEY);
+        assert_eq!((joined.tickets.len(), joined.events), (1, 3));
+        assert_eq!(live.landed(&KEY).events, 0, "the second one lands too");
+        assert!(matches!(live.seen_again(&KEY, 2, None), Some(Again::OnDisk(3))));
+    }
+
+    #[test]
+    fn an_answer_in_flight_is_read_again_after_the_file_was_opened_again() {
+        let mut live = LiveChats::new(10);
+        let chat_id = ChatId::parse("00001aCY6K8U003T").expect("valid");
+        live.chat(&chat_id);
+        live.under_way(KEY, answer(&chat_id));
+        live.forget_written();
+        live.landed(&KEY);
+        assert!(live.seen_again(&KEY, 1, None).is_none());
+    }
 }

@@ -176,11 +176,10 @@ impl Writer {
         let recorder = &self.recorder;
         self.outages.clear();
         recorder.committed().remember(batch.queued.iter_mut().flat_map(|queued| queued.keys.drain(..)));
-        let mut joined: Vec<Joined> = Vec::new();
-        {
+        let joined: Vec<Joined> = {
             let mut live = recorder.live();
-            joined.extend(batch.queued.iter().filter_map(|queued| queued.answer.as_ref()).map(|key| live.landed(key)));
-        }
+            batch.queued.iter().filter_map(|queued| queued.answer.as_ref()).map(|key| live.landed(key)).collect()
+        };
         recorder.metrics.ledger.enter(|account| {
             for (queued, tally) in batch.queued.iter().zip(&appended.tallies) {
                 account.new += tally.new;
