@@ -29,9 +29,10 @@ use super::doorbell::Doorbell;
 use super::forward::{Gate, forward};
 use super::gathering::{Gathering, Rest, Unrest};
 use super::headers::Peer;
+use super::nodes::Nodes;
 use super::tally::Tally;
 use super::tap::Budget;
-use super::upstream::{Limits, Nodes, Pool};
+use super::upstream::{Limits, Pool};
 use crate::recorder::Recorder;
 use crate::telemetry::metrics::Metrics;
 

@@ -9,10 +9,11 @@ mod forward;
 mod gathering;
 mod headers;
 mod listener;
+pub mod nodes;
 mod tally;
 mod tap;
 mod upgrade;
-pub mod upstream;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::units;
 
 pub use address::NodeAddress;
 pub use listener::{Proxy, Start};
-pub use upstream::Nodes;
+pub use nodes::Nodes;
 
 /// The `[proxy]` section.
 #[derive(Debug, Clone, Deserialize)]
