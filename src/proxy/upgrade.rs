@@ -1,38 +1,16 @@
 //! Connections that change their protocol (WebSocket): two streams joined, nothing buffered whole.
 
-use http::Response;
-use http::request::Parts;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
 
-use super::body::{ClientBody, NodeBody};
+use super::upstream::Lease;
+use super::wire::Wire;
 
-/// The client's side of an upgrade to come.
-#[derive(Debug)]
-pub struct Client(Option<OnUpgrade>);
-
-impl Client {
-    /// Takes the upgrade out of the request, so that it does not go to the node's side.
-    pub fn take(parts: &mut Parts) -> Self {
-        Self(parts.extensions.remove::<OnUpgrade>())
+/// Copies both ways, from what was read ahead on.
+pub async fn join(client: Wire, lease: Lease) {
+    let (node, _counted) = lease.into_wire();
+    let ((mut client, client_said), (mut node, node_said)) = (client.into_parts(), node.into_parts());
+    if node.write_all(&client_said).await.is_ok() && client.write_all(&node_said).await.is_ok() {
+        // Either side may break at any time; the other then sees the end.
+        let _ = copy_bidirectional(&mut client, &mut node).await;
     }
-}
-
-/// Answers the client with the node's 101 and copies both ways from then on.
-pub fn join(client: Client, mut response: Response<NodeBody>) -> Response<ClientBody> {
-    let node = response.extensions_mut().remove::<OnUpgrade>();
-    if let (Some(client), Some(node)) = (client.0, node) {
-        tokio::task::spawn_local(async move {
-            if let (Ok(client), Ok(node)) = tokio::join!(client, node) {
-                copy(client, node).await;
-            }
-        });
-    }
-    response.map(ClientBody::stream)
-}
-
-async fn copy(client: Upgraded, node: Upgraded) {
-    let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
-    // Either side may break at any time; the other then sees the end.
-    let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
 }
