@@ -157,7 +157,7 @@ async fn refuse(gate: &Gate, wire: &Wire, refusal: Refusal) -> After {
     let reply = answer::refuse(refusal, Reach::NotForwarded, None, &[]);
     if let Reply::Held { head, bytes, .. } = reply {
         let out = headers::toward_client(&head, Outgoing::Sized, "close");
-        Delivery::new(gate, wire).send(&out, Outgoing::Sized, &bytes, &[]).await;
+        Delivery::new(gate, wire).send(out, Outgoing::Sized, &bytes, &[]).await;
     }
     After::Linger
 }
@@ -212,14 +212,14 @@ async fn deliver(gate: &Gate, wire: &Wire, request: &Head, reply: Reply, goes_on
     let is_whole = match reply {
         Reply::Held { head, bytes, trailer, is_whole, .. } => {
             let last = if is_whole { outgoing.last(&trailer_of(&head, &trailer)) } else { Vec::new() };
-            delivery.send(&out, outgoing, &bytes, &last).await && is_whole
+            delivery.send(out, outgoing, &bytes, &last).await && is_whole
         }
         Reply::Stream { head, start, rest, .. } => {
             let last = |trailer: &[u8]| outgoing.last(&trailer_of(&head, trailer));
             delivery.stream(out, outgoing, start, rest, last).await
         }
         Reply::Switch { lease, .. } => {
-            return if delivery.send(&out, outgoing, &[], &[]).await { After::Switch(lease) } else { After::Close };
+            return if delivery.send(out, outgoing, &[], &[]).await { After::Switch(lease) } else { After::Close };
         }
     };
     match is_whole {
@@ -246,12 +246,12 @@ impl<'a> Delivery<'a> {
     }
 
     /// All at once. Whether all of it went out.
-    async fn send(&self, before: &[u8], outgoing: Outgoing, bytes: &[u8], last: &[u8]) -> bool {
+    async fn send(&self, mut before: Vec<u8>, outgoing: Outgoing, bytes: &[u8], last: &[u8]) -> bool {
         let mut is_sent = false;
         self.in_motion(|context| {
             if !is_sent {
                 is_sent = true;
-                if outgoing.send(self.wire, context, before, bytes, last).is_err() {
+                if outgoing.send(self.wire, context, &mut before, bytes, last).is_err() {
                     return Poll::Ready(false);
                 }
             }
@@ -284,25 +284,25 @@ impl<'a> Delivery<'a> {
                     rest.poll_part(context, |part| {
                         end = part.end.is_some().then_some(true);
                         let last = part.end.map(|trailer| last(&trailer)).unwrap_or_default();
-                        outgoing.send(self.wire, &mut waker, &before, part.bytes, &last)
+                        outgoing.send(self.wire, &mut waker, &mut before, part.bytes, &last)
                     })
                 } else {
-                    Poll::Ready(Ok(outgoing.send(self.wire, context, &before, &std::mem::take(&mut start), &[])))
+                    let start = std::mem::take(&mut start);
+                    Poll::Ready(Ok(outgoing.send(self.wire, context, &mut before, &start, &[])))
                 };
                 let sent = match part {
                     Poll::Ready(Ok(sent)) => sent,
                     // What came before it broke off still goes out, and then no end.
                     Poll::Ready(Err(_)) => {
                         end = Some(false);
-                        self.wire.send(context, [&before])
+                        outgoing.send(self.wire, context, &mut before, &[], &[])
                     }
                     Poll::Pending if before.is_empty() => return Poll::Pending,
-                    Poll::Pending => self.wire.send(context, [&before]),
+                    Poll::Pending => outgoing.send(self.wire, context, &mut before, &[], &[]),
                 };
                 if sent.is_err() {
                     return Poll::Ready(false);
                 }
-                before.clear();
             }
         })
         .await

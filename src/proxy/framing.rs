@@ -67,6 +67,9 @@ impl Framing {
 
     fn declared(head: &Head) -> Result<Option<Self>, Ambiguous> {
         let (mut length, mut chunked) = (None, false);
+        if !head.has(Known::ContentLength) && !head.has(Known::TransferEncoding) {
+            return Ok(None);
+        }
         for (known, _, value) in head.fields() {
             match known {
                 Known::ContentLength if length.is_some() => return Err(Ambiguous::ContentLength),

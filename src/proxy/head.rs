@@ -28,9 +28,9 @@ pub enum Malformed {
     /// A field's name, or what stands around its colon.
     #[error("a field without a proper name")]
     FieldName,
-    /// A control character in a field's value.
-    #[error("a control character in a field")]
-    FieldValue,
+    /// A control character.
+    #[error("a control character")]
+    Control,
     /// Over [`FIELDS_MAX`].
     #[error("too many fields")]
     TooManyFields,
@@ -52,17 +52,28 @@ pub enum Kind {
 #[derive(Debug, Clone)]
 pub struct Head {
     bytes: Bytes,
+    start: Start,
+    fields: Vec<Field>,
+    /// Which of the [`Known`] fields it has, a bit each.
+    has: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Start {
     /// Method or status code.
     first: Range<u32>,
     /// Request target or reason phrase.
     second: Range<u32>,
+    /// Of an answer.
+    status: u16,
     is_http_10: bool,
-    fields: Vec<Field>,
 }
 
+/// A field's line: where it begins and, its CR LF included, ends; and what is where in it.
 #[derive(Debug, Clone)]
 struct Field {
-    name: Range<u32>,
+    line: Range<u32>,
+    name_end: u32,
     value: Range<u32>,
     known: Known,
 }
@@ -100,6 +111,10 @@ pub enum Known {
 }
 
 impl Known {
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
     fn of(name: &[u8]) -> Self {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
@@ -132,44 +147,50 @@ impl Known {
     }
 }
 
-/// Where a head ends, if it does: after its empty line. `from` is how far an earlier look came, and is moved on.
-///
-/// # Errors
-/// At the first line that ends in LF alone: waiting for the rest would be waiting for ever.
-pub fn end(bytes: &[u8], from: &mut usize) -> Result<Option<usize>, Malformed> {
-    while let Some(length) = memchr::memchr(b'\n', &bytes[*from..]) {
-        let line_feed = *from + length;
-        if line_feed == 0 || bytes[line_feed - 1] != b'\r' {
-            return Err(Malformed::LineEnd);
-        }
-        *from = line_feed + 1;
-        if length == 1 {
-            return Ok(Some(line_feed + 1));
-        }
-    }
-    if bytes.len() > HEAD_BYTES_MAX { Err(Malformed::TooLong) } else { Ok(None) }
-}
-
 impl Head {
-    /// Reads a whole head, its empty line included.
+    /// Reads the head at the start of `bytes`, and how long it is with its empty line; none where its end has not come.
     ///
     /// # Errors
-    /// For whatever RFC 9112 and RFC 9110 do not allow, whitespace before a colon and folded lines among it.
-    pub fn parse(bytes: Bytes, kind: Kind) -> Result<Self, Malformed> {
-        let mut lines = Lines { bytes: &bytes, at: 0 };
-        let start = lines.next().ok_or(Malformed::StartLine)?;
-        let (first, second, is_http_10) = match kind {
-            Kind::Request => request_line(&bytes, start)?,
-            Kind::Answer => status_line(&bytes, start)?,
+    /// For whatever RFC 9112 and RFC 9110 do not allow, whitespace before a colon and folded lines among it; and that as
+    /// soon as it is seen.
+    pub fn read(bytes: &[u8], kind: Kind) -> Result<Option<(Unbound, usize)>, Malformed> {
+        let mut lines = Lines { bytes, at: 0 };
+        let incomplete = || if bytes.len() > HEAD_BYTES_MAX { Err(Malformed::TooLong) } else { Ok(None) };
+        let Some(line) = lines.next()? else { return incomplete() };
+        let start = match kind {
+            Kind::Request => request_line(bytes, line)?,
+            Kind::Answer => status_line(bytes, line)?,
         };
-        let mut fields = Vec::with_capacity(16);
-        for line in lines.take_while(|line| !line.is_empty()) {
+        let (mut fields, mut has) = (Vec::with_capacity(16), 0);
+        loop {
+            let Some(line) = lines.next()? else { return incomplete() };
+            if line.is_empty() {
+                // One look at all bytes costs less than one at each value.
+                let head = &bytes[..lines.at];
+                return if is_text(head, fields.len() + 2) {
+                    Ok(Some((Unbound { start, fields, has }, lines.at)))
+                } else {
+                    Err(Malformed::Control)
+                };
+            }
             if fields.len() == FIELDS_MAX {
                 return Err(Malformed::TooManyFields);
             }
-            fields.push(field(&bytes, line)?);
+            let field = field(bytes, line)?;
+            has |= field.known.bit();
+            fields.push(field);
         }
-        Ok(Self { first, second, is_http_10, fields, bytes })
+    }
+
+    /// Reads bytes that are one whole head.
+    ///
+    /// # Errors
+    /// As [`Head::read`]; and where they are less or more than that.
+    pub fn parse(bytes: Bytes, kind: Kind) -> Result<Self, Malformed> {
+        match Self::read(&bytes, kind)? {
+            Some((unbound, length)) if length == bytes.len() => Ok(unbound.bind(bytes)),
+            _ => Err(Malformed::LineEnd),
+        }
     }
 
     /// Reads fields alone: a trailer section, its empty line included.
@@ -194,37 +215,54 @@ impl Head {
 
     /// The method.
     pub fn method(&self) -> &str {
-        self.text(&self.first)
+        self.text(&self.start.first)
     }
 
     /// The request target, of any form.
     pub fn target(&self) -> &str {
-        self.text(&self.second)
+        self.text(&self.start.second)
     }
 
     /// The status code, 100 to 599.
     pub fn status(&self) -> u16 {
-        self.text(&self.first).parse().unwrap_or(0)
+        self.start.status
     }
 
-    /// The reason phrase, which may be empty and need not be UTF-8.
-    pub fn reason(&self) -> &[u8] {
-        self.slice(&self.second)
+    /// The status code's digits, and the reason phrase, which may be empty and need not be UTF-8.
+    pub fn status_and_reason(&self) -> (&[u8], &[u8]) {
+        (self.slice(&self.start.first), self.slice(&self.start.second))
     }
 
     /// Whether its sender speaks HTTP/1.0.
     pub fn is_http_10(&self) -> bool {
-        self.is_http_10
+        self.start.is_http_10
     }
 
-    /// All fields in their order.
+    /// All fields in their order: name and value.
     pub fn fields(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
-        self.fields.iter().map(|field| (field.known, self.slice(&field.name), self.slice(&field.value)))
+        self.fields.iter().map(|field| (field.known, self.name(field), self.slice(&field.value)))
+    }
+
+    /// Copies the lines of those fields that `passes` lets through, as they stand.
+    pub fn copy_lines(&self, out: &mut Vec<u8>, mut passes: impl FnMut(Known, &[u8]) -> bool) {
+        let mut run = 0..0;
+        for field in &self.fields {
+            if !passes(field.known, self.name(field)) {
+                continue;
+            }
+            if run.end != field.line.start {
+                out.extend_from_slice(self.slice(&run));
+                run = field.line.clone();
+            }
+            run.end = field.line.end;
+        }
+        out.extend_from_slice(self.slice(&run));
     }
 
     /// The values of a field, a line each, that are text.
     pub fn values(&self, known: Known) -> impl Iterator<Item = &str> {
-        let lines = self.fields.iter().filter(move |field| field.known == known);
+        let fields = if self.has(known) { &self.fields[..] } else { &[] };
+        let lines = fields.iter().filter(move |field| field.known == known);
         lines.filter_map(|field| std::str::from_utf8(self.slice(&field.value)).ok())
     }
 
@@ -235,7 +273,7 @@ impl Head {
 
     /// Whether it has a field.
     pub fn has(&self, known: Known) -> bool {
-        self.fields.iter().any(|field| field.known == known)
+        self.has & known.bit() != 0
     }
 
     /// The comma-separated tokens of a field, all its lines.
@@ -251,10 +289,14 @@ impl Head {
     /// Whether its sender goes on with the connection after this message (RFC 9112, section 9.3).
     pub fn keeps_alive(&self) -> bool {
         if !self.has(Known::Connection) {
-            return !self.is_http_10;
+            return !self.is_http_10();
         }
         !self.has_token(Known::Connection, "close")
-            && (!self.is_http_10 || self.has_token(Known::Connection, "keep-alive"))
+            && (!self.is_http_10() || self.has_token(Known::Connection, "keep-alive"))
+    }
+
+    fn name(&self, field: &Field) -> &[u8] {
+        self.slice(&(field.line.start..field.name_end))
     }
 
     fn slice(&self, range: &Range<u32>) -> &[u8] {
@@ -266,53 +308,73 @@ impl Head {
     }
 }
 
+/// A head that was read, without its bytes.
+#[derive(Debug)]
+pub struct Unbound {
+    start: Start,
+    fields: Vec<Field>,
+    has: u32,
+}
+
+impl Unbound {
+    /// With the very bytes that it was read from.
+    pub fn bind(self, bytes: Bytes) -> Head {
+        Head { bytes, start: self.start, fields: self.fields, has: self.has }
+    }
+}
+
 /// The lines of a head, without their ends.
 struct Lines<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl Iterator for Lines<'_> {
-    type Item = Range<usize>;
-
-    fn next(&mut self) -> Option<Range<usize>> {
-        let length = memchr::memchr(b'\n', &self.bytes[self.at..])?;
-        let line = self.at..self.at + length.saturating_sub(1);
-        self.at += length + 1;
-        Some(line)
+impl Lines<'_> {
+    fn next(&mut self) -> Result<Option<Range<usize>>, Malformed> {
+        let Some(length) = memchr::memchr(b'\n', &self.bytes[self.at..]) else { return Ok(None) };
+        let line_feed = self.at + length;
+        if length == 0 || self.bytes[line_feed - 1] != b'\r' {
+            return Err(Malformed::LineEnd);
+        }
+        let line = self.at..line_feed - 1;
+        self.at = line_feed + 1;
+        Ok(Some(line))
     }
 }
 
-type StartLine = (Range<u32>, Range<u32>, bool);
-
 /// `GET /path HTTP/1.1`, with one space at each place.
-fn request_line(bytes: &[u8], line: Range<usize>) -> Result<StartLine, Malformed> {
+fn request_line(bytes: &[u8], line: Range<usize>) -> Result<Start, Malformed> {
     let text = &bytes[line.clone()];
-    let space = memchr::memchr(b' ', text).ok_or(Malformed::StartLine)?;
-    let method_ok = (1..=METHOD_BYTES_MAX).contains(&space) && text[..space].iter().all(|byte| is_token(*byte));
+    let space = text.iter().position(|byte| !is_token(*byte)).ok_or(Malformed::StartLine)?;
     let last = memchr::memrchr(b' ', text).filter(|last| *last > space + 1).ok_or(Malformed::StartLine)?;
     let target = &text[space + 1..last];
     // A fragment is never sent (RFC 9112, section 3.2); a space would be somebody's second reading.
-    let target_ok = target.iter().all(|byte| *byte > b' ' && *byte != 0x7f && *byte != b'#');
-    if !method_ok || !target_ok || std::str::from_utf8(target).is_err() {
+    let target_ok = target.iter().fold(true, |ok, byte| ok & (*byte > b' ') & (*byte != 0x7f) & (*byte != b'#'));
+    if !(1..=METHOD_BYTES_MAX).contains(&space)
+        || text[space] != b' '
+        || !target_ok
+        || std::str::from_utf8(target).is_err()
+    {
         return Err(Malformed::StartLine);
     }
+    let is_http_10 = is_http_10(&text[last + 1..])?;
     let at = line.start;
-    Ok((range(at, at + space), range(at + space + 1, at + last), is_http_10(&text[last + 1..])?))
+    Ok(Start { first: range(at, at + space), second: range(at + space + 1, at + last), status: 0, is_http_10 })
 }
 
 /// `HTTP/1.1 200 OK`; the phrase, and the space before it, may be missing.
-fn status_line(bytes: &[u8], line: Range<usize>) -> Result<StartLine, Malformed> {
+fn status_line(bytes: &[u8], line: Range<usize>) -> Result<Start, Malformed> {
     let text = &bytes[line.clone()];
     let (version, rest) = text.split_at_checked(8).ok_or(Malformed::StartLine)?;
-    let http_10 = is_http_10(version)?;
-    let code_ok = rest.len() >= 4 && rest[0] == b' ' && matches!(rest[1], b'1'..=b'5');
-    let code_ok = code_ok && rest[2].is_ascii_digit() && rest[3].is_ascii_digit();
-    if !code_ok || !matches!(rest.get(4), None | Some(b' ')) || !is_text(&rest[4..]) {
-        return Err(Malformed::StartLine);
-    }
+    let is_http_10 = is_http_10(version)?;
+    let status = match rest {
+        [b' ', a @ b'1'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9'] => [a, b, c],
+        [b' ', a @ b'1'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', b' ', ..] => [a, b, c],
+        _ => return Err(Malformed::StartLine),
+    };
+    let status = status.iter().fold(0, |status, digit| status * 10 + u16::from(**digit - b'0'));
     let at = line.start;
-    Ok((range(at + 9, at + 12), range((at + 13).min(line.end), line.end), http_10))
+    Ok(Start { first: range(at + 9, at + 12), second: range((at + 13).min(line.end), line.end), status, is_http_10 })
 }
 
 fn is_http_10(version: &[u8]) -> Result<bool, Malformed> {
@@ -326,22 +388,19 @@ fn is_http_10(version: &[u8]) -> Result<bool, Malformed> {
 
 fn field(bytes: &[u8], line: Range<usize>) -> Result<Field, Malformed> {
     let text = &bytes[line.clone()];
-    let colon = memchr::memchr(b':', text).ok_or(Malformed::FieldName)?;
-    let name = &text[..colon];
-    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+    let colon = text.iter().position(|byte| !is_token(*byte)).unwrap_or(0);
+    if colon == 0 || text[colon] != b':' {
         return Err(Malformed::FieldName);
     }
     // Whitespace around a value is not part of it: of spaces and tabs, nothing else.
     let is_value = |byte: &u8| !matches!(byte, b' ' | b'\t');
     let value_at = text[colon + 1..].iter().position(is_value).map_or(text.len(), |blanks| colon + 1 + blanks);
     let value_end = text[value_at..].iter().rposition(is_value).map_or(value_at, |last| value_at + last + 1);
-    if !is_text(&text[value_at..value_end]) {
-        return Err(Malformed::FieldValue);
-    }
     Ok(Field {
-        name: range(line.start, line.start + colon),
+        line: range(line.start, line.end + 2),
+        name_end: (line.start + colon) as u32,
         value: range(line.start + value_at, line.start + value_end),
-        known: Known::of(name),
+        known: Known::of(&text[..colon]),
     })
 }
 
@@ -363,9 +422,13 @@ pub fn is_token(byte: u8) -> bool {
     TOKEN[usize::from(byte)]
 }
 
-/// No control character but the tab (RFC 9110, section 5.5). Without a branch: the compiler takes many bytes at once.
-fn is_text(value: &[u8]) -> bool {
-    value.iter().fold(true, |ok, byte| ok & ((*byte >= b' ') | (*byte == b'\t')) & (*byte != 0x7f))
+/// No control character but the tab (RFC 9110, section 5.5) and the CR LF that ends each line of a head: then these two are
+/// all there are. Without a branch, so that the compiler takes many bytes at once; in pieces whose counts fit a byte.
+fn is_text(head: &[u8], lines: usize) -> bool {
+    let is_control = |byte: u8| ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f);
+    let counted =
+        head.chunks(240).map(|piece| piece.iter().fold(0_u8, |count, byte| count + u8::from(is_control(*byte))));
+    counted.map(usize::from).sum::<usize>() == 2 * lines
 }
 
 #[cfg(test)]
@@ -392,7 +455,7 @@ mod tests {
 
     #[test]
     fn what_two_readers_could_read_differently_is_refused() {
-        use Malformed::{FieldName, FieldValue, StartLine, TooManyFields, Version};
+        use Malformed::{Control, FieldName, StartLine, TooManyFields, Version};
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(FIELDS_MAX + 1));
         for (text, why) in [
             ("GET  / HTTP/1.1\r\n\r\n", StartLine),
@@ -412,8 +475,8 @@ mod tests {
             ("GET / HTTP/1.1\r\nA\r\n\r\n", FieldName),
             ("GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n", FieldName),
             ("GET / HTTP/1.1\r\n A: b\r\n\r\n", FieldName),
-            ("GET / HTTP/1.1\r\nA: b\0c\r\n\r\n", FieldValue),
-            ("GET / HTTP/1.1\r\nA: b\rc\r\n\r\n", FieldValue),
+            ("GET / HTTP/1.1\r\nA: b\0c\r\n\r\n", Control),
+            ("GET / HTTP/1.1\r\nA: b\rc\r\n\r\n", Control),
             (&many, TooManyFields),
         ] {
             assert_eq!(parse(text, Kind::Request).map(|_| ()), Err(why), "{text:?}");
@@ -424,7 +487,8 @@ mod tests {
     fn status_lines_are_read() {
         let check = |line: &str, expected: Result<(u16, &str), Malformed>| {
             let head = parse(&format!("{line}\r\n\r\n"), Kind::Answer);
-            let read = head.as_ref().map(|head| (head.status(), std::str::from_utf8(head.reason()).expect("ASCII")));
+            let expected = expected.map(|(status, text)| (status, text.as_bytes()));
+            let read = head.as_ref().map(|head| (head.status(), head.status_and_reason().1));
             assert_eq!(read.map_err(|error| *error), expected, "{line:?}");
         };
         check("HTTP/1.1 200 OK", Ok((200, "OK")));
@@ -441,15 +505,29 @@ mod tests {
 
     #[test]
     fn the_end_is_found_however_the_bytes_come() {
+        let read = |bytes: &[u8]| Head::read(bytes, Kind::Request).map(|read| read.map(|(_, length)| length));
         let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody\n";
-        let mut from = 0;
         for length in 0..27 {
-            assert_eq!(end(&text[..length], &mut from), Ok(None), "{length}");
+            assert_eq!(read(&text[..length]), Ok(None), "{length}");
         }
-        assert_eq!(end(text, &mut from), Ok(Some(27)));
-        assert_eq!(end(b"GET / HTTP/1.1\nHost: a\r\n\r\n", &mut 0), Err(Malformed::LineEnd));
-        assert_eq!(end(b"\n", &mut 0), Err(Malformed::LineEnd));
-        assert_eq!(end(&vec![b'a'; HEAD_BYTES_MAX + 1], &mut 0), Err(Malformed::TooLong));
+        assert_eq!(read(text), Ok(Some(27)));
+        assert_eq!(read(b"GET / HTTP/1.1\nHost: a\r\n\r\n"), Err(Malformed::LineEnd));
+        assert_eq!(read(b"GET / HTTP/1.1\r\nHost: a\n"), Err(Malformed::LineEnd));
+        assert_eq!(read(b"\n"), Err(Malformed::LineEnd));
+        assert_eq!(read(&vec![b'a'; HEAD_BYTES_MAX + 1]), Err(Malformed::TooLong));
+    }
+
+    #[test]
+    fn lines_are_copied_as_they_stand() {
+        let head = parse("GET / HTTP/1.1\r\nHost:a\r\nX-A:  1 \r\nCookie: b\r\nX-C: d\r\n\r\n", Kind::Request);
+        let copied = |keep: &dyn Fn(Known) -> bool| {
+            let mut out = Vec::new();
+            head.as_ref().expect("a head").copy_lines(&mut out, |known, _| keep(known));
+            String::from_utf8(out).expect("text")
+        };
+        assert_eq!(copied(&|_| true), "Host:a\r\nX-A:  1 \r\nCookie: b\r\nX-C: d\r\n");
+        assert_eq!(copied(&|known| known == Known::Other), "X-A:  1 \r\nX-C: d\r\n");
+        assert_eq!(copied(&|_| false), "");
     }
 
     #[test]

@@ -161,15 +161,15 @@ fn is_nameable(known: Known) -> bool {
     )
 }
 
-/// The fields that pass, but for those that `Connection` names.
-fn passing(head: &Head) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
+/// Copies the lines of the fields that pass: not those of one connection, not those that `Connection` names, and of the
+/// others those that are wanted.
+fn copy_passing(out: &mut Vec<u8>, head: &Head, wanted: impl Fn(Known) -> bool) {
     let names = head.has(Known::Connection);
-    let is_named = move |known, name: &[u8]| {
-        names
-            && is_nameable(known)
-            && std::str::from_utf8(name).is_ok_and(|name| head.has_token(Known::Connection, name))
+    let is_named = |known, name: &[u8]| {
+        let name = std::str::from_utf8(name).unwrap_or_default();
+        is_nameable(known) && head.has_token(Known::Connection, name)
     };
-    head.fields().filter(move |(known, name, _)| !is_hop_by_hop(*known) && !is_named(*known, name))
+    head.copy_lines(out, |known, name| !is_hop_by_hop(known) && wanted(known) && !(names && is_named(known, name)));
 }
 
 fn write(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
@@ -224,17 +224,11 @@ pub fn toward_node(head: &Head, target: &Target<'_>, noted: &Noted<'_>, peer: &P
     out.push(b' ');
     out.extend_from_slice(target.whole.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    let (mut has_proto, mut has_host) = (false, false);
-    for (known, name, value) in passing(head) {
-        match known {
-            Known::XForwardedFor => continue,
-            Known::XForwardedProto if peer.is_believed => has_proto = true,
-            Known::XForwardedHost if peer.is_believed => has_host = true,
-            Known::XForwardedProto | Known::XForwardedHost => continue,
-            _ => {}
-        }
-        write(&mut out, name, value);
-    }
+    copy_passing(&mut out, head, |known| match known {
+        Known::XForwardedFor => false,
+        Known::XForwardedProto | Known::XForwardedHost => peer.is_believed,
+        _ => true,
+    });
     out.extend_from_slice(b"X-Forwarded-For: ");
     for line in head.values(Known::XForwardedFor).filter(|_| peer.is_believed) {
         out.extend_from_slice(line.as_bytes());
@@ -242,10 +236,10 @@ pub fn toward_node(head: &Head, target: &Target<'_>, noted: &Noted<'_>, peer: &P
     }
     out.extend_from_slice(peer.field.as_bytes());
     out.extend_from_slice(b"\r\n");
-    if !has_proto {
+    if !(peer.is_believed && head.has(Known::XForwardedProto)) {
         out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
     }
-    if let Some(host) = head.value(Known::Host).filter(|_| !has_host) {
+    if let Some(host) = head.value(Known::Host).filter(|_| !(peer.is_believed && head.has(Known::XForwardedHost))) {
         write(&mut out, b"X-Forwarded-Host", host.as_bytes());
     }
     out.extend_from_slice(VIA);
@@ -267,20 +261,14 @@ pub fn toward_node(head: &Head, target: &Target<'_>, noted: &Noted<'_>, peer: &P
 /// An answer's head as the client gets it: nothing is added but what this connection needs.
 pub fn toward_client(head: &Head, outgoing: Outgoing, connection: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
-    out.extend_from_slice(b"HTTP/1.1 ");
-    let status = head.status();
-    out.extend_from_slice(status.to_string().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(head.reason());
-    out.extend_from_slice(b"\r\n");
-    for (known, name, value) in passing(head) {
-        // A length stands where there is one, or where there would be (HEAD, 304).
-        let is_stale = known == Known::ContentLength
-            && (matches!(outgoing, Outgoing::Chunked | Outgoing::UntilClose) || status == 204);
-        if !is_stale {
-            write(&mut out, name, value);
-        }
+    let (status, reason) = head.status_and_reason();
+    for piece in [b"HTTP/1.1 ", status, b" ", reason, b"\r\n"] {
+        out.extend_from_slice(piece);
     }
+    let status = head.status();
+    // A length stands where there is one, or where there would be (HEAD, 304).
+    let has_length = !matches!(outgoing, Outgoing::Chunked | Outgoing::UntilClose) && status != 204;
+    copy_passing(&mut out, head, |known| known != Known::ContentLength || has_length);
     if outgoing == Outgoing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }

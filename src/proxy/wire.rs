@@ -12,12 +12,10 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::head::{self, Head, Kind, Malformed};
+use super::head::{HEAD_BYTES_MAX, Head, Kind, Malformed};
 
 /// What is read at once: a transcript of 300 events.
 const READ_BYTES_MAX: usize = 64 << 10;
-/// Messages up to this size go out as one piece: copying them together costs less than what the kernel does for a vector.
-const GATHERED_BYTES_MAX: usize = 2 << 10;
 /// What a client may send ahead while its answer is awaited: a few pipelined polls.
 const AHEAD_BYTES_MAX: usize = 64 << 10;
 
@@ -42,7 +40,7 @@ pub struct Wire {
     stream: RefCell<TcpStream>,
     /// Read and not used yet.
     unread: RefCell<BytesMut>,
-    /// How far it was looked through for a head's end.
+    /// So much of it is no whole head.
     looked: Cell<usize>,
     /// To be sent as soon as the peer takes more.
     unsent: RefCell<BytesMut>,
@@ -124,15 +122,22 @@ impl Wire {
 
     fn take_head(&self, kind: Kind) -> Result<Option<Head>, Malformed> {
         let mut unread = self.unread.borrow_mut();
-        let mut looked = self.looked.get();
+        let looked = self.looked.get();
         if looked == 0 && kind == Kind::Request && unread.starts_with(b"\r\n") {
             unread.advance(2); // some clients end a form with one line too many (RFC 9112, section 2.2)
         }
-        let end = head::end(&unread, &mut looked)?;
-        self.looked.set(if end.is_some() { 0 } else { looked });
-        let Some(end) = end else { return Ok(None) };
-        let bytes = if end == unread.len() { std::mem::take(&mut *unread) } else { unread.split_to(end) };
-        Head::parse(bytes.freeze(), kind).map(Some)
+        // Only a line's end can be a head's: so it is read at most as many times as it may have lines.
+        if memchr::memchr(b'\n', &unread[looked..]).is_none() && unread.len() <= HEAD_BYTES_MAX {
+            self.looked.set(unread.len());
+            return Ok(None);
+        }
+        let Some((head, length)) = Head::read(&unread, kind)? else {
+            self.looked.set(unread.len());
+            return Ok(None);
+        };
+        self.looked.set(0);
+        let bytes = if length == unread.len() { std::mem::take(&mut *unread) } else { unread.split_to(length) };
+        Ok(Some(head.bind(bytes.freeze())))
     }
 
     /// Whether nothing of the next message has come yet.
@@ -186,7 +191,7 @@ impl Wire {
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
         let mut unsent = self.unsent.borrow_mut();
         let mut sent = match unsent.is_empty() && length > 0 {
-            true => self.try_send(context, slices, length)?,
+            true => self.try_send(context, slices)?,
             false => 0,
         };
         if sent == length {
@@ -200,26 +205,12 @@ impl Wire {
         Ok(())
     }
 
-    fn try_send<const N: usize>(
-        &self,
-        context: &mut Context<'_>,
-        slices: [&[u8]; N],
-        length: usize,
-    ) -> io::Result<usize> {
+    fn try_send<const N: usize>(&self, context: &mut Context<'_>, slices: [&[u8]; N]) -> io::Result<usize> {
         let mut stream = self.stream.borrow_mut();
         let stream = Pin::new(&mut *stream);
-        let sent = if N == 1 {
-            stream.poll_write(context, slices[0])
-        } else if length <= GATHERED_BYTES_MAX {
-            let mut gathered = [0; GATHERED_BYTES_MAX];
-            let mut at = 0;
-            for slice in slices {
-                gathered[at..at + slice.len()].copy_from_slice(slice);
-                at += slice.len();
-            }
-            stream.poll_write(context, &gathered[..at])
-        } else {
-            stream.poll_write_vectored(context, &slices.map(IoSlice::new))
+        let sent = match N {
+            1 => stream.poll_write(context, slices[0]),
+            _ => stream.poll_write_vectored(context, &slices.map(IoSlice::new)),
         };
         match sent {
             Poll::Ready(sent) => sent.inspect(|sent| self.count(*sent)),
