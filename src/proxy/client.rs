@@ -36,18 +36,19 @@ pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: wa
     let mut patience = Patience::new(gate.config.client_timeout, stopping);
     loop {
         let after = match patience.next(&wire).await {
-            Asked::For(head) => exchange(&gate, &peer, &wire, &head, patience.is_stopping()).await,
-            Asked::Badly(refusal) => refuse(&gate, &wire, refusal).await,
+            // On the heap, so that a client between two polls takes no room for an exchange.
+            Asked::For(head) => Box::pin(exchange(&gate, &peer, &wire, &head, patience.is_stopping())).await,
+            Asked::Badly(refusal) => Box::pin(refuse(&gate, &wire, refusal)).await,
             Asked::NothingMore => return,
         };
         match after {
             After::GoOn if wire.has_ended() => return,
             After::GoOn => {}
             After::Close => return,
-            After::Linger => return linger(&wire).await,
+            After::Linger => return Box::pin(linger(&wire)).await,
             After::Switch(lease) => {
                 if let Ok(wire) = Rc::try_unwrap(wire) {
-                    upgrade::join(wire, lease).await;
+                    Box::pin(upgrade::join(wire, lease)).await;
                 }
                 return;
             }

@@ -161,7 +161,9 @@ impl Pool {
             match broken {
                 Break::Unsent(_) if was_used => {} // a fresh connection to the same node may do
                 Break::Unsent(_) => tried |= 1 << index,
-                Break::Silent(_) if was_used && request.is_safe => return self.send_again(request, index).await,
+                Break::Silent(_) if was_used && request.is_safe => {
+                    return Box::pin(self.send_again(request, index)).await;
+                }
                 broken => return Err(self.broken(index, &broken)),
             }
         }
@@ -194,7 +196,7 @@ impl Pool {
     async fn lease(self: &Rc<Self>, index: usize) -> Result<Lease, Refusal> {
         match self.idle_line(index) {
             Some(line) => Ok(self.leased(index, line, true)),
-            None => self.connect(index).await,
+            None => Box::pin(self.connect(index)).await, // seldom, and large
         }
     }
 
