@@ -13,7 +13,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+
+use super::stream::Stream;
 
 /// A head and a poll's body fit; a transcript does not.
 const GATHERED_MAX: usize = 2_048;
@@ -21,7 +22,7 @@ const GATHERED_MAX: usize = 2_048;
 /// The stream.
 #[derive(Debug)]
 pub struct Gathering {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Stream>,
     /// What an earlier connection had read of it and not used.
     unread: Bytes,
     rest: Arc<Rest>,
@@ -70,18 +71,18 @@ impl Drop for Unrest {
 impl Gathering {
     /// Small messages do not wait for the acknowledgement of others: 300 of them take 14 s with Nagle's algorithm, and
     /// 0.85 s without.
-    pub fn new(stream: TcpStream, rest: Arc<Rest>) -> Self {
-        let _ = stream.set_nodelay(true); // a stream that is broken will say so when it is used
+    pub fn new(stream: Stream, rest: Arc<Rest>) -> Self {
+        let _ = stream.tcp().set_nodelay(true); // a stream that is broken will say so when it is used
         Self::resume(stream, Bytes::new(), rest)
     }
 
     /// The same stream again, after what was read of it and not used.
-    pub fn resume(stream: TcpStream, unread: Bytes, rest: Arc<Rest>) -> Self {
+    pub fn resume(stream: Stream, unread: Bytes, rest: Arc<Rest>) -> Self {
         Self { stream: TokioIo::new(stream), unread, rest }
     }
 
     /// The stream, and what was not used of an earlier connection's.
-    pub fn into_inner(self) -> (TcpStream, Bytes) {
+    pub fn into_inner(self) -> (Stream, Bytes) {
         (self.stream.into_inner(), self.unread)
     }
 
@@ -118,7 +119,11 @@ impl Write for Gathering {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if flushed.is_pending() {
+            self.rest.is_blocked.store(true, Relaxed); // TLS takes what the peer does not take yet
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -30,10 +30,13 @@ use super::forward::{Gate, forward};
 use super::gathering::{Gathering, Rest, Unrest};
 use super::headers::Peer;
 use super::nodes::Nodes;
+use super::stream::Stream;
 use super::tally::Tally;
 use super::tap::Budget;
+use super::tls;
 use super::upstream::{Limits, Pool};
 use crate::recorder::Recorder;
+use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 
 /// Connections the kernel completes for us before they are accepted.
@@ -49,6 +52,9 @@ const WARM_MAX: usize = 256;
 /// Fields of one message.
 const FIELDS_MAX: usize = 128;
 
+/// A scanner tries many handshakes; a handful a minute show what it is.
+static HANDSHAKES: Repeated = Repeated::new(10, Duration::from_secs(60));
+
 /// What a proxy is started with.
 #[derive(Debug, Clone)]
 pub struct Start {
@@ -58,6 +64,10 @@ pub struct Start {
     pub access: Access,
     /// Where to.
     pub nodes: Arc<Nodes>,
+    /// TLS toward clients; none: clear text.
+    pub tls: Option<tls::Server>,
+    /// TLS toward nodes, where one is reached so.
+    pub node_tls: Option<tls::Connector>,
     /// What is kept.
     pub recorder: Arc<Recorder>,
     /// What is counted.
@@ -156,6 +166,7 @@ async fn serve(
     stopping: watch::Receiver<bool>,
 ) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
+    let tls = start.tls.clone();
     let gate = gate(start, budget);
     let connections_max = gate.config.connections_max.div_ceil(threads);
     let open = Rc::new(Cell::new(0));
@@ -166,7 +177,7 @@ async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) if open.get() < connections_max => {
                     let guest = Guest::enter(&open, &gate.metrics);
-                    tokio::task::spawn_local(converse(gate.clone(), stream, peer, stopping.clone(), guest));
+                    tokio::task::spawn_local(converse(gate.clone(), tls.clone(), stream, peer, stopping.clone(), guest));
                 }
                 Ok(_) => drop(gate.metrics.connections_refused.inc()),
                 Err(error) => {
@@ -194,7 +205,7 @@ fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
         connections_max: config.node_connections_max,
         retry_after: config.node_retry_after,
     };
-    let pool = Rc::new(Pool::new(start.nodes, limits));
+    let pool = Rc::new(Pool::new(start.nodes, start.node_tls, limits));
     let (tally, recorder, metrics) = (Tally::new(&start.metrics), start.recorder, start.metrics);
     Rc::new(Gate { config, access: start.access, pool, recorder, budget, metrics, tally, warm: Rc::default() })
 }
@@ -203,9 +214,17 @@ fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
 ///
 /// A widget asks every few seconds and keeps its connection. While it does not ask, nothing is kept for it but the
 /// stream: what hyper needs for a conversation (two buffers of 8 KiB, the exchange) is let go and made anew.
-async fn converse(gate: Rc<Gate>, stream: TcpStream, peer: SocketAddr, stopping: watch::Receiver<bool>, guest: Guest) {
+async fn converse(
+    gate: Rc<Gate>,
+    tls: Option<tls::Server>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    stopping: watch::Receiver<bool>,
+    guest: Guest,
+) {
     let _guest = guest;
     let rest = Arc::new(Rest::default());
+    let Some(stream) = secured(tls, stream, peer, &gate.metrics).await else { return };
     let mut stream = Gathering::new(stream, rest.clone());
     loop {
         let (quiet, unread) = match attend(&gate, stream, peer, &rest, stopping.clone()).await {
@@ -220,10 +239,25 @@ async fn converse(gate: Rc<Gate>, stream: TcpStream, peer: SocketAddr, stopping:
     }
 }
 
+/// The stream to talk by; none where the client's handshake failed.
+async fn secured(tls: Option<tls::Server>, stream: TcpStream, peer: SocketAddr, metrics: &Metrics) -> Option<Stream> {
+    let Some(tls) = tls else { return Some(Stream::Clear(stream)) };
+    match tls.accept(stream).await {
+        Ok(stream) => Some(Stream::Tls(Box::new(stream.into()))),
+        Err(error) => {
+            metrics.tls_handshake_errors.inc();
+            if let Some(not_shown) = HANDSHAKES.admit(std::time::Instant::now()) {
+                tracing::info!(%error, %peer, not_shown, "a client's TLS handshake failed");
+            }
+            None
+        }
+    }
+}
+
 /// How a conversation paused.
 enum Attended {
     Ended(hyper::Result<()>),
-    AtRest(TcpStream, Bytes),
+    AtRest(Stream, Bytes),
 }
 
 /// Serves a client until it has been at rest for a while.
@@ -291,9 +325,9 @@ async fn attend(
 }
 
 /// Waits until a client at rest says something. False where it is to be left: too late, gone, or the proxy stops.
-async fn rouse(stream: &TcpStream, timeout: Duration, mut stopping: watch::Receiver<bool>) -> bool {
+async fn rouse(stream: &Stream, timeout: Duration, mut stopping: watch::Receiver<bool>) -> bool {
     tokio::select! {
-        readable = stream.readable() => readable.is_ok(),
+        readable = stream.tcp().readable() => readable.is_ok(),
         () = sleep(timeout) => false,
         _ = stopping.wait_for(|stop| *stop) => false,
     }

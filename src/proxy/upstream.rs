@@ -26,6 +26,8 @@ use super::body::{Error, RequestBody, Upload};
 use super::doorbell::Doorbell;
 use super::gathering::Gathering;
 use super::nodes::{Affinity, Node, Nodes};
+use super::stream::Stream;
+use super::tls::Connector;
 
 /// Idle connections a thread keeps to one node: more than two threads' polls ever need at once.
 const IDLE_MAX: usize = 256;
@@ -47,6 +49,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Pool {
     nodes: Arc<Nodes>,
+    tls: Option<Connector>,
     limits: Limits,
     idle: RefCell<Vec<VecDeque<Idle>>>,
 }
@@ -109,9 +112,9 @@ pub struct Failure {
 
 impl Pool {
     /// No connection yet.
-    pub fn new(nodes: Arc<Nodes>, limits: Limits) -> Self {
+    pub fn new(nodes: Arc<Nodes>, tls: Option<Connector>, limits: Limits) -> Self {
         let idle = RefCell::new(nodes.all.iter().map(|_| VecDeque::new()).collect());
-        Self { nodes, limits, idle }
+        Self { nodes, tls, limits, idle }
     }
 
     /// The nodes it leads to.
@@ -216,8 +219,7 @@ impl Pool {
             return Err(Refusal::NodesFull);
         }
         let open = Open(node.clone());
-        let target = (node.address.host.as_str(), node.address.port);
-        let connected = timeout(self.limits.connect_timeout, TcpStream::connect(target)).await;
+        let connected = timeout(self.limits.connect_timeout, self.reach(&node)).await;
         let stream = match connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
             Ok(stream) => stream,
             Err(error) => {
@@ -234,6 +236,16 @@ impl Pool {
             let _ = connection.with_upgrades().await; // the exchange on it sees the error
         });
         Ok(self.leased(index, Line { sender, driver, ended: false }, false))
+    }
+
+    /// A connection of its own, TLS included.
+    async fn reach(&self, node: &Node) -> std::io::Result<Stream> {
+        let address = &node.address;
+        let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        match &self.tls {
+            Some(tls) if address.is_tls => Ok(Stream::Tls(Box::new(tls.connect(stream, &address.host).await?.into()))),
+            _ => Ok(Stream::Clear(stream)),
+        }
     }
 
     fn leased(self: &Rc<Self>, index: usize, line: Line, reused: bool) -> Lease {
