@@ -282,7 +282,7 @@ fn within(section: &str, name: &str, value: usize, least: usize, most: usize, la
 }
 
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let Config { proxy, recording, .. } = config;
+    let Config { proxy, tls, node_tls, recording, .. } = config;
     let duration = units::format_duration;
     let mut warnings = Vec::new();
     let mut warn = |applies, sentence| {
@@ -327,6 +327,15 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     warn(
         recording.keep_typing_text,
         "recording.keep_typing_text: what customers typed and did not send is stored".into(),
+    );
+    warn(
+        tls.client_certificates == ClientCertificates::None && !tls.client_ca.as_os_str().is_empty(),
+        "tls.client_ca names a file, and tls.client_certificates is \"none\": no client is asked for one".into(),
+    );
+    let is_https = |url: &String| NodeAddress::parse(url).is_ok_and(|node| node.is_tls);
+    warn(
+        *node_tls != connector::Config::default() && !proxy.upstreams.iter().any(is_https),
+        "[node_tls] is set, and no node is reached by https://: it is not used".into(),
     );
     warnings
 }

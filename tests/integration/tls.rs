@@ -684,8 +684,7 @@ async fn large_bodies_pass_unchanged_by_tls_both_ways() {
     let server = Server::start_with_urls(folder.path(), &folder.path().join("transcripts.db"), urls, &settings);
     let seen = ask(server.address, "chat.example.com", &client(&ca, None, BOTH)).await.expect("it is answered");
     assert!(seen.body == body, "{} bytes of {} came, or others", seen.body.len(), body.len());
-    // A client that is slower than the proxy's rest: what TLS still holds must come without another request.
-    let slow = curl_bytes(&server, folder.path(), &["--limit-rate", "4M"]);
+    let slow = curl_bytes(&server, folder.path(), &["--limit-rate", "4M"]); // slower than what comes
     assert!(slow == body, "{} bytes of {} came, or others", slow.len(), body.len());
 }
 

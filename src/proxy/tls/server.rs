@@ -283,3 +283,79 @@ impl fmt::Debug for ByName {
         f.debug_struct("ByName").field("certificates", &self.0.len()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+    use rustls::{ClientConfig, RootCertStore};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsConnector;
+
+    use super::super::HTTP_1;
+    use super::*;
+
+    /// A CA that issues both sides' certificates.
+    fn issuer() -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a sound CA")
+    }
+
+    #[tokio::test]
+    async fn protocol_and_client_are_known_after_the_handshake() {
+        let (folder, ca) = (tempfile::tempdir().expect("a temporary folder"), issuer());
+        let issue = |name: &str| {
+            let mut params = CertificateParams::new([name.to_string()]).expect("a sound name");
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            let key = KeyPair::generate().expect("a key");
+            (params.signed_by(&key, &ca).expect("a sound certificate"), key)
+        };
+        let (certificate, key) = issue("chat.example.com");
+        let file = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("the folder is ours");
+            path
+        };
+        let config = Config {
+            certificates: vec![file("a.crt", certificate.pem())],
+            keys: vec![file("a.key", key.serialize_pem())],
+            client_certificates: ClientCertificates::Optional,
+            client_ca: file("ca.crt", ca.pem()),
+            ..Default::default()
+        };
+        let check = async |spoken, offered: &[&[u8]], shown: Option<&str>, protocol_wanted: Option<&[u8]>| {
+            let server = Server::new(&config, spoken).expect("the files are sound");
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("free ports");
+            let mut roots = RootCertStore::empty();
+            roots.add(ca.der().clone()).expect("it is a CA");
+            let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+            let builder = builder.expect("both are known").with_root_certificates(roots);
+            let mut client = match shown.map(issue) {
+                Some((certificate, key)) => {
+                    let key = key.serialize_der().try_into().expect("it is PKCS #8");
+                    builder.with_client_auth_cert(vec![certificate.der().clone()], key).expect("they fit")
+                }
+                None => builder.with_no_client_auth(),
+            };
+            client.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
+            let stream = TcpStream::connect(listener.local_addr().expect("it is bound")).await.expect("it listens");
+            let name = ServerName::try_from("chat.example.com").expect("a sound name");
+            let handshake = TlsConnector::from(Arc::new(client)).connect(name, stream);
+            let (accepted, _) = listener.accept().await.expect("a client is there");
+            let (accepted, connected) = tokio::join!(server.accept(accepted), handshake);
+            let accepted = accepted.expect("it is let in");
+            assert_eq!(protocol(&accepted), protocol_wanted);
+            assert_eq!(client_subject(&accepted), shown.map(|name| format!("CN={name}")));
+            drop(accepted);
+            let read = connected.expect("it is believed").read(&mut [0; 1]).await;
+            assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+        };
+        let both: &[&[u8]] = &[b"h2", b"http/1.1"];
+        check(HTTP_1, both, None, Some(b"http/1.1")).await;
+        check(&[b"h2", b"http/1.1"], both, None, Some(b"h2")).await;
+        check(&[b"h2", b"http/1.1"], &[b"http/1.1"], Some("widget"), Some(b"http/1.1")).await;
+        check(HTTP_1, &[], Some("widget"), None).await;
+    }
+}

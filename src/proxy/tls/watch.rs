@@ -181,10 +181,11 @@ impl Watch {
             let (days_left, urgency) = (facts.days_left(now), facts.urgency(now));
             self.metrics.certificate_days_left.get_or_create(&label(&file)).set(days_left);
             let before = state.warned.insert(file.clone(), (facts.not_after, urgency));
-            let was_told = before.is_some_and(|(end, told)| end == facts.not_after && told >= urgency);
+            if !is_news(before, facts.not_after, urgency) {
+                continue;
+            }
             let (file, subject, not_after) = (file.display(), &facts.subject, facts.not_after);
             match urgency {
-                _ if was_told => {}
                 Urgency::None => {}
                 Urgency::Weeks | Urgency::Week => {
                     tracing::warn!(%file, subject, days_left, %not_after, "a certificate expires soon");
@@ -209,6 +210,11 @@ impl Watch {
     }
 }
 
+/// Whether to warn: a step nearer to the same end, or another end that is near.
+fn is_news(before: Option<(Timestamp, Urgency)>, end: Timestamp, urgency: Urgency) -> bool {
+    !before.is_some_and(|(told_end, told)| told_end == end && told >= urgency)
+}
+
 fn doubts(
     identities: impl IntoIterator<Item = super::Identity>,
     authorities: Option<super::Authorities>,
@@ -220,4 +226,28 @@ fn doubts(
 
 fn label(file: &Path) -> [(&'static str, String); 1] {
     [("file", file.display().to_string())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_toward_an_end_is_told_once() {
+        let at = |second| Timestamp::from_second(second).expect("in range");
+        let rows = [
+            (None, 1, Urgency::Weeks, true),
+            (Some((1, Urgency::None)), 1, Urgency::Weeks, true),
+            (Some((1, Urgency::Weeks)), 1, Urgency::Weeks, false),
+            (Some((1, Urgency::Weeks)), 1, Urgency::Week, true),
+            (Some((1, Urgency::Week)), 1, Urgency::Week, false),
+            (Some((1, Urgency::Week)), 1, Urgency::Expired, true),
+            (Some((1, Urgency::Expired)), 1, Urgency::Expired, false),
+            (Some((1, Urgency::Expired)), 2, Urgency::Weeks, true), // renewed, and not for long
+        ];
+        for (before, end, urgency, news) in rows {
+            let told = before.map(|(end, urgency)| (at(end), urgency));
+            assert_eq!(is_news(told, at(end), urgency), news, "{before:?}, then {urgency:?} of {end}");
+        }
+    }
 }
