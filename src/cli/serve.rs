@@ -62,7 +62,7 @@ pub async fn run(args: &Args, common: &Common) -> anyhow::Result<()> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => match common.load(args) {
-                Ok((new, _)) => running.configure(&mut config, new, &logging).await,
+                Ok((new, _)) => running.configure(&mut config, new, &logging),
                 Err(problems) => {
                     let problems = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
                     tracing::error!(problems, "the configuration is not right; the one that was read before stays");
@@ -174,7 +174,7 @@ impl Running {
     }
 
     /// Takes what of another configuration can be changed while running, and names what cannot.
-    async fn configure(&self, config: &mut Config, new: Config, logging: &Logging) {
+    fn configure(&self, config: &mut Config, new: Config, logging: &Logging) {
         let is_taken = |key: &Key| is_taken_while_running(*key, config, &new);
         let (taken, left): (Vec<_>, Vec<_>) = config.differences(&new).into_iter().partition(is_taken);
         if !left.is_empty() {
@@ -192,11 +192,7 @@ impl Running {
         }
         config.node_tls = new.node_tls;
         tracing::info!(changed = names(&taken), "the configuration was read anew");
-        let (certificates, tls, node_tls) = (self.certificates.clone(), config.tls.clone(), config.node_tls.clone());
-        let read = tokio::task::spawn_blocking(move || certificates.configure(&tls, &node_tls)).await;
-        if read.is_err() {
-            tracing::error!("reading the certificates anew went wrong");
-        }
+        self.certificates.configure(config.tls.clone(), config.node_tls.clone());
     }
 
     /// Not ready but still accepting for `drain_delay`; then finishes what is in flight, writes what waits, closes.

@@ -126,13 +126,26 @@ impl Identity {
         let algorithms = provider().signature_verification_algorithms.all;
         match verify_server_cert_signed_by_trust_anchor(&leaf, &roots, above, now, algorithms) {
             Ok(()) => None,
-            Err(Error::InvalidCertificate(
-                CertificateError::ExpiredContext { .. } | CertificateError::NotValidYetContext { .. },
-            )) => None, // told apart
-            Err(Error::InvalidCertificate(error)) => Some(format!("its chain does not build: {error}")),
+            Err(Error::InvalidCertificate(error)) if is_no_matter_of_the_chain(&error) => None,
             Err(error) => Some(format!("its chain does not build: {error}")),
         }
     }
+}
+
+/// Dates are told apart, and what we show to nodes need not be a server's.
+fn is_no_matter_of_the_chain(error: &CertificateError) -> bool {
+    use CertificateError::{
+        Expired, ExpiredContext, InvalidPurpose, InvalidPurposeContext, NotValidYet, NotValidYetContext,
+    };
+    matches!(
+        error,
+        Expired
+            | ExpiredContext { .. }
+            | NotValidYet
+            | NotValidYetContext { .. }
+            | InvalidPurpose
+            | InvalidPurposeContext { .. }
+    )
 }
 
 /// CA certificates: whom to believe.

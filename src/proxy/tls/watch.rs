@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::Notify;
 
 use super::facts::{Facts, Urgency};
 use super::files::{Problem, Problems};
@@ -27,6 +28,11 @@ pub struct Watch {
     server: Option<Server>,
     connector: Option<Connector>,
     metrics: Arc<Metrics>,
+    /// Another configuration, until it is taken.
+    asked: Mutex<Option<(server::Config, connector::Config)>>,
+    /// Rung for that.
+    bell: Notify,
+    /// Of whoever looks.
     state: Mutex<State>,
 }
 
@@ -88,9 +94,10 @@ impl Watch {
                 return Err(Problems(problems.collect()));
             }
         };
-        let watch = Self { server, connector, metrics, state: Mutex::new(state) };
+        let (asked, bell) = (Mutex::default(), Notify::new());
+        let watch = Self { server, connector, metrics, asked, bell, state: Mutex::new(state) };
         watch.tell_doubts(Timestamp::now());
-        watch.look_at_ends(&mut watch.state(), Timestamp::now());
+        watch.look_at_ends(&mut lock(&watch.state), Timestamp::now());
         Ok(watch)
     }
 
@@ -104,11 +111,17 @@ impl Watch {
         self.connector.as_ref()
     }
 
-    /// Looks at the files until dropped.
+    /// Looks at the files until dropped; without TLS there is nothing to look at.
     pub async fn run(self: Arc<Self>) {
+        if self.server.is_none() && self.connector.is_none() {
+            return;
+        }
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
         loop {
-            looks.tick().await;
+            tokio::select! {
+                _ = looks.tick() => {}
+                () = self.bell.notified() => {}
+            }
             let watch = self.clone();
             // A file system that hangs must hold up neither the probes nor the signals.
             let looked = tokio::task::spawn_blocking(move || watch.look(Timestamp::now())).await;
@@ -118,23 +131,31 @@ impl Watch {
         }
     }
 
-    /// Takes another configuration and reads all its files now, changed or not. Which sides are on stays as it is.
-    pub fn configure(&self, tls: &server::Config, node_tls: &connector::Config) {
-        let mut state = self.state();
+    /// Has [`Watch::run`] take another configuration and read all its files at once, changed or not. Which sides are on
+    /// stays as it is.
+    pub fn configure(&self, tls: server::Config, node_tls: connector::Config) {
+        *lock(&self.asked) = Some((tls, node_tls));
+        self.bell.notify_one();
+    }
+
+    fn adopt(&self, state: &mut State, tls: server::Config, node_tls: connector::Config) {
         if self.server.is_some() && tls.is_on() {
-            state.tls = tls.clone();
+            state.tls = tls;
         }
         if self.connector.is_some() {
-            state.node_tls = node_tls.clone();
+            state.node_tls = node_tls;
         }
         state.problems.clear(); // whoever asks is told again
-        self.read(&mut state);
     }
 
     fn look(&self, now: Timestamp) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
+        let asked = lock(&self.asked).take();
         let stamps = state.stamps();
-        if stamps == state.read {
+        if let Some((tls, node_tls)) = asked {
+            self.adopt(&mut state, tls, node_tls);
+            self.read(&mut state);
+        } else if stamps == state.read {
             state.changing = None;
         } else if state.changing.as_ref() == Some(&stamps) {
             self.read(&mut state);
@@ -204,10 +225,10 @@ impl Watch {
         let identities = identities.map(|one| (one.certificate.clone(), one.ends_first().clone()));
         identities.chain(authorities.map(|one| (one.file.clone(), one.ends_first().clone()))).collect()
     }
+}
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether to warn: a step nearer to the same end, or another end that is near.
