@@ -58,10 +58,14 @@ impl Ca {
     }
 
     fn issue_until(&self, names: &[&str], end: SystemTime) -> Issued {
+        self.issue_during(names, SystemTime::now() - 30 * DAY, end)
+    }
+
+    fn issue_during(&self, names: &[&str], begin: SystemTime, end: SystemTime) -> Issued {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names.clone()).expect("sound names");
         params.distinguished_name.push(DnType::CommonName, names.first().map_or("nobody", String::as_str));
-        params.not_after = end.into();
+        (params.not_before, params.not_after) = (begin.into(), end.into());
         let key = new_key();
         let chain = params.signed_by(&key, &self.0).expect("a sound certificate").pem();
         Issued { chain, key: key.serialize_pem() }
@@ -513,6 +517,9 @@ async fn days_left_are_counted_and_warned_of() {
     chained.chain += &between.pem();
     let mut broken = between.issue_until(&["broken.example.com"], end(90));
     broken.chain += &ca.pem();
+    let mut forged = ca.below("CA between").issue_until(&["forged.example.com"], end(90));
+    forged.chain += &between.pem();
+    let early = ca.issue_during(&["early.example.com"], SystemTime::now() + DAY, end(90));
     // Days left, what the log says of its file, and what `check` does; nothing where nothing is wrong.
     let rows = [
         ("far", ca.issue_until(&["far.example.com"], end(22)), 22.0, "", ""),
@@ -527,6 +534,8 @@ async fn days_left_are_counted_and_warned_of() {
         ),
         ("chained", chained, 90.0, "", ""),
         ("broken", broken, 90.0, "its chain does not build: certificate 1 was issued by", "its chain does not build"),
+        ("forged", forged, 90.0, "its chain does not build: ", "its chain does not build: "),
+        ("early", early, 90.0, "is not valid before", "is not valid before"),
         ("nameless", ca.issue_until(&[], end(90)), 90.0, "stands for no name", "stands for no name"),
         (
             "open",
@@ -538,7 +547,7 @@ async fn days_left_are_counted_and_warned_of() {
     ];
     let paths: Vec<_> = rows.iter().map(|(name, issued, ..)| issued.write(folder.path(), name)).collect();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    std::fs::set_permissions(&paths[7].1, open).expect("the file is ours");
+    std::fs::set_permissions(&paths[9].1, open).expect("the file is ours");
     let origin = Origin::canned(json_answer("{}"));
     let server = Server::start(folder.path(), &[origin.address], &tls(&paths.iter().collect::<Vec<_>>()));
     let (code, stdout, stderr) = run(&["check", "--config", &server.config.display().to_string()]);
