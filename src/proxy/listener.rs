@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep, timeout_at};
@@ -19,17 +19,23 @@ use super::access::Access;
 use super::client::converse;
 use super::forward::Gate;
 use super::nodes::Nodes;
+use super::stream::Stream;
 use super::tally::Tally;
 use super::tap::Budget;
+use super::tls;
 use super::upstream::{Limits, Pool};
 use super::wire::Wire;
 use crate::recorder::Recorder;
+use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 
 /// Connections the kernel completes for us before they are accepted.
 const BACKLOG: i32 = 4096;
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A scanner tries many handshakes; a handful a minute show what it is.
+static HANDSHAKES: Repeated = Repeated::new(10, Duration::from_secs(60));
+
 /// What a proxy is started with.
 #[derive(Debug, Clone)]
 pub struct Start {
@@ -39,6 +45,10 @@ pub struct Start {
     pub access: Access,
     /// Where to.
     pub nodes: Arc<Nodes>,
+    /// TLS toward clients; none: clear text.
+    pub tls: Option<tls::Server>,
+    /// TLS toward nodes, where one is reached so.
+    pub node_tls: Option<tls::Connector>,
     /// What is kept.
     pub recorder: Arc<Recorder>,
     /// What is counted.
@@ -137,6 +147,7 @@ async fn serve(
     stopping: watch::Receiver<bool>,
 ) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
+    let tls = start.tls.clone();
     let gate = gate(start, budget);
     let connections_max = gate.config.connections_max.div_ceil(threads);
     let open = Rc::new(Cell::new(0));
@@ -147,10 +158,12 @@ async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) if open.get() < connections_max => {
                     let guest = Guest::enter(&open, &gate.metrics);
-                    let conversation = converse(gate.clone(), Wire::new(stream), peer, stopping.clone());
+                    let (gate, tls, stopping) = (gate.clone(), tls.clone(), stopping.clone());
                     tokio::task::spawn_local(async move {
                         let _guest = guest;
-                        conversation.await;
+                        if let Some(stream) = secured(tls, stream, peer, &gate.metrics).await {
+                            converse(gate, Wire::new(stream), peer, stopping).await;
+                        }
                     });
                 }
                 Ok(_) => drop(gate.metrics.connections_refused.inc()),
@@ -179,9 +192,24 @@ fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
         connections_max: config.node_connections_max,
         retry_after: config.node_retry_after,
     };
-    let pool = Rc::new(Pool::new(start.nodes, limits));
+    let pool = Rc::new(Pool::new(start.nodes, start.node_tls, limits));
     let (tally, recorder, metrics) = (Tally::new(&start.metrics), start.recorder, start.metrics);
     Rc::new(Gate { config, access: start.access, pool, recorder, budget, metrics, tally })
+}
+
+/// The stream to talk by; none where the client's handshake failed.
+async fn secured(tls: Option<tls::Server>, stream: TcpStream, peer: SocketAddr, metrics: &Metrics) -> Option<Stream> {
+    let Some(tls) = tls else { return Some(Stream::Clear(stream)) };
+    match Box::pin(tls.accept(stream)).await {
+        Ok(stream) => Some(Stream::Tls(Box::new(stream.into()))),
+        Err(error) => {
+            metrics.tls_handshake_errors.inc();
+            if let Some(not_shown) = HANDSHAKES.admit(std::time::Instant::now()) {
+                tracing::info!(%error, %peer, not_shown, "a client's TLS handshake failed");
+            }
+            None
+        }
+    }
 }
 
 /// Counts a connection for as long as it is open.

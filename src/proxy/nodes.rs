@@ -171,8 +171,12 @@ mod tests {
     use super::*;
 
     fn nodes(names: &[&str]) -> Nodes {
-        let addresses =
-            names.iter().map(|name| NodeAddress { name: (*name).into(), host: "localhost".into(), port: 1 });
+        let addresses = names.iter().map(|name| NodeAddress {
+            name: (*name).into(),
+            host: "localhost".into(),
+            port: 1,
+            is_tls: false,
+        });
         Nodes::new(addresses.collect(), &Metrics::default())
     }
 

@@ -20,6 +20,8 @@ use super::answer::{Reach, Refusal};
 use super::body::Upload;
 use super::head::{Head, Kind};
 use super::nodes::{Affinity, Node, Nodes};
+use super::stream::Stream;
+use super::tls::Connector;
 use super::wire::{NoHead, Wire};
 
 /// Idle connections a thread keeps to one node: more than two threads' polls ever need at once.
@@ -44,6 +46,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Pool {
     nodes: Arc<Nodes>,
+    tls: Option<Connector>,
     limits: Limits,
     idle: RefCell<Vec<VecDeque<Idle>>>,
 }
@@ -117,9 +120,9 @@ enum Break {
 
 impl Pool {
     /// No connection yet.
-    pub fn new(nodes: Arc<Nodes>, limits: Limits) -> Self {
+    pub fn new(nodes: Arc<Nodes>, tls: Option<Connector>, limits: Limits) -> Self {
         let idle = RefCell::new(nodes.all.iter().map(|_| VecDeque::new()).collect());
-        Self { nodes, limits, idle }
+        Self { nodes, tls, limits, idle }
     }
 
     /// The nodes it leads to.
@@ -218,8 +221,7 @@ impl Pool {
             return Err(Refusal::NodesFull);
         }
         let open = Open(node.clone());
-        let target = (node.address.host.as_str(), node.address.port);
-        let connected = timeout(self.limits.connect_timeout, TcpStream::connect(target)).await;
+        let connected = timeout(self.limits.connect_timeout, self.reach(&node)).await;
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => {
                 node.connected();
@@ -229,6 +231,16 @@ impl Pool {
                 node.failed(self.limits.retry_after, &error);
                 Err(Refusal::NoNode)
             }
+        }
+    }
+
+    /// A connection of its own, TLS included.
+    async fn reach(&self, node: &Node) -> io::Result<Stream> {
+        let address = &node.address;
+        let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        match &self.tls {
+            Some(tls) if address.is_tls => Ok(Stream::Tls(Box::new(tls.connect(stream, &address.host).await?.into()))),
+            _ => Ok(Stream::Clear(stream)),
         }
     }
 

@@ -10,4 +10,5 @@ mod load;
 mod reading;
 mod seed;
 mod support;
+mod tls;
 mod transparency;
