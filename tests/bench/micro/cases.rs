@@ -24,6 +24,10 @@ const ANSWERS: [(&str, u64, usize); 3] =
     [("empty poll", 0, 20_000), ("3 events", 3, 5_000), ("200 events", TRANSCRIPT_EVENTS, 100)];
 /// Events in a transaction, transactions in a round.
 const BATCHES: [(u64, usize); 4] = [(1, 1_000), (10, 500), (100, 200), (1_000, 40)];
+/// Clients that converse at one time.
+const CROWDS: [usize; 2] = [1, 64];
+/// Answers of a chat, each with two new events and a known one.
+const ANSWERS_A_CHAT: u64 = 20;
 /// By what an answer would be recognised, where it does not matter.
 const KEY: AnswerKey = [0; 16];
 /// Chats that are not live ones.
@@ -54,6 +58,7 @@ pub fn all() -> Vec<Case> {
     let known = ANSWERS.map(|(what, events, times)| known(what, events, times));
     let again = ANSWERS.map(|(what, events, times)| seen_again(what, events, times));
     let mut cases: Vec<Case> = inspections.into_iter().chain([bayeux_inspection()]).chain(known).chain(again).collect();
+    cases.extend(CROWDS.map(conversations));
     for keys in [Keys::Contiguous, Keys::Interleaved] {
         cases.extend(BATCHES.map(|(events, times)| append(keys, events, times)));
     }
@@ -140,6 +145,19 @@ fn known(what: &str, events: u64, times: usize) -> Case {
         }))
     };
     Case { name: format!("known already, {what}"), rows: events as usize, times, prepare: Box::new(prepare) }
+}
+
+/// The whole way of answers, from the node's bytes to the commit: clients with a chat each, and the writer beside them.
+fn conversations(clients: usize) -> Case {
+    let prepare = move |scratch: &Scratch, times: usize| -> anyhow::Result<Operation> {
+        let recording = Recording::start(&scratch.fresh())?;
+        let mut centre = Centre::new(0);
+        let numbers = 0..(times * clients) as u64;
+        let mut chats = numbers.map(|number| centre.pages(number, ANSWERS_A_CHAT)).collect::<Vec<_>>().into_iter();
+        Ok(Box::new(move || recording.converse(chats.by_ref().take(clients).collect())))
+    };
+    let answers = clients * ANSWERS_A_CHAT as usize;
+    Case { name: format!("record, {clients} at once"), rows: answers, times: 40, prepare: Box::new(prepare) }
 }
 
 /// One transaction, synced.
