@@ -8,12 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use gms_recorder::chat::ChatId;
 use gms_recorder::gms::{self, Exchange, Observation, Policy, Route};
 use gms_recorder::recorder::{AnswerKey, Config, Recorded, Recorder, Verdict, WhenUnavailable, WriterThread, now_ms};
 use gms_recorder::store::{ExchangeFacts, Options, Run, Store};
 use gms_recorder::telemetry::metrics::Metrics;
-use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
 /// The shortest and the longest chat, in events.
 pub const EVENTS_A_CHAT: (u64, u64) = (10, 60);
@@ -156,14 +154,8 @@ impl Centre {
         answer(number, from, &events, ended)
     }
 
-    /// Answers to refreshes in the midst of a chat, each with the last event of the one before and two new ones.
-    pub fn pages(&mut self, number: u64, count: u64) -> Vec<Answer> {
-        const FROM: u64 = 3;
-        let events: Vec<String> = (0..=2 * count).map(|at| self.event(number, FROM + at, false)).collect();
-        (0..count).map(|at| answer(number, FROM + 2 * at, &events[2 * at as usize..][..3], false)).collect()
-    }
-
-    fn event(&mut self, number: u64, index: u64, is_last: bool) -> String {
+    /// The JSON of one event.
+    pub fn event(&mut self, number: u64, index: u64, is_last: bool) -> String {
         self.clock_ms += EVENT_INTERVAL_MS;
         let utc_time = 1_798_761_600_000 + self.clock_ms;
         let (kind, who) = match index {
@@ -209,7 +201,8 @@ impl Centre {
     }
 }
 
-fn answer(number: u64, from: u64, events: &[String], ended: bool) -> Answer {
+/// The answer with these events, the first of them at a position.
+pub fn answer(number: u64, from: u64, events: &[String], ended: bool) -> Answer {
     let (chat_id, next) = (chat_id(number), from + events.len() as u64);
     let body = format!(
         r#"{{"messages":[{}],"chatEnded":{ended},"statusCode":0,"alias":"117","secureKey":"{}","userId":"007559F34DB3{:04}","chatId":"{chat_id}","nextPosition":{next}}}"#,
@@ -285,14 +278,13 @@ pub struct Recording {
     pub recorder: Arc<Recorder>,
     writer: Option<WriterThread>,
     facts: Arc<ExchangeFacts>,
-    /// Of the kind that the proxy's threads have.
-    runtime: LocalRuntime,
+    runtime: tokio::runtime::Runtime,
 }
 
 impl Recording {
     /// Makes an archive and starts its writer: synced commits, as configured when nothing is.
     pub fn start(database: &Path) -> anyhow::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let config = Config {
             database: database.to_owned(),
             // A benchmark whose file takes nothing must not go on.
@@ -334,30 +326,6 @@ impl Recording {
             Ok(())
         })
     }
-
-    /// Every client's answers one after the other, each waited for in its client's own task, as in the proxy.
-    pub fn converse(&self, clients: Vec<Vec<Answer>>) -> anyhow::Result<()> {
-        self.runtime.block_on(async {
-            let converse =
-                |answers| tokio::task::spawn_local(converse(self.recorder.clone(), self.facts.clone(), answers));
-            let clients: Vec<_> = clients.into_iter().map(converse).collect();
-            for client in clients {
-                client.await??;
-            }
-            Ok(())
-        })
-    }
-}
-
-async fn converse(recorder: Arc<Recorder>, facts: Arc<ExchangeFacts>, answers: Vec<Answer>) -> anyhow::Result<()> {
-    for answer in answers {
-        let key = with_exchange(&answer, |exchange| recorder.answer_key("POST", &answer.path, exchange));
-        let known_secrets = |chat_id: &ChatId| recorder.known_secrets(chat_id);
-        let seen = with_exchange(&answer, |exchange| gms::inspect(exchange, recorder.policy(), &known_secrets));
-        let recorded = recorder.observe(seen, key, facts.node.as_ref(), || facts.clone());
-        ensure!(recorder.wait(recorded, COMMIT_WAIT_MAX).await == Verdict::Deliver, "an answer could not be recorded");
-    }
-    Ok(())
 }
 
 impl Drop for Recording {
