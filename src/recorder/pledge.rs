@@ -98,6 +98,15 @@ impl Future for Kept {
     }
 }
 
+impl Drop for Kept {
+    /// Whoever has left is not woken, and its task is not kept in memory while the file takes nothing.
+    fn drop(&mut self) {
+        if let State::Open(waiter) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            *waiter = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{self, Sender};
@@ -170,9 +179,22 @@ mod tests {
         }
     }
 
+    fn poll(kept: &mut Kept) -> Poll<bool> {
+        Pin::new(kept).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_runtime_that_has_ended_meanwhile_is_let_be() {
+        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        let (pledge, mut kept) = pledge();
+        assert_eq!(runtime.block_on(async { poll(&mut kept) }), Poll::Pending);
+        drop(runtime);
+        keep([pledge]);
+        assert_eq!(poll(&mut kept), Poll::Ready(true));
+    }
+
     #[test]
     fn what_is_settled_stays_so_and_is_known_at_once() {
-        let poll = |kept: &mut Kept| Pin::new(kept).poll(&mut Context::from_waker(Waker::noop()));
         let (pledge_kept, mut kept) = pledge();
         assert_eq!(poll(&mut kept), Poll::Pending);
         keep([pledge_kept]);
