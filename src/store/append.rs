@@ -320,13 +320,14 @@ impl<'s> Batch<'s> {
         Ok(Self { connection, run_id, memory, fresh: Memory::default() })
     }
 
+    /// Finding a statement hashes its text: what is done for every row is found once a batch.
     fn statement(&self, sql: &'static str) -> Result<CachedStatement<'s>, Error> {
         Ok(self.connection.prepare_cached(sql)?)
     }
 
     fn write(&mut self, entries: &[Entry], outages: &[Outage], whole: bool) -> Result<Appended, Error> {
         let mut appended = Appended { tallies: Vec::with_capacity(entries.len()), ..Appended::default() };
-        let mut insert = EventInsert(self.statement(INSERT_EVENT)?);
+        let (mut insert, mut grow) = (EventInsert(self.statement(INSERT_EVENT)?), self.statement(GROW_COVERAGE)?);
         for entry in entries {
             let mut tally = Tally::default();
             for chat in &entry.chats {
@@ -337,7 +338,7 @@ impl<'s> Batch<'s> {
                         false => self.settle_conflict(entry, &chat.chat_id, event, &mut tally, &mut appended)?,
                     }
                 }
-                self.cover(entry, chat)?;
+                self.cover(&mut grow, entry, chat)?;
                 self.write_attributes(entry, chat)?;
             }
             for record in &entry.errors {
@@ -444,17 +445,12 @@ impl<'s> Batch<'s> {
     }
 
     /// A row grows while answers follow on; a new one begins where they do not.
-    fn cover(&mut self, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
+    fn cover(&mut self, grow: &mut CachedStatement<'_>, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
         let Some(covered) = chat.covered else { return Ok(()) };
         let node = entry.node.clone().unwrap_or_else(|| "".into());
         let before = self.known(&chat.chat_id).and_then(|known| known.extent.as_ref());
         let Some(extent) = grown(before, covered, &node) else { return Ok(()) };
-        self.statement(
-            "INSERT INTO coverage (chat_id, from_position, next_position, node, run_id, at)
-             VALUES (?, ?, ?, ?, ?, ?)
-             ON CONFLICT DO UPDATE SET next_position = max(next_position, excluded.next_position), at = excluded.at",
-        )?
-        .execute(params![
+        grow.execute(params![
             chat.chat_id.as_str(),
             extent.covered.from,
             extent.covered.next,
@@ -614,6 +610,10 @@ impl EventInsert<'_> {
         Ok(statement.raw_execute()? == 1)
     }
 }
+
+const GROW_COVERAGE: &str = "INSERT INTO coverage (chat_id, from_position, next_position, node, run_id, at)
+    VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET next_position = max(next_position, excluded.next_position), at = excluded.at";
 
 const UPSERT_CHAT: &str = "INSERT INTO chats (chat_id, service, first_seen_at, last_seen_at, ended_at, ended_how,
     next_position, is_async, highest_index) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
