@@ -23,7 +23,7 @@
 //! # The life of one answer
 //!
 //! ```text
-//! client ─▶ listener ─▶ forward: Route::parse ─▶ Pool::send ─▶ GMS node
+//! client ─▶ client ─▶ forward: Route::parse ─▶ Pool::send ─▶ GMS node
 //!                other routes: streamed through, no copy
 //! client ◀────── the node's bytes ◀── Recorder::wait ◀── tap::take, up to body_max
 //!                                          │
@@ -39,8 +39,11 @@
 //! counters, the nodes' health, the queue, and three small locks that are never held across an await: the account, what is
 //! known of live chats, and the memory of what is committed.
 //!
-//! An exchange is one task's from end to end: the client's connection and the node's are driven in the same wake-up, and
-//! `proxy::doorbell` keeps what the task does itself from waking it. What it costs beside nginx: `tests/bench`.
+//! A client's connection is one task. Its exchanges are straight lines in it: `proxy::client` reads a head, `forward` asks a
+//! node and holds or streams the answer, `proxy::client` sends it; the node's connection is driven in the same wake-ups.
+//! HTTP/1.1 is read and written by `proxy` itself (`head.rs`, `framing.rs`, `wire.rs`), so that messages pass as they stand
+//! and what two readers could take differently does not pass at all; HTTP/2 is hyper's. What it costs beside nginx:
+//! `tests/bench`.
 //!
 //! # What is never true
 //!

@@ -16,6 +16,7 @@ use crate::node::{STATS_PATH, Stats};
 use crate::peers::{Peer, Started};
 use crate::process::{self, Process, command};
 use crate::rows::Row;
+use crate::secure::Certificate;
 
 /// The node and the load generator share a core, so that the proxy has one to itself.
 const LOAD_CORE: usize = 0;
@@ -27,6 +28,7 @@ const LAZY: Duration = Duration::from_millis(1_100);
 /// Where measurements are made.
 pub struct Lab {
     scratch: TempDir,
+    certificate: Certificate,
     program: PathBuf,
 }
 
@@ -119,9 +121,10 @@ impl Lab {
         remove_leftovers(target)?;
         let scratch =
             tempfile::Builder::new().prefix(&format!("{SCRATCH}{}-", std::process::id())).tempdir_in(target)?;
+        let certificate = Certificate::issue(scratch.path())?;
         let kind = Place::of(&scratch.path().join("transcripts.db"))?.file_system;
         ensure!(kind.kind != FileSystemKind::Memory, "{} is in memory ({})", target.display(), kind.name);
-        Ok(Self { scratch, program: std::env::current_exe()? })
+        Ok(Self { scratch, certificate, program: std::env::current_exe()? })
     }
 
     /// An empty folder, gone when dropped.
@@ -133,7 +136,8 @@ impl Lab {
     pub fn measure(&self, peer: &Peer, row: &Row, plan: Plan) -> anyhow::Result<Sample> {
         let folder = self.folder()?;
         let node = self.node(Some(LOAD_CORE))?;
-        let proxy = peer.start(node.address, folder.path(), Some(PROXY_CORE), 1)?;
+        let certificate = row.traffic.is_tls.then_some(&self.certificate);
+        let proxy = peer.start(node.address, folder.path(), Some(PROXY_CORE), 1, certificate)?;
         let warm_up = Plan { seconds: plan.warm_up_seconds, rate: 0, ..plan };
         self.load(proxy.address, row, warm_up, Some(LOAD_CORE))?;
         settle(&proxy, &node)?;
@@ -169,7 +173,7 @@ impl Lab {
         let folder = self.folder()?;
         let node = self.node(None)?;
         let cores = std::thread::available_parallelism()?.get();
-        let proxy = peer.start(node.address, folder.path(), None, cores)?;
+        let proxy = peer.start(node.address, folder.path(), None, cores, None)?;
         let start = Instant::now();
         let report = self.load(proxy.address, row, Plan { warm_up_seconds: 0.0, seconds, rate: 0 }, None)?;
         let contents = settle(&proxy, &node)?.context("it does not record")?;
@@ -185,7 +189,7 @@ impl Lab {
     pub fn hold(&self, peer: &Peer, row: &Row, count: usize) -> anyhow::Result<(u64, u64, Held)> {
         let folder = self.folder()?;
         let node = self.node(Some(LOAD_CORE))?;
-        let proxy = peer.start(node.address, folder.path(), Some(PROXY_CORE), 1)?;
+        let proxy = peer.start(node.address, folder.path(), Some(PROXY_CORE), 1, None)?;
         self.load(proxy.address, row, Plan { warm_up_seconds: 0.0, seconds: 0.4, rate: 0 }, Some(LOAD_CORE))?;
         let before = process::memory(proxy.process.id()).resident_kib;
         let mut command = command(&self.program, Some(LOAD_CORE));
@@ -206,7 +210,7 @@ impl Lab {
     fn load(&self, proxy: SocketAddr, row: &Row, plan: Plan, core: Option<usize>) -> anyhow::Result<Report> {
         let (seconds, rate) = (plan.seconds.to_string(), plan.rate.to_string());
         let mut command = command(&self.program, core);
-        command.args(["load", &proxy.to_string(), row.name, &seconds, &rate]);
+        command.args(["load", &proxy.to_string()]).arg(&self.certificate.chain).args([row.name, &seconds, &rate]);
         let mut generator = Process::start(command.stdout(Stdio::piped()))?;
         Ok(serde_json::from_str(&generator.line()?)?)
     }

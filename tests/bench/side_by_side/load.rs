@@ -4,11 +4,15 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, Read as _, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::process;
+use crate::secure::{self, Secure};
 use crate::traffic::{ChatIds, Content, Customer, Template, Traffic};
 use crate::wire::{self, Poller, Read};
 
@@ -43,7 +47,7 @@ enum Pace {
 }
 
 /// Sends `traffic` to `proxy` for `seconds`, `rate` a second if that is not 0.
-pub fn run(proxy: SocketAddr, traffic: Traffic, seconds: f64, rate: u32) -> anyhow::Result<Report> {
+pub fn run(proxy: SocketAddr, certificate: &Path, traffic: Traffic, seconds: f64, rate: u32) -> anyhow::Result<Report> {
     // Open loops sleep until a request is due: the kernel's usual 50 us of slack would be counted as latency.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1_000))?;
     let start = Instant::now();
@@ -57,7 +61,7 @@ pub fn run(proxy: SocketAddr, traffic: Traffic, seconds: f64, rate: u32) -> anyh
     let mut ids = ChatIds::new();
     let customers = (0..CUSTOMERS).map(|_| Line::new(Customer::new(&mut ids))).collect();
     let load = Load {
-        proxy,
+        proxy: Proxy { address: proxy, tls: traffic.is_tls.then(|| secure::config(certificate)).transpose()? },
         traffic,
         pace,
         end: start + Duration::from_secs_f64(seconds),
@@ -72,8 +76,14 @@ pub fn run(proxy: SocketAddr, traffic: Traffic, seconds: f64, rate: u32) -> anyh
     load.run(start)
 }
 
+/// The proxy, and what customers know of it where they come by TLS.
+struct Proxy {
+    address: SocketAddr,
+    tls: Option<Arc<ClientConfig>>,
+}
+
 struct Load {
-    proxy: SocketAddr,
+    proxy: Proxy,
     traffic: Traffic,
     pace: Pace,
     end: Instant,
@@ -114,7 +124,7 @@ impl Load {
         {
             let number = self.idle.pop_front().expect("it is not empty");
             let line = &mut self.lines[number];
-            if line.send(due, self.proxy, &self.traffic, &mut self.ids, &self.poller, number).is_err() {
+            if line.send(due, &self.proxy, &self.traffic, &mut self.ids, &self.poller, number).is_err() {
                 self.fail(number);
             }
         }
@@ -131,9 +141,14 @@ impl Load {
     fn receive(&mut self, number: usize) {
         let line = &mut self.lines[number];
         let Some(socket) = &line.socket else { return };
-        let read = wire::read(socket, &mut line.inbox);
+        let read = match &mut line.secure {
+            Some(secure) => secure.read(socket, &mut line.inbox),
+            None => wire::read(socket, &mut line.inbox),
+        };
         let is_end = matches!(read, Ok(Read::End));
-        if read.is_err() || (is_end && !self.traffic.is_closed) || !line.is_asking {
+        // A ticket for another session may come at any time.
+        let is_unasked = !line.is_asking && line.secure.is_none();
+        if read.is_err() || (is_end && !self.traffic.is_closed) || is_unasked {
             return self.fail(number);
         }
         // Where each request has its connection, the answer is over when the proxy has closed it, as it said it would.
@@ -209,6 +224,7 @@ impl Pace {
 struct Line {
     customer: Customer,
     socket: Option<TcpStream>,
+    secure: Option<Box<Secure>>,
     request: Vec<u8>,
     inbox: Vec<u8>,
     is_asking: bool,
@@ -219,13 +235,22 @@ struct Line {
 impl Line {
     fn new(customer: Customer) -> Self {
         let (request, inbox) = (Vec::new(), Vec::new());
-        Self { customer, socket: None, request, inbox, is_asking: false, due: Instant::now(), content: Content::Empty }
+        Self {
+            customer,
+            socket: None,
+            secure: None,
+            request,
+            inbox,
+            is_asking: false,
+            due: Instant::now(),
+            content: Content::Empty,
+        }
     }
 
     fn send(
         &mut self,
         due: Instant,
-        proxy: SocketAddr,
+        proxy: &Proxy,
         traffic: &Traffic,
         ids: &mut ChatIds,
         poller: &Poller,
@@ -237,13 +262,17 @@ impl Line {
         let socket = match &self.socket {
             Some(socket) => socket,
             None => {
-                let socket = TcpStream::connect_timeout(&proxy, PATIENCE)?;
+                let socket = TcpStream::connect_timeout(&proxy.address, PATIENCE)?;
                 socket.set_nonblocking(true)?;
                 socket.set_nodelay(true)?;
                 poller.watch(&socket, number)?;
+                self.secure = proxy.tls.as_ref().map(Secure::new).transpose()?.map(Box::new);
                 self.socket.insert(socket)
             }
         };
+        if let Some(secure) = &mut self.secure {
+            return secure.write(socket, &self.request);
+        }
         // A request is far smaller than a socket's buffer, which is empty: all of it is taken at once.
         match wire::write(socket, &self.request)? {
             written if written == self.request.len() => Ok(()),
@@ -255,7 +284,7 @@ impl Line {
         self.is_asking = false;
         self.inbox.clear();
         if hang_up {
-            self.socket = None;
+            (self.socket, self.secure) = (None, None);
         }
     }
 }

@@ -15,6 +15,7 @@ mod node;
 mod peers;
 mod process;
 mod rows;
+mod secure;
 mod table;
 mod traffic;
 mod wire;
@@ -70,7 +71,7 @@ struct Options {
 #[command(hide = true)]
 enum Role {
     Node,
-    Load { proxy: SocketAddr, row: String, seconds: f64, rate: u32 },
+    Load { proxy: SocketAddr, certificate: PathBuf, row: String, seconds: f64, rate: u32 },
     Hold { proxy: SocketAddr, row: String, count: usize },
 }
 
@@ -134,8 +135,8 @@ fn play(role: &Role) -> anyhow::Result<()> {
     let row = |name: &str| rows::find(name).context("no such row");
     match role {
         Role::Node => node::run(),
-        Role::Load { proxy, row: name, seconds, rate } => {
-            let report = load::run(*proxy, row(name)?.traffic, *seconds, *rate)?;
+        Role::Load { proxy, certificate, row: name, seconds, rate } => {
+            let report = load::run(*proxy, certificate, row(name)?.traffic, *seconds, *rate)?;
             print_line(&serde_json::to_string(&report)?)
         }
         Role::Hold { proxy, row: name, count } => {

@@ -10,6 +10,7 @@ use rustix::process::{Resource, geteuid, getrlimit};
 
 use crate::archive::Archive;
 use crate::process::{Process, command};
+use crate::secure::Certificate;
 
 /// A proxy that can be started.
 #[derive(Clone, Debug)]
@@ -52,21 +53,22 @@ impl Peer {
     }
 
     /// Starts it in front of a node: with one worker on a core, or with one for each of `threads` cores. All it writes
-    /// goes to `folder`.
+    /// goes to `folder`. With a certificate, clients come by TLS.
     pub fn start(
         &self,
         node: SocketAddr,
         folder: &Path,
         core: Option<usize>,
         threads: usize,
+        certificate: Option<&Certificate>,
     ) -> anyhow::Result<Started> {
         let address = free_address()?;
         let database = folder.join("transcripts.db");
-        let setup = Setup { listen: address, node, folder, threads };
+        let setup = Setup { listen: address, node, folder, threads, certificate };
         let (mut command, archive) = match &self.kind {
             Kind::Nginx => (setup.nginx(core)?, None),
             Kind::HaProxy => (setup.haproxy(core)?, None),
-            Kind::Ours(program) => (setup.ours(program, &database, core), Some(Archive::at(&database))),
+            Kind::Ours(program) => (setup.ours(program, &database, core)?, Some(Archive::at(&database))),
         };
         let log = folder.join("log");
         let output = File::options().create(true).append(true).open(&log)?;
@@ -83,6 +85,7 @@ struct Setup<'a> {
     node: SocketAddr,
     folder: &'a Path,
     threads: usize,
+    certificate: Option<&'a Certificate>,
 }
 
 impl Setup<'_> {
@@ -101,19 +104,33 @@ impl Setup<'_> {
     }
 
     /// Its threads follow from the cores it is given.
-    fn ours(&self, program: &Path, database: &Path, core: Option<usize>) -> Command {
+    fn ours(&self, program: &Path, database: &Path, core: Option<usize>) -> anyhow::Result<Command> {
         let mut command = command(program, core);
         command.arg("serve").args(["--listen", &self.listen.to_string()]).args(["--admin", "127.0.0.1:0"]);
         command.args(["--upstream", &format!("http://{}", self.node)]).arg("--database").arg(database);
         command.env("GMS_RECORDER_LOG_LEVEL", "error");
-        command
+        if let Some(Certificate { chain, key, .. }) = self.certificate {
+            let config = self.folder.join("gms-recorder.toml");
+            fs::write(&config, format!("[tls]\ncertificates = [{chain:?}]\nkeys = [{key:?}]\n"))?;
+            command.arg("--config").arg(config);
+        }
+        Ok(command)
     }
 
     fn write(&self, name: &str, template: &str) -> anyhow::Result<PathBuf> {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(65_536);
         // Only root may choose whose the workers are; they could not read this folder if they were nobody's.
         let user = if geteuid().is_root() { "user root;" } else { "" };
+        let (mut nginx_tls, mut haproxy_tls, mut nginx_files) = (String::new(), String::new(), String::new());
+        if let Some(Certificate { chain, key, both }) = self.certificate {
+            nginx_tls += " ssl";
+            nginx_files += &format!("ssl_certificate {}; ssl_certificate_key {};", chain.display(), key.display());
+            haproxy_tls += &format!(" ssl crt {}", both.display());
+        }
         let text = template
+            .replace("{nginx_tls}", &nginx_tls)
+            .replace("{nginx_files}", &nginx_files)
+            .replace("{haproxy_tls}", &haproxy_tls)
             .replace("{user}", user)
             .replace("{threads}", &self.threads.to_string())
             .replace("{files}", &files.to_string())

@@ -24,7 +24,7 @@ const fn goal(target: f64, minimum: f64) -> Option<Goal> {
     Some(Goal { target, minimum })
 }
 
-pub const ROWS: [Row; 13] = [
+pub const ROWS: [Row; 15] = [
     Row {
         name: "empty",
         what: "polls that bring nothing new, 20 a chat",
@@ -98,6 +98,18 @@ pub const ROWS: [Row; 13] = [
         traffic: Traffic::closed(Work::Polls(20)),
         goal: goal(0.9, 1.0),
     },
+    Row {
+        name: "tls",
+        what: "by TLS, not inspected, small",
+        traffic: Traffic::kept_alive(Work::Other(Content::R3)).by_tls(),
+        goal: goal(0.95, 1.05),
+    },
+    Row {
+        name: "tls-close",
+        what: "the same, a connection with a full handshake a request",
+        traffic: Traffic::closed(Work::Other(Content::R3)).by_tls(),
+        goal: goal(0.7, 0.8),
+    },
 ];
 
 /// Every transcript is new: for ingest. Not a row of its own.
@@ -111,6 +123,6 @@ pub const ALL_NEW: Row = Row {
 /// A row by its name.
 pub fn find(name: &str) -> Option<&'static Row> {
     static ALL_NEW_ROW: Row = ALL_NEW;
-    static LISTED: [Row; 13] = ROWS;
+    static LISTED: [Row; 15] = ROWS;
     LISTED.iter().chain([&ALL_NEW_ROW]).find(|row| row.name == name)
 }

@@ -59,19 +59,25 @@ pub struct Traffic {
     pub is_chunked: bool,
     /// A connection a request.
     pub is_closed: bool,
+    /// By TLS: a connection's handshake is a full one.
+    pub is_tls: bool,
 }
 
 impl Traffic {
     pub const fn kept_alive(work: Work) -> Self {
-        Self { work, is_chunked: false, is_closed: false }
+        Self { work, is_chunked: false, is_closed: false, is_tls: false }
     }
 
     pub const fn chunked(work: Work) -> Self {
-        Self { work, is_chunked: true, is_closed: false }
+        Self { work, is_chunked: true, is_closed: false, is_tls: false }
     }
 
     pub const fn closed(work: Work) -> Self {
-        Self { work, is_chunked: false, is_closed: true }
+        Self { work, is_chunked: false, is_closed: true, is_tls: false }
+    }
+
+    pub const fn by_tls(self) -> Self {
+        Self { is_tls: true, ..self }
     }
 
     /// Answers that a recorder inspects.
