@@ -13,6 +13,7 @@ mod request;
 mod body;
 mod wire;
 mod bayeux;
+pub mod websocket;
 
 use sha2::{Digest, Sha256};
 
