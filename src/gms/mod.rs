@@ -22,6 +22,7 @@ use body::{Body, Document, Known, clean_text};
 use request::Request;
 use wire::Asked;
 
+pub use bayeux::Dialogue;
 pub use content::{compare, digest};
 pub use errors::{ErrorClass, ErrorFormat, Origin};
 pub use route::{Operation, Route, RouteClass};
@@ -79,6 +80,9 @@ pub struct Observation {
     pub chat_id_mismatch: bool,
     /// The CometD session ended with this exchange (`/meta/disconnect`).
     pub session_ended: bool,
+    /// Something was delivered to this CometD session that was not read (keyed digest of the clientId): what comes later
+    /// does not follow on what came before (R6).
+    pub missed: Option<ContentDigest>,
     /// A chat was asked for over CometD. Its chatId comes by a later poll of the same session.
     pub opened: Option<OpenedSession>,
 }
@@ -315,8 +319,17 @@ pub fn inspect(
     policy: &Policy,
     known_secrets: &dyn Fn(&ChatId) -> Vec<Secret>,
 ) -> Observation {
+    inspect_answer(exchange, &Request::read(exchange), policy, known_secrets)
+}
+
+/// The same with the request read before.
+fn inspect_answer(
+    exchange: &Exchange<'_>,
+    request: &Request<'_>,
+    policy: &Policy,
+    known_secrets: &dyn Fn(&ChatId) -> Vec<Secret>,
+) -> Observation {
     let mut seen = Observation::default();
-    let request = Request::read(exchange);
     let path_chat = exchange.route.chat_id.as_deref().and_then(ChatId::parse);
     let known = Known {
         requested: &request.secrets,
@@ -335,7 +348,7 @@ pub fn inspect(
         is_delivery: false,
         status: exchange.status,
     };
-    let reading = Reading { exchange, policy, known: &known, asked: &asked, request: &request };
+    let reading = Reading { exchange, policy, known: &known, asked: &asked, request };
     reading.body(&mut seen);
     reading.clean_request_words(&mut seen);
     bound(&mut seen);
