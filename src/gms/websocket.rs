@@ -37,6 +37,8 @@ pub enum Item {
 pub enum Trouble {
     /// A message over the bound, as it is on the wire or inflated.
     TooLong,
+    /// A message that was not waited for to its end.
+    TooSlow,
     /// A frame that RFC 6455 forbids.
     Forbidden(&'static str),
     /// Reserved bits that no agreed extension known here explains.
@@ -49,6 +51,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TooLong => "a WebSocket message is over the bound",
+            Self::TooSlow => "a WebSocket message took too long to come whole",
             Self::Forbidden(what) => what,
             Self::UnknownExtension => "a WebSocket frame is of an extension that is not known here",
             Self::Undeflatable => "a WebSocket message is damaged: it does not inflate",
@@ -115,8 +118,8 @@ impl Reader {
     /// The readers of the client's and of the node's direction, after a handshake whose answer has these
     /// `Sec-WebSocket-Extensions` (all lines, comma-separated). The answer alone says what is agreed (RFC 7692, section 5).
     ///
-    /// `bytes_max` bounds a message, on the wire and inflated.
-    pub fn pair(extensions: &str, bytes_max: usize) -> (Self, Self) {
+    /// The bounds are those of a message of the client and of the node, in bytes, on the wire and inflated.
+    pub fn pair(extensions: &str, client_bytes_max: usize, node_bytes_max: usize) -> (Self, Self) {
         let agreed = extensions.split(',').map(|extension| extension.split(';').map(str::trim));
         let deflate = agreed.filter_map(|mut words| Some((words.next()?, words)));
         let deflate = deflate.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("permessage-deflate"));
@@ -133,7 +136,7 @@ impl Reader {
                 }
             }
         }
-        (Self::new(client, bytes_max), Self::new(node, bytes_max))
+        (Self::new(client, client_bytes_max), Self::new(node, node_bytes_max))
     }
 
     fn new(inflater: Option<Inflater>, bytes_max: usize) -> Self {
@@ -446,7 +449,7 @@ mod tests {
 
     /// All items of a stream that comes in these pieces, of the node's direction.
     fn items<'a>(extensions: &str, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Item> {
-        let (_, mut reader) = Reader::pair(extensions, BYTES_MAX);
+        let (_, mut reader) = Reader::pair(extensions, 0, BYTES_MAX);
         let mut items = Vec::new();
         for mut piece in pieces {
             while let Some(item) = reader.next(&mut piece) {
@@ -558,7 +561,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_not_waited_for_passes() {
-        let (_, mut reader) = Reader::pair("", BYTES_MAX);
+        let (_, mut reader) = Reader::pair("", 0, BYTES_MAX);
         let stream = [frame(0x01, b"Hel", false), frame(0x80, b"lo", false), frame(0x81, b"a", false)].concat();
         let (mut first, mut rest) = stream.split_at(5);
         assert_eq!(reader.next(&mut first), None);

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue, TE, UPGRADE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, TE, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
@@ -22,6 +22,7 @@ use super::body::{Break, ClientBody, Idle, NodeBody, RequestBody, Upload};
 use super::doorbell::Doorbell;
 use super::headers::{self, Noted, Peer};
 use super::nodes::Affinity;
+use super::socket::Watch;
 use super::tally::Tally;
 use super::tap::{self, Budget, Share, Taken};
 use super::upstream::{Failure, Lease, Pool};
@@ -290,9 +291,23 @@ impl Asked<'_> {
 
     fn switch(&self, response: Response<NodeBody>, upgraded: Option<upgrade::Client>) -> Response<ClientBody> {
         match upgraded {
-            Some(client) => upgrade::join(client, response),
+            Some(client) => {
+                let watch = self.watch(response.headers());
+                upgrade::join(client, response, watch, self.gate.config.websocket_idle_timeout)
+            }
             None => self.refuse(Refusal::BrokenAnswer, Reach::MayHaveActed), // a 101 that nobody asked for
         }
+    }
+
+    /// With what a WebSocket is recorded, if it is CometD's.
+    fn watch(&self, answer: &HeaderMap) -> Option<Watch> {
+        let is_websocket = |protocol: &HeaderValue| protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+        let is_ours = self.route.class == RouteClass::Cometd && self.noted.upgrade.as_ref().is_some_and(is_websocket);
+        is_ours.then(|| {
+            let extensions: Vec<&str> = headers::tokens(answer, &SEC_WEBSOCKET_EXTENSIONS).collect();
+            let (recorder, budget) = (&self.gate.recorder, &self.gate.budget);
+            Watch::new(recorder, budget, self.facts(), self.noted.credentials(answer), &extensions.join(","))
+        })
     }
 
     /// The proxy's own answer, and its row in the audit.

@@ -1,11 +1,15 @@
-//! Connections that change their protocol (WebSocket): two streams joined, nothing buffered whole.
+//! Connections that change their protocol (WebSocket): two streams joined once the node's 101 is with the client.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
 use super::body::{ClientBody, NodeBody};
+use super::socket::{Side, Watch, relay};
 
 /// The client's side of an upgrade to come.
 #[derive(Debug)]
@@ -18,21 +22,25 @@ impl Client {
     }
 }
 
-/// Answers the client with the node's 101 and copies both ways from then on.
-pub fn join(client: Client, mut response: Response<NodeBody>) -> Response<ClientBody> {
+/// Answers the client with the node's 101 and relays from then on.
+pub fn join(
+    client: Client,
+    mut response: Response<NodeBody>,
+    watch: Option<Watch>,
+    idle_timeout: Duration,
+) -> Response<ClientBody> {
     let node = response.extensions_mut().remove::<OnUpgrade>();
     if let (Some(client), Some(node)) = (client.0, node) {
         tokio::task::spawn_local(async move {
             if let (Ok(client), Ok(node)) = tokio::join!(client, node) {
-                copy(client, node).await;
+                // The thread's end ends it: until then it may go on.
+                relay(side(client), side(node), watch.as_ref(), idle_timeout, std::future::pending()).await;
             }
         });
     }
     response.map(ClientBody::stream)
 }
 
-async fn copy(client: Upgraded, node: Upgraded) {
-    let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
-    // Either side may break at any time; the other then sees the end.
-    let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
+fn side(upgraded: Upgraded) -> Side<TokioIo<Upgraded>> {
+    Side { stream: TokioIo::new(upgraded), start: Bytes::new() }
 }

@@ -11,3 +11,4 @@ mod reading;
 mod seed;
 mod support;
 mod transparency;
+mod websocket;
