@@ -247,7 +247,8 @@ async fn downstream<N: AsyncRead, C: AsyncWrite>(
     shared: &Shared<'_>,
 ) -> Result<(), Ended> {
     let bytes = BytesMut::from(start);
-    let mut out = Outgoing { client, shared, bytes, read: 0, clear: 0, held_since: None, share: None };
+    let mut out =
+        Outgoing { client, shared, bytes, read: 0, clear: 0, ends_frame: false, held_since: None, share: None };
     loop {
         match shared.watch {
             Some(watch) => out.judge(watch).await?,
@@ -265,9 +266,10 @@ struct Outgoing<'a, C> {
     client: &'a mut WriteHalf<C>,
     shared: &'a Shared<'a>,
     bytes: BytesMut,
-    /// How much of it is read, and how much of that may go.
+    /// How much of it is read, how much of that may go, and whether a frame ends there.
     read: usize,
     clear: usize,
+    ends_frame: bool,
     /// Since when the start of a message waits for its end, and what of the budget it takes.
     held_since: Option<Instant>,
     share: Option<Share>,
@@ -283,11 +285,15 @@ impl<C: AsyncWrite> Outgoing<'_, C> {
             let is_last = item.is_none();
             match item {
                 Some(Item::Text(message)) => self.record(watch, &message).await?,
-                Some(Item::Unread(trouble) | Item::Lost(trouble)) => watch.missed(trouble)?,
+                Some(Item::Unread(trouble) | Item::Lost(trouble)) => {
+                    self.let_out().await?; // what is before it does not go down with it
+                    watch.missed(trouble)?;
+                }
                 Some(Item::Other) | None => {}
             }
-            if !watch.node.borrow().holds() {
-                self.clear = self.read;
+            let reader = watch.node.borrow();
+            if !reader.holds() {
+                (self.clear, self.ends_frame) = (self.read, reader.is_between_frames());
             }
             if is_last {
                 return Ok(());
@@ -319,10 +325,7 @@ impl<C: AsyncWrite> Outgoing<'_, C> {
         if self.bytes.is_empty() {
             self.bytes = BytesMut::new(); // nothing is kept for a connection at rest
         }
-        // What is held begins with a frame.
-        let is_between_frames = |reader: &Reader| reader.holds() || reader.is_between_frames();
-        let is_watched = self.shared.watch.is_some_and(|watch| is_between_frames(&watch.node.borrow()));
-        self.shared.is_between_frames.set(is_watched);
+        self.shared.is_between_frames.set(self.ends_frame);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod faults;
 mod load;
 mod reading;
 mod seed;
+mod socket;
 mod support;
 mod transparency;
 mod websocket;
