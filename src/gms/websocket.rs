@@ -5,8 +5,11 @@
 //! follows could not be understood either.
 
 use std::fmt;
+use std::io::{Read, Write};
 
-use flate2::{Decompress, FlushDecompress, Status};
+use flate2::bufread::DeflateDecoder;
+use flate2::write::DeflateEncoder;
+use flate2::{Compression, Decompress, FlushDecompress, Status};
 
 /// Two bytes, a length of eight, a mask of four (RFC 6455, section 5.2).
 const HEAD_BYTES_MAX: usize = 14;
@@ -191,6 +194,13 @@ impl Reader {
         }
     }
 
+    /// Nothing came for a while: what is kept takes less room until something does.
+    pub fn rest(&mut self) {
+        if let Some(inflater) = &mut self.inflater {
+            inflater.window.pack();
+        }
+    }
+
     fn lose(&mut self, trouble: Trouble) -> Item {
         (self.stage, self.message, self.inflater) = (Stage::Lost, None, None);
         Item::Lost(trouble)
@@ -333,14 +343,47 @@ impl Head {
 /// 40 KiB for every connection at rest. A window that the sender does not use does no harm.
 #[derive(Debug)]
 struct Inflater {
-    window: Vec<u8>,
+    window: Window,
     /// 0: each message stands alone.
     window_bytes_max: usize,
 }
 
+/// The last of what was said. While nothing is said it is deflated: chats are a few words in ever the same envelopes.
+#[derive(Debug)]
+enum Window {
+    Open(Vec<u8>),
+    Packed(Vec<u8>),
+}
+
 impl Default for Inflater {
     fn default() -> Self {
-        Self { window: Vec::new(), window_bytes_max: 1 << WINDOW_BITS_MAX }
+        Self { window: Window::Open(Vec::new()), window_bytes_max: 1 << WINDOW_BITS_MAX }
+    }
+}
+
+impl Window {
+    fn pack(&mut self) {
+        let Self::Open(said) = self else { return };
+        let mut deflater = DeflateEncoder::new(Vec::new(), Compression::default());
+        let packed = deflater.write_all(said).and_then(|()| deflater.finish());
+        if let Ok(mut packed) = packed
+            && packed.len() < said.len()
+        {
+            packed.shrink_to_fit();
+            *self = Self::Packed(packed);
+        }
+    }
+
+    fn open(&mut self) -> Result<&mut Vec<u8>, Trouble> {
+        if let Self::Packed(packed) = self {
+            let mut said = Vec::new();
+            DeflateDecoder::new(&packed[..]).read_to_end(&mut said).map_err(|_| Trouble::Undeflatable)?;
+            *self = Self::Open(said);
+        }
+        match self {
+            Self::Open(said) => Ok(said),
+            Self::Packed(_) => Err(Trouble::Undeflatable),
+        }
     }
 }
 
@@ -369,7 +412,7 @@ impl Inflater {
                 _ if inflated.len() > bytes_max => return Err(Trouble::TooLong),
                 // A sender may end its stream and begin another within a message (RFC 7692, section 7.2.3.4).
                 Status::StreamEnd if !input.is_empty() => {
-                    self.keep(&inflated[kept..]);
+                    self.keep(&inflated[kept..])?;
                     kept = inflated.len();
                     stream = self.stream()?;
                 }
@@ -378,31 +421,34 @@ impl Inflater {
                 _ => {}
             }
         }
-        self.keep(&inflated[kept..]);
+        self.keep(&inflated[kept..])?;
         Ok(inflated)
     }
 
-    fn stream(&self) -> Result<Decompress, Trouble> {
+    fn stream(&mut self) -> Result<Decompress, Trouble> {
         let mut stream = Decompress::new(false);
-        if !self.window.is_empty() {
-            stream.set_dictionary(&self.window).map_err(|_| Trouble::Undeflatable)?;
+        let window = self.window.open()?;
+        if !window.is_empty() {
+            stream.set_dictionary(window).map_err(|_| Trouble::Undeflatable)?;
         }
         Ok(stream)
     }
 
     /// The last of what was said is what the next message may refer to.
-    fn keep(&mut self, inflated: &[u8]) {
+    fn keep(&mut self, inflated: &[u8]) -> Result<(), Trouble> {
+        let window = self.window.open()?;
         let fresh = &inflated[inflated.len().saturating_sub(self.window_bytes_max)..];
-        let surplus = (self.window.len() + fresh.len()).saturating_sub(self.window_bytes_max);
-        self.window.drain(..surplus);
-        self.window.reserve_exact(fresh.len());
-        self.window.extend_from_slice(fresh);
+        let surplus = (window.len() + fresh.len()).saturating_sub(self.window_bytes_max);
+        window.drain(..surplus);
+        window.reserve_exact(fresh.len());
+        window.extend_from_slice(fresh);
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use flate2::{Compress, Compression, FlushCompress};
+    use flate2::{Compress, FlushCompress};
     use proptest::prelude::*;
 
     use super::*;
@@ -456,6 +502,7 @@ mod tests {
                 items.push(item);
             }
             assert!(piece.is_empty());
+            reader.rest();
         }
         items
     }
@@ -557,6 +604,25 @@ mod tests {
             frame(0x81, b"Hello", true),
         ];
         check(DEFLATE, &frames, &vec![text(b"Hello"); 6]);
+    }
+
+    #[test]
+    fn what_is_kept_at_rest_is_small() {
+        let (_, mut reader) = Reader::pair(DEFLATE, 0, BYTES_MAX);
+        let mut one = deflater();
+        for n in 0..400 {
+            let said = format!(
+                r#"[{{"channel":"/service/chatV2/s","data":{{"messages":[{{"index":{n},"text":"{}"}}]}}}}]"#,
+                n * n * n
+            );
+            let bytes = frame(0xc1, &deflate(&mut one, said.as_bytes()), false);
+            assert_eq!(reader.next(&mut &bytes[..]), Some(text(said.as_bytes())));
+            if n % 100 == 99 {
+                reader.rest();
+            }
+        }
+        let Some(Inflater { window: Window::Packed(packed), .. }) = &reader.inflater else { panic!("{reader:?}") };
+        assert!(packed.capacity() < 5_000, "{}", packed.capacity());
     }
 
     #[test]

@@ -30,6 +30,8 @@ const READ_BYTES: usize = 16 << 10;
 /// Fragments of one message come in one go. One that takes longer is not waited for: it passes unread, and the control
 /// frames among its fragments with it.
 const MESSAGE_TIME_MAX: Duration = Duration::from_secs(10);
+/// A connection over which nothing came for so long is at rest: between two messages of people who are typing.
+const REST_AFTER: Duration = Duration::from_secs(5);
 /// How long a client that is told to go may take to leave, so that it reads why.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
@@ -117,6 +119,11 @@ impl Watch {
         self.recorder.observe(seen, key, self.facts.node.as_ref(), || self.facts.clone())
     }
 
+    fn rest(&self) {
+        self.client.borrow_mut().rest();
+        self.node.borrow_mut().rest();
+    }
+
     /// Something of the node's goes by unread: under `pass`, that is.
     fn missed(&self, trouble: Trouble) -> Result<(), Ended> {
         self.recorder.metrics.uninspected.inc();
@@ -193,7 +200,7 @@ pub async fn relay<C, N>(
         let down = downstream(&mut from_node, node.start, &mut to_client, &shared);
         tokio::select! {
             both = async { tokio::try_join!(up, down) } => both.map(|_| ()),
-            () = idle(&shared.moved_at, idle_timeout) => Err(Ended::Told(GOING_AWAY)),
+            () = idle(&shared, idle_timeout) => Err(Ended::Told(GOING_AWAY)),
             () = stop => Err(Ended::Told(GOING_AWAY)),
         }
     };
@@ -210,9 +217,18 @@ pub async fn relay<C, N>(
     }
 }
 
-async fn idle(moved_at: &Cell<Instant>, idle_timeout: Duration) {
-    while moved_at.get().elapsed() < idle_timeout {
-        sleep_until(moved_at.get() + idle_timeout).await;
+/// Waits until nothing has moved for `idle_timeout`. Before that, what rests is made small.
+async fn idle(shared: &Shared<'_>, idle_timeout: Duration) {
+    loop {
+        let moved_at = shared.moved_at.get();
+        sleep_until(moved_at + REST_AFTER.min(idle_timeout)).await;
+        if moved_at == shared.moved_at.get() {
+            shared.watch.into_iter().for_each(Watch::rest);
+            sleep_until(moved_at + idle_timeout).await;
+        }
+        if shared.moved_at.get().elapsed() >= idle_timeout {
+            return;
+        }
     }
 }
 
