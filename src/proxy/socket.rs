@@ -245,12 +245,14 @@ async fn upstream<C: AsyncRead, N: AsyncWrite>(
             if let Some(watch) = shared.watch.filter(|watch| !watch.said(&bytes)) {
                 return Err(watch.refused(Refusal::RecordingDown, Reach::NotForwarded, TRY_AGAIN_LATER));
             }
-            node.write_all(&bytes).await?;
-            node.flush().await?;
+            if node.write_all(&bytes).await.is_err() || node.flush().await.is_err() {
+                return Ok(()); // the node takes no more; what it has said is still on its way
+            }
             bytes = BytesMut::new(); // nothing is kept for a connection at rest
         }
         if receive(client, &mut bytes, shared).await? == 0 {
-            return Ok(node.shutdown().await?);
+            let _ = node.shutdown().await; // it has gone before
+            return Ok(());
         }
     }
 }
@@ -263,8 +265,17 @@ async fn downstream<N: AsyncRead, C: AsyncWrite>(
     shared: &Shared<'_>,
 ) -> Result<(), Ended> {
     let bytes = BytesMut::from(start);
-    let mut out =
-        Outgoing { client, shared, bytes, read: 0, clear: 0, ends_frame: false, held_since: None, share: None };
+    let mut out = Outgoing {
+        client,
+        shared,
+        bytes,
+        read: 0,
+        clear: 0,
+        gone: 0,
+        ends_frame: false,
+        held_since: None,
+        share: None,
+    };
     loop {
         match shared.watch {
             Some(watch) => out.judge(watch).await?,
@@ -286,45 +297,66 @@ struct Outgoing<'a, C> {
     read: usize,
     clear: usize,
     ends_frame: bool,
+    /// How much went before it.
+    gone: u64,
     /// Since when the start of a message waits for its end, and what of the budget it takes.
     held_since: Option<Instant>,
     share: Option<Share>,
 }
 
+/// A stretch of the node's stream that was read.
+struct Stretch {
+    /// Where it ends, counted from the start of the stream.
+    end: u64,
+    ends_frame: bool,
+    /// What is to come before it may go.
+    first: Result<Recorded, Ended>,
+}
+
 impl<C: AsyncWrite> Outgoing<'_, C> {
-    /// Reads what came, and decides how much may go. Waits at each message that brings something new.
+    /// Reads what came, and decides how much may go. Everything in it is on its way to the file before the first of it is
+    /// waited for, so that they share a commit.
     async fn judge(&mut self, watch: &Watch) -> Result<(), Ended> {
-        loop {
-            let mut rest = &self.bytes[self.read..];
-            let item = watch.node.borrow_mut().next(&mut rest);
-            self.read = self.bytes.len() - rest.len();
-            let is_last = item.is_none();
-            match item {
-                Some(Item::Text(message)) => self.record(watch, &message).await?,
-                Some(Item::Unread(trouble) | Item::Lost(trouble)) => {
-                    self.let_out().await?; // what is before it does not go down with it
-                    watch.missed(trouble)?;
-                }
-                Some(Item::Other) | None => {}
+        let until = Instant::now() + watch.recorder.config().commit_wait_max;
+        for stretch in self.read(watch) {
+            if !matches!(stretch.first, Ok(Recorded::Nothing)) {
+                self.let_out().await?; // what is before it neither waits nor goes down with it
             }
-            let reader = watch.node.borrow();
-            if !reader.holds() {
-                (self.clear, self.ends_frame) = (self.read, reader.is_between_frames());
+            let wait_max = until.saturating_duration_since(Instant::now());
+            if watch.recorder.wait(stretch.first?, wait_max).await == Verdict::Refuse {
+                return Err(watch.refused(Refusal::NotRecorded, Reach::Executed, TRY_AGAIN_LATER));
             }
-            if is_last {
-                return Ok(());
-            }
+            (self.clear, self.ends_frame) = ((stretch.end - self.gone) as usize, stretch.ends_frame);
         }
+        Ok(())
     }
 
-    async fn record(&mut self, watch: &Watch, message: &[u8]) -> Result<(), Ended> {
-        let recorded = watch.told(message);
-        if !matches!(recorded, Recorded::Nothing) {
-            self.let_out().await?; // what is before it does not wait
-        }
-        match watch.recorder.wait(recorded, watch.recorder.config().commit_wait_max).await {
-            Verdict::Deliver => Ok(()),
-            Verdict::Refuse => Err(watch.refused(Refusal::NotRecorded, Reach::Executed, TRY_AGAIN_LATER)),
+    /// The stretches up to the start of what is still to come whole: one for each message of one read that has news.
+    fn read(&mut self, watch: &Watch) -> Vec<Stretch> {
+        let mut stretches: Vec<Stretch> = Vec::new();
+        let mut rest = &self.bytes[self.read..];
+        loop {
+            let item = watch.node.borrow_mut().next(&mut rest);
+            let is_last = item.is_none();
+            let first = match item {
+                Some(Item::Text(message)) => Ok(watch.told(&message)),
+                Some(Item::Unread(trouble) | Item::Lost(trouble)) => watch.missed(trouble).map(|()| Recorded::Nothing),
+                Some(Item::Other) | None => Ok(Recorded::Nothing),
+            };
+            self.read = self.bytes.len() - rest.len();
+            let reader = watch.node.borrow();
+            let is_over = is_last || first.is_err();
+            if !reader.holds() {
+                let (end, ends_frame) = (self.gone + self.read as u64, reader.is_between_frames());
+                match (&first, stretches.last_mut()) {
+                    // What brings nothing new goes with what is before it.
+                    (Ok(Recorded::Nothing), Some(last)) => (last.end, last.ends_frame) = (end, ends_frame),
+                    _ => stretches.push(Stretch { end, ends_frame, first }),
+                }
+            }
+            if is_over {
+                return stretches;
+            }
         }
     }
 
@@ -336,6 +368,7 @@ impl<C: AsyncWrite> Outgoing<'_, C> {
         self.client.write_all(&self.bytes[..self.clear]).await?;
         self.client.flush().await?;
         self.bytes.advance(self.clear);
+        self.gone += self.clear as u64;
         (self.read, self.clear) = (self.read - self.clear, 0);
         (self.held_since, self.share) = (None, None);
         if self.bytes.is_empty() {
