@@ -279,7 +279,7 @@ async fn downstream<N: AsyncRead, C: AsyncWrite>(
     loop {
         match shared.watch {
             Some(watch) => out.judge(watch).await?,
-            None => out.clear = out.bytes.len(),
+            None => (out.read, out.clear) = (out.bytes.len(), out.bytes.len()),
         }
         out.let_out().await?;
         if out.take(node).await? == 0 {
@@ -446,4 +446,89 @@ async fn farewell<C: AsyncRead + AsyncWrite>(
     let mut ignored = [0; 512];
     while from_client.read(&mut ignored).await? > 0 {}
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+    use crate::recorder::{self, WriterThread};
+    use crate::store::{Options, Run, Store};
+    use crate::telemetry::metrics::Metrics;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    async fn recorder(folder: &tempfile::TempDir) -> WriterThread {
+        let options = Options {
+            path: folder.path().join("a.db"),
+            create: true,
+            file_mode: 0o600,
+            quiet_after: Duration::from_secs(1),
+            async_quiet_after: Duration::from_secs(1),
+        };
+        let run = Run {
+            instance: "i".into(),
+            started_at: 1,
+            deliver: "after_commit",
+            when_unavailable: "pass",
+            settings: "{}".into(),
+            config_hash: "h".into(),
+            resumes: None,
+        };
+        let store = Store::open(&options, &run).await.expect("a new archive");
+        let config = recorder::Config::default();
+        Recorder::start(config, store, options, run, Arc::new(Metrics::default())).expect("a thread")
+    }
+
+    fn watch(writer: &WriterThread) -> Watch {
+        let budget = Budget::new(1 << 20, 1 << 20, writer.recorder().metrics.inspected_bytes.clone());
+        let (method, path) = ("GET".into(), "/genesys/cometd".into());
+        let (node, client, request_id) = (None, String::new(), None);
+        let facts = ExchangeFacts { method, path, node, client, request_id, duration_ms: 0 };
+        Watch::new(writer.recorder(), &Arc::new(budget), Arc::new(facts), Vec::new(), "")
+    }
+
+    fn side(start: &'static [u8]) -> (Side<DuplexStream>, DuplexStream) {
+        let (ours, theirs) = duplex(1 << 10);
+        (Side { stream: ours, start: Bytes::from_static(start) }, theirs)
+    }
+
+    /// What either peer has in the end, where both say nothing but what was read of them before, and the proxy stops.
+    async fn check(watch: Option<&Watch>, node_said: &'static [u8], client_has: &[u8]) {
+        let ((client, mut to_client), (node, mut to_node)) = (side(b"from the client"), side(node_said));
+        let (mut client_read, mut node_read) = (Vec::new(), Vec::new());
+        let stop = sleep_until(Instant::now() + Duration::from_millis(100));
+        let peers = async {
+            to_node.read_to_end(&mut node_read).await.expect("an end");
+            to_client.read_to_end(&mut client_read).await.expect("an end")
+        };
+        let relayed = async { tokio::join!(relay(client, node, watch, PATIENCE, stop), peers) };
+        timeout(PATIENCE, relayed).await.expect("the stop ends it");
+        assert_eq!((&client_read[..], &node_read[..]), (client_has, &b"from the client"[..]));
+    }
+
+    #[tokio::test]
+    async fn when_the_proxy_stops_a_client_is_told_between_two_frames() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let writer = recorder(&folder).await;
+        let going_away = [0x88, 2, 0x03, 0xe9];
+        check(None, b"some other protocol", b"some other protocol").await;
+        check(Some(&watch(&writer)), b"", &going_away).await;
+        check(Some(&watch(&writer)), b"\x89\x01p", &[&b"\x89\x01p"[..], &going_away].concat()).await;
+        check(Some(&watch(&writer)), b"\x82\x05part", b"\x82\x05part").await;
+        // The start of a message that never came whole is nobody's.
+        check(Some(&watch(&writer)), b"\x81\x05part", &going_away).await;
+        assert_eq!(writer.recorder().metrics.websockets.get(), 0);
+        writer.close(PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn a_connection_at_rest_is_small() {
+        let ((client, _), (node, _)) = (side(b""), side(b""));
+        let bytes = size_of_val(&relay(client, node, None, PATIENCE, pending()));
+        assert!(bytes < 3_000, "{bytes} bytes, without streams and what is remembered");
+    }
 }

@@ -219,6 +219,24 @@ async fn what_cannot_be_read_passes_with_a_finding_under_pass() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_does_not_come_whole_is_let_go() {
+    let (folder, nodes) = (folder(), nodes().await);
+    let server = serve(&folder, &nodes, "");
+    let mut joined = Joined::new(&server, &nodes).await;
+    let start = [frame(0x01, b"["), frame(0x89, b"p")].concat();
+    joined.node_says(&start).await;
+    joined.client_waits().await;
+    joined.client_has(&start).await;
+    let rest = [&frame(0x80, b"]")[..], &delivery(1)].concat();
+    joined.node_says(&rest).await;
+    joined.client_has(&rest).await;
+    let mut archive = Archive::open(&server.database).await;
+    assert_eq!(archive.value("SELECT event_index FROM events").await, "1");
+    let found = archive.value("SELECT detail FROM findings").await;
+    assert!(found.contains("took too long"), "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_ends_when_its_sides_do_or_nothing_moves() {
     let (folder, nodes) = (folder(), nodes().await);
     let server = serve(&folder, &nodes, "[proxy]\nwebsocket_idle_timeout = \"1s\"\n");
