@@ -22,12 +22,13 @@ pub struct Dialogue {
     route: Route<'static>,
     credentials: Vec<Secret>,
     asked: Request<'static>,
+    is_leaving: bool,
 }
 
 impl Dialogue {
     /// Nothing was said yet. `credentials` are those of the handshake's fields.
     pub fn new(credentials: Vec<Secret>) -> Self {
-        Self { route: Route::new(RouteClass::Cometd), credentials, asked: Request::default() }
+        Self { route: Route::new(RouteClass::Cometd), credentials, asked: Request::default(), is_leaving: false }
     }
 
     /// What a message of the client says itself: attributes, a chat asked for, the session's end.
@@ -36,11 +37,18 @@ impl Dialogue {
         let request = Request::read(&exchange);
         let seen = inspect_answer(&exchange, &request, policy, &|_| Vec::new());
         let said = request.into_owned();
+        let ends_chat = |message: &Message<'_>| message.operation == Some(Operation::Disconnect);
+        self.is_leaving = seen.session_ended || said.messages.iter().any(ends_chat);
         if seen.session_ended {
             self.asked = Request::default();
         }
         self.asked.remember(said);
         seen
+    }
+
+    /// Whether what was said last ends a chat or the session: that is never kept from a node (R3).
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving
     }
 
     /// What a message of the node delivers, as [`super::inspect`] does. Its errors have no HTTP status.

@@ -365,6 +365,9 @@ fn a_websocket_says_the_same_as_requests_and_answers() {
     assert_eq!((error.code, error.http_status, error.operation.as_deref()), (Some(402), None, Some("sendMessage")));
     let finding = told(&dialogue, "no JSON").findings.remove(0);
     assert_eq!(dialogue.missed(finding, &policy).missed, Some(session));
+    assert!(!dialogue.is_leaving());
+    dialogue.said(br#"{"channel":"/service/chatV2/s","clientId":"c1","data":{"operation":"disconnect"}}"#, &policy);
+    assert!(dialogue.is_leaving());
     assert!(dialogue.said(br#"[{"channel":"/meta/disconnect","clientId":"c1"}]"#, &policy).session_ended);
     let seen = told(&dialogue, r#"[{"channel":"/service/chatV2/s","data":{"errors":[{"code":153}]}}]"#);
     assert_eq!(seen.errors[0].operation, None, "the session is over");

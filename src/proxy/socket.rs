@@ -90,11 +90,10 @@ impl Watch {
             match item {
                 Item::Text(message) => {
                     let seen = self.dialogue.borrow_mut().said(&message, self.recorder.policy());
-                    let is_leaving = seen.session_ended;
-                    drop(self.record(&message, seen)); // attributes are lazy (R4)
-                    if self.recorder.refuses() && !is_leaving {
+                    if self.recorder.refuses() && !self.dialogue.borrow().is_leaving() {
                         return false;
                     }
+                    drop(self.record(&message, seen)); // attributes are lazy (R4)
                 }
                 Item::Unread(trouble) | Item::Lost(trouble) => {
                     self.recorder.find(finding(trouble, "client"), &self.facts);

@@ -178,6 +178,30 @@ async fn what_cannot_be_recorded_passes_under_pass_and_ends_the_connection_under
     assert_eq!(rows.await, [["proxy", "NULL", "forwarded and executed by the node"]]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_refuse_nothing_but_a_disconnect_goes_to_a_node_while_recording_is_down() {
+    let (folder, nodes) = (folder(), nodes().await);
+    let server = serve(&folder, &nodes, "[recording]\ncommit_wait_max = \"200ms\"\nwhen_unavailable = \"refuse\"\n");
+    let mut told = Joined::new(&server, &nodes).await;
+    let mut refused = Joined::new(&server, &nodes).await;
+    let mut leaving = Joined::new(&server, &nodes).await;
+    let _locked = lock(&server).await;
+    told.node_says(&delivery(1)).await;
+    told.client_must_go(1013).await;
+    let down = async || (server.metric("gms_recorder_recording_up").await? == 0.0).then_some(());
+    eventually("it is known to be down", down).await;
+    let publish = |operation: &str| {
+        masked(&format!(r#"{{"channel":"/service/chatV2/s","clientId":"c","data":{{"operation":"{operation}"}}}}"#))
+    };
+    refused.client.write_all(&publish("sendMessage")).await.expect("it reads");
+    refused.client_must_go(1013).await;
+    assert_eq!(refused.node.read(&mut [0; 9]).await.unwrap_or(0), 0, "nothing, or a reset");
+    leaving.client.write_all(&publish("disconnect")).await.expect("it reads");
+    let mut came = vec![0; publish("disconnect").len()];
+    timeout(PATIENCE, leaving.node.read_exact(&mut came)).await.expect("it comes").expect("it is not the end");
+    assert!(came == publish("disconnect"));
+}
+
 /// What the node says passes unread, with a finding of this kind; events that follow are recorded or not.
 async fn check_unread(unread: &[u8], kind: &str, events: &[&str], holes: &str) {
     let settings = "[recording]\nbody_max = \"4KiB\"\n";
@@ -287,7 +311,7 @@ async fn a_client_that_does_not_read_slows_its_node() {
 async fn a_connection_at_rest_costs_little() {
     let open = count("TEST_WEBSOCKETS", 1_000);
     let (folder, nodes) = (folder(), nodes().await);
-    let server = serve(&folder, &nodes, "");
+    let server = serve(&folder, &nodes, "[proxy]\nnode_connections_max = 20000\n");
     let mut all = Vec::new();
     let mut before = 0;
     for n in 0..open + 100 {
