@@ -46,6 +46,11 @@ impl Dialogue {
         seen
     }
 
+    /// Something that the client said was not read: whose deliveries follow is not known until it says more.
+    pub fn misheard(&mut self) {
+        self.asked = Request::default();
+    }
+
     /// Whether what was said last ends a chat or the session: that is never kept from a node (R3).
     pub fn is_leaving(&self) -> bool {
         self.is_leaving

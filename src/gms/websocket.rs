@@ -53,7 +53,7 @@ pub enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::TooLong => "a WebSocket message is over the bound",
+            Self::TooLong => "a WebSocket message is over the bound for one, or for all that are held",
             Self::TooSlow => "a WebSocket message took too long to come whole",
             Self::Forbidden(what) => what,
             Self::UnknownExtension => "a WebSocket frame is of an extension that is not known here",

@@ -96,7 +96,9 @@ impl Watch {
                     drop(self.record(&message, seen)); // attributes are lazy (R4)
                 }
                 Item::Unread(trouble) | Item::Lost(trouble) => {
-                    self.recorder.find(finding(trouble, "client"), &self.facts);
+                    self.dialogue.borrow_mut().misheard();
+                    let detail = format!("{trouble}; the client's attributes in it are not known");
+                    self.recorder.find(finding(trouble, detail), &self.facts);
                 }
                 Item::Other => {}
             }
@@ -126,7 +128,8 @@ impl Watch {
     /// Something of the node's goes by unread: under `pass`, that is.
     fn missed(&self, trouble: Trouble) -> Result<(), Ended> {
         self.recorder.metrics.uninspected.inc();
-        let seen = self.dialogue.borrow().missed(finding(trouble, "node"), self.recorder.policy());
+        let detail = format!("{trouble}; what the node delivered in it is not covered");
+        let seen = self.dialogue.borrow().missed(finding(trouble, detail), self.recorder.policy());
         drop(self.record(b"", seen)); // as of an answer over the bounds, nobody waits for it
         match self.recorder.passes_unrecorded() {
             true => Ok(()),
@@ -148,9 +151,8 @@ impl Drop for Watch {
     }
 }
 
-fn finding(trouble: Trouble, side: &str) -> Finding {
+fn finding(trouble: Trouble, detail: String) -> Finding {
     let kind = if trouble == Trouble::TooLong { FindingKind::TooLarge } else { FindingKind::Undecodable };
-    let detail = format!("{trouble} (of the {side}); what was delivered in it is not covered");
     Finding { kind, chat_id: None, detail, raw: Vec::new(), raw_length: 0, events: 0 }
 }
 

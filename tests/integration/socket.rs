@@ -309,7 +309,7 @@ async fn a_client_that_does_not_read_slows_its_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_at_rest_costs_little() {
-    let open = count("TEST_WEBSOCKETS", 1_000);
+    let open = count("TEST_WEBSOCKETS", 300);
     let (folder, nodes) = (folder(), nodes().await);
     let server = serve(&folder, &nodes, "[proxy]\nnode_connections_max = 20000\n");
     let mut all = Vec::new();

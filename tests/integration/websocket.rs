@@ -60,7 +60,9 @@ async fn check(kind: &'static str, transport: &'static str, recorded: usize) {
     let peer = Peer::start(kind);
     let folder = folder();
     let server = Server::start(folder.path(), &[peer.address], "");
+    let direct = run("client.mjs", peer.address, transport).await;
     let told = run("client.mjs", server.address, transport).await;
+    println!("{kind} over {transport}: {} ms direct, {} ms through the proxy", direct["ms"], told["ms"]);
     let all = (told["acknowledged"] == PUBLISHED, told["received"] == PUBLISHED, told["inOrder"] == true);
     assert_eq!((all, told["transport"] == transport), ((true, true, true), true), "{kind} {transport}: {told}");
     let mut archive = Archive::open(&server.database).await;

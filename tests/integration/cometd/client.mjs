@@ -16,8 +16,9 @@ const open = async () => {
     return client;
 };
 
+const chatId = `chat-${Date.now()}`; // events that nobody has seen
 const answer = i => ({
-    statusCode: 0, chatId: '00001aCY6K8U003T', nextPosition: i + 2,
+    statusCode: 0, chatId, nextPosition: i + 2,
     messages: [{
         index: i + 1, type: 'Message', utcTime: 1432845088000 + i, from: { participantId: 1, nickname: 'Anna', type: 'Client' },
         // The client deflates from 1 KiB on.
