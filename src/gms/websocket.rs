@@ -123,22 +123,25 @@ impl Reader {
     ///
     /// The bounds are those of a message of the client and of the node, in bytes, on the wire and inflated.
     pub fn pair(extensions: &str, client_bytes_max: usize, node_bytes_max: usize) -> (Self, Self) {
-        let agreed = extensions.split(',').map(|extension| extension.split(';').map(str::trim));
-        let deflate = agreed.filter_map(|mut words| Some((words.next()?, words)));
-        let deflate = deflate.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("permessage-deflate"));
-        let (mut client, mut node) = (None, None);
-        if let Some((_, parameters)) = deflate {
-            let (ours, theirs) = (client.insert(Inflater::default()), node.insert(Inflater::default()));
+        let mut agreed = extensions.split(',').map(|extension| extension.split(';').map(str::trim));
+        let deflate = agreed.find_map(|mut words| {
+            let name = words.next()?;
+            name.eq_ignore_ascii_case("permessage-deflate").then_some(words)
+        });
+        let inflaters = deflate.map(|parameters| {
+            let (mut client, mut node) = (Inflater::default(), Inflater::default());
             for (name, value) in parameters.map(|word| word.split_once('=').unwrap_or((word, ""))) {
                 match &*name.trim_end().to_ascii_lowercase() {
-                    "client_no_context_takeover" => ours.window_bytes_max = 0,
-                    "server_no_context_takeover" => theirs.window_bytes_max = 0,
-                    "client_max_window_bits" => ours.bound_window(value),
-                    "server_max_window_bits" => theirs.bound_window(value),
+                    "client_no_context_takeover" => client.window_bytes_max = 0,
+                    "server_no_context_takeover" => node.window_bytes_max = 0,
+                    "client_max_window_bits" => client.bound_window(value),
+                    "server_max_window_bits" => node.bound_window(value),
                     _ => {}
                 }
             }
-        }
+            (client, node)
+        });
+        let (client, node) = inflaters.unzip();
         (Self::new(client, client_bytes_max), Self::new(node, node_bytes_max))
     }
 

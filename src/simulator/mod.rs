@@ -19,9 +19,9 @@ mod other_apis;
 mod params;
 mod refusal;
 mod rest;
-mod websocket;
 #[cfg(test)]
 mod tests;
+mod websocket;
 mod wire;
 mod world;
 
