@@ -34,6 +34,10 @@ pub const CONFIG_VARIABLE: &str = "GMS_RECORDER_CONFIG";
 pub struct Config {
     /// `[proxy]`
     pub proxy: proxy::Config,
+    /// `[tls]`
+    pub tls: proxy::tls::server::Config,
+    /// `[node_tls]`
+    pub node_tls: proxy::tls::connector::Config,
     /// `[recording]`
     pub recording: recorder::Config,
     /// `[admin]`
@@ -117,6 +121,13 @@ impl Config {
             section[key.name] = serde_json::json!(value);
         }
         sections.into()
+    }
+
+    /// The options whose values differ, in the order in which they are documented.
+    pub fn differences(&self, other: &Self) -> Vec<Key> {
+        let (ours, theirs) = (written::options(self), written::options(other));
+        let pairs = ours.into_iter().zip(theirs);
+        pairs.filter(|(ours, theirs)| ours.1 != theirs.1).map(|(ours, _)| ours.0).collect()
     }
 
     /// Sentences about what is allowed but seldom meant.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
@@ -13,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::config::{Config, Origins, Problems};
 use crate::gms::RouteClass;
-use crate::proxy::NodeAddress;
+use crate::proxy::{NodeAddress, tls};
 use crate::recorder::{self, Create};
 use crate::store::inspect::{self, Migrations};
 use crate::store::place::Place;
@@ -26,11 +27,12 @@ Example:
   gms-recorder check --config /etc/gms-recorder.toml
 
 Exit codes:
-  0  the configuration is right, every node was reached, the database can be used
-  1  a node cannot be reached (`serve` starts all the same), or the database cannot be used
+  0  the configuration is right, every node was reached, certificates and database can be used
+  1  a node cannot be reached (`serve` starts all the same), or a certificate or the database cannot be used
   2  the configuration is not right; everything that is wrong is listed";
 
-/// How long resolving a node's name and connecting to it may take together: on the network of a GMS node it takes ms.
+/// How long resolving a node's name, connecting to it and a TLS handshake may take together: on the network of a GMS node
+/// it takes ms.
 const NODE_WAIT: Duration = Duration::from_secs(1);
 
 /// Less free space than this is warned of: some days of chats, and room for the journal.
@@ -97,6 +99,7 @@ struct Report {
     toml: String,
     warnings: Vec<String>,
     routes: Vec<Passage>,
+    certificates: Vec<Certificates>,
     nodes: Vec<Node>,
     database: Database,
 }
@@ -107,6 +110,20 @@ struct Passage {
     route: String,
     passes: bool,
     why: &'static str,
+}
+
+/// A file of certificates.
+#[derive(Debug, Serialize)]
+struct Certificates {
+    option: &'static str,
+    file: String,
+    names: Vec<String>,
+    /// Of the one that ends first.
+    subject: Option<String>,
+    not_after: Option<Timestamp>,
+    days_left: Option<i64>,
+    problem: Option<String>,
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -140,7 +157,8 @@ impl Report {
             toml: config.to_toml_traced(origins),
             warnings: config.warnings(),
             routes: passages(&config.proxy),
-            nodes: look_at_nodes(&config.proxy.upstreams).await,
+            certificates: look_at_certificates(config, Timestamp::now()),
+            nodes: look_at_nodes(config).await,
             database: look_at_database(&config.recording).await,
         }
     }
@@ -149,8 +167,11 @@ impl Report {
     fn verdict(&self) -> Option<String> {
         let lost = self.nodes.iter().filter(|node| node.problem.is_some()).count();
         let nodes = (lost > 0).then(|| format!("{lost} of {} nodes cannot be reached", self.nodes.len()));
+        let unusable = self.certificates.iter().filter(|file| file.problem.is_some()).count();
+        let certificates = (unusable > 0)
+            .then(|| format!("{unusable} of {} certificate files cannot be used", self.certificates.len()));
         let database = self.database.problem.as_ref().map(|_| "the database cannot be used".to_string());
-        let parts: Vec<String> = nodes.into_iter().chain(database).collect();
+        let parts: Vec<String> = nodes.into_iter().chain(certificates).chain(database).collect();
         (!parts.is_empty()).then(|| parts.join(", and "))
     }
 
@@ -161,6 +182,10 @@ impl Report {
         for Passage { route, passes, why } in &self.routes {
             writeln!(out, "{route:width$}  {}  {why}", if *passes { "passes " } else { "refused" })?;
         }
+        if !self.certificates.is_empty() {
+            writeln!(out, "\n# certificates")?;
+        }
+        self.certificates.iter().try_for_each(|certificates| certificates.write_text(out))?;
         writeln!(out, "\n# nodes")?;
         let width = self.nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
         for node in &self.nodes {
@@ -194,12 +219,53 @@ fn passages(config: &proxy::Config) -> Vec<Passage> {
     RouteClass::ALL.map(RouteClass::as_str).into_iter().map(class).chain(allowed).chain(denied).collect()
 }
 
+fn look_at_certificates(config: &Config, now: Timestamp) -> Vec<Certificates> {
+    let inspected = tls::inspect(&config.tls, &config.node_tls, now);
+    inspected.into_iter().map(|file| Certificates::of(file, now)).collect()
+}
+
+impl Certificates {
+    fn of(inspected: tls::Inspected, now: Timestamp) -> Self {
+        let ends_first = inspected.ends_first;
+        Self {
+            option: inspected.option,
+            file: inspected.file.display().to_string(),
+            names: inspected.names,
+            not_after: ends_first.as_ref().map(|facts| facts.not_after),
+            days_left: ends_first.as_ref().map(|facts| facts.days_left(now)),
+            subject: ends_first.map(|facts| facts.subject),
+            problem: inspected.problem.map(|problem| problem.to_string()),
+            warnings: inspected.doubts.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        write!(out, "{}  {}", self.option, self.file)?;
+        if !self.names.is_empty() {
+            write!(out, "  for {}", self.names.join(", "))?;
+        }
+        if let (Some(subject), Some(not_after), Some(days_left)) = (&self.subject, self.not_after, self.days_left) {
+            write!(out, "  \"{subject}\" ends {not_after}, in {days_left} days")?;
+        }
+        writeln!(out)?;
+        if let Some(problem) = &self.problem {
+            writeln!(out, "CANNOT BE USED: {problem}")?;
+        }
+        self.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))
+    }
+}
+
 /// All at once: many dead nodes take no longer than one.
-async fn look_at_nodes(upstreams: &[String]) -> Vec<Node> {
+async fn look_at_nodes(config: &Config) -> Vec<Node> {
     let mut looks = JoinSet::new();
-    let addresses = upstreams.iter().filter_map(|upstream| NodeAddress::parse(upstream).ok());
-    for (n, address) in addresses.enumerate() {
-        looks.spawn(async move { (n, Node::of(address).await) });
+    let addresses: Vec<_> =
+        config.proxy.upstreams.iter().filter_map(|upstream| NodeAddress::parse(upstream).ok()).collect();
+    // Only where it is needed: it reads all CAs of the system.
+    let has_tls = addresses.iter().any(|address| address.is_tls);
+    let tls = has_tls.then(|| tls::Connector::new(&config.node_tls).map_err(|problems| problems.to_string()));
+    for (n, address) in addresses.into_iter().enumerate() {
+        let tls = if address.is_tls { tls.clone() } else { None };
+        looks.spawn(async move { (n, Node::of(address, tls).await) });
     }
     let mut nodes = looks.join_all().await;
     nodes.sort_by_key(|(n, _)| *n);
@@ -207,13 +273,17 @@ async fn look_at_nodes(upstreams: &[String]) -> Vec<Node> {
 }
 
 impl Node {
-    async fn of(address: NodeAddress) -> Self {
+    async fn of(address: NodeAddress, tls: Option<Result<tls::Connector, String>>) -> Self {
         let authority = address.authority();
+        let host = address.host.clone();
         let mut node = Self { name: address.name, authority, addresses: Vec::new(), connect_ms: None, problem: None };
         let look = async {
             node.addresses = lookup_host((address.host, address.port)).await?.collect();
             let started = Instant::now();
-            TcpStream::connect(node.addresses.as_slice()).await?;
+            let stream = TcpStream::connect(node.addresses.as_slice()).await?;
+            if let Some(tls) = tls {
+                tls.map_err(io::Error::other)?.connect(stream, &host).await.map_err(tls_failed)?;
+            }
             // Microseconds are noise to whoever reads this.
             node.connect_ms = Some((started.elapsed().as_secs_f64() * 10_000.0).round() / 10.0);
             io::Result::Ok(())
@@ -222,9 +292,10 @@ impl Node {
         node.problem = match outcome {
             Ok(Ok(())) => None,
             Ok(Err(error)) if node.addresses.is_empty() => Some(format!("its name cannot be resolved: {error}")),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Other => Some(error.to_string()),
             Ok(Err(error)) => Some(format!("it does not accept connections: {error}")),
             Err(_) if node.addresses.is_empty() => Some("its name was not resolved within 1s".into()),
-            Err(_) => Some("it did not accept a connection within 1s".into()),
+            Err(_) => Some("it did not accept a connection, TLS included, within 1s".into()),
         };
         node
     }
@@ -292,6 +363,10 @@ fn place_warnings(place: &Place) -> Vec<String> {
     let is_tight = place.free_bytes < FREE_BYTES_WANTED;
     let tight = is_tight.then(|| format!("only {} are free", rounded(place.free_bytes)));
     caution.into_iter().chain(tight).collect()
+}
+
+fn tls_failed(error: io::Error) -> io::Error {
+    io::Error::other(format!("its TLS is not accepted: {error}"))
 }
 
 impl Database {

@@ -2,16 +2,11 @@
 //! node may have acted, and a row in the audit.
 
 use bytes::Bytes;
-use http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL,
-    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
-};
-use http::{Response, StatusCode};
+use http::StatusCode;
 
-use super::body::ClientBody;
+use super::body::Reply;
+use super::head::Head;
 use crate::gms::{ApiError, ErrorClass, ErrorFormat, Origin, Route};
-
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Did the request reach a node?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +50,12 @@ pub enum Refusal {
     TooLarge,
     /// A request that cannot be forwarded.
     BadRequest,
+    /// Its client did not send it in time.
+    LateRequest,
+    /// Its head is over the bounds.
+    LongHead,
+    /// A method that no reverse proxy forwards.
+    Method,
 }
 
 impl Refusal {
@@ -64,6 +65,9 @@ impl Refusal {
             Self::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::LateRequest => StatusCode::REQUEST_TIMEOUT,
+            Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Method => StatusCode::NOT_IMPLEMENTED,
             Self::NodesFull | Self::RecordingDown | Self::NotRecorded | Self::TooLarge => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -80,7 +84,7 @@ impl Refusal {
             Self::Denied => "http_request_denied",
             Self::RecordingDown | Self::NotRecorded => "proxy_internal_error",
             Self::TooLarge => "http_response_body_size",
-            Self::BadRequest => "http_request_error",
+            Self::BadRequest | Self::LateRequest | Self::LongHead | Self::Method => "http_request_error",
         }
     }
 
@@ -96,6 +100,9 @@ impl Refusal {
             Self::NotRecorded => "the answer could not be recorded in time, and none is let out unrecorded",
             Self::TooLarge => "the answer is too large to be recorded, and none is let out unrecorded",
             Self::BadRequest => "the request cannot be forwarded",
+            Self::LateRequest => "the request did not come in time",
+            Self::LongHead => "the head of the request is too long",
+            Self::Method => "this method is not forwarded",
         }
     }
 
@@ -105,14 +112,8 @@ impl Refusal {
     }
 }
 
-/// The answer, and the audit's row for it.
-pub fn refuse(
-    refusal: Refusal,
-    reach: Reach,
-    origin: Option<&HeaderValue>,
-    cors_origins: &[String],
-) -> Response<ClientBody> {
-    let status = refusal.status();
+/// The answer of the proxy's own.
+pub fn refuse(refusal: Refusal, reach: Reach, origin: Option<&str>, cors_origins: &[String]) -> Reply {
     let body = serde_json::json!({
         "error": {
             "source": "gms-recorder",
@@ -121,33 +122,29 @@ pub fn refuse(
             "request": reach.sentence(),
         }
     });
-    let mut response = Response::new(ClientBody::whole(Bytes::from(body.to_string())));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let line = format!("gms-recorder; error={}; details=\"{}\"", refusal.error_type(), reach.sentence());
-    if let Ok(value) = HeaderValue::from_str(&line) {
-        headers.insert(PROXY_STATUS, value);
-    }
+    let bytes = Bytes::from(body.to_string());
+    let length = bytes.len().to_string();
+    let status = format!("gms-recorder; error={}; details=\"{}\"", refusal.error_type(), reach.sentence());
+    let mut fields = vec![
+        ("Content-Type", "application/json"),
+        ("Cache-Control", "no-store"),
+        ("Content-Length", &length),
+        ("Proxy-Status", &status),
+    ];
     // Not where the node has acted: another try would be another message.
     if refusal.is_passing() && reach == Reach::NotForwarded {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        fields.push(("Retry-After", "1"));
     }
-    allow_reading(headers, origin, cors_origins);
-    response
-}
-
-/// Lets the scripts of a configured origin read the answer.
-fn allow_reading(headers: &mut HeaderMap, origin: Option<&HeaderValue>, cors_origins: &[String]) {
-    let Some(origin) = origin else { return };
-    if !cors_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
-        return;
+    // Lets the scripts of a configured origin read the answer.
+    if let Some(origin) = origin.filter(|origin| cors_origins.iter().any(|allowed| allowed == origin)) {
+        fields.extend([
+            ("Access-Control-Allow-Origin", origin),
+            ("Access-Control-Allow-Credentials", "true"),
+            ("Access-Control-Expose-Headers", "proxy-status, retry-after"),
+            ("Vary", "origin"),
+        ]);
     }
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-    headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("proxy-status, retry-after"));
-    headers.insert(VARY, HeaderValue::from_static("origin"));
+    Reply::own(Head::answer(refusal.status(), &fields), bytes)
 }
 
 /// The audit's row for an answer of the proxy's own.

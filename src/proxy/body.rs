@@ -1,346 +1,471 @@
-//! The bodies on their way through: what is copied, what is counted, and that an end is seen exactly once.
+//! The bodies on their way through: what is copied, how it is framed on its way out, and that an end is seen exactly once.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use super::doorbell::Doorbell;
+use super::framing::{Ambiguous, Decoder, Framing, SizeLine};
+use super::head::{Head, Known};
+use super::socket::Watch;
 use super::upstream::Lease;
+use super::wire::Wire;
+
+/// Messages up to this size go out as one piece.
+const GATHERED_BYTES_MAX: usize = 2 << 10;
 
 /// What can go wrong with a body under way.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The connection it came on failed.
+    /// The connection it comes on failed.
     #[error("the connection broke: {0}")]
-    Broken(#[from] hyper::Error),
-    /// No byte moved for `body_idle_timeout`.
-    #[error("no byte moved for too long")]
-    Stalled,
-    /// What came before was delivered; the end is missing on purpose, so that the client sees it.
-    #[error("the node's answer broke off")]
+    Broken(#[from] io::Error),
+    /// The connection ended before it did.
+    #[error("it broke off")]
     BrokeOff,
+    /// It cannot be told where it ends.
+    #[error("{0}")]
+    Ambiguous(#[from] Ambiguous),
 }
 
-/// A request's body under way, as whoever waits for the answer sees it: its start, and when its last part went out.
+/// How a body is framed on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outgoing {
+    /// There is none.
+    None,
+    /// Its length was told in the head.
+    Sized,
+    /// In chunks.
+    Chunked,
+    /// It ends with the connection: for a client of HTTP/1.0.
+    UntilClose,
+}
+
+impl Outgoing {
+    /// Of a request: as it came.
+    pub fn of_request(framing: Framing) -> Self {
+        match framing {
+            Framing::None => Self::None,
+            Framing::Chunked => Self::Chunked,
+            Framing::Length(_) | Framing::UntilClose => Self::Sized,
+        }
+    }
+
+    /// Of an answer: as it came, as far as the client's version can say so. What ends with the node's connection goes out in
+    /// chunks, so that the client's goes on.
+    pub fn of_answer(framing: Framing, client_is_http_10: bool) -> Self {
+        match framing {
+            Framing::None => Self::None,
+            Framing::Length(_) => Self::Sized,
+            Framing::Chunked | Framing::UntilClose if client_is_http_10 => Self::UntilClose,
+            Framing::Chunked | Framing::UntilClose => Self::Chunked,
+        }
+    }
+
+    /// Writes a part of a body behind what is to be sent anyway.
+    pub fn append(self, out: &mut Vec<u8>, part: &[u8]) {
+        match self {
+            Self::Chunked if !part.is_empty() => {
+                out.extend_from_slice(SizeLine::new(part.len()).as_bytes());
+                out.extend_from_slice(part);
+                out.extend_from_slice(b"\r\n");
+            }
+            _ => out.extend_from_slice(part),
+        }
+    }
+
+    /// What follows the last part: for chunks the last one and the trailer section, its empty line included.
+    pub fn last(self, trailer: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Chunked if trailer.is_empty() => b"0\r\n\r\n".to_vec(),
+            Self::Chunked => [b"0\r\n", trailer].concat(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Sends what stands before a part, the part, and what follows it. Where they are small, as one piece: copying them
+    /// together costs less than what the kernel does for a vector of them. `before` is empty afterwards.
+    ///
+    /// # Errors
+    /// Where the connection is broken.
+    pub fn send(
+        self,
+        wire: &Wire,
+        context: &mut Context<'_>,
+        before: &mut Vec<u8>,
+        part: &[u8],
+        last: &[u8],
+    ) -> io::Result<()> {
+        let sent = if before.len() + part.len() <= GATHERED_BYTES_MAX {
+            self.append(before, part);
+            before.extend_from_slice(last);
+            wire.send(context, [before])
+        } else if self == Self::Chunked && !part.is_empty() {
+            wire.send(context, [before, SizeLine::new(part.len()).as_bytes(), part, b"\r\n", last])
+        } else {
+            wire.send(context, [before, part, last])
+        };
+        before.clear();
+        sent
+    }
+}
+
+/// The trailer section as it goes on: the fields that the head announced, and of those none that is the head's business.
+pub fn announced(head: Option<&Head>, trailer: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let fields = (!trailer.is_empty()).then(|| Head::parse_fields(trailer).ok()).flatten();
+    for (known, name, value) in fields.iter().flat_map(Head::fields) {
+        let is_announced = |token: &str| token.as_bytes().eq_ignore_ascii_case(name);
+        if known == Known::Other && head.is_some_and(|head| head.tokens(Known::Trailer).any(is_announced)) {
+            out.extend_from_slice(&[name, b": ", value, b"\r\n"].concat());
+        }
+    }
+    if !out.is_empty() {
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+/// A request's body on its way to the node: its start is kept, and when its last part came is known.
 #[derive(Debug)]
 pub struct Upload {
-    copied: RefCell<Copied>,
+    source: Source,
+    outgoing: Outgoing,
+    /// The request's head, where it announces trailers.
+    announcing: Option<Head>,
+    state: RefCell<UploadState>,
     moved_at: Cell<Instant>,
     is_over: Cell<bool>,
 }
 
-#[derive(Debug, Default)]
-struct Copied {
-    first: Bytes,
-    more: Vec<u8>,
-    room: usize,
+/// Where a request's body comes from.
+#[derive(Debug)]
+enum Source {
+    /// After its head, on the client's connection.
+    Wire(Rc<Wire>),
+    /// On a stream of HTTP/2.
+    Stream(RefCell<Incoming>),
+}
+
+#[derive(Debug)]
+struct UploadState {
+    decoder: Decoder,
+    /// The client waits to be told that its body is wanted.
+    awaits_continue: bool,
+    kept: Vec<u8>,
+    kept_max: usize,
+}
+
+impl UploadState {
+    fn keep(&mut self, part: &[u8]) {
+        let room = self.kept_max - self.kept.len();
+        self.kept.extend_from_slice(&part[..part.len().min(room)]);
+    }
 }
 
 impl Upload {
-    /// Keeps at most `bytes_max` of what passes of a body.
-    pub fn of(body: &Incoming, bytes_max: usize, began: Instant) -> Rc<Self> {
-        let copied = RefCell::new(Copied { room: bytes_max, ..Copied::default() });
-        Rc::new(Self { copied, moved_at: Cell::new(began), is_over: Cell::new(body.is_end_stream()) })
+    /// The body after a head that was read from a client.
+    pub fn new(client: &Rc<Wire>, head: &Head, framing: Framing, began: Instant) -> Rc<Self> {
+        let awaits_continue = head.has_token(Known::Expect, "100-continue") && !head.is_http_10();
+        Self::from(Source::Wire(client.clone()), awaits_continue, head, framing, began)
     }
 
-    fn add(&self, chunk: &Bytes) {
-        let mut copied = self.copied.borrow_mut();
-        let part = chunk.slice(..chunk.len().min(copied.room));
-        copied.room -= part.len();
-        if copied.first.is_empty() {
-            copied.first = part;
-        } else {
-            copied.more.extend_from_slice(&part);
-        }
+    /// The body of a request on a stream of HTTP/2.
+    pub fn of_stream(incoming: Incoming, head: &Head, framing: Framing, began: Instant) -> Rc<Self> {
+        Self::from(Source::Stream(RefCell::new(incoming)), false, head, framing, began)
     }
 
-    /// What was kept so far. One chunk, as most requests are, was never really copied.
-    pub fn take(&self) -> Bytes {
-        let mut copied = self.copied.borrow_mut();
-        let first = std::mem::take(&mut copied.first);
-        match copied.more.is_empty() {
-            true => first,
-            false => [&first[..], &std::mem::take(&mut copied.more)].concat().into(),
-        }
+    fn from(source: Source, awaits_continue: bool, head: &Head, framing: Framing, began: Instant) -> Rc<Self> {
+        let decoder = Decoder::new(framing);
+        let is_over = Cell::new(decoder.is_over());
+        let state = RefCell::new(UploadState { decoder, awaits_continue, kept: Vec::new(), kept_max: 0 });
+        let outgoing = Outgoing::of_request(framing);
+        let announcing = head.has(Known::Trailer).then(|| head.clone());
+        Rc::new(Self { source, outgoing, announcing, state, moved_at: Cell::new(began), is_over })
     }
 
-    /// All of it went to the node.
+    /// Keeps at most so many bytes of its start.
+    pub fn keep(&self, bytes_max: usize) {
+        self.state.borrow_mut().kept_max = bytes_max;
+    }
+
+    /// All of it was taken.
     pub fn is_over(&self) -> bool {
         self.is_over.get()
     }
 
-    /// When its last part went to the node; at first, when the exchange began.
+    /// When its last part came; at first, when the exchange began.
     pub fn moved_at(&self) -> Instant {
         self.moved_at.get()
     }
-}
 
-/// A request's body toward the node.
-#[derive(Debug)]
-pub enum RequestBody {
-    /// As it comes from the client.
-    Client {
-        /// From the client.
-        incoming: Incoming,
-        /// Who watches it.
-        upload: Rc<Upload>,
-        /// Of the task that puts it in and takes it out.
-        bell: Arc<Doorbell>,
-        /// Gives up when no byte moves.
-        idle: Idle,
-    },
-    /// None.
-    Empty,
-}
-
-impl RequestBody {
-    /// What is known of it while it is under way.
-    pub fn upload(&self) -> Option<&Rc<Upload>> {
-        match self {
-            Self::Client { upload, .. } => Some(upload),
-            Self::Empty => None,
-        }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Self::Client { incoming, upload, bell, idle } = self.get_mut() else { return Poll::Ready(None) };
-        let (came, rung) = bell.muffle(|| Pin::new(&mut *incoming).poll_frame(context));
-        if rung && !incoming.is_end_stream() {
-            bell.ring(); // there is more to put in
-        }
-        let frame = ready!(idle.watch(context, came));
-        upload.is_over.set(frame.is_none() || incoming.is_end_stream());
-        if !upload.is_over() {
-            upload.moved_at.set(Instant::now()); // more is to come: it may take long
-        }
-        if let Some(chunk) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
-            upload.add(chunk);
-        }
-        Poll::Ready(frame)
+    /// What was kept so far.
+    pub fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.state.borrow_mut().kept)
     }
 
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Client { incoming, .. } => incoming.is_end_stream(),
-            Self::Empty => true,
+    /// Writes what has come with the head behind it, so that small requests are one piece.
+    ///
+    /// # Errors
+    /// Where it is no body.
+    pub fn start(&self, out: &mut Vec<u8>) -> Result<(), Error> {
+        let Source::Wire(client) = &self.source else { return Ok(()) };
+        if self.is_over() || client.is_blank() {
+            return Ok(());
+        }
+        // What has come is handed over at once: nothing waits, so nobody needs waking.
+        let mut nobody = Context::from_waker(Waker::noop());
+        let part = self.poll_take(&mut nobody, |part, last| {
+            self.outgoing.append(out, part);
+            out.extend_from_slice(last);
+        });
+        match part {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
         }
     }
 
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Client { incoming, .. } => incoming.size_hint(),
-            Self::Empty => SizeHint::with_exact(0),
-        }
-    }
-}
-
-/// Watches a body for standing still. The timer is made at the first pause: most bodies have none.
-#[derive(Debug)]
-pub struct Idle {
-    timeout: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-/// What a body gives.
-type Given = Option<Result<Frame<Bytes>, Error>>;
-
-impl Idle {
-    /// A body may stand still for `timeout`.
-    pub fn new(timeout: Duration) -> Self {
-        Self { timeout, timer: None }
-    }
-
-    /// Passes on what came; where nothing did, that is an error after too long.
-    fn watch(&mut self, context: &mut Context<'_>, came: Poll<Option<hyper::Result<Frame<Bytes>>>>) -> Poll<Given> {
-        if let Poll::Ready(frame) = came {
-            if let Some(timer) = &mut self.timer {
-                timer.as_mut().reset(Instant::now() + self.timeout);
+    /// Moves on what has come. Ready when all of it went out.
+    ///
+    /// # Errors
+    /// Of the client's side in `Err`; of the node's in `Ok(Err)`.
+    pub fn poll_pump(&self, context: &mut Context<'_>, node: &Wire) -> Poll<Result<io::Result<()>, Error>> {
+        loop {
+            if let Err(error) = ready!(node.poll_flush(context)) {
+                return Poll::Ready(Ok(Err(error)));
             }
-            return Poll::Ready(frame.map(|frame| frame.map_err(Error::Broken)));
+            if self.is_over() {
+                return Poll::Ready(Ok(Ok(())));
+            }
+            if let Source::Wire(client) = &self.source {
+                if std::mem::take(&mut self.state.borrow_mut().awaits_continue) && client.is_blank() {
+                    client.send(context, [b"HTTP/1.1 100 Continue\r\n\r\n"]).map_err(Error::Broken)?;
+                }
+                if let Poll::Ready(Err(error)) = client.poll_flush(context) {
+                    return Poll::Ready(Err(error.into()));
+                }
+            }
+            let mut waker = Context::from_waker(context.waker());
+            let mut sent = Ok(());
+            ready!(self.poll_take(context, |part, last| {
+                sent = self.outgoing.send(node, &mut waker, &mut Vec::new(), part, last);
+            }))?;
+            if let Err(error) = sent {
+                return Poll::Ready(Ok(Err(error)));
+            }
         }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout)));
-        timer.as_mut().poll(context).map(|()| Some(Err(Error::Stalled)))
+    }
+
+    /// Takes the next part, and with the last one what follows it.
+    fn poll_take(&self, context: &mut Context<'_>, give: impl FnOnce(&[u8], &[u8])) -> Poll<Result<(), Error>> {
+        let is_over = match &self.source {
+            Source::Wire(client) => ready!(self.poll_take_wire(client, context, give))?,
+            Source::Stream(incoming) => ready!(self.poll_take_stream(&mut incoming.borrow_mut(), context, give))?,
+        };
+        self.is_over.set(is_over);
+        if !is_over {
+            self.moved_at.set(Instant::now()); // more is to come: it may take long
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_take_wire(
+        &self,
+        client: &Wire,
+        context: &mut Context<'_>,
+        give: impl FnOnce(&[u8], &[u8]),
+    ) -> Poll<Result<bool, Error>> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let taken = client.poll_part(context, |bytes| {
+            if bytes.is_empty() {
+                return (0, Err(Error::BrokeOff));
+            }
+            let decoded = match state.decoder.decode(bytes) {
+                Ok(decoded) => decoded,
+                Err(ambiguous) => return (0, Err(ambiguous.into())),
+            };
+            let part = &bytes[..decoded.data];
+            state.keep(part);
+            let is_over = state.decoder.is_over();
+            let last = if is_over { self.last(&state.decoder.take_trailer()) } else { Vec::new() };
+            give(part, &last);
+            (decoded.used, Ok(is_over))
+        });
+        taken.map(|taken| taken?)
+    }
+
+    /// HTTP/2 has framed it: what came of it is all that its sender meant.
+    fn poll_take_stream(
+        &self,
+        incoming: &mut Incoming,
+        context: &mut Context<'_>,
+        give: impl FnOnce(&[u8], &[u8]),
+    ) -> Poll<Result<bool, Error>> {
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(context)).transpose().map_err(io::Error::other)?;
+        let trailers = match frame.map(Frame::into_data) {
+            Some(Ok(part)) => {
+                self.state.borrow_mut().keep(&part);
+                let is_over = incoming.is_end_stream();
+                give(&part, &if is_over { self.last(&[]) } else { Vec::new() });
+                return Poll::Ready(Ok(is_over));
+            }
+            Some(Err(frame)) => frame.into_trailers().unwrap_or_default(),
+            None => HeaderMap::new(),
+        };
+        let mut section = Vec::new();
+        for (name, value) in &trailers {
+            section.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        if !section.is_empty() {
+            section.extend_from_slice(b"\r\n");
+        }
+        give(&[], &self.last(&section));
+        Poll::Ready(Ok(true))
+    }
+
+    fn last(&self, trailer: &[u8]) -> Vec<u8> {
+        self.outgoing.last(&announced(self.announcing.as_ref(), trailer))
     }
 }
 
 /// An answer's body from a node. The connection goes back to the pool when the end was seen, and only then.
 #[derive(Debug)]
 pub struct NodeBody {
-    incoming: Incoming,
+    decoder: Decoder,
     lease: Option<Lease>,
-    bell: Arc<Doorbell>,
-    idle: Idle,
+}
+
+/// A part of an answer's body.
+#[derive(Debug)]
+pub struct Part<'a> {
+    /// Its bytes.
+    pub bytes: &'a [u8],
+    /// After the last one: the trailer section as it came, empty where there is none.
+    pub end: Option<Vec<u8>>,
 }
 
 impl NodeBody {
     /// The body, and the connection it comes on.
-    pub fn new(incoming: Incoming, lease: Lease, bell: &Arc<Doorbell>, idle_timeout: Duration) -> Self {
-        let idle = Idle::new(idle_timeout);
-        let mut body = Self { incoming, lease: Some(lease), bell: bell.clone(), idle };
-        if body.incoming.is_end_stream() {
-            body.release();
-        }
+    pub fn new(framing: Framing, lease: Lease) -> Self {
+        let mut body = Self { decoder: Decoder::new(framing), lease: Some(lease) };
+        body.let_go();
         body
     }
 
-    /// Of an answer that changes the protocol: it has none, and its connection goes on by itself.
-    pub fn of_upgrade(incoming: Incoming, lease: Lease, bell: &Arc<Doorbell>) -> Self {
-        lease.let_loose();
-        Self { incoming, lease: None, bell: bell.clone(), idle: Idle::new(Duration::MAX) }
+    /// Whether its end was seen.
+    pub fn is_over(&self) -> bool {
+        self.decoder.is_over()
     }
 
-    fn release(&mut self) {
-        if let Some(lease) = self.lease.take() {
+    /// How much is still to come, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        self.decoder.left()
+    }
+
+    /// Hands over the next part. The rest of the request is moved on meanwhile, should there be any.
+    ///
+    /// # Errors
+    /// Where it breaks off. Then the connection is closed.
+    pub fn poll_part<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        take: impl FnOnce(Part<'_>) -> T,
+    ) -> Poll<Result<T, Error>> {
+        let Some(lease) = &self.lease else {
+            return Poll::Ready(match self.is_over() {
+                true => Ok(take(Part { bytes: b"", end: Some(Vec::new()) })),
+                false => Err(Error::BrokeOff),
+            });
+        };
+        lease.pump(context);
+        let decoder = &mut self.decoder;
+        let taken = lease.wire().poll_part(context, |bytes| {
+            if bytes.is_empty() {
+                let end = decoder.ends_here().then(Vec::new).ok_or(Error::BrokeOff);
+                return (0, end.map(|end| take(Part { bytes: b"", end: Some(end) })));
+            }
+            match decoder.decode(bytes) {
+                Ok(decoded) => {
+                    let end = decoder.is_over().then(|| decoder.take_trailer());
+                    (decoded.used, Ok(take(Part { bytes: &bytes[..decoded.data], end })))
+                }
+                Err(ambiguous) => (0, Err(ambiguous.into())),
+            }
+        });
+        let taken = ready!(taken).map_err(Error::Broken).and_then(|taken| taken);
+        if taken.is_err() {
+            self.lease = None;
+        }
+        self.let_go();
+        Poll::Ready(taken)
+    }
+
+    fn let_go(&mut self) {
+        if self.is_over()
+            && let Some(lease) = self.lease.take()
+        {
             lease.give_back();
         }
     }
-
-    /// What has come; if nothing has, the connection is looked at. Only that can bring more, so only it wakes the task.
-    fn poll_incoming(&mut self, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let Self { incoming, lease, bell, .. } = self;
-        let mut nobody = Context::from_waker(Waker::noop());
-        let mut take = || bell.muffle(|| Pin::new(&mut *incoming).poll_frame(&mut nobody)).0;
-        if let Poll::Ready(frame) = take() {
-            return Poll::Ready(frame);
-        }
-        if let Some(lease) = lease {
-            lease.drive(context);
-        }
-        take()
-    }
 }
 
-impl Body for NodeBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Given> {
-        let this = &mut *self;
-        let came = this.poll_incoming(context);
-        let frame = ready!(this.idle.watch(context, came));
-        match &frame {
-            None => this.release(),
-            Some(Err(_)) => drop(this.lease.take()),
-            Some(Ok(_)) if this.incoming.is_end_stream() => this.release(),
-            Some(Ok(_)) => {}
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-/// How a body that broke off is ended. Its error must not overtake its bytes: hyper drops what it has not flushed when a
-/// body fails, so there is one pause between them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Break {
-    /// What came is still to be flushed.
-    Flushing,
-    /// Now the client may see it.
-    Now,
-}
-
-/// An answer's body toward the client.
+/// An answer as it goes to its client.
 #[derive(Debug)]
-pub enum ClientBody {
-    /// Held, read and let go: its bytes, its trailers, whether its framing was by length, and whether its end came.
+pub enum Reply {
+    /// Held, read and let go.
     Held {
-        /// The bytes not yet given out.
+        /// Its head.
+        head: Head,
+        /// How it came.
+        framing: Framing,
+        /// Its body.
         bytes: Bytes,
-        /// After them.
-        trailers: Option<HeaderMap>,
-        /// By Content-Length: its size is told. Else it goes out chunked, as it came.
-        sized: bool,
-        /// It broke off: the client must see that too.
-        broken: Option<Break>,
+        /// The trailer section that came after it, or nothing.
+        trailer: Vec<u8>,
+        /// Whether its end came. Where not, the client must see that too.
+        is_whole: bool,
     },
     /// Straight through, after what was taken from its start.
     Stream {
+        /// Its head.
+        head: Head,
+        /// How it comes.
+        framing: Framing,
         /// What was read before it was let through.
         start: Bytes,
         /// The rest.
-        rest: Box<NodeBody>,
+        rest: NodeBody,
+    },
+    /// The protocol changes: from here on the two connections are joined.
+    Switch {
+        /// The node's 101.
+        head: Head,
+        /// Its connection.
+        lease: Lease,
+        /// With what it is recorded, if it is.
+        watch: Option<Box<Watch>>,
     },
 }
 
-impl ClientBody {
-    /// A body of this proxy's own.
-    pub fn whole(bytes: Bytes) -> Self {
-        Self::Held { bytes, trailers: None, sized: true, broken: None }
+impl Reply {
+    /// An answer of the proxy's own.
+    pub fn own(head: Head, bytes: Bytes) -> Self {
+        let framing = Framing::Length(bytes.len() as u64);
+        Self::Held { head, framing, bytes, trailer: Vec::new(), is_whole: true }
     }
 
-    /// A node's body, untouched.
-    pub fn stream(body: NodeBody) -> Self {
-        Self::Stream { start: Bytes::new(), rest: Box::new(body) }
-    }
-}
-
-impl Body for ClientBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match self.get_mut() {
-            Self::Held { bytes, .. } if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Held { broken: Some(Break::Now), .. } => Poll::Ready(Some(Err(Error::BrokeOff))),
-            Self::Held { broken: broken @ Some(Break::Flushing), .. } => {
-                *broken = Some(Break::Now);
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Self::Held { trailers, .. } => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
-            Self::Stream { start, .. } if !start.is_empty() => {
-                Poll::Ready(Some(Ok(Frame::data(std::mem::take(start)))))
-            }
-            Self::Stream { rest, .. } => Pin::new(&mut **rest).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
+    /// Its head.
+    pub fn head(&self) -> &Head {
         match self {
-            // A chunked body of no bytes still goes out chunked.
-            Self::Held { bytes, trailers, sized, broken } => {
-                *sized && bytes.is_empty() && trailers.is_none() && broken.is_none()
-            }
-            Self::Stream { start, rest } => start.is_empty() && rest.is_end_stream(),
+            Self::Held { head, .. } | Self::Stream { head, .. } | Self::Switch { head, .. } => head,
         }
     }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Held { bytes, sized: true, broken: None, .. } => SizeHint::with_exact(bytes.len() as u64),
-            Self::Held { .. } => SizeHint::default(),
-            Self::Stream { start, rest } => grown(rest.size_hint(), start.len() as u64),
-        }
-    }
-}
-
-fn grown(hint: SizeHint, by: u64) -> SizeHint {
-    let mut grown = SizeHint::new();
-    grown.set_lower(hint.lower() + by);
-    if let Some(upper) = hint.upper() {
-        grown.set_upper(upper + by);
-    }
-    grown
 }

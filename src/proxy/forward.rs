@@ -3,7 +3,7 @@
 //! A request is routed, checked, sent to a node. Answers of other routes stream through. An answer of an inspected route
 //! is held until it was read, and if it brought something new until that is committed; then it goes out as it came.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -11,22 +11,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, TE, UPGRADE};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
+use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
+use super::Config;
 use super::access::Access;
 use super::answer::{self, Reach, Refusal};
-use super::body::{Break, ClientBody, Idle, NodeBody, RequestBody, Upload};
-use super::doorbell::Doorbell;
-use super::headers::{self, Noted, Peer};
+use super::body::{NodeBody, Reply, Upload};
+use super::framing::Framing;
+use super::head::{Head, Known};
+use super::headers::{self, Noted, Peer, Target};
 use super::nodes::Affinity;
 use super::socket::Watch;
 use super::tally::Tally;
 use super::tap::{self, Budget, Share, Taken};
-use super::upstream::{Failure, Lease, Pool};
-use super::{Config, upgrade};
+use super::upstream::{Failure, Lease, Outbound, Pool};
 use crate::gms::{self, Exchange, Operation, Route, RouteClass};
 use crate::recorder::{Recorder, Verdict};
 use crate::store::ExchangeFacts;
@@ -58,61 +57,60 @@ pub struct Gate {
     pub metrics: Arc<Metrics>,
     /// The same of exchanges, found once.
     pub tally: Tally,
-    /// Conversations of this thread that are not at rest.
-    pub warm: Rc<Cell<usize>>,
+}
+
+/// A request that can be forwarded.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Its head.
+    pub head: &'a Head,
+    /// What it asks for.
+    pub target: Target<'a>,
+    /// How its body is framed.
+    pub framing: Framing,
+    /// Its body, under way.
+    pub upload: Rc<Upload>,
+    /// When its head was there.
+    pub began: Instant,
 }
 
 /// One exchange, as far as it is known before the answer.
 struct Asked<'a> {
-    gate: &'a Rc<Gate>,
+    gate: &'a Gate,
+    request: &'a Request<'a>,
     route: Route<'a>,
-    method: Method,
-    uri: &'a Uri,
-    noted: Noted,
+    noted: Noted<'a>,
+    peer: &'a Peer,
     client: IpAddr,
-    bell: &'a Arc<Doorbell>,
-    upload: Rc<Upload>,
     /// The node asked last.
     node: RefCell<Option<Arc<str>>>,
-    began: Instant,
 }
 
 /// Forwards one request and returns the answer for its client.
-///
-/// It is polled in the task of the client's connection, whose `bell` must not ring for what it does itself.
-pub async fn forward(
-    gate: &Rc<Gate>,
-    peer: &Peer,
-    bell: &Arc<Doorbell>,
-    mut request: Request<Incoming>,
-) -> Response<ClientBody> {
-    let uri = request.uri().clone();
-    let route = Route::parse(request.method().as_str(), uri.path(), &gate.config.base_path);
-    let noted = Noted::of(request.headers());
-    let client = headers::forwarded(request.headers_mut(), peer, &gate.config.trusted_proxies);
-    let method = request.method().clone();
-    let began = Instant::now();
-    let kept = if route.is_inspected() { gate.recorder.config().request_bytes_max } else { 0 };
-    let upload = Upload::of(request.body(), kept, began);
-    let asked = Asked { gate, route, method, uri: &uri, noted, client, bell, upload, node: RefCell::default(), began };
+pub async fn forward(gate: &Gate, peer: &Peer, request: &Request<'_>) -> Reply {
+    let Request { head, target, framing, .. } = *request;
+    let route = Route::parse(head.method(), target.path, &gate.config.base_path);
+    if route.is_inspected() {
+        request.upload.keep(gate.recorder.config().request_bytes_max);
+    }
+    let noted = Noted::of(head, framing);
+    let client = peer.client(head, &gate.config.trusted_proxies);
+    let asked = Asked { gate, request, route, noted, peer, client, node: RefCell::default() };
     let mut departure = Departure(Some(asked));
     let asked = departure.0.as_ref().expect("it is taken only below");
 
     let answered = match asked.admit() {
-        Ok(()) => asked.ask(request).await,
+        Ok(()) => asked.ask().await,
         Err(refusal) => Err(asked.refuse(refusal, Reach::NotForwarded)),
     };
-    let response = match answered {
-        Ok((response, upgraded)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            asked.switch(response, upgraded)
-        }
-        Ok((response, _)) if asked.reads(&response) => asked.record(response).await,
-        Ok((response, _)) => response.map(ClientBody::stream),
+    let reply = match answered {
+        Ok((head, lease)) if head.status() == 101 => asked.switch(head, lease),
+        Ok((head, lease)) => asked.answer(head, lease).await,
         Err(refused) => refused,
     };
-    asked.count(&response);
+    asked.count(&reply);
     departure.0 = None;
-    response
+    reply
 }
 
 impl Asked<'_> {
@@ -121,7 +119,7 @@ impl Asked<'_> {
         if self.route.looks_like_chat {
             self.gate.metrics.unrecognised.inc();
             if let Some(not_shown) = UNRECOGNISED.admit(std::time::Instant::now()) {
-                let path = self.uri.path();
+                let path = self.request.target.path;
                 tracing::warn!(path, not_shown, "looks like chat but matches no route: forwarded, not recorded");
             }
         }
@@ -130,7 +128,7 @@ impl Asked<'_> {
         }
         let disconnects = self.route.operation == Some(Operation::Disconnect);
         match () {
-            () if !self.gate.access.admits(&self.route, self.uri.path()) => Err(Refusal::Denied),
+            () if !self.gate.access.admits(&self.route, self.request.target.path) => Err(Refusal::Denied),
             () if self.route.is_inspected() && !disconnects && self.gate.recorder.refuses() => {
                 Err(Refusal::RecordingDown)
             }
@@ -139,39 +137,52 @@ impl Asked<'_> {
     }
 
     /// Sends the request to a node and waits for the head of its answer, within the class's time.
-    async fn ask(
-        &self,
-        request: Request<Incoming>,
-    ) -> Result<(Response<NodeBody>, Option<upgrade::Client>), Response<ClientBody>> {
-        let (request, upgraded) = self.toward_node(request);
-        let affinity = affinity(&self.route, &self.noted, &self.client);
-        let sent = self.in_time(self.gate.pool.send(request, affinity.as_affinity(), &self.node, self.bell)).await;
-        let failure = match sent {
-            Some(Ok((response, lease))) => return Ok((self.answered(response, lease), upgraded)),
+    async fn ask(&self) -> Result<(Head, Lease), Reply> {
+        let Request { head, target, framing, upload, .. } = self.request;
+        let mut bytes = headers::toward_node(head, target, &self.noted, self.peer, *framing);
+        if upload.start(&mut bytes).is_err() {
+            return Err(self.refuse(Refusal::BadRequest, Reach::NotForwarded));
+        }
+        let has_body = !matches!(framing, Framing::None | Framing::Length(0));
+        let is_safe = matches!(head.method(), "GET" | "HEAD" | "OPTIONS") && !has_body;
+        let outbound = Outbound { bytes, upload: upload.clone(), is_safe };
+        let key = affinity(&self.route, &self.noted, &self.client);
+        let failure = match self.in_time(self.gate.pool.send(&outbound, key.as_affinity(), &self.node)).await {
+            Some(Ok((head, lease))) => {
+                self.remember_session(&head);
+                return Ok((head, lease));
+            }
             Some(Err(failure)) => failure,
             None if self.node.borrow().is_none() => {
                 Failure { refusal: Refusal::NoNode, reach: Reach::NotForwarded, node: None }
             }
-            None => Failure { refusal: Refusal::NoAnswer, reach: Reach::MayHaveActed, node: self.node.take() },
+            None => {
+                let refusal = if upload.is_over() { Refusal::NoAnswer } else { Refusal::LateRequest };
+                Failure { refusal, reach: Reach::MayHaveActed, node: self.node.take() }
+            }
         };
         self.node.replace(failure.node);
         Err(self.refuse(failure.refusal, failure.reach))
     }
 
-    /// The head of an answer, as it goes on from here.
-    fn answered(&self, response: Response<Incoming>, lease: Lease) -> Response<NodeBody> {
-        if let (Some(cookie), Some(node)) =
-            (headers::given_cookie(response.headers(), SESSION_COOKIE), &*self.node.borrow())
-        {
+    /// A node that gives a CometD session its cookie alone knows that session.
+    fn remember_session(&self, head: &Head) {
+        if let (Some(cookie), Some(node)) = (headers::given_cookie(head, SESSION_COOKIE), &*self.node.borrow()) {
             self.gate.pool.nodes().remember_session(cookie, node);
         }
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return response.map(|body| NodeBody::of_upgrade(body, lease, self.bell));
+    }
+
+    /// From the head of an answer to what the client gets.
+    async fn answer(&self, head: Head, lease: Lease) -> Reply {
+        let Ok(framing) = Framing::of_answer(&head, self.request.head.method()) else {
+            return self.refuse(Refusal::BrokenAnswer, Reach::MayHaveActed);
+        };
+        let body = NodeBody::new(framing, lease);
+        if self.reads(&head) {
+            self.record(head, framing, body).await
+        } else {
+            Reply::Stream { head, framing, start: Bytes::new(), rest: body }
         }
-        let mut response =
-            response.map(|body| NodeBody::new(body, lease, self.bell, self.gate.config.body_idle_timeout));
-        headers::strip_hop_by_hop(response.headers_mut());
-        response
     }
 
     /// Waits for something within the class's time. A long upload that has moved on meanwhile has more of it.
@@ -186,88 +197,59 @@ impl Asked<'_> {
         }
     }
 
-    /// The request as the node gets it (R1).
-    fn toward_node(&self, request: Request<Incoming>) -> (Request<RequestBody>, Option<upgrade::Client>) {
-        let (mut parts, incoming) = request.into_parts();
-        headers::strip_hop_by_hop(&mut parts.headers);
-        if self.noted.takes_trailers {
-            parts.headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
-        if let Some(protocol) = &self.noted.upgrade {
-            parts.headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(UPGRADE, protocol.clone());
-        }
-        parts.version = Version::HTTP_11;
-        if parts.uri.authority().is_some() {
-            let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()); // absolute form
-            parts.uri = path.parse().unwrap_or_default();
-        }
-        let upgraded = self.noted.upgrade.is_some().then(|| upgrade::Client::take(&mut parts));
-        let idle = Idle::new(self.gate.config.body_idle_timeout);
-        let (upload, bell) = (self.upload.clone(), self.bell.clone());
-        (Request::from_parts(parts, RequestBody::Client { incoming, upload, bell, idle }), upgraded)
-    }
-
     /// Is the answer one to hold and read?
-    fn reads(&self, response: &Response<NodeBody>) -> bool {
-        self.route.is_inspected() && self.method != Method::HEAD && response.status() != StatusCode::NOT_MODIFIED
+    fn reads(&self, answer: &Head) -> bool {
+        self.route.is_inspected() && self.request.head.method() != "HEAD" && answer.status() != 304
     }
 
     /// Holds the answer until it was read, and if need be until it is committed. Then it goes out as it came.
-    async fn record(&self, response: Response<NodeBody>) -> Response<ClientBody> {
-        let (head, body) = response.into_parts();
-        let encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    async fn record(&self, head: Head, framing: Framing, body: NodeBody) -> Reply {
+        let encoding = head.value(Known::ContentEncoding);
         let could_be_file = self.route.may_be_file();
         let mut share = Share::of(&self.gate.budget);
         let taken = tap::take(body, &mut share, |start| could_be_file && !gms::could_be_answer(start, encoding));
         let Some(taken) = self.in_time(taken).await else {
             return self.refuse(Refusal::NoAnswer, Reach::Executed);
         };
-        let (bytes, trailers, whole) = match taken {
-            Taken::Whole { bytes, trailers } => (bytes, trailers, true),
+        let (bytes, trailer, is_whole) = match taken {
+            Taken::Whole { bytes, trailer } => (bytes, trailer, true),
             Taken::Broken { bytes } if bytes.is_empty() => {
                 return self.refuse(Refusal::BrokenAnswer, Reach::MayHaveActed);
             }
-            Taken::Broken { bytes } => (bytes, None, false),
-            Taken::File { start, rest } => return Response::from_parts(head, ClientBody::Stream { start, rest }),
-            Taken::TooLarge { start, rest } => return self.pass_unread(head, start, rest),
+            Taken::Broken { bytes } => (bytes, Vec::new(), false),
+            Taken::File { start, rest } => return Reply::Stream { head, framing, start, rest },
+            Taken::TooLarge { start, rest } => return self.pass_unread(head, framing, start, rest),
         };
-        if self.keep(&head, &bytes, whole).await == Verdict::Refuse
+        if self.keep(&head, &bytes, is_whole).await == Verdict::Refuse
             && self.route.operation != Some(Operation::Disconnect)
         {
             return self.refuse(Refusal::NotRecorded, Reach::Executed);
         }
-        let sized = head.headers.contains_key(CONTENT_LENGTH);
-        Response::from_parts(
-            head,
-            ClientBody::Held { bytes, trailers, sized, broken: (!whole).then_some(Break::Flushing) },
-        )
+        Reply::Held { head, framing, bytes, trailer, is_whole }
     }
 
     /// Reads an answer, unless the same one to the same request was read before and is on disk; has what is new recorded.
-    async fn keep(&self, head: &http::response::Parts, body: &[u8], whole: bool) -> Verdict {
+    async fn keep(&self, head: &Head, body: &[u8], whole: bool) -> Verdict {
         let recorder = &self.gate.recorder;
-        let request_body = self.upload.take();
-        let content_type = self.noted.content_type.as_ref().and_then(|value| value.to_str().ok());
-        let content_encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+        let request_body = self.request.upload.take();
         let exchange = Exchange {
             route: &self.route,
-            query: self.uri.query(),
-            request_content_type: content_type,
+            query: self.request.target.query,
+            request_content_type: self.noted.content_type,
             request_body: &request_body,
             credentials: &[],
-            status: head.status.as_u16(),
-            content_encoding,
+            status: head.status(),
+            content_encoding: head.value(Known::ContentEncoding),
             body,
             body_complete: whole,
         };
         let node = self.node.borrow().clone();
-        let key = recorder.answer_key(self.method.as_str(), self.uri.path(), &exchange);
+        let key = recorder.answer_key(self.request.head.method(), self.request.target.path, &exchange);
         let wait_max = recorder.config().commit_wait_max.min(self.time_left().max(COMMIT_WAIT_MIN));
         if whole && let Some(recorded) = recorder.recognise(&key, node.as_ref()) {
             return recorder.wait(recorded, wait_max).await;
         }
-        let secrets = self.noted.credentials(&head.headers);
+        let secrets = self.noted.credentials(head);
         let exchange = Exchange { credentials: &secrets, ..exchange };
         let observation = gms::inspect(&exchange, recorder.policy(), &|chat_id| recorder.known_secrets(chat_id));
         let recorded = recorder.observe(observation, key, node.as_ref(), || self.facts());
@@ -275,54 +257,47 @@ impl Asked<'_> {
     }
 
     /// An answer over the bounds: streamed under `pass`, refused under `refuse`.
-    fn pass_unread(
-        &self,
-        head: http::response::Parts,
-        start: bytes::Bytes,
-        rest: Box<NodeBody>,
-    ) -> Response<ClientBody> {
+    fn pass_unread(&self, head: Head, framing: Framing, start: Bytes, rest: NodeBody) -> Reply {
         self.gate.metrics.uninspected.inc();
         self.gate.recorder.find(tap::too_large(&self.route, start.len()), &self.facts());
         match self.gate.recorder.passes_unrecorded() {
-            true => Response::from_parts(head, ClientBody::Stream { start, rest }),
+            true => Reply::Stream { head, framing, start, rest },
             false => self.refuse(Refusal::TooLarge, Reach::Executed),
         }
     }
 
-    fn switch(&self, response: Response<NodeBody>, upgraded: Option<upgrade::Client>) -> Response<ClientBody> {
-        match upgraded {
-            Some(client) => {
-                let watch = self.watch(response.headers());
-                upgrade::join(client, response, watch, self.gate.config.websocket_idle_timeout)
-            }
+    fn switch(&self, head: Head, lease: Lease) -> Reply {
+        match self.noted.upgrade {
+            Some(protocol) => Reply::Switch { watch: self.watch(protocol, &head), head, lease },
             None => self.refuse(Refusal::BrokenAnswer, Reach::MayHaveActed), // a 101 that nobody asked for
         }
     }
 
     /// With what a WebSocket is recorded, if it is CometD's.
-    fn watch(&self, answer: &HeaderMap) -> Option<Watch> {
-        let is_websocket = |protocol: &HeaderValue| protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
-        let is_ours = self.route.class == RouteClass::Cometd && self.noted.upgrade.as_ref().is_some_and(is_websocket);
+    fn watch(&self, protocol: &str, answer: &Head) -> Option<Box<Watch>> {
+        let is_ours = self.route.class == RouteClass::Cometd && protocol.eq_ignore_ascii_case("websocket");
         is_ours.then(|| {
-            let extensions: Vec<&str> = headers::tokens(answer, &SEC_WEBSOCKET_EXTENSIONS).collect();
+            let extensions: Vec<&str> = answer.tokens(Known::WebSocketExtensions).collect();
             let (recorder, budget) = (&self.gate.recorder, &self.gate.budget);
-            Watch::new(recorder, budget, self.facts(), self.noted.credentials(answer), &extensions.join(","))
+            let credentials = self.noted.credentials(answer);
+            Box::new(Watch::new(recorder, budget, self.facts(), credentials, &extensions.join(",")))
         })
     }
 
     /// The proxy's own answer, and its row in the audit.
-    fn refuse(&self, refusal: Refusal, reach: Reach) -> Response<ClientBody> {
+    fn refuse(&self, refusal: Refusal, reach: Reach) -> Reply {
         self.gate.recorder.audit(answer::audited(refusal, reach, &self.route), &self.facts());
-        answer::refuse(refusal, reach, self.noted.origin.as_ref(), &self.gate.config.cors_origins)
+        answer::refuse(refusal, reach, self.noted.origin, &self.gate.config.cors_origins)
     }
 
     /// Chats are measured from their request on. Elsewhere a request may be a long upload: from its last part on.
     fn time_left(&self) -> Duration {
         let config = &self.gate.config;
         let (whole, since) = match self.route.class {
-            RouteClass::Cometd => (config.long_poll_timeout, self.began),
-            RouteClass::Chat if !self.moves_file() => (config.chat_timeout, self.began),
-            _ => (config.other_timeout, self.upload.moved_at()),
+            RouteClass::Cometd => (config.long_poll_timeout, self.request.began),
+            RouteClass::Chat if !self.moves_file() => (config.chat_timeout, self.request.began),
+            _ if self.request.upload.is_over() => (config.other_timeout, self.request.upload.moved_at()),
+            _ => (config.body_idle_timeout.min(config.other_timeout), self.request.upload.moved_at()),
         };
         whole.saturating_sub(since.elapsed())
     }
@@ -334,18 +309,18 @@ impl Asked<'_> {
 
     fn facts(&self) -> Arc<ExchangeFacts> {
         Arc::new(ExchangeFacts {
-            method: self.method.as_str().into(),
-            path: self.uri.path().into(),
+            method: self.request.head.method().into(),
+            path: self.request.target.path.into(),
             node: self.node.borrow().clone(),
             client: self.client.to_string(),
-            request_id: self.noted.request_id.as_ref().and_then(|value| value.to_str().ok()).map(String::from),
-            duration_ms: self.began.elapsed().as_millis() as i64,
+            request_id: self.noted.request_id.map(String::from),
+            duration_ms: self.request.began.elapsed().as_millis() as i64,
         })
     }
 
-    fn count(&self, response: &Response<ClientBody>) {
+    fn count(&self, reply: &Reply) {
         let counted = self.gate.tally.of(self.route.class);
-        counted.answered(response.status().as_u16(), self.began.elapsed());
+        counted.answered(reply.head().status(), self.request.began.elapsed());
     }
 }
 
@@ -370,7 +345,7 @@ enum Key<'a> {
     None,
 }
 
-fn affinity<'a>(route: &'a Route<'_>, noted: &'a Noted, client: &IpAddr) -> Key<'a> {
+fn affinity<'a>(route: &'a Route<'_>, noted: &Noted<'a>, client: &IpAddr) -> Key<'a> {
     match (route.class, route.chat_id.as_deref()) {
         (_, Some(chat_id)) => Key::Chat(chat_id),
         (RouteClass::Cometd | RouteClass::ChatNtf, None) => match noted.cookie(SESSION_COOKIE) {

@@ -1,63 +1,121 @@
-//! Fields on their way through (R1): which go, which are added, which are secret.
+//! Fields on their way through (R1): which go, which are added, which are secret; and what a request must say to be one.
 
 use std::net::IpAddr;
 
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
-    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VIA,
-};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::body::Outgoing;
+use super::framing::{Ambiguous, Framing};
+use super::head::{Head, Known};
 use crate::chat::Secret;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// What a forwarded request is told to have passed, and by which version it came (RFC 9110, section 7.6.3).
+const VIA_HTTP_1: &[u8] = b"1.1 gms-recorder";
+const VIA_HTTP_2: &[u8] = b"2.0 gms-recorder";
 
-/// Of one connection only (RFC 9110, section 7.6.1). `Trailer` passes: it announces what passes too.
-const HOP_BY_HOP: [HeaderName; 6] = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
-
-/// No peer can name these away in its `Connection` field.
-const NEVER_NAMED: [HeaderName; 8] =
-    [HOST, CONTENT_LENGTH, COOKIE, AUTHORIZATION, VIA, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
-
-/// Request fields whose values are credentials. GMS deployments put API keys into the last two.
-const CREDENTIALS: [HeaderName; 4] =
-    [AUTHORIZATION, PROXY_AUTHORIZATION, HeaderName::from_static("x-api-key"), HeaderName::from_static("apikey")];
-
-/// What the proxy itself needs of a request's fields: noted in one pass, before they go to the node.
-#[derive(Debug, Default)]
-pub struct Noted {
-    /// `Content-Type`.
-    pub content_type: Option<HeaderValue>,
-    /// `Origin`.
-    pub origin: Option<HeaderValue>,
-    /// `X-Request-Id`.
-    pub request_id: Option<HeaderValue>,
-    /// The protocol that the client would change to.
-    pub upgrade: Option<HeaderValue>,
-    /// It takes trailers.
-    pub takes_trailers: bool,
-    cookies: Vec<HeaderValue>,
-    credentials: Vec<HeaderValue>,
+/// Why a request is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// None, several, or one that is no authority.
+    #[error("a Host field that is not one host")]
+    Host,
+    /// Neither a path nor our own address before one.
+    #[error("a target that is not a path here")]
+    Target,
+    /// CONNECT and TRACE: a reverse proxy forwards neither.
+    #[error("a method that is not forwarded")]
+    Method,
+    /// Its end cannot be told.
+    #[error("{0}")]
+    Framing(#[from] Ambiguous),
 }
 
-impl Noted {
+/// What a request asks for, as a node is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// Path and query.
+    pub whole: &'a str,
+    /// The path alone.
+    pub path: &'a str,
+    /// What follows the question mark.
+    pub query: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    /// Of a request that can be forwarded (RFC 9112, section 3.2).
+    ///
+    /// # Errors
+    /// Where its target or its Host is not one that every reader reads alike.
+    pub fn of(head: &'a Head) -> Result<Self, Unfit> {
+        if matches!(head.method(), "CONNECT" | "TRACE") {
+            return Err(Unfit::Method);
+        }
+        let mut hosts = head.fields().filter(|(known, ..)| *known == Known::Host).map(|(_, _, value)| value);
+        let host = match (hosts.next(), hosts.next()) {
+            (Some(host), None) if is_authority(host) => Some(host),
+            (None, None) if head.is_http_10() => None,
+            _ => return Err(Unfit::Host),
+        };
+        let target = head.target();
+        let whole = match target.split_once("://") {
+            _ if target.starts_with('/') || (target == "*" && head.method() == "OPTIONS") => target,
+            // The absolute form names the host once more: it must be the same one.
+            Some((scheme, rest)) if ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) => {
+                let path_at = rest.find(['/', '?']).unwrap_or(rest.len());
+                let same = host.is_none_or(|host| host.eq_ignore_ascii_case(&rest.as_bytes()[..path_at]));
+                match (same, &rest[path_at..]) {
+                    (true, "") => "/",
+                    (true, path) if path.starts_with('/') => path,
+                    _ => return Err(Unfit::Target),
+                }
+            }
+            _ => return Err(Unfit::Target),
+        };
+        let (path, query) = whole.split_once('?').map_or((whole, None), |(path, query)| (path, Some(query)));
+        Ok(Self { whole, path, query })
+    }
+}
+
+/// A host and perhaps a port: nothing that another reader could take for user information or a path.
+fn is_authority(host: &[u8]) -> bool {
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(byte);
+    !host.is_empty() && host.iter().all(allowed)
+}
+
+/// What the proxy itself needs of a request's fields: noted in one pass.
+#[derive(Debug, Default)]
+pub struct Noted<'a> {
+    /// `Content-Type`.
+    pub content_type: Option<&'a str>,
+    /// `Origin`.
+    pub origin: Option<&'a str>,
+    /// `X-Request-Id`.
+    pub request_id: Option<&'a str>,
+    /// The protocol that the client would change to: WebSocket, or none. Another one would be traffic unread.
+    pub upgrade: Option<&'a str>,
+    /// It takes trailers.
+    pub takes_trailers: bool,
+    cookies: Vec<&'a str>,
+    credentials: Vec<&'a str>,
+}
+
+impl<'a> Noted<'a> {
     /// Looks through the fields of a request.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn of(head: &'a Head, framing: Framing) -> Self {
         let mut noted = Self::default();
-        for (name, value) in headers {
-            match name {
-                name if name == CONTENT_TYPE => noted.content_type = noted.content_type.or_else(|| Some(value.clone())),
-                name if name == COOKIE => noted.cookies.push(value.clone()),
-                name if name == ORIGIN => noted.origin = Some(value.clone()),
-                name if name == UPGRADE => noted.upgrade = upgrade_of(headers),
-                name if name == TE => noted.takes_trailers = accepts_trailers(headers),
-                name if name == REQUEST_ID => noted.request_id = noted.request_id.or_else(|| Some(value.clone())),
-                name if CREDENTIALS.contains(name) => noted.credentials.push(value.clone()),
+        for (known, _, value) in head.fields() {
+            let text = || std::str::from_utf8(value).ok();
+            match known {
+                Known::ContentType => noted.content_type = noted.content_type.or_else(text),
+                Known::Cookie => noted.cookies.extend(text()),
+                Known::Origin => noted.origin = text(),
+                Known::Upgrade if matches!(framing, Framing::None | Framing::Length(0)) => {
+                    noted.upgrade = upgrade_of(head)
+                }
+                Known::Te => noted.takes_trailers = head.has_token(Known::Te, "trailers"),
+                Known::RequestId => noted.request_id = noted.request_id.or_else(text),
+                Known::Authorization | Known::ProxyAuthorization | Known::ApiKey => noted.credentials.extend(text()),
                 _ => {}
             }
         }
@@ -65,59 +123,68 @@ impl Noted {
     }
 
     /// The value of a cookie.
-    pub fn cookie(&self, name: &str) -> Option<&str> {
-        let lines = self.cookies.iter().filter_map(|value| value.to_str().ok());
-        let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    pub fn cookie(&self, name: &str) -> Option<&'a str> {
+        let mut pairs = self.cookies.iter().flat_map(|line| line.split(';'));
+        pairs.find_map(|pair| pair.trim().split_once('=').filter(|(key, _)| *key == name)).map(|(_, value)| value)
     }
 
     /// The credentials among an exchange's fields: to be scrubbed from whatever is kept of it (R5).
-    pub fn credentials(&self, answer: &HeaderMap) -> Vec<Secret> {
+    pub fn credentials(&self, answer: &Head) -> Vec<Secret> {
         let mut found = Vec::new();
-        for value in self.credentials.iter().filter_map(|value| value.to_str().ok()) {
-            found.extend(Secret::new(value));
+        for value in &self.credentials {
+            found.extend(Secret::new(*value));
             found.extend(value.split_once(' ').and_then(|(_, token)| Secret::new(token.trim())));
         }
-        let sent = self.cookies.iter().filter_map(|value| value.to_str().ok());
-        let given = answer.get_all(SET_COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-        let pairs = sent.flat_map(|line| line.split(';')).chain(given.filter_map(|line| line.split(';').next()));
+        let given = answer.values(Known::SetCookie).filter_map(|line| line.split(';').next());
+        let pairs = self.cookies.iter().flat_map(|line| line.split(';')).chain(given);
         found.extend(pairs.filter_map(|pair| pair.split_once('=')).filter_map(|(_, value)| Secret::new(value.trim())));
         found
     }
 }
 
-/// Removes hop-by-hop fields and those that `Connection` names.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
-        return;
-    }
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
-            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
-            .filter(|name| !NEVER_NAMED.contains(name))
-            .collect();
-        named.iter().for_each(|name| drop(headers.remove(name)));
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-}
-
-/// The comma-separated tokens of a field, all its lines.
-pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
-}
-
-/// Whether the peer takes trailers.
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"))
-}
-
 /// The protocol asked for by an upgrade, if the request asks for one.
-fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
-    let wants = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    headers.get(UPGRADE).filter(|_| wants).cloned()
+fn upgrade_of(head: &Head) -> Option<&str> {
+    let wants = head.method() == "GET" && !head.is_http_10() && head.has_token(Known::Connection, "upgrade");
+    head.value(Known::Upgrade).filter(|protocol| wants && protocol.eq_ignore_ascii_case("websocket"))
+}
+
+/// Whether a field is of one connection only (RFC 9110, section 7.6.1). `Trailer` passes: it announces what passes too.
+fn is_hop_by_hop(known: Known) -> bool {
+    use Known::{Connection, KeepAlive, ProxyConnection, Te, TransferEncoding, Upgrade};
+    matches!(known, Connection | KeepAlive | ProxyConnection | Te | TransferEncoding | Upgrade)
+}
+
+/// Whether a peer may name a field away in its `Connection` field.
+fn is_nameable(known: Known) -> bool {
+    use Known::{Authorization, ContentLength, Cookie, Host, Via, XForwardedFor, XForwardedHost, XForwardedProto};
+    !matches!(
+        known,
+        Host | ContentLength | Cookie | Authorization | Via | XForwardedFor | XForwardedProto | XForwardedHost
+    )
+}
+
+/// Whether a field of a head passes: not those of one connection, and not those that `Connection` names.
+fn passes(head: &Head) -> impl Fn(Known, &[u8]) -> bool {
+    let names = head.has(Known::Connection);
+    move |known, name| {
+        let is_named = || {
+            let name = std::str::from_utf8(name).unwrap_or_default();
+            is_nameable(known) && head.has_token(Known::Connection, name)
+        };
+        !(is_hop_by_hop(known) || names && is_named())
+    }
+}
+
+/// Whether a length stands in an answer's head: where there is one, or where there would be (HEAD, 304).
+fn has_length(head: &Head, outgoing: Outgoing) -> bool {
+    !matches!(outgoing, Outgoing::Chunked | Outgoing::UntilClose) && head.status() != 204
+}
+
+fn write(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Whoever is at the other end of a client's connection: found out once, used for each of its requests.
@@ -125,44 +192,35 @@ fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
 pub struct Peer {
     address: IpAddr,
     /// As X-Forwarded-For names it.
-    field: HeaderValue,
+    field: String,
     /// It is of a trusted network.
     is_believed: bool,
+    /// It came over TLS.
+    is_tls: bool,
+    via: &'static [u8],
 }
 
 impl Peer {
     /// At an address, believed if a trusted network holds it.
-    pub fn new(address: IpAddr, trusted: &[IpNet]) -> Self {
-        let field = HeaderValue::try_from(address.to_string()).expect("an address is a field's value");
-        Self { address, field, is_believed: trusted.iter().any(|network| network.contains(&address)) }
+    pub fn new(address: IpAddr, is_tls: bool, trusted: &[IpNet]) -> Self {
+        let is_believed = trusted.iter().any(|network| network.contains(&address));
+        Self { address, field: address.to_string(), is_believed, is_tls, via: VIA_HTTP_1 }
     }
-}
 
-/// Who the client is, and what the node is told of it.
-///
-/// From a trusted network the fields are believed and added to; from any other they are replaced.
-pub fn forwarded(headers: &mut HeaderMap, peer: &Peer, trusted: &[IpNet]) -> IpAddr {
-    let believed = peer.is_believed;
-    let client = if believed { claimed_client(headers, peer.address, trusted) } else { peer.address };
-    let earlier = believed.then(|| joined(headers, &X_FORWARDED_FOR)).flatten();
-    let chain = earlier.and_then(|earlier| HeaderValue::try_from(format!("{earlier}, {}", peer.address)).ok());
-    headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| peer.field.clone()));
-    if !believed || !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    /// The same, by HTTP/2.
+    pub fn over_http2(self) -> Self {
+        Self { via: VIA_HTTP_2, ..self }
     }
-    if !believed || !headers.contains_key(X_FORWARDED_HOST) {
-        match headers.get(HOST).cloned() {
-            Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
-            None => drop(headers.remove(X_FORWARDED_HOST)),
-        }
+
+    /// Who the client is: from a trusted network as X-Forwarded-For says, from any other the peer itself.
+    pub fn client(&self, head: &Head, trusted: &[IpNet]) -> IpAddr {
+        if self.is_believed { claimed_client(head, self.address, trusted) } else { self.address }
     }
-    headers.append(VIA, HeaderValue::from_static("1.1 gms-recorder"));
-    client
 }
 
 /// The nearest address of X-Forwarded-For that is not one of our own proxies.
-fn claimed_client(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let hops: Vec<IpAddr> = tokens(headers, &X_FORWARDED_FOR).map_while(address).collect();
+fn claimed_client(head: &Head, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let hops: Vec<IpAddr> = head.tokens(Known::XForwardedFor).map_while(address).collect();
     let outside = hops.iter().rev().find(|hop| !trusted.iter().any(|network| network.contains(*hop)));
     outside.or(hops.first()).copied().unwrap_or(peer)
 }
@@ -174,57 +232,167 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.unwrap_or(text).parse().ok().or_else(port_less)
 }
 
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let lines: Vec<&str> = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok()).collect();
-    (!lines.is_empty()).then(|| lines.join(", "))
+/// A request's head as the node gets it. What it is told of the client: from a trusted network the fields are believed
+/// and added to; from any other they are replaced.
+pub fn toward_node(head: &Head, target: &Target<'_>, noted: &Noted<'_>, peer: &Peer, framing: Framing) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(head.method().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(target.whole.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let passes = passes(head);
+    head.copy_lines(&mut out, |known, name| match known {
+        Known::XForwardedFor => false,
+        Known::XForwardedProto | Known::XForwardedHost => peer.is_believed,
+        known => passes(known, name),
+    });
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    for line in head.values(Known::XForwardedFor).filter(|_| peer.is_believed) {
+        out.extend_from_slice(line.as_bytes());
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(peer.field.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    if !(peer.is_believed && head.has(Known::XForwardedProto)) {
+        let scheme: &[u8] = if peer.is_tls { b"https" } else { b"http" };
+        write(&mut out, b"X-Forwarded-Proto", scheme);
+    }
+    if let Some(host) = head.value(Known::Host).filter(|_| !(peer.is_believed && head.has(Known::XForwardedHost))) {
+        write(&mut out, b"X-Forwarded-Host", host.as_bytes());
+    }
+    write(&mut out, b"Via", peer.via);
+    if framing == Framing::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    match noted.upgrade {
+        Some(protocol) => {
+            out.extend_from_slice(b"Connection: upgrade\r\n");
+            write(&mut out, b"Upgrade", protocol.as_bytes());
+        }
+        None if noted.takes_trailers => out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n"),
+        None => {}
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// An answer's head as the client gets it: nothing is added but what this connection needs.
+pub fn toward_client(head: &Head, outgoing: Outgoing, connection: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    let (status, reason) = head.status_and_reason();
+    for piece in [b"HTTP/1.1 ", status, b" ", reason, b"\r\n"] {
+        out.extend_from_slice(piece);
+    }
+    let (passes, has_length) = (passes(head), has_length(head, outgoing));
+    head.copy_lines(&mut out, |known, name| (known != Known::ContentLength || has_length) && passes(known, name));
+    if outgoing == Outgoing::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    if !connection.is_empty() {
+        write(&mut out, b"Connection", connection.as_bytes());
+    }
+    if let Some(protocol) = head.value(Known::Upgrade).filter(|_| head.status() == 101) {
+        write(&mut out, b"Upgrade", protocol.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// An answer's fields as a client of HTTP/2 gets them: all the same, their names lower.
+pub fn toward_http2(head: &Head, outgoing: Outgoing, fields: &mut HeaderMap) {
+    let (passes, has_length) = (passes(head), has_length(head, outgoing));
+    for (known, name, value) in head.fields() {
+        if (known == Known::ContentLength && !has_length) || !passes(known, name) {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            fields.append(name, value);
+        }
+    }
 }
 
 /// The value of a cookie that an answer sets.
-pub fn given_cookie<'a>(answer: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let lines = answer.get_all(SET_COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = lines.filter_map(|line| line.split(';').next()?.trim().split_once('='));
+pub fn given_cookie<'a>(answer: &'a Head, name: &str) -> Option<&'a str> {
+    let mut pairs = answer.values(Known::SetCookie).filter_map(|line| line.split(';').next()?.trim().split_once('='));
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::head::Kind;
     use super::*;
 
-    fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    fn request(lines: &str) -> Head {
+        let text = format!("POST /a HTTP/1.1\r\nHost: gms\r\n{lines}\r\n");
+        Head::parse(text.into(), Kind::Request).expect("a head")
+    }
+
+    fn peer(address: &str, trusted: &[IpNet]) -> Peer {
+        Peer::new(address.parse().expect("an address"), false, trusted)
+    }
+
+    fn sent(head: &Head, peer: &Peer) -> String {
+        let framing = Framing::of_request(head).expect("a framing");
+        let target = Target::of(head).expect("a target");
+        let out = toward_node(head, &target, &Noted::of(head, framing), peer, framing);
+        String::from_utf8(out).expect("text")
     }
 
     #[test]
     fn hop_by_hop_fields_go_and_named_ones_too() {
-        let check = |lines: &[(&'static str, &'static str)], left: &[&str]| {
-            let mut headers = fields(lines);
-            strip_hop_by_hop(&mut headers);
-            let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
-            names.sort_unstable();
-            assert_eq!(names, left, "{lines:?}");
+        let check = |lines: &str, left: &str| {
+            let out = sent(&request(lines), &peer("203.0.113.7", &[]));
+            let own = out.find("X-Forwarded-For").expect("it is told");
+            let expected = format!("POST /a HTTP/1.1\r\nHost: gms\r\n{left}");
+            assert_eq!(out[..own], expected, "{lines:?}");
         };
-        check(&[("connection", "close"), ("x-a", "1")], &["x-a"]);
-        check(&[("connection", "X-A, keep-alive"), ("x-a", "1"), ("x-b", "2")], &["x-b"]);
+        check("Connection: close\r\nX-A: 1\r\n", "X-A: 1\r\n");
+        check("Connection: X-A, keep-alive\r\nx-a: 1\r\nX-b: 2\r\n", "X-b: 2\r\n");
         check(
-            &[("connection", "cookie, authorization"), ("cookie", "a=b"), ("authorization", "x")],
-            &["authorization", "cookie"],
+            "Connection: cookie, host\r\nConnection: authorization\r\nCookie: a=b\r\nAuthorization: x\r\n",
+            "Cookie: a=b\r\nAuthorization: x\r\n",
         );
-        check(&[("connection", "content-length"), ("content-length", "5")], &["content-length"]);
-        check(&[("te", "trailers"), ("trailer", "x-sum"), ("upgrade", "h2c"), ("keep-alive", "5")], &["trailer"]);
+        check("Connection: content-length\r\nContent-Length: 5\r\n", "Content-Length: 5\r\n");
+        check("TE: gzip\r\nTrailer: X-Sum\r\nUpgrade: h2c\r\nKeep-Alive: 5\r\n", "Trailer: X-Sum\r\n");
+        check("Transfer-Encoding: chunked\r\nProxy-Connection: x\r\n", "");
+    }
+
+    #[test]
+    fn requests_that_hosts_read_differently_are_unfit() {
+        let check = |text: &str, expected: Result<&str, Unfit>| {
+            let head = Head::parse(text.to_string().into(), Kind::Request).expect("a head");
+            assert_eq!(Target::of(&head).map(|target| target.whole), expected, "{text:?}");
+        };
+        check("GET /a?b HTTP/1.1\r\nHost: a\r\n\r\n", Ok("/a?b"));
+        check("GET //a HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Ok("//a"));
+        check("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Ok("*"));
+        check("GET HTTP://a:80/b HTTP/1.1\r\nHost: A:80\r\n\r\n", Ok("/b"));
+        check("GET http://a HTTP/1.1\r\nHost: a\r\n\r\n", Ok("/"));
+        check("GET / HTTP/1.0\r\n\r\n", Ok("/"));
+        check("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", Err(Unfit::Target));
+        check("GET http://a?b HTTP/1.1\r\nHost: a\r\n\r\n", Err(Unfit::Target));
+        check("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", Err(Unfit::Target));
+        check("GET a HTTP/1.1\r\nHost: a\r\n\r\n", Err(Unfit::Target));
+        check("GET * HTTP/1.1\r\nHost: a\r\n\r\n", Err(Unfit::Target));
+        check("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", Err(Unfit::Method));
+        check("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", Err(Unfit::Method));
+        check("GET / HTTP/1.1\r\n\r\n", Err(Unfit::Host));
+        check("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Err(Unfit::Host));
+        for host in ["", "a b", "a/b", "u@a", "a,b", "a\u{e9}"] {
+            check(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"), Err(Unfit::Host));
+        }
     }
 
     #[test]
     fn the_client_is_believed_only_from_trusted_networks() {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network")];
-        let check = |peer: &str, sent: Option<&'static str>, client: &str, chain: &str| {
-            let mut headers = HeaderMap::new();
-            if let Some(sent) = sent {
-                headers.insert(X_FORWARDED_FOR, HeaderValue::from_static(sent));
-            }
-            let peer = Peer::new(peer.parse().expect("an address"), &trusted);
-            let found = forwarded(&mut headers, &peer, &trusted);
-            assert_eq!(found.to_string(), client);
-            assert_eq!(headers[X_FORWARDED_FOR], chain);
+        let check = |address: &str, given: Option<&str>, client: &str, chain: &str| {
+            let head = request(&given.map(|chain| format!("x-forwarded-for: {chain}\r\n")).unwrap_or_default());
+            let peer = peer(address, &trusted);
+            assert_eq!(peer.client(&head, &trusted).to_string(), client);
+            let out = sent(&head, &peer);
+            assert!(out.contains(&format!("X-Forwarded-For: {chain}\r\n")), "{out}");
+            assert_eq!(out.to_lowercase().matches("x-forwarded-for").count(), 1, "{out}");
         };
         check("203.0.113.7", None, "203.0.113.7", "203.0.113.7");
         check("203.0.113.7", Some("1.2.3.4"), "203.0.113.7", "203.0.113.7");
@@ -240,16 +408,43 @@ mod tests {
     }
 
     #[test]
+    fn proto_and_host_are_told_and_believed_alike() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network")];
+        let head = request("X-Forwarded-Proto: https\r\nX-Forwarded-Host: shop\r\nVia: 1.1 edge\r\n");
+        let believed = sent(&head, &peer("10.0.0.1", &trusted));
+        assert!(believed.contains("X-Forwarded-Proto: https\r\nX-Forwarded-Host: shop\r\nVia: 1.1 edge\r\n"));
+        assert!(!believed.contains("X-Forwarded-Proto: http\r\n") && !believed.contains("X-Forwarded-Host: gms"));
+        let replaced = sent(&head, &peer("203.0.113.7", &trusted));
+        assert!(replaced.contains("X-Forwarded-Proto: http\r\nX-Forwarded-Host: gms\r\nVia: 1.1 gms-recorder\r\n"));
+        assert!(!replaced.contains("https") && !replaced.contains("shop"));
+    }
+
+    #[test]
+    fn only_a_websocket_upgrades() {
+        let check = |method: &str, lines: &str, upgrade: Option<&str>| {
+            let text = format!("{method} / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+            let head = Head::parse(text.into(), Kind::Request).expect("a head");
+            let framing = Framing::of_request(&head).expect("a framing");
+            assert_eq!(Noted::of(&head, framing).upgrade, upgrade, "{lines:?}");
+        };
+        check("GET", "Connection: Upgrade\r\nUpgrade: WebSocket\r\n", Some("WebSocket"));
+        check("GET", "Upgrade: websocket\r\n", None);
+        check("GET", "Connection: upgrade\r\nUpgrade: h2c\r\n", None);
+        check("POST", "Connection: upgrade\r\nUpgrade: websocket\r\n", None);
+        check("GET", "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n", None);
+    }
+
+    #[test]
     fn credentials_are_found_in_both_directions() {
-        let request = fields(&[
-            ("authorization", "Basic dXNlcjpwYXNz"),
-            ("cookie", "a=one; BAYEUX_BROWSER=two"),
-            ("apikey", "three"),
-        ]);
-        let answer = fields(&[("set-cookie", "JSESSIONID=four; Path=/genesys")]);
-        let noted = Noted::of(&request);
+        let request =
+            request("Authorization: Basic dXNlcjpwYXNz\r\nCookie: a=one; BAYEUX_BROWSER=two\r\nApiKey: three\r\n");
+        let answer =
+            Head::parse("HTTP/1.1 200 OK\r\nSet-Cookie: JSESSIONID=four; Path=/genesys\r\n\r\n".into(), Kind::Answer);
+        let answer = answer.expect("a head");
+        let noted = Noted::of(&request, Framing::None);
         let found: Vec<String> = noted.credentials(&answer).iter().map(|s| s.expose().to_string()).collect();
         assert_eq!(found, ["Basic dXNlcjpwYXNz", "dXNlcjpwYXNz", "three", "one", "two", "four"]);
         assert_eq!(noted.cookie("BAYEUX_BROWSER"), Some("two"));
+        assert_eq!(given_cookie(&answer, "JSESSIONID"), Some("four"));
     }
 }

@@ -1,53 +1,44 @@
 //! Accepting clients: a thread for each core, each with its own listener, connections and nothing shared but counters.
 
 use std::cell::Cell;
-use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
-use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
-use tokio::time::{Instant, interval, sleep, timeout_at};
+use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
-use super::Config;
 use super::access::Access;
-use super::body::ClientBody;
-use super::doorbell::Doorbell;
-use super::forward::{Gate, forward};
-use super::gathering::{Gathering, Rest, Unrest};
-use super::headers::Peer;
+use super::client;
+use super::forward::Gate;
+use super::http2;
 use super::nodes::Nodes;
+use super::stream::Stream;
 use super::tally::Tally;
 use super::tap::Budget;
+use super::tls;
 use super::upstream::{Limits, Pool};
+use super::wire::Wire;
+use super::{Config, Http2};
 use crate::recorder::Recorder;
+use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 
 /// Connections the kernel completes for us before they are accepted.
 const BACKLOG: i32 = 4096;
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// A client that asked nothing for this long is at rest: between two polls of a widget.
-const REST_AFTER: Duration = Duration::from_millis(500);
-/// The same where a thread has more conversations than [`WARM_MAX`], so that many clients at once need no more memory
-/// than many one after another: a conversation takes 24 KiB, a client at rest 2.
-const REST_SOON: Duration = Duration::from_millis(50);
-const WARM_MAX: usize = 256;
-/// Fields of one message.
-const FIELDS_MAX: usize = 128;
+const PREFACE_START: &[u8; 6] = b"PRI * ";
+/// Between two looks at a preface that comes in pieces, as hardly any does.
+const PEEK_PAUSE: Duration = Duration::from_millis(10);
+/// A scanner tries many handshakes; a handful a minute show what it is.
+static HANDSHAKES: Repeated = Repeated::new(10, Duration::from_secs(60));
 
 /// What a proxy is started with.
 #[derive(Debug, Clone)]
@@ -58,6 +49,10 @@ pub struct Start {
     pub access: Access,
     /// Where to.
     pub nodes: Arc<Nodes>,
+    /// TLS toward clients; none: clear text.
+    pub tls: Option<tls::Server>,
+    /// TLS toward nodes, where one is reached so.
+    pub node_tls: Option<tls::Connector>,
     /// What is kept.
     pub recorder: Arc<Recorder>,
     /// What is counted.
@@ -156,6 +151,7 @@ async fn serve(
     stopping: watch::Receiver<bool>,
 ) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
+    let tls = start.tls.clone();
     let gate = gate(start, budget);
     let connections_max = gate.config.connections_max.div_ceil(threads);
     let open = Rc::new(Cell::new(0));
@@ -166,7 +162,15 @@ async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) if open.get() < connections_max => {
                     let guest = Guest::enter(&open, &gate.metrics);
-                    tokio::task::spawn_local(converse(gate.clone(), stream, peer, stopping.clone(), guest));
+                    let (gate, tls, stopping) = (gate.clone(), tls.clone(), stopping.clone());
+                    tokio::task::spawn_local(async move {
+                        let _guest = guest;
+                        let Some(stream) = secured(tls, stream, peer, &gate.metrics).await else { return };
+                        match speaks_http2(&stream, &gate.config).await {
+                            true => Box::pin(http2::converse(gate, stream, peer, stopping)).await,
+                            false => client::converse(gate, Wire::new(stream), peer, stopping).await,
+                        }
+                    });
                 }
                 Ok(_) => drop(gate.metrics.connections_refused.inc()),
                 Err(error) => {
@@ -194,154 +198,49 @@ fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
         connections_max: config.node_connections_max,
         retry_after: config.node_retry_after,
     };
-    let pool = Rc::new(Pool::new(start.nodes, limits));
+    let pool = Rc::new(Pool::new(start.nodes, start.node_tls, limits));
     let (tally, recorder, metrics) = (Tally::new(&start.metrics), start.recorder, start.metrics);
-    Rc::new(Gate { config, access: start.access, pool, recorder, budget, metrics, tally, warm: Rc::default() })
+    Rc::new(Gate { config, access: start.access, pool, recorder, budget, metrics, tally })
 }
 
-/// One client's connection, request after request.
-///
-/// A widget asks every few seconds and keeps its connection. While it does not ask, nothing is kept for it but the
-/// stream: what hyper needs for a conversation (two buffers of 8 KiB, the exchange) is let go and made anew.
-async fn converse(gate: Rc<Gate>, stream: TcpStream, peer: SocketAddr, stopping: watch::Receiver<bool>, guest: Guest) {
-    let _guest = guest;
-    let rest = Arc::new(Rest::default());
-    let mut stream = Gathering::new(stream, rest.clone());
-    loop {
-        let (quiet, unread) = match attend(&gate, stream, peer, &rest, stopping.clone()).await {
-            Attended::Ended(Ok(())) => return,
-            Attended::Ended(Err(error)) => return tracing::debug!(%error, %peer, "a client's connection ended"),
-            Attended::AtRest(stream, unread) => (stream, unread),
-        };
-        if unread.is_empty() && !rouse(&quiet, gate.config.client_timeout, stopping.clone()).await {
-            return;
-        }
-        stream = Gathering::resume(quiet, unread, rest.clone());
-    }
-}
-
-/// How a conversation paused.
-enum Attended {
-    Ended(hyper::Result<()>),
-    AtRest(TcpStream, Bytes),
-}
-
-/// Serves a client until it has been at rest for a while.
-async fn attend(
-    gate: &Rc<Gate>,
-    stream: Gathering,
-    peer: SocketAddr,
-    rest: &Arc<Rest>,
-    mut stopping: watch::Receiver<bool>,
-) -> Attended {
-    let bell = Doorbell::new();
-    let waker = Waker::from(bell.clone());
-    let from = Rc::new((Peer::new(peer.ip(), &gate.config.trusted_proxies), bell.clone(), rest.clone()));
-    let timeout = gate.config.client_timeout;
-    let shared = gate.clone();
-    let service = service_fn(move |request| {
-        let (gate, from) = (shared.clone(), from.clone());
-        async move {
-            let unrest = from.2.disturb();
-            let response = forward(&gate, &from.0, &from.1, request).await;
-            Ok::<_, Infallible>(response.map(|body| Lasting { body, _unrest: unrest }))
-        }
-    });
-    let connection = http1::Builder::new()
-        .preserve_header_case(true)
-        .auto_date_header(false)
-        .max_headers(FIELDS_MAX)
-        .timer(TokioTimer::new())
-        .header_read_timeout(timeout)
-        .serve_connection(stream, service)
-        .with_upgrades();
-    let mut connection = Box::new(connection); // so that a task at rest is small
-    let told = stopping.clone();
-    let mut stop = pin!(stopping.wait_for(|stop| *stop));
-    let warm = Warm::enter(&gate.warm);
-    let mut pause = pin!(sleep(warm.rest_after()));
-    let (mut is_listening, mut is_leaving, mut exchanges) = (false, false, None);
-    let ended = poll_fn(|context| {
-        if !is_listening {
-            is_listening = true;
-            // Both keep the waker; from then on a look at each is enough.
-            let _ = stop.as_mut().poll(context);
-            let _ = pause.as_mut().poll(context);
-        }
-        if !is_leaving && told.has_changed().unwrap_or(true) {
-            is_leaving = true;
-            Pin::new(&mut *connection).graceful_shutdown();
-        }
-        if pause.is_elapsed() && !is_leaving {
-            let before = std::mem::replace(&mut exchanges, rest.at_rest());
-            if exchanges.is_some() && exchanges == before {
-                return Poll::Ready(None);
+/// The stream to talk by; none where the client's handshake failed.
+async fn secured(tls: Option<tls::Server>, stream: TcpStream, peer: SocketAddr, metrics: &Metrics) -> Option<Stream> {
+    let Some(tls) = tls else { return Some(Stream::Clear(stream)) };
+    match Box::pin(tls.accept(stream)).await {
+        Ok(stream) => Some(Stream::Tls(Box::new(stream.into()))),
+        Err(error) => {
+            metrics.tls_handshake_errors.inc();
+            if let Some(not_shown) = HANDSHAKES.admit(std::time::Instant::now()) {
+                tracing::info!(%error, %peer, not_shown, "a client's TLS handshake failed");
             }
-            pause.as_mut().reset(Instant::now() + warm.rest_after());
-            let _ = pause.as_mut().poll(context);
+            None
         }
-        bell.poll(&waker, Pin::new(&mut *connection), context).map(Some)
-    });
-    if let Some(ended) = ended.await {
-        return Attended::Ended(ended);
-    }
-    let Some(parts) = connection.into_parts() else { return Attended::Ended(Ok(())) };
-    let (stream, unread) = parts.io.into_inner();
-    Attended::AtRest(stream, Bytes::from([parts.read_buf, unread].concat()))
-}
-
-/// Waits until a client at rest says something. False where it is to be left: too late, gone, or the proxy stops.
-async fn rouse(stream: &TcpStream, timeout: Duration, mut stopping: watch::Receiver<bool>) -> bool {
-    tokio::select! {
-        readable = stream.readable() => readable.is_ok(),
-        () = sleep(timeout) => false,
-        _ = stopping.wait_for(|stop| *stop) => false,
     }
 }
 
-/// An answer's body, as long as which the exchange lasts.
-struct Lasting {
-    body: ClientBody,
-    _unrest: Unrest,
-}
-
-impl Body for Lasting {
-    type Data = Bytes;
-    type Error = super::body::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+/// Whether a client has chosen HTTP/2: in its handshake, or by how it begins, where that is let through.
+async fn speaks_http2(stream: &Stream, config: &Config) -> bool {
+    match stream {
+        Stream::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        Stream::Clear(stream) if config.http2 == Http2::Always => {
+            let begins = Box::pin(begins_with_preface(stream));
+            timeout(config.client_timeout, begins).await.unwrap_or(false)
+        }
+        Stream::Clear(_) => false,
     }
 }
 
-/// Counts a conversation for as long as hyper keeps something for it.
-struct Warm(Rc<Cell<usize>>);
-
-impl Warm {
-    fn enter(warm: &Rc<Cell<usize>>) -> Self {
-        warm.set(warm.get() + 1);
-        Self(warm.clone())
-    }
-
-    fn rest_after(&self) -> Duration {
-        if self.0.get() > WARM_MAX { REST_SOON } else { REST_AFTER }
-    }
-}
-
-impl Drop for Warm {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+/// Looks at the first bytes without taking them. No method of HTTP/1.1 begins as the preface of HTTP/2 does (RFC 9113,
+/// section 3.4).
+async fn begins_with_preface(stream: &TcpStream) -> bool {
+    let mut start = [0; PREFACE_START.len()];
+    loop {
+        match stream.peek(&mut start).await {
+            Ok(0) | Err(_) => return false,
+            Ok(length) if start[..length] != PREFACE_START[..length] => return false,
+            Ok(length) if length == PREFACE_START.len() => return true,
+            Ok(_) => sleep(PEEK_PAUSE).await, // it came in pieces: what has come would be seen again at once
+        }
     }
 }
 

@@ -4,17 +4,22 @@ pub mod access;
 pub mod address;
 mod answer;
 mod body;
-mod doorbell;
+mod client;
 mod forward;
-mod gathering;
+mod framing;
+mod head;
 mod headers;
+mod http2;
 mod listener;
 pub mod nodes;
 mod socket;
+mod stream;
 mod tally;
 mod tap;
+pub mod tls;
 mod upgrade;
 mod upstream;
+mod wire;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -34,7 +39,7 @@ pub use nodes::Nodes;
 pub struct Config {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// The GMS nodes: `http://host:port`, or `name=http://host:port`.
+    /// The GMS nodes: `http://host:port` or `https://host:port`, or `name=http://host:port`.
     pub upstreams: Vec<String>,
     /// The path under which the nodes serve their APIs; recognised, never rewritten.
     pub base_path: String,
@@ -48,6 +53,10 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Threads, each with its own listener and connections; 0: one for each core.
     pub threads: usize,
+    /// Who may speak HTTP/2.
+    pub http2: Http2,
+    /// Requests of one HTTP/2 connection at one time.
+    pub http2_streams_max: u32,
     /// Client connections at one time.
     pub connections_max: usize,
     /// Connections to one node at one time.
@@ -58,7 +67,7 @@ pub struct Config {
     /// How long a node that refused a connection is passed over.
     #[serde(deserialize_with = "units::duration")]
     pub node_retry_after: Duration,
-    /// How long a connection to a node may take.
+    /// How long a connection to a node may take, its TLS handshake included.
     #[serde(deserialize_with = "units::duration")]
     pub connect_timeout: Duration,
     /// From a chat request to its whole answer.
@@ -87,6 +96,29 @@ pub struct Config {
     pub drain_max: Duration,
 }
 
+/// `http2`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Http2 {
+    /// Nobody.
+    Never,
+    /// Clients that choose it in their TLS handshake (ALPN).
+    Tls,
+    /// And those that begin with it in clear text (prior knowledge).
+    Always,
+}
+
+impl Http2 {
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Tls => "tls",
+            Self::Always => "always",
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -98,6 +130,8 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             cors_origins: Vec::new(),
             threads: 0,
+            http2: Http2::Tls,
+            http2_streams_max: 128,
             connections_max: 16_384,
             node_connections_max: 1_024,
             node_idle_timeout: Duration::from_secs(60),

@@ -127,6 +127,9 @@ impl Nodes {
 
     /// The best node not tried yet: well ones before the others; by rendezvous hashing, or by load.
     pub(super) fn choose(&self, affinity: Affinity<'_>, tried: u64) -> Option<usize> {
+        if self.all.len() == 1 {
+            return (tried == 0).then_some(0);
+        }
         let key = match affinity {
             Affinity::Session { cookie, client } => match self.node_of_session(cookie) {
                 Some(index) if tried & (1 << index) == 0 && self.all[index].is_well() => return Some(index),
@@ -168,8 +171,12 @@ mod tests {
     use super::*;
 
     fn nodes(names: &[&str]) -> Nodes {
-        let addresses =
-            names.iter().map(|name| NodeAddress { name: (*name).into(), host: "localhost".into(), port: 1 });
+        let addresses = names.iter().map(|name| NodeAddress {
+            name: (*name).into(),
+            host: "localhost".into(),
+            port: 1,
+            is_tls: false,
+        });
         Nodes::new(addresses.collect(), &Metrics::default())
     }
 

@@ -5,6 +5,7 @@
 //! At rest a connection has no buffer: a read takes place in one on the stack, and what came is copied out of it.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
@@ -142,6 +143,13 @@ impl Watch {
         let row = answer::audited(refusal, reach, self.dialogue.borrow().exchange(b"").route);
         self.recorder.audit(ApiError { http_status: None, ..row }, &self.facts);
         Ended::Told(code)
+    }
+}
+
+/// What was said on it is nobody's to print.
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("facts", &self.facts).finish_non_exhaustive()
     }
 }
 

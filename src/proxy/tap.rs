@@ -1,13 +1,10 @@
 //! Holding an answer: until its end, within a bound for each and a bound for all.
 
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
-use http_body::Body;
-use http_body_util::BodyExt;
+use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::body::NodeBody;
@@ -67,8 +64,8 @@ pub enum Taken {
     Whole {
         /// The body.
         bytes: Bytes,
-        /// What came after it.
-        trailers: Option<HeaderMap>,
+        /// The trailer section that came after it; empty where none did.
+        trailer: Vec<u8>,
     },
     /// Its start; the connection broke.
     Broken {
@@ -80,55 +77,41 @@ pub enum Taken {
         /// What was taken.
         start: Bytes,
         /// The rest, still coming.
-        rest: Box<NodeBody>,
+        rest: NodeBody,
     },
     /// It is over a bound.
     TooLarge {
         /// What was taken.
         start: Bytes,
         /// The rest, still coming.
-        rest: Box<NodeBody>,
+        rest: NodeBody,
     },
 }
 
 /// Takes a body whole, if it may. `is_file` judges its first bytes.
-///
-/// One chunk, as most answers are, is not copied.
 pub async fn take(mut body: NodeBody, share: &mut Share, is_file: impl Fn(&[u8]) -> bool) -> Taken {
-    let whole = body.size_hint().exact().map_or(0, |bytes| (bytes as usize).min(share.budget.one_max));
-    let mut first = Bytes::new();
-    let mut more = BytesMut::new();
-    let mut trailers = None;
-    let joined = |first: Bytes, more: BytesMut| if more.is_empty() { first } else { more.freeze() };
+    let whole = body.left().map_or(0, |bytes| (bytes as usize).min(share.budget.one_max));
+    let mut bytes = Vec::with_capacity(whole);
     loop {
-        let frame = match Pin::new(&mut body).frame().await {
-            None => return Taken::Whole { bytes: joined(first, more), trailers },
-            Some(Err(_)) => return Taken::Broken { bytes: joined(first, more) },
-            Some(Ok(frame)) => frame,
-        };
-        let chunk = match frame.into_data() {
-            Ok(chunk) => chunk,
-            Err(frame) => {
-                trailers = frame.into_trailers().ok();
-                continue;
+        let part = poll_fn(|context| {
+            body.poll_part(context, |part| {
+                bytes.extend_from_slice(part.bytes);
+                (part.bytes.len(), part.end)
+            })
+        });
+        match part.await {
+            Err(_) => return Taken::Broken { bytes: bytes.into() },
+            Ok((length, end)) => {
+                let has_room = share.grow(length);
+                if bytes.len() == length && length > 0 && is_file(&bytes) {
+                    return Taken::File { start: bytes.into(), rest: body };
+                }
+                match end {
+                    _ if !has_room => return Taken::TooLarge { start: bytes.into(), rest: body },
+                    Some(trailer) => return Taken::Whole { bytes: bytes.into(), trailer },
+                    None => {}
+                }
             }
-        };
-        let room = share.grow(chunk.len());
-        if first.is_empty() {
-            let file = is_file(&chunk);
-            first = chunk;
-            if file {
-                return Taken::File { start: first, rest: Box::new(body) };
-            }
-        } else {
-            if more.is_empty() {
-                more.reserve(whole);
-                more.extend_from_slice(&first);
-            }
-            more.extend_from_slice(&chunk);
-        }
-        if !room {
-            return Taken::TooLarge { start: joined(first, more), rest: Box::new(body) };
         }
     }
 }

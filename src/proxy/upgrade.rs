@@ -1,46 +1,35 @@
-//! Connections that change their protocol (WebSocket): two streams joined once the node's 101 is with the client.
+//! Connections that change their protocol (WebSocket): what was an exchange becomes two streams that are joined.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Response;
-use http::request::Parts;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
+use tokio::time::sleep;
 
-use super::body::{ClientBody, NodeBody};
+use super::Config;
 use super::socket::{Side, Watch, relay};
+use super::upstream::Lease;
+use super::wire::Wire;
 
-/// The client's side of an upgrade to come.
-#[derive(Debug)]
-pub struct Client(Option<OnUpgrade>);
+/// No WebSocket ends because the proxy is to stop. Its client is told so long before what still goes on is cut off.
+const TOLD_BEFORE_CUT: Duration = Duration::from_secs(1);
 
-impl Client {
-    /// Takes the upgrade out of the request, so that it does not go to the node's side.
-    pub fn take(parts: &mut Parts) -> Self {
-        Self(parts.extensions.remove::<OnUpgrade>())
-    }
+/// Relays both ways, from what was read ahead on.
+pub async fn join(
+    config: &Config,
+    client: Wire,
+    lease: Lease,
+    watch: Option<Box<Watch>>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let (node, _counted) = lease.into_wire();
+    let stop = async {
+        let _ = stopping.wait_for(|stop| *stop).await; // whoever would tell is gone: stopping, too
+        sleep(config.drain_max.saturating_sub(TOLD_BEFORE_CUT)).await;
+    };
+    relay(side(client), side(node), watch.as_deref(), config.websocket_idle_timeout, stop).await;
 }
 
-/// Answers the client with the node's 101 and relays from then on.
-pub fn join(
-    client: Client,
-    mut response: Response<NodeBody>,
-    watch: Option<Watch>,
-    idle_timeout: Duration,
-) -> Response<ClientBody> {
-    let node = response.extensions_mut().remove::<OnUpgrade>();
-    if let (Some(client), Some(node)) = (client.0, node) {
-        tokio::task::spawn_local(async move {
-            if let (Ok(client), Ok(node)) = tokio::join!(client, node) {
-                // The thread's end ends it: until then it may go on.
-                relay(side(client), side(node), watch.as_ref(), idle_timeout, std::future::pending()).await;
-            }
-        });
-    }
-    response.map(ClientBody::stream)
-}
-
-fn side(upgraded: Upgraded) -> Side<TokioIo<Upgraded>> {
-    Side { stream: TokioIo::new(upgraded), start: Bytes::new() }
+fn side(wire: Wire) -> Side<super::stream::Stream> {
+    let (stream, start) = wire.into_parts();
+    Side { stream, start: start.freeze() }
 }

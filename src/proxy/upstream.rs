@@ -5,30 +5,29 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{self, SendRequest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::answer::{Reach, Refusal};
-use super::body::{Error, RequestBody, Upload};
-use super::doorbell::Doorbell;
-use super::gathering::Gathering;
+use super::body::Upload;
+use super::head::{Head, Kind};
 use super::nodes::{Affinity, Node, Nodes};
+use super::stream::Stream;
+use super::tls::Connector;
+use super::wire::{NoHead, Wire};
 
 /// Idle connections a thread keeps to one node: more than two threads' polls ever need at once.
 const IDLE_MAX: usize = 256;
+/// Interim answers (1xx) before an answer. They are not relayed (R1).
+const INTERIM_MAX: usize = 16;
 
 /// How connections are made and kept.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +46,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Pool {
     nodes: Arc<Nodes>,
+    tls: Option<Connector>,
     limits: Limits,
     idle: RefCell<Vec<VecDeque<Idle>>>,
 }
@@ -57,32 +57,17 @@ struct Idle {
     since: Instant,
 }
 
-/// One connection: the end that takes requests, and what moves its bytes.
+/// One connection, counted for as long as it is open.
+#[derive(Debug)]
 struct Line {
-    sender: SendRequest<RequestBody>,
-    /// Ends when the connection does.
-    driver: Pin<Box<dyn Future<Output = ()>>>,
-    ended: bool,
-}
-
-impl fmt::Debug for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Line").field("ended", &self.ended).finish_non_exhaustive()
-    }
+    wire: Wire,
+    _open: Open,
 }
 
 impl Line {
-    /// Moves what can be moved; the task is woken when more can.
-    fn drive(&mut self, context: &mut Context<'_>) {
-        if !self.ended {
-            self.ended = self.driver.as_mut().poll(context).is_ready();
-        }
-    }
-
-    /// Whether the next request can go out on it: the peer has not closed it, and sent nothing that was not asked for.
-    fn is_ready(&mut self, context: &mut Context<'_>) -> bool {
-        self.drive(context);
-        !self.ended && self.sender.is_ready()
+    /// Whether the next request can go out on it: the node has not closed it, and sent nothing that was not asked for.
+    fn is_quiet(&self) -> bool {
+        self.wire.poll_unquiet(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 }
 
@@ -91,9 +76,23 @@ impl Line {
 pub struct Lease {
     pool: Rc<Pool>,
     index: usize,
+    /// There until it is given back.
     line: Option<Line>,
     upload: Option<Rc<Upload>>,
-    reused: bool,
+    was_used: bool,
+    /// The node will close it, or may.
+    is_last: bool,
+}
+
+/// A request as a node gets it.
+#[derive(Debug)]
+pub struct Outbound {
+    /// Its head, and what has come of its body.
+    pub bytes: Vec<u8>,
+    /// What is still to come of it.
+    pub upload: Rc<Upload>,
+    /// It may be sent once more where it was lost (R2): it is safe, and has no body.
+    pub is_safe: bool,
 }
 
 /// Why no answer came.
@@ -107,11 +106,23 @@ pub struct Failure {
     pub node: Option<Arc<str>>,
 }
 
+/// How an exchange on a connection broke.
+#[derive(Debug, thiserror::Error)]
+enum Break {
+    #[error("nothing was sent: {0}")]
+    Unsent(io::Error),
+    #[error("no byte of an answer came: {0}")]
+    Silent(NoHead),
+    /// Within the answer's head, or by the client within its request.
+    #[error("{0}")]
+    Midway(String, Refusal),
+}
+
 impl Pool {
     /// No connection yet.
-    pub fn new(nodes: Arc<Nodes>, limits: Limits) -> Self {
+    pub fn new(nodes: Arc<Nodes>, tls: Option<Connector>, limits: Limits) -> Self {
         let idle = RefCell::new(nodes.all.iter().map(|_| VecDeque::new()).collect());
-        Self { nodes, limits, idle }
+        Self { nodes, tls, limits, idle }
     }
 
     /// The nodes it leads to.
@@ -128,12 +139,10 @@ impl Pool {
     /// Where no node took it, or its connection broke.
     pub async fn send(
         self: &Rc<Self>,
-        mut request: Request<RequestBody>,
+        request: &Outbound,
         affinity: Affinity<'_>,
         asked: &RefCell<Option<Arc<str>>>,
-        bell: &Doorbell,
-    ) -> Result<(Response<Incoming>, Lease), Failure> {
-        let spare = again_if_lost(&request);
+    ) -> Result<(Head, Lease), Failure> {
         let mut tried = 0_u64;
         let mut full = false;
         while let Some(index) = self.nodes.choose(affinity, tried) {
@@ -146,63 +155,59 @@ impl Pool {
                 }
             };
             asked.replace(Some(self.nodes.all[index].name.clone()));
-            let reused = lease.reused;
-            let mut error = match lease.exchange(request, bell).await {
-                Ok(response) => return Ok((response, lease)),
-                Err(error) => error,
+            let was_used = lease.was_used;
+            let broken = match lease.exchange(request).await {
+                Ok(head) => return Ok((head, lease)),
+                Err(broken) => broken,
             };
             drop(lease);
-            request = match (error.take_message(), &spare) {
-                (Some(unsent), _) if reused => unsent,
-                (Some(unsent), _) => {
-                    tried |= 1 << index;
-                    unsent
+            match broken {
+                Break::Unsent(_) if was_used => {} // a fresh connection to the same node may do
+                Break::Unsent(_) => tried |= 1 << index,
+                Break::Silent(_) if was_used && request.is_safe => {
+                    return Box::pin(self.send_again(request, index)).await;
                 }
-                (None, Some(spare)) if reused => return self.send_again(spare(), index, bell).await,
-                (None, _) => return Err(self.broken(index, error.error())),
-            };
+                broken => return Err(self.broken(index, &broken)),
+            }
         }
         let refusal = if full { Refusal::NodesFull } else { Refusal::NoNode };
         Err(Failure { refusal, reach: Reach::NotForwarded, node: asked.borrow().clone() })
     }
 
     /// The one repetition of a safe request, on a connection of its own.
-    async fn send_again(
-        self: &Rc<Self>,
-        request: Request<RequestBody>,
-        index: usize,
-        bell: &Doorbell,
-    ) -> Result<(Response<Incoming>, Lease), Failure> {
+    async fn send_again(self: &Rc<Self>, request: &Outbound, index: usize) -> Result<(Head, Lease), Failure> {
         let unreachable =
             |refusal| Failure { refusal, reach: Reach::MayHaveActed, node: Some(self.nodes.all[index].name.clone()) };
         let mut lease = self.connect(index).await.map_err(unreachable)?;
-        match lease.exchange(request, bell).await {
-            Ok(response) => Ok((response, lease)),
-            Err(error) => Err(self.broken(index, error.error())),
+        match lease.exchange(request).await {
+            Ok(head) => Ok((head, lease)),
+            Err(broken) => Err(self.broken(index, &broken)),
         }
     }
 
-    fn broken(&self, index: usize, error: &hyper::Error) -> Failure {
+    fn broken(&self, index: usize, broken: &Break) -> Failure {
         let node = &self.nodes.all[index];
-        tracing::debug!(node = &*node.name, %error, "an exchange with a node broke");
-        let client_failed = std::error::Error::source(error).is_some_and(|source| source.is::<Error>());
-        let refusal = if client_failed { Refusal::BadRequest } else { Refusal::BrokenAnswer };
+        tracing::debug!(node = &*node.name, %broken, "an exchange with a node broke");
+        let refusal = match broken {
+            Break::Midway(_, refusal) => *refusal,
+            Break::Unsent(_) | Break::Silent(_) => Refusal::BrokenAnswer,
+        };
         Failure { refusal, reach: Reach::MayHaveActed, node: Some(node.name.clone()) }
     }
 
     /// An idle connection that is still alive, or a new one.
     async fn lease(self: &Rc<Self>, index: usize) -> Result<Lease, Refusal> {
-        match poll_fn(|context| Poll::Ready(self.idle_line(index, context))).await {
+        match self.idle_line(index) {
             Some(line) => Ok(self.leased(index, line, true)),
-            None => self.connect(index).await,
+            None => Box::pin(self.connect(index)).await, // seldom, and large
         }
     }
 
     /// The one used last, so that surplus ones grow old and go.
-    fn idle_line(&self, index: usize, context: &mut Context<'_>) -> Option<Line> {
+    fn idle_line(&self, index: usize) -> Option<Line> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(mut latest) = idle[index].pop_back() {
-            if latest.since.elapsed() <= self.limits.idle_timeout && latest.line.is_ready(context) {
+        while let Some(latest) = idle[index].pop_back() {
+            if latest.since.elapsed() <= self.limits.idle_timeout && latest.line.is_quiet() {
                 return Some(latest.line);
             }
         }
@@ -216,45 +221,46 @@ impl Pool {
             return Err(Refusal::NodesFull);
         }
         let open = Open(node.clone());
-        let target = (node.address.host.as_str(), node.address.port);
-        let connected = timeout(self.limits.connect_timeout, TcpStream::connect(target)).await;
-        let stream = match connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => stream,
+        let connected = timeout(self.limits.connect_timeout, self.reach(&node)).await;
+        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => {
+                node.connected();
+                Ok(self.leased(index, Line { wire: Wire::new(stream), _open: open }, false))
+            }
             Err(error) => {
                 node.failed(self.limits.retry_after, &error);
-                return Err(Refusal::NoNode);
+                Err(Refusal::NoNode)
             }
-        };
-        node.connected();
-        let handshake =
-            http1::Builder::new().preserve_header_case(true).handshake(Gathering::new(stream, Arc::default())).await;
-        let (sender, connection) = handshake.map_err(|_| Refusal::NoNode)?;
-        let driver = Box::pin(async move {
-            let _open = open;
-            let _ = connection.with_upgrades().await; // the exchange on it sees the error
-        });
-        Ok(self.leased(index, Line { sender, driver, ended: false }, false))
+        }
     }
 
-    fn leased(self: &Rc<Self>, index: usize, line: Line, reused: bool) -> Lease {
+    /// A connection of its own, TLS included.
+    async fn reach(&self, node: &Node) -> io::Result<Stream> {
+        let address = &node.address;
+        let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        match &self.tls {
+            Some(tls) if address.is_tls => Ok(Stream::Tls(Box::new(tls.connect(stream, &address.host).await?.into()))),
+            _ => Ok(Stream::Clear(stream)),
+        }
+    }
+
+    fn leased(self: &Rc<Self>, index: usize, line: Line, was_used: bool) -> Lease {
         let node = &self.nodes.all[index];
         node.exchanges.fetch_add(1, Ordering::Relaxed);
         node.at_work.inc();
-        Lease { pool: self.clone(), index, line: Some(line), upload: None, reused }
+        Lease { pool: self.clone(), index, line: Some(line), upload: None, was_used, is_last: false }
     }
 
     /// Lets go of connections that were unused for too long, or that their node has closed.
     pub fn let_go_of_idle(&self) {
-        let mut context = Context::from_waker(Waker::noop());
         for idle in self.idle.borrow_mut().iter_mut() {
-            idle.retain_mut(|connection| {
-                connection.since.elapsed() <= self.limits.idle_timeout && connection.line.is_ready(&mut context)
-            });
+            idle.retain(|idle| idle.since.elapsed() <= self.limits.idle_timeout && idle.line.is_quiet());
         }
     }
 }
 
 /// Counts a connection for as long as it is open.
+#[derive(Debug)]
 struct Open(Arc<Node>);
 
 impl Drop for Open {
@@ -264,52 +270,72 @@ impl Drop for Open {
 }
 
 impl Lease {
+    /// Its connection.
+    pub fn wire(&self) -> &Wire {
+        &self.line.as_ref().expect("a lease has its connection until it is given back").wire
+    }
+
     /// Sends a request and waits for the head of its answer.
-    ///
-    /// Only the driver can bring the answer, and it is polled just before: so the answer itself needs to wake nobody.
-    async fn exchange(
-        &mut self,
-        request: Request<RequestBody>,
-        bell: &Doorbell,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        self.upload = request.body().upload().cloned();
-        let line = self.line.as_mut().expect("a lease has its connection until it is given back");
-        // It is taken up below, by this very task.
-        let (answer, _) = bell.muffle(|| line.sender.try_send_request(request));
-        let mut answer = pin!(answer);
-        let mut ended = line.ended;
-        let outcome = poll_fn(|context| {
-            ended = ended || line.driver.as_mut().poll(context).is_ready();
-            answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    async fn exchange(&mut self, request: &Outbound) -> Result<Head, Break> {
+        let mut is_sent = false;
+        let mut interim = 0;
+        let head = poll_fn(|context| {
+            if !is_sent {
+                self.wire().send(context, [&request.bytes]).map_err(Break::Unsent)?;
+                is_sent = true;
+            }
+            loop {
+                // A node that takes no more may have answered already: its answer counts.
+                if let Poll::Ready(Err(error)) = request.upload.poll_pump(context, self.wire()) {
+                    return Poll::Ready(Err(Break::Midway(error.to_string(), Refusal::BadRequest)));
+                }
+                match ready!(self.wire().poll_head(context, Kind::Answer)) {
+                    Ok(Some(head)) if head.status() == 101 || head.status() >= 200 => return Poll::Ready(Ok(head)),
+                    Ok(Some(_)) if interim < INTERIM_MAX => interim += 1,
+                    Ok(Some(_)) => {
+                        let too_many = "interim answers without an end".into();
+                        return Poll::Ready(Err(Break::Midway(too_many, Refusal::BrokenAnswer)));
+                    }
+                    Ok(None) => {
+                        let ended = io::Error::from(io::ErrorKind::UnexpectedEof);
+                        return Poll::Ready(Err(Break::Silent(ended.into())));
+                    }
+                    Err(error @ NoHead::Broken(_)) if self.wire().is_blank() && interim == 0 => {
+                        return Poll::Ready(Err(Break::Silent(error)));
+                    }
+                    Err(error) => return Poll::Ready(Err(Break::Midway(error.to_string(), Refusal::BrokenAnswer))),
+                }
+            }
         });
-        let outcome = outcome.await;
-        line.ended = ended;
-        outcome
+        let head = head.await?;
+        self.is_last = !head.keeps_alive();
+        self.upload = (!request.upload.is_over()).then(|| request.upload.clone());
+        Ok(head)
     }
 
-    /// Moves the answer's body on. To be polled whenever that body has nothing to give.
-    pub fn drive(&mut self, context: &mut Context<'_>) {
-        if let Some(line) = &mut self.line {
-            line.drive(context);
+    /// Moves on what is left of the request: a node may answer before it has the whole of it.
+    pub fn pump(&self, context: &mut Context<'_>) {
+        if let Some(upload) = &self.upload {
+            let _ = upload.poll_pump(context, self.wire()); // the answer says what became of it
         }
     }
 
-    /// The connection has changed its protocol: it goes on by itself.
-    pub fn let_loose(mut self) {
-        if let Some(line) = self.line.take().filter(|line| !line.ended) {
-            tokio::task::spawn_local(line.driver);
-        }
+    /// The connection has changed its protocol: it is nobody's but the caller's from here on. It stays counted.
+    pub fn into_wire(mut self) -> (Wire, impl Drop + use<>) {
+        let line = self.line.take().expect("a lease has its connection until it is given back");
+        (line.wire, line._open)
     }
 
     /// The exchange is over and its end was seen: the connection may be used again. Not so where the node answered before
-    /// it had the whole request: nobody would drive the rest of that, and the client would wait.
+    /// it had the whole request, said more than was asked, or will close.
     pub fn give_back(mut self) {
         let Some(line) = self.line.take() else { return };
-        if self.upload.take().is_some_and(|upload| !upload.is_over()) {
+        let is_uploading = self.upload.take().is_some_and(|upload| !upload.is_over());
+        if is_uploading || self.is_last || !line.wire.is_blank() || !line.wire.is_flushed() {
             return;
         }
         let mut idle = self.pool.idle.borrow_mut();
-        if !line.ended && idle[self.index].len() < IDLE_MAX {
+        if idle[self.index].len() < IDLE_MAX {
             idle[self.index].push_back(Idle { line, since: Instant::now() });
         }
     }
@@ -321,18 +347,4 @@ impl Drop for Lease {
         node.exchanges.fetch_sub(1, Ordering::Relaxed);
         node.at_work.dec();
     }
-}
-
-/// R2: a safe request without a body can be made anew.
-fn again_if_lost(request: &Request<RequestBody>) -> Option<impl Fn() -> Request<RequestBody> + use<>> {
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if !safe || !http_body::Body::is_end_stream(request.body()) {
-        return None;
-    }
-    let mut head = Request::new(());
-    *head.method_mut() = request.method().clone();
-    *head.uri_mut() = request.uri().clone();
-    *head.headers_mut() = request.headers().clone();
-    *head.extensions_mut() = request.extensions().clone();
-    Some(move || head.clone().map(|()| RequestBody::Empty))
 }

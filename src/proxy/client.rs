@@ -1,0 +1,341 @@
+//! A client's connection, request after request. While the client does not ask, its connection is all that is kept of it.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use super::answer::{self, Reach, Refusal};
+use super::body::{self, NodeBody, Outgoing, Reply, Upload};
+use super::forward::{Gate, Request, forward};
+use super::framing::Framing;
+use super::head::{Head, Kind, Malformed};
+use super::headers::{self, Peer, Target, Unfit};
+use super::socket::Watch;
+use super::upgrade;
+use super::upstream::Lease;
+use super::wire::{NoHead, Wire};
+
+/// A client that has ended its side gets its answer if that comes so soon. Whoever closes altogether looks the same, and a
+/// long-poll must not be kept for them.
+const HALF_CLOSED_MAX: Duration = Duration::from_secs(2);
+/// What a client may still be sending when its connection is closed: read and dropped, so that it reads its answer and is
+/// not cut off by a reset.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 32 << 20;
+
+/// Serves a client until it or the proxy has enough.
+pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: watch::Receiver<bool>) {
+    let peer = Peer::new(peer.ip(), wire.is_tls(), &gate.config.trusted_proxies);
+    let wire = Rc::new(wire);
+    let mut patience = Patience::new(gate.config.client_timeout, stopping.clone());
+    loop {
+        let after = match patience.next(&wire).await {
+            // On the heap, so that a client between two polls takes no room for an exchange.
+            Asked::For(head) => Box::pin(exchange(&gate, &peer, &wire, &head, patience.is_stopping())).await,
+            Asked::Badly(refusal) => Box::pin(refuse(&gate, &wire, refusal)).await,
+            Asked::NothingMore => After::Close,
+        };
+        match after {
+            After::GoOn if !wire.has_ended() => {}
+            After::GoOn | After::Close => return wire.close(),
+            After::Linger => return Box::pin(linger(&wire)).await,
+            After::Switch(lease, watch) => {
+                drop(patience);
+                if let Ok(wire) = Rc::try_unwrap(wire) {
+                    Box::pin(upgrade::join(&gate.config, wire, lease, watch, stopping)).await;
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// What becomes of a connection after an exchange.
+#[derive(Debug)]
+enum After {
+    /// The next request may come.
+    GoOn,
+    /// It is closed.
+    Close,
+    /// It is closed once the client has seen its answer: it may still be sending.
+    Linger,
+    /// It is joined with a node's.
+    Switch(Lease, Option<Box<Watch>>),
+}
+
+/// What came next from a client.
+enum Asked {
+    /// A request.
+    For(Head),
+    /// What is none.
+    Badly(Refusal),
+    /// It went, or was silent for too long, or the proxy stops.
+    NothingMore,
+}
+
+/// How long a client without a request is borne with: some time, and not once the proxy stops.
+struct Patience {
+    timeout: Duration,
+    /// Only ever moved back, which costs no more than a store.
+    deadline: Pin<Box<Sleep>>,
+    stop: Pin<Box<dyn Future<Output = ()>>>,
+    told: watch::Receiver<bool>,
+    is_listening: bool,
+}
+
+impl Patience {
+    fn new(timeout: Duration, mut stopping: watch::Receiver<bool>) -> Self {
+        let told = stopping.clone();
+        let stop = Box::pin(async move { drop(stopping.wait_for(|stop| *stop).await) });
+        Self { timeout, deadline: Box::pin(sleep(timeout)), stop, told, is_listening: false }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.told.has_changed().unwrap_or(true)
+    }
+
+    /// Waits for the next request.
+    async fn next(&mut self, wire: &Wire) -> Asked {
+        self.deadline.as_mut().reset(Instant::now() + self.timeout);
+        poll_fn(|context| {
+            if !self.is_listening {
+                self.is_listening = true;
+                let _ = self.stop.as_mut().poll(context); // it keeps the waker; from then on a look is enough
+            }
+            match wire.poll_head(context, Kind::Request) {
+                Poll::Ready(Ok(Some(head))) => return Poll::Ready(Asked::For(head)),
+                Poll::Ready(Ok(None) | Err(NoHead::Broken(_))) => return Poll::Ready(Asked::NothingMore),
+                Poll::Ready(Err(NoHead::Malformed(Malformed::TooLong | Malformed::TooManyFields))) => {
+                    return Poll::Ready(Asked::Badly(Refusal::LongHead));
+                }
+                Poll::Ready(Err(NoHead::Malformed(_))) => return Poll::Ready(Asked::Badly(Refusal::BadRequest)),
+                Poll::Pending if wire.is_blank() && self.is_stopping() => return Poll::Ready(Asked::NothingMore),
+                Poll::Pending => {}
+            }
+            ready!(self.deadline.as_mut().poll(context));
+            Poll::Ready(if wire.is_blank() { Asked::NothingMore } else { Asked::Badly(Refusal::LateRequest) })
+        })
+        .await
+    }
+}
+
+/// One request and its answer.
+async fn exchange(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, head: &Head, is_stopping: bool) -> After {
+    let began = Instant::now();
+    let (target, framing) = match fit(head) {
+        Ok(fit) => fit,
+        Err(Unfit::Method) => return refuse(gate, wire, Refusal::Method).await,
+        Err(unfit) => {
+            tracing::debug!(%unfit, "a request that cannot be forwarded");
+            return refuse(gate, wire, Refusal::BadRequest).await;
+        }
+    };
+    let upload = Upload::new(wire, head, framing, began);
+    let request = Request { head, target, framing, upload, began };
+    let Some(reply) = unless_gone(wire, &request.upload, forward(gate, peer, &request)).await else {
+        return After::Close;
+    };
+    let goes_on = head.keeps_alive() && !is_stopping && request.upload.is_over();
+    let delivered = deliver(gate, wire, head, reply, goes_on).await;
+    match delivered {
+        After::GoOn | After::Close if !request.upload.is_over() => After::Linger,
+        after => after,
+    }
+}
+
+fn fit(head: &Head) -> Result<(Target<'_>, Framing), Unfit> {
+    Ok((Target::of(head)?, Framing::of_request(head)?))
+}
+
+/// An answer to what is no request that can be forwarded. Nothing after it can be told apart.
+async fn refuse(gate: &Gate, wire: &Wire, refusal: Refusal) -> After {
+    let reply = answer::refuse(refusal, Reach::NotForwarded, None, &[]);
+    if let Reply::Held { head, bytes, .. } = reply {
+        let out = headers::toward_client(&head, Outgoing::Sized, "close");
+        Delivery::new(gate, wire).send(out, Outgoing::Sized, &bytes, &[]).await;
+    }
+    After::Linger
+}
+
+/// Polls an exchange for as long as there is somebody to answer: none where the client broke its connection off, or ended
+/// its side and had no answer soon.
+async fn unless_gone<T>(wire: &Wire, upload: &Upload, exchange: impl Future<Output = T>) -> Option<T> {
+    let mut exchange = pin!(exchange);
+    let mut half_closed: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|context| {
+        if let Poll::Ready(done) = exchange.as_mut().poll(context) {
+            return Poll::Ready(Some(done));
+        }
+        if !upload.is_over() {
+            return Poll::Pending; // it reads the connection itself
+        }
+        let timer = match &mut half_closed {
+            Some(timer) => timer,
+            none => match ready!(wire.poll_gone(context)) {
+                true => return Poll::Ready(None),
+                false => none.insert(Box::pin(sleep(HALF_CLOSED_MAX))),
+            },
+        };
+        timer.as_mut().poll(context).map(|()| None)
+    })
+    .await
+}
+
+/// Sends a reply as the client can read it.
+async fn deliver(gate: &Gate, wire: &Wire, request: &Head, reply: Reply, goes_on: bool) -> After {
+    let delivery = Delivery::new(gate, wire);
+    let (outgoing, framed) = match &reply {
+        Reply::Held { framing, .. } | Reply::Stream { framing, .. } => {
+            let outgoing = Outgoing::of_answer(*framing, request.is_http_10());
+            (outgoing, outgoing != Outgoing::UntilClose)
+        }
+        Reply::Switch { .. } => (Outgoing::None, true),
+    };
+    let goes_on = goes_on && framed;
+    let connection = match (&reply, goes_on) {
+        (Reply::Switch { .. }, _) => "upgrade",
+        (_, false) => "close",
+        (_, true) if request.is_http_10() => "keep-alive",
+        (_, true) => "",
+    };
+    let out = headers::toward_client(reply.head(), outgoing, connection);
+    let takes_trailers = request.has_token(super::head::Known::Te, "trailers");
+    let trailer_of = |head: &Head, trailer: &[u8]| match takes_trailers {
+        true => body::announced(Some(head), trailer),
+        false => Vec::new(),
+    };
+    let is_whole = match reply {
+        Reply::Held { head, bytes, trailer, is_whole, .. } => {
+            let last = if is_whole { outgoing.last(&trailer_of(&head, &trailer)) } else { Vec::new() };
+            delivery.send(out, outgoing, &bytes, &last).await && is_whole
+        }
+        Reply::Stream { head, start, rest, .. } => {
+            let last = |trailer: &[u8]| outgoing.last(&trailer_of(&head, trailer));
+            delivery.stream(out, outgoing, start, rest, last).await
+        }
+        Reply::Switch { lease, watch, .. } => {
+            let is_sent = delivery.send(out, outgoing, &[], &[]).await;
+            return if is_sent { After::Switch(lease, watch) } else { After::Close };
+        }
+    };
+    match is_whole {
+        true if goes_on => After::GoOn,
+        true => After::Close,
+        false => {
+            if !framed {
+                wire.reset_at_close(); // nothing else tells this client that the end is missing
+            }
+            After::Close
+        }
+    }
+}
+
+/// Sending to one client, which must take something every so often.
+struct Delivery<'a> {
+    wire: &'a Wire,
+    idle_max: Duration,
+}
+
+impl<'a> Delivery<'a> {
+    fn new(gate: &Gate, wire: &'a Wire) -> Self {
+        Self { wire, idle_max: gate.config.body_idle_timeout }
+    }
+
+    /// All at once. Whether all of it went out.
+    async fn send(&self, mut before: Vec<u8>, outgoing: Outgoing, bytes: &[u8], last: &[u8]) -> bool {
+        let mut is_sent = false;
+        self.in_motion(|context| {
+            if !is_sent {
+                is_sent = true;
+                if outgoing.send(self.wire, context, &mut before, bytes, last).is_err() {
+                    return Poll::Ready(false);
+                }
+            }
+            self.wire.poll_flush(context).map(|flushed| flushed.is_ok())
+        })
+        .await
+    }
+
+    /// As it comes from the node. Whether all of it came and went out.
+    async fn stream(
+        &self,
+        mut before: Vec<u8>,
+        outgoing: Outgoing,
+        mut start: Bytes,
+        mut rest: NodeBody,
+        last: impl Fn(&[u8]) -> Vec<u8>,
+    ) -> bool {
+        let mut end = None;
+        self.in_motion(|context| {
+            loop {
+                match ready!(self.wire.poll_flush(context)) {
+                    Ok(()) => {}
+                    Err(_) => return Poll::Ready(false),
+                }
+                if let Some(is_whole) = end {
+                    return Poll::Ready(is_whole);
+                }
+                let mut waker = Context::from_waker(context.waker());
+                let part = if start.is_empty() {
+                    rest.poll_part(context, |part| {
+                        end = part.end.is_some().then_some(true);
+                        let last = part.end.map(|trailer| last(&trailer)).unwrap_or_default();
+                        outgoing.send(self.wire, &mut waker, &mut before, part.bytes, &last)
+                    })
+                } else {
+                    let start = std::mem::take(&mut start);
+                    Poll::Ready(Ok(outgoing.send(self.wire, context, &mut before, &start, &[])))
+                };
+                let sent = match part {
+                    Poll::Ready(Ok(sent)) => sent,
+                    // What came before it broke off still goes out, and then no end.
+                    Poll::Ready(Err(_)) => {
+                        end = Some(false);
+                        outgoing.send(self.wire, context, &mut before, &[], &[])
+                    }
+                    Poll::Pending if before.is_empty() => return Poll::Pending,
+                    Poll::Pending => outgoing.send(self.wire, context, &mut before, &[], &[]),
+                };
+                if sent.is_err() {
+                    return Poll::Ready(false);
+                }
+            }
+        })
+        .await
+    }
+
+    /// Polls something for as long as the client takes bytes. False where it took none for too long.
+    async fn in_motion(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<bool>) -> bool {
+        let mut timer: Option<(Pin<Box<Sleep>>, u64)> = None;
+        poll_fn(|context| {
+            if let Poll::Ready(done) = poll(context) {
+                return Poll::Ready(done);
+            }
+            let taken = self.wire.sent();
+            let (timer, before) = timer.get_or_insert_with(|| (Box::pin(sleep(self.idle_max)), taken));
+            if *before != taken {
+                *before = taken;
+                timer.as_mut().reset(Instant::now() + self.idle_max);
+            }
+            timer.as_mut().poll(context).map(|()| false)
+        })
+        .await
+    }
+}
+
+/// Lets a client read the last answer before its connection goes.
+async fn linger(wire: &Wire) {
+    let mut bytes_max = LINGER_BYTES_MAX;
+    let _ = timeout(LINGER_MAX, async {
+        let _ = poll_fn(|context| wire.poll_end(context)).await;
+        poll_fn(|context| wire.poll_drained(context, &mut bytes_max)).await;
+    })
+    .await;
+}
