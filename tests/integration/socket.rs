@@ -289,6 +289,22 @@ async fn a_connection_ends_when_its_sides_do_or_nothing_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_stop_a_connection_goes_on_for_a_while_and_its_client_is_told() {
+    let (folder, nodes) = (folder(), nodes().await);
+    let mut server = serve(&folder, &nodes, "[proxy]\ndrain_max = \"3s\"\n");
+    let mut joined = Joined::new(&server, &nodes).await;
+    let stopping = tokio::task::spawn_blocking(move || (server.stop(), server));
+    tokio::time::sleep(SOON).await;
+    joined.node_says(&delivery(1)).await;
+    joined.client_has(&delivery(1)).await;
+    joined.client_must_go(1001).await;
+    drop(joined);
+    let (status, server) = stopping.await.expect("it stops");
+    assert!(status.success());
+    assert_eq!(Archive::open(&server.database).await.value("SELECT COUNT(*) FROM events").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_read_slows_its_node() {
     const PIECE: usize = 60_000;
     let (folder, nodes) = (folder(), nodes().await);
