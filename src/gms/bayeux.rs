@@ -85,7 +85,7 @@ impl Dialogue {
 }
 
 /// The keyed digest of the CometD session that a request is of, or else the one last spoken of on its WebSocket.
-fn session(request: &Request<'_>, policy: &Policy) -> Option<ContentDigest> {
+pub(super) fn session(request: &Request<'_>, policy: &Policy) -> Option<ContentDigest> {
     let mut client_ids = request.messages.iter().chain(request.earlier.iter().rev());
     client_ids.find_map(|message| message.client_id.as_ref()).map(|id| key_digest(&policy.digest_key, id))
 }

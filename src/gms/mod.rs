@@ -391,11 +391,13 @@ impl Reading<'_> {
             let detail = format!("the answer broke off after {} bytes", self.exchange.body.len());
             let page = || wire::of_page(&String::from_utf8_lossy(&clean), self.asked);
             seen.errors.extend(self.failed().then(page));
+            seen.missed = self.missed();
             return seen.findings.push(self.finding(FindingKind::Truncated, detail, &clean));
         }
         if let Some(trouble) = &body.trouble {
             // Its status is an error all the same.
             seen.errors.extend(self.failed().then(|| wire::of_page("", self.asked)));
+            seen.missed = self.missed();
             return seen.findings.push(self.undecodable(trouble));
         }
         let document = Document::read(body.text, self.known, self.policy);
@@ -411,6 +413,12 @@ impl Reading<'_> {
             Ok(document) => self.document(&document, seen),
             Err(text) => self.page(&text, seen),
         }
+    }
+
+    /// A node does not deliver again what was in an answer that could not be read.
+    fn missed(&self) -> Option<ContentDigest> {
+        let is_cometd = self.exchange.route.class == RouteClass::Cometd;
+        is_cometd.then(|| bayeux::session(self.request, self.policy)).flatten()
     }
 
     /// A downloaded file is a customer's: whatever it looks like, it is no transcript, and nothing of it is kept.

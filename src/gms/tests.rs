@@ -325,6 +325,10 @@ fn cometd_answers_hold_many_things() {
     assert_eq!((other.other_deliveries, other.chats.len()), (1, 1));
     let gone = Case { request: br#"[{"channel":"/meta/disconnect"}]"#, ..to(COMETD) };
     assert!(gone.answered("[]").session_ended);
+    let poll = || Case { request: br#"[{"channel":"/meta/connect","clientId":"c1"}]"#, ..to(COMETD) };
+    assert_eq!(poll().answered(&a).missed, None);
+    assert!(Case { complete: false, ..poll() }.answered(&a).missed.is_some());
+    assert!(Case { encoding: Some("br"), ..poll() }.answered("no brotli").missed.is_some());
     let inner = format!(r#"{{"chatId":"A","secureKey":"{KEY}","messages":[{{"index":1,"text":"{KEY}"}}]}}"#);
     let nested = format!(r#"[{{"channel":"/service/chatV2/s","data":"{}"}}]"#, inner.replace('"', "\\\""));
     check(&to(COMETD), nested, &[1], &[], &[]);
