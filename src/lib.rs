@@ -34,6 +34,10 @@
 //!           Recorder::observe: queue ─▶ writer, one transaction a batch ─▶ commit + sync ─▶ ticket
 //! ```
 //!
+//! A CometD WebSocket is the same with `proxy::socket` in forward's place: `gms::websocket` reads the frames of both
+//! directions as they pass, `gms::Dialogue` makes observations of their messages, and a message with something new waits
+//! for its commit before the client gets it.
+//!
 //! Threads: one current-thread runtime for each core, each with its own listener and its own connections to the nodes; one
 //! for the writer, with the one connection that writes; the main one for signals and the admin listener. They share
 //! counters, the nodes' health, the queue, and three small locks that are never held across an await: the account, what is

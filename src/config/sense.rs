@@ -116,6 +116,7 @@ fn check_proxy_bounds(config: &proxy::Config, layers: &mut Layers) {
         ("long_poll_timeout", config.long_poll_timeout),
         ("other_timeout", config.other_timeout),
         ("body_idle_timeout", config.body_idle_timeout),
+        ("websocket_idle_timeout", config.websocket_idle_timeout),
         ("client_timeout", config.client_timeout),
     ];
     for (name, wait) in waits {

@@ -1,4 +1,5 @@
-//! CometD over HTTP: an envelope of deliveries, acknowledgements and `/meta/` replies, as an array or a single object.
+//! CometD: an envelope of deliveries, acknowledgements and `/meta/` replies, as an array or a single object: the answer to
+//! one HTTP request, or a message of a WebSocket, where it may answer any message before it.
 //! Chat V2 is on the channels `/service/chatV2/{serviceName}`; what other channels carry is only counted.
 
 use std::borrow::Cow;
@@ -7,14 +8,87 @@ use super::body::{Document, Known};
 use super::errors::{ErrorClass, entry_of};
 use super::json::{Kind, Value, whole};
 use super::request::{CHAT_CHANNELS, Message, Request};
-use super::route::Operation;
+use super::route::{Operation, Route, RouteClass};
 use super::scrub::key_digest;
 use super::wire::{self, Asked};
 use super::{
     ApiError, ChatAnswer, ChatKey, Coverage, ErrorFormat, Exchange, Finding, FindingKind, Observation, OpenedSession,
-    Policy,
+    Policy, inspect_answer,
 };
-use crate::chat::ContentDigest;
+use crate::chat::{ChatId, ContentDigest, Secret};
+
+/// What goes over one WebSocket, in both directions: what the client said is remembered until the node answers it.
+pub struct Dialogue {
+    route: Route<'static>,
+    credentials: Vec<Secret>,
+    asked: Request<'static>,
+    is_leaving: bool,
+}
+
+impl Dialogue {
+    /// Nothing was said yet. `credentials` are those of the handshake's fields.
+    pub fn new(credentials: Vec<Secret>) -> Self {
+        Self { route: Route::new(RouteClass::Cometd), credentials, asked: Request::default(), is_leaving: false }
+    }
+
+    /// What a message of the client says itself: attributes, a chat asked for, the session's end.
+    pub fn said(&mut self, message: &[u8], policy: &Policy) -> Observation {
+        let exchange = Exchange { request_body: message, ..self.exchange(b"[]") };
+        let request = Request::read(&exchange);
+        let seen = inspect_answer(&exchange, &request, policy, &|_| Vec::new());
+        let said = request.into_owned();
+        let ends_chat = |message: &Message<'_>| message.operation == Some(Operation::Disconnect);
+        self.is_leaving = seen.session_ended || said.messages.iter().any(ends_chat);
+        if seen.session_ended {
+            self.asked = Request::default();
+        }
+        self.asked.remember(said);
+        seen
+    }
+
+    /// Something that the client said was not read: whose deliveries follow is not known until it says more.
+    pub fn misheard(&mut self) {
+        self.asked = Request::default();
+    }
+
+    /// Whether what was said last ends a chat or the session: that is never kept from a node (R3).
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving
+    }
+
+    /// What a message of the node delivers, as [`super::inspect`] does. Its errors have no HTTP status.
+    pub fn told(&self, message: &[u8], policy: &Policy, known_secrets: &dyn Fn(&ChatId) -> Vec<Secret>) -> Observation {
+        let mut seen = inspect_answer(&self.exchange(message), &self.asked, policy, known_secrets);
+        seen.errors.iter_mut().for_each(|error| error.http_status = None);
+        seen
+    }
+
+    /// A message of the node went by unread: what the session delivers later does not follow on what it delivered before.
+    pub fn missed(&self, finding: Finding, policy: &Policy) -> Observation {
+        Observation { missed: session(&self.asked, policy), findings: vec![finding], ..Observation::default() }
+    }
+
+    /// A message as if it were an answer, with status 200.
+    pub fn exchange<'a>(&'a self, message: &'a [u8]) -> Exchange<'a> {
+        Exchange {
+            route: &self.route,
+            query: None,
+            request_content_type: None,
+            request_body: b"",
+            credentials: &self.credentials,
+            status: 200,
+            content_encoding: None,
+            body: message,
+            body_complete: true,
+        }
+    }
+}
+
+/// The keyed digest of the CometD session that a request is of, or else the one last spoken of on its WebSocket.
+pub(super) fn session(request: &Request<'_>, policy: &Policy) -> Option<ContentDigest> {
+    let mut client_ids = request.messages.iter().chain(request.earlier.iter().rev());
+    client_ids.find_map(|message| message.client_id.as_ref()).map(|id| key_digest(&policy.digest_key, id))
+}
 
 /// Whether a value is an envelope or part of one.
 pub(super) fn is_envelope(root: Value<'_>) -> bool {
@@ -32,8 +106,7 @@ pub(super) fn read(
     policy: &Policy,
     seen: &mut Observation,
 ) {
-    let mut client_ids = request.messages.iter().filter_map(|message| message.client_id.as_ref());
-    let session = client_ids.next().map(|id| key_digest(&policy.digest_key, id));
+    let session = session(request, policy);
     let root = document.root();
     let one = (root.kind() == Kind::Object).then_some(root);
     for message in root.elements().chain(one) {
@@ -44,7 +117,7 @@ pub(super) fn read(
         let service = channel.strip_prefix(CHAT_CHANNELS);
         let id = message.given("id").map(Value::text_or_raw);
         let on_channel = |published: &&Message<'_>| published.channel == channel;
-        let mut of_channel = request.messages.iter().rev().filter(on_channel);
+        let mut of_channel = request.earlier.iter().chain(&request.messages).rev().filter(on_channel);
         // An acknowledgement has its message's id, a delivery none.
         let same_id = of_channel.clone().find(|published| id.is_some() && published.id == id);
         let published = same_id.or_else(|| of_channel.next());

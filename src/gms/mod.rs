@@ -13,6 +13,7 @@ mod request;
 mod body;
 mod wire;
 mod bayeux;
+pub mod websocket;
 
 use sha2::{Digest, Sha256};
 
@@ -21,6 +22,7 @@ use body::{Body, Document, Known, clean_text};
 use request::Request;
 use wire::Asked;
 
+pub use bayeux::Dialogue;
 pub use content::{compare, digest};
 pub use errors::{ErrorClass, ErrorFormat, Origin};
 pub use route::{Operation, Route, RouteClass};
@@ -78,6 +80,9 @@ pub struct Observation {
     pub chat_id_mismatch: bool,
     /// The CometD session ended with this exchange (`/meta/disconnect`).
     pub session_ended: bool,
+    /// Something was delivered to this CometD session that was not read (keyed digest of the clientId): what comes later
+    /// does not follow on what came before (R6).
+    pub missed: Option<ContentDigest>,
     /// A chat was asked for over CometD. Its chatId comes by a later poll of the same session.
     pub opened: Option<OpenedSession>,
 }
@@ -314,8 +319,17 @@ pub fn inspect(
     policy: &Policy,
     known_secrets: &dyn Fn(&ChatId) -> Vec<Secret>,
 ) -> Observation {
+    inspect_answer(exchange, &Request::read(exchange), policy, known_secrets)
+}
+
+/// The same with the request read before.
+fn inspect_answer(
+    exchange: &Exchange<'_>,
+    request: &Request<'_>,
+    policy: &Policy,
+    known_secrets: &dyn Fn(&ChatId) -> Vec<Secret>,
+) -> Observation {
     let mut seen = Observation::default();
-    let request = Request::read(exchange);
     let path_chat = exchange.route.chat_id.as_deref().and_then(ChatId::parse);
     let known = Known {
         requested: &request.secrets,
@@ -334,7 +348,7 @@ pub fn inspect(
         is_delivery: false,
         status: exchange.status,
     };
-    let reading = Reading { exchange, policy, known: &known, asked: &asked, request: &request };
+    let reading = Reading { exchange, policy, known: &known, asked: &asked, request };
     reading.body(&mut seen);
     reading.clean_request_words(&mut seen);
     bound(&mut seen);
@@ -377,11 +391,13 @@ impl Reading<'_> {
             let detail = format!("the answer broke off after {} bytes", self.exchange.body.len());
             let page = || wire::of_page(&String::from_utf8_lossy(&clean), self.asked);
             seen.errors.extend(self.failed().then(page));
+            seen.missed = self.missed();
             return seen.findings.push(self.finding(FindingKind::Truncated, detail, &clean));
         }
         if let Some(trouble) = &body.trouble {
             // Its status is an error all the same.
             seen.errors.extend(self.failed().then(|| wire::of_page("", self.asked)));
+            seen.missed = self.missed();
             return seen.findings.push(self.undecodable(trouble));
         }
         let document = Document::read(body.text, self.known, self.policy);
@@ -397,6 +413,12 @@ impl Reading<'_> {
             Ok(document) => self.document(&document, seen),
             Err(text) => self.page(&text, seen),
         }
+    }
+
+    /// A node does not deliver again what was in an answer that could not be read.
+    fn missed(&self) -> Option<ContentDigest> {
+        let is_cometd = self.exchange.route.class == RouteClass::Cometd;
+        is_cometd.then(|| bayeux::session(self.request, self.policy)).flatten()
     }
 
     /// A downloaded file is a customer's: whatever it looks like, it is no transcript, and nothing of it is kept.

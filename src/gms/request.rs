@@ -12,6 +12,14 @@ use crate::chat::{ChatId, Secret};
 /// An attribute is a name, an address, a subject; what is longer is cut.
 const ATTRIBUTE_BYTES_MAX: usize = 4_096;
 
+/// Messages remembered of one WebSocket. Each is answered at once, but for `/meta/connect`; with all that belongs to it a
+/// connection at rest must stay within 16 KiB.
+const EARLIER_MAX: usize = 16;
+/// Secrets remembered of one WebSocket: a chat has one, and a client a few chats.
+const EARLIER_SECRETS_MAX: usize = 8;
+/// A channel, an id or a secret that is remembered: a CometD secureKey has 100.
+const EARLIER_BYTES_MAX: usize = 256;
+
 /// Chat V2's channels: `/service/chatV2/{serviceName}`.
 pub(super) const CHAT_CHANNELS: &str = "/service/chatV2/";
 
@@ -33,6 +41,8 @@ pub(super) struct Request<'a> {
     pub form: Form<'a>,
     /// The messages of a CometD request.
     pub messages: Vec<Message<'a>>,
+    /// Those that came before on the same WebSocket, without their fields: a delivery may answer any of them.
+    pub earlier: Vec<Message<'a>>,
     /// The values of all fields whose names say that they are secret.
     pub secrets: Vec<Secret>,
 }
@@ -111,6 +121,33 @@ impl<'a> Request<'a> {
             read.form.add_members(root);
         }
         self.take(read);
+    }
+
+    /// Of a text that it no longer needs.
+    pub fn into_owned(self) -> Request<'static> {
+        let mut owned = Request::default();
+        owned.take(self);
+        owned
+    }
+
+    /// Remembers what was said on the same WebSocket, in bounds: the latest, and of each `/meta/` channel only that.
+    pub fn remember(&mut self, said: Request<'a>) {
+        for message in said.messages {
+            let words =
+                [Some(&*message.channel), message.id.as_deref(), message.client_id.as_ref().map(Secret::expose)];
+            if words.into_iter().flatten().all(|word| word.len() <= EARLIER_BYTES_MAX) {
+                let is_meta = message.channel.starts_with("/meta/");
+                self.earlier.retain(|earlier| !is_meta || earlier.channel != message.channel);
+                self.earlier.push(Message { form: Form::default(), ..message });
+            }
+        }
+        self.earlier.drain(..self.earlier.len().saturating_sub(EARLIER_MAX));
+        let secrets = said.secrets.into_iter().filter(|secret| secret.expose().len() <= EARLIER_BYTES_MAX);
+        for secret in secrets {
+            self.secrets.retain(|earlier| *earlier != secret);
+            self.secrets.push(secret);
+        }
+        self.secrets.drain(..self.secrets.len().saturating_sub(EARLIER_SECRETS_MAX));
     }
 
     /// Takes over what was read from a text that does not live as long as the request.

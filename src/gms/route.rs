@@ -101,7 +101,7 @@ impl<'p> Route<'p> {
         }
     }
 
-    fn new(class: RouteClass) -> Self {
+    pub(super) fn new(class: RouteClass) -> Self {
         Self { class, operation: None, service: None, chat_id: None, looks_like_chat: false }
     }
 

@@ -325,9 +325,72 @@ fn cometd_answers_hold_many_things() {
     assert_eq!((other.other_deliveries, other.chats.len()), (1, 1));
     let gone = Case { request: br#"[{"channel":"/meta/disconnect"}]"#, ..to(COMETD) };
     assert!(gone.answered("[]").session_ended);
+    let poll = || Case { request: br#"[{"channel":"/meta/connect","clientId":"c1"}]"#, ..to(COMETD) };
+    assert_eq!(poll().answered(&a).missed, None);
+    assert!(Case { complete: false, ..poll() }.answered(&a).missed.is_some());
+    assert!(Case { encoding: Some("br"), ..poll() }.answered("no brotli").missed.is_some());
     let inner = format!(r#"{{"chatId":"A","secureKey":"{KEY}","messages":[{{"index":1,"text":"{KEY}"}}]}}"#);
     let nested = format!(r#"[{{"channel":"/service/chatV2/s","data":"{}"}}]"#, inner.replace('"', "\\\""));
     check(&to(COMETD), nested, &[1], &[], &[]);
+}
+
+#[test]
+fn a_websocket_says_the_same_as_requests_and_answers() {
+    let policy = Policy {
+        decoded_bytes_max: 1 << 20,
+        finding_bytes_max: 1 << 16,
+        attributes: vec!["nickname".into()],
+        keep_typing_text: false,
+        digest_key: [7; 32],
+    };
+    let mut dialogue = Dialogue::new(Vec::new());
+    let opened = dialogue.said(
+        br#"{"channel":"/service/chatV2/s","id":"1","clientId":"c1","data":{"operation":"requestChat","nickname":"Anna"}}"#,
+        &policy,
+    );
+    let opened = opened.opened.expect("a chat was asked for");
+    assert_eq!(opened.attributes[0].value, "Anna");
+    let said = format!(
+        r#"[{{"channel":"/service/chatV2/s","id":"2","clientId":"c1","data":{{"operation":"sendMessage","secureKey":"{KEY}"}}}},
+            {{"channel":"/meta/connect","id":"3","clientId":"c1"}}]"#
+    );
+    assert!(dialogue.said(said.as_bytes(), &policy).chats.is_empty());
+    let told = |dialogue: &Dialogue, text: &str| dialogue.told(text.as_bytes(), &policy, &|_| Vec::new());
+    let delivered = format!(
+        r#"[{{"channel":"/service/chatV2/s","data":{{"statusCode":0,"chatId":"A","nextPosition":3,
+            "messages":[{{"index":2,"text":"{KEY}"}}]}}}},
+            {{"channel":"/service/chatV2/s","id":"2","successful":false,"error":"402::Unknown client"}}]"#
+    );
+    let seen = told(&dialogue, &delivered);
+    let Coverage::Session { session, lowest: Some(2), next: 3 } = seen.chats[0].coverage else { panic!("{seen:?}") };
+    assert_eq!(session, opened.session);
+    assert_eq!(seen.chats[0].events[0].text.as_deref(), Some("********************"));
+    let [error] = &seen.errors[..] else { panic!("{seen:?}") };
+    assert_eq!((error.code, error.http_status, error.operation.as_deref()), (Some(402), None, Some("sendMessage")));
+    let finding = told(&dialogue, "no JSON").findings.remove(0);
+    assert_eq!(dialogue.missed(finding, &policy).missed, Some(session));
+    assert!(!dialogue.is_leaving());
+    dialogue.said(br#"{"channel":"/service/chatV2/s","clientId":"c1","data":{"operation":"disconnect"}}"#, &policy);
+    assert!(dialogue.is_leaving());
+    assert!(dialogue.said(br#"[{"channel":"/meta/disconnect","clientId":"c1"}]"#, &policy).session_ended);
+    let seen = told(&dialogue, r#"[{"channel":"/service/chatV2/s","data":{"errors":[{"code":153}]}}]"#);
+    assert_eq!(seen.errors[0].operation, None, "the session is over");
+}
+
+#[test]
+fn what_a_websocket_remembers_is_bounded() {
+    let (mut request, dialogue) = (Request::default(), Dialogue::new(Vec::new()));
+    for n in 0..100 {
+        let message =
+            |channel: &str| format!(r#"{{"channel":"{channel}","id":{n},"clientId":"c","secureKey":"{n}{KEY}"}}"#);
+        let said = format!("[{},{},{}]", message("/c"), message("/meta/connect"), message(&"c".repeat(300)));
+        let exchange = Exchange { request_body: said.as_bytes(), ..dialogue.exchange(b"") };
+        request.remember(Request::read(&exchange).into_owned());
+    }
+    let connects = request.earlier.iter().filter(|message| message.channel == "/meta/connect");
+    let last = request.earlier.last().and_then(|message| message.id.as_deref());
+    assert_eq!((request.earlier.len(), connects.count(), last), (16, 1, Some("99")));
+    assert_eq!(request.secrets.len(), 8);
 }
 
 #[test]

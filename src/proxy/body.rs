@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::framing::{Ambiguous, Decoder, Framing, SizeLine};
 use super::head::{Head, Known};
+use super::socket::Watch;
 use super::upstream::Lease;
 use super::wire::Wire;
 
@@ -449,6 +450,8 @@ pub enum Reply {
         head: Head,
         /// Its connection.
         lease: Lease,
+        /// With what it is recorded, if it is.
+        watch: Option<Box<Watch>>,
     },
 }
 

@@ -17,6 +17,7 @@ use super::forward::{Gate, Request, forward};
 use super::framing::Framing;
 use super::head::{Head, Kind, Malformed};
 use super::headers::{self, Peer, Target, Unfit};
+use super::socket::Watch;
 use super::upgrade;
 use super::upstream::Lease;
 use super::wire::{NoHead, Wire};
@@ -33,7 +34,7 @@ const LINGER_BYTES_MAX: usize = 32 << 20;
 pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: watch::Receiver<bool>) {
     let peer = Peer::new(peer.ip(), wire.is_tls(), &gate.config.trusted_proxies);
     let wire = Rc::new(wire);
-    let mut patience = Patience::new(gate.config.client_timeout, stopping);
+    let mut patience = Patience::new(gate.config.client_timeout, stopping.clone());
     loop {
         let after = match patience.next(&wire).await {
             // On the heap, so that a client between two polls takes no room for an exchange.
@@ -45,9 +46,10 @@ pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: wa
             After::GoOn if !wire.has_ended() => {}
             After::GoOn | After::Close => return wire.close(),
             After::Linger => return Box::pin(linger(&wire)).await,
-            After::Switch(lease) => {
+            After::Switch(lease, watch) => {
+                drop(patience);
                 if let Ok(wire) = Rc::try_unwrap(wire) {
-                    Box::pin(upgrade::join(wire, lease)).await;
+                    Box::pin(upgrade::join(&gate.config, wire, lease, watch, stopping)).await;
                 }
                 return;
             }
@@ -65,7 +67,7 @@ enum After {
     /// It is closed once the client has seen its answer: it may still be sending.
     Linger,
     /// It is joined with a node's.
-    Switch(Lease),
+    Switch(Lease, Option<Box<Watch>>),
 }
 
 /// What came next from a client.
@@ -218,8 +220,9 @@ async fn deliver(gate: &Gate, wire: &Wire, request: &Head, reply: Reply, goes_on
             let last = |trailer: &[u8]| outgoing.last(&trailer_of(&head, trailer));
             delivery.stream(out, outgoing, start, rest, last).await
         }
-        Reply::Switch { lease, .. } => {
-            return if delivery.send(out, outgoing, &[], &[]).await { After::Switch(lease) } else { After::Close };
+        Reply::Switch { lease, watch, .. } => {
+            let is_sent = delivery.send(out, outgoing, &[], &[]).await;
+            return if is_sent { After::Switch(lease, watch) } else { After::Close };
         }
     };
     match is_whole {

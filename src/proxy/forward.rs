@@ -22,6 +22,7 @@ use super::framing::Framing;
 use super::head::{Head, Known};
 use super::headers::{self, Noted, Peer, Target};
 use super::nodes::Affinity;
+use super::socket::Watch;
 use super::tally::Tally;
 use super::tap::{self, Budget, Share, Taken};
 use super::upstream::{Failure, Lease, Outbound, Pool};
@@ -267,9 +268,20 @@ impl Asked<'_> {
 
     fn switch(&self, head: Head, lease: Lease) -> Reply {
         match self.noted.upgrade {
-            Some(_) => Reply::Switch { head, lease },
+            Some(protocol) => Reply::Switch { watch: self.watch(protocol, &head), head, lease },
             None => self.refuse(Refusal::BrokenAnswer, Reach::MayHaveActed), // a 101 that nobody asked for
         }
+    }
+
+    /// With what a WebSocket is recorded, if it is CometD's.
+    fn watch(&self, protocol: &str, answer: &Head) -> Option<Box<Watch>> {
+        let is_ours = self.route.class == RouteClass::Cometd && protocol.eq_ignore_ascii_case("websocket");
+        is_ours.then(|| {
+            let extensions: Vec<&str> = answer.tokens(Known::WebSocketExtensions).collect();
+            let (recorder, budget) = (&self.gate.recorder, &self.gate.budget);
+            let credentials = self.noted.credentials(answer);
+            Box::new(Watch::new(recorder, budget, self.facts(), credentials, &extensions.join(",")))
+        })
     }
 
     /// The proxy's own answer, and its row in the audit.

@@ -101,6 +101,7 @@ pub enum Known {
     TransferEncoding,
     Upgrade,
     Via,
+    WebSocketExtensions,
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
@@ -142,6 +143,7 @@ impl Known {
             17 if is("transfer-encoding") => Self::TransferEncoding,
             17 if is("x-forwarded-proto") => Self::XForwardedProto,
             19 if is("proxy-authorization") => Self::ProxyAuthorization,
+            24 if is("sec-websocket-extensions") => Self::WebSocketExtensions,
             _ => Self::Other,
         }
     }

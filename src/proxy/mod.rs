@@ -12,6 +12,7 @@ mod headers;
 mod http2;
 mod listener;
 pub mod nodes;
+mod socket;
 mod stream;
 mod tally;
 mod tap;
@@ -81,6 +82,9 @@ pub struct Config {
     /// A body that moves no byte this long is given up.
     #[serde(deserialize_with = "units::duration")]
     pub body_idle_timeout: Duration,
+    /// An upgraded connection (WebSocket) over which nothing comes this long, from either side, is closed.
+    #[serde(deserialize_with = "units::duration")]
+    pub websocket_idle_timeout: Duration,
     /// How long a client's connection may take until the head of its next request is there, idling included.
     #[serde(deserialize_with = "units::duration")]
     pub client_timeout: Duration,
@@ -137,6 +141,7 @@ impl Default for Config {
             long_poll_timeout: Duration::from_secs(90),
             other_timeout: Duration::from_secs(60),
             body_idle_timeout: Duration::from_secs(30),
+            websocket_idle_timeout: Duration::from_secs(120),
             client_timeout: Duration::from_secs(75),
             drain_delay: Duration::from_secs(1),
             drain_max: Duration::from_secs(30),

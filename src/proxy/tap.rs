@@ -40,7 +40,7 @@ impl Share {
     }
 
     /// Whether so much more may be held.
-    fn grow(&mut self, bytes: usize) -> bool {
+    pub fn grow(&mut self, bytes: usize) -> bool {
         if self.bytes + bytes > self.budget.one_max {
             return false;
         }

@@ -100,7 +100,10 @@ impl KnownAnswer {
 pub struct LiveChats {
     chats: Generations<ChatId, LiveChat>,
     by_secure_key: Generations<ContentDigest, ChatId>,
-    session_ends: Generations<(ContentDigest, ChatId), i64>,
+    /// Where what a session was given of a chat ends, and how much it had missed then.
+    session_ends: Generations<(ContentDigest, ChatId), (i64, u32)>,
+    /// How often a session was given something that was not read.
+    missed: Generations<ContentDigest, u32>,
     opened: Generations<ContentDigest, OpenedSession>,
     answers: ByHash<AnswerKey, KnownAnswer>,
     /// As many as the queue holds.
@@ -118,6 +121,7 @@ impl LiveChats {
             chats: Generations::new(chats_max),
             by_secure_key: Generations::new(chats_max),
             session_ends: Generations::new(chats_max),
+            missed: Generations::new(chats_max),
             opened: Generations::new(chats_max),
             answers: Generations::new(chats_max * ANSWERS_PER_CHAT),
             in_flight: HashMap::new(),
@@ -166,6 +170,12 @@ impl LiveChats {
         }
     }
 
+    /// A session was given something that was not read: where it ended before is no place to go on from.
+    pub fn missed(&mut self, session: ContentDigest) {
+        let before = self.missed.get_mut(&session).copied().unwrap_or_default();
+        self.missed.insert(session, before.wrapping_add(1));
+    }
+
     /// R6: the ground an answer covers, as positions.
     pub fn covered(&mut self, chat_id: &ChatId, coverage: Coverage) -> Option<Covered> {
         match coverage {
@@ -173,8 +183,9 @@ impl LiveChats {
             Coverage::Rest { from, next } => Covered::new(from, next),
             Coverage::Session { session, lowest, next } => {
                 let key = (session, chat_id.clone());
-                let end = self.session_ends.get_mut(&key).copied();
-                self.session_ends.insert(key, end.map_or(next, |end| end.max(next)));
+                let missed = self.missed.get_mut(&session).copied().unwrap_or_default();
+                let end = self.session_ends.get_mut(&key).filter(|(_, then)| *then == missed).map(|(end, _)| *end);
+                self.session_ends.insert(key, (end.map_or(next, |end| end.max(next)), missed));
                 let from = [end, lowest].into_iter().flatten().min()?;
                 Covered::new(from, next)
             }
@@ -422,6 +433,24 @@ mod tests {
         assert_eq!((joined.pledges.len(), joined.events), (1, 3));
         assert_eq!(live.landed(&KEY).events, 0, "the second one lands too");
         assert!(matches!(live.seen_again(&KEY, 2, None), Some(Again::OnDisk(3))));
+    }
+
+    #[test]
+    fn a_session_that_missed_something_covers_from_what_it_is_given_next() {
+        let mut live = LiveChats::new(10);
+        let chat_id = ChatId::parse("00001aCY6K8U003T").expect("valid");
+        let session = [1; 16];
+        let mut covered = |missed: bool, lowest, next| {
+            if missed {
+                live.missed(session);
+            }
+            let covered = live.covered(&chat_id, Coverage::Session { session, lowest: Some(lowest), next });
+            covered.map(|covered| (covered.from, covered.next))
+        };
+        assert_eq!(covered(false, 1, 3), Some((1, 3)));
+        assert_eq!(covered(false, 5, 6), Some((3, 6)), "what is between is hidden from this client");
+        assert_eq!(covered(true, 9, 10), Some((9, 10)), "what is between may have been in what was not read");
+        assert_eq!(covered(false, 12, 13), Some((10, 13)));
     }
 
     #[test]

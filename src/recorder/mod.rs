@@ -323,6 +323,9 @@ impl Recorder {
         if let Some(opened) = observation.opened {
             self.live().opened(opened);
         }
+        if let Some(session) = observation.missed {
+            self.live().missed(session);
+        }
         let mut findings = observation.findings;
         let mut records = Vec::with_capacity(observation.chats.len());
         let mut keys = Vec::new();

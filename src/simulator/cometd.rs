@@ -1,13 +1,17 @@
-//! Chat V2 with CometD: Bayeux over HTTP long polling, several chats on one session, deliveries, acknowledgements and
-//! connect replies in one array. WebSocket is not spoken: clients fall back to long polling.
+//! Chat V2 with CometD: Bayeux over HTTP long polling and over WebSocket, several chats on one session, deliveries,
+//! acknowledgements and connect replies in one array. A session may change from one transport to the other.
 
 use std::collections::HashMap;
+use std::future::pending;
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::account::IssuedError;
 use super::chats::{Chats, KeyForm};
@@ -16,6 +20,7 @@ use super::operations::{Call, Operation, execute};
 use super::params::Params;
 use super::refusal::{Refusal, Spoken, members, unexpected};
 use super::rest;
+use super::websocket::{Said, WebSocket};
 use super::wire::{Answer, Content};
 use super::world::{Ledger, Receipt, State, World, now};
 
@@ -79,6 +84,58 @@ pub(super) async fn answer(world: &World, node: usize, body: &[u8], fate: &Fate)
     batch.finish()
 }
 
+/// Speaks with a client over a WebSocket until it closes. Deliveries go out as they come up; a connect is held like a poll.
+///
+/// # Errors
+/// Where the connection breaks or the client breaks the rules.
+pub(super) async fn speak(world: &Arc<World>, node: usize, socket: &mut WebSocket) -> io::Result<()> {
+    let mut client_id = None;
+    let mut held: Option<(Vec<Value>, Instant)> = None;
+    loop {
+        let wake = client_id.as_deref().and_then(|id| Some(Arc::clone(&world.lock().sessions.at(node, id)?.wake)));
+        let wake = wake.unwrap_or_default();
+        let mut woken = pin!(wake.notified());
+        woken.as_mut().enable();
+        // What came between the last delivery and listening goes out now.
+        let fate = Fate::default();
+        send(socket, Batch { client_id: client_id.clone(), ..Batch::new(world, node, &fate) }).await?;
+        let until = held.as_ref().map(|(_, until)| *until);
+        let said = tokio::select! {
+            said = socket.receive() => said?,
+            () = woken => continue,
+            () = async { if let Some(until) = until { sleep_until(until).await } else { pending().await } } => {
+                let connects = held.take().map(|(connects, _)| connects).unwrap_or_default();
+                send(socket, Batch { connects, ..Batch::new(world, node, &fate) }).await?;
+                continue;
+            }
+        };
+        let Said::Text(text) = &said else {
+            socket.answer(&said).await?;
+            if matches!(said, Said::Close) { return Ok(()) } else { continue }
+        };
+        let fate = world.next_fate();
+        let mut batch = Batch::new(world, node, &fate);
+        batch.receive(text).await;
+        if batch.holds {
+            held = Some((std::mem::take(&mut batch.connects), Instant::now() + world.connect_hold));
+        }
+        client_id = batch.client_id.clone().or(client_id);
+        send(socket, batch).await?;
+        world.let_agents_answer();
+    }
+}
+
+/// Sends what a batch comes to, if anything, and settles it once it is written.
+async fn send(socket: &mut WebSocket, batch: Batch<'_>) -> io::Result<()> {
+    let world = batch.world;
+    let (envelope, receipt) = batch.envelope();
+    if !envelope.is_empty() {
+        socket.send(&Value::Array(envelope).to_string()).await?;
+        world.lock().settle(receipt);
+    }
+    Ok(())
+}
+
 /// CometD's answer to what is no Bayeux message, and to a GET without one.
 pub(super) fn unknown_transport() -> Answer {
     let body = Content::Whole("Unknown Bayeux Transport".into());
@@ -124,6 +181,16 @@ impl<'a> Batch<'a> {
         Self { world, node, fate, client_id, browser, deliveries, replies, connects, holds: false, receipt }
     }
 
+    /// Takes a message of a WebSocket, counted as a request is.
+    async fn receive(&mut self, text: &[u8]) {
+        self.world.count("cometd", self.node);
+        said(text).iter().for_each(|text| self.world.lock().ledger.received(text));
+        if !self.fate.delay.is_zero() {
+            tokio::time::sleep(self.fate.delay).await;
+        }
+        messages(text).iter().flatten().for_each(|message| self.take(message));
+    }
+
     fn take(&mut self, message: &Map<String, Value>) {
         let world = self.world;
         let state = &mut *world.lock();
@@ -154,7 +221,7 @@ impl<'a> Batch<'a> {
         let session = Session { node: self.node, connected: false, wake, chats, outbox };
         state.sessions.0.insert(client_id.clone(), session);
         self.browser = Some(state.chats.session_id());
-        let types = json!(["long-polling"]);
+        let types = json!(["websocket", "long-polling"]);
         self.replies.push(reply(
             message,
             json!({
@@ -296,12 +363,18 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn finish(mut self) -> Answer {
+    /// All that there is to say, in CometD's order.
+    fn envelope(mut self) -> (Vec<Value>, Receipt) {
         let world = self.world;
         self.deliver(&mut world.lock());
-        let array = [self.deliveries, self.replies, self.connects].concat();
-        let answer = Answer::json(200, &Value::Array(array), self.receipt);
-        match self.browser {
+        ([self.deliveries, self.replies, self.connects].concat(), self.receipt)
+    }
+
+    fn finish(mut self) -> Answer {
+        let browser = self.browser.take();
+        let (envelope, receipt) = self.envelope();
+        let answer = Answer::json(200, &Value::Array(envelope), receipt);
+        match browser {
             Some(browser) => answer.with(header::SET_COOKIE, format!("BAYEUX_BROWSER={browser}; Path=/; HttpOnly")),
             None => answer,
         }

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -19,6 +20,7 @@ use super::other_apis::{self, Api};
 use super::params::Params;
 use super::refusal::{Refusal, Spoken, unexpected};
 use super::rest;
+use super::websocket;
 use super::wire::{Aborted, Answer, Connection, Content, Wire};
 use super::world::{Receipt, World};
 
@@ -112,8 +114,16 @@ pub(super) async fn exchange(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<Wire>, Aborted> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let route = Route::of(&head.method, head.uri.path());
+    if route == Route::CometD
+        && let Some(answer) = websocket::handshake(&head, site.world.websocket_deflate)
+        && let Some(upgrade) = head.extensions.remove::<OnUpgrade>()
+    {
+        let is_deflated = answer.headers.iter().any(|(name, _)| name == header::SEC_WEBSOCKET_EXTENSIONS);
+        connection.upgrade(upgrade, is_deflated);
+        return Ok(answer.dress(&Fate::default(), &connection));
+    }
     let fate = if route.meets_faults() { site.world.next_fate() } else { Fate::default() };
     if fate.reset == Some(Reset::BeforeReading) {
         site.world.lock().ledger.resets_before_reading += 1;

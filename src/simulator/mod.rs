@@ -21,6 +21,7 @@ mod refusal;
 mod rest;
 #[cfg(test)]
 mod tests;
+mod websocket;
 mod wire;
 mod world;
 
@@ -42,6 +43,7 @@ pub use faults::{Chance, Faults};
 
 use chats::Chat;
 use exchange::Site;
+use websocket::WebSocket;
 use wire::{Connection, Socket};
 use world::World;
 
@@ -73,6 +75,8 @@ pub struct Config {
     pub ended_refreshes: u32,
     /// How long a CometD connect is held when there is nothing to deliver.
     pub connect_hold: Duration,
+    /// WebSockets are deflated where the client offers it.
+    pub websocket_deflate: bool,
 }
 
 impl Default for Config {
@@ -89,6 +93,7 @@ impl Default for Config {
             alias_every: 20,
             ended_refreshes: 1,
             connect_hold: Duration::from_secs(30),
+            websocket_deflate: true,
         }
     }
 }
@@ -349,5 +354,11 @@ async fn serve(stream: TcpStream, site: Arc<Site>) {
     let socket = Socket::new(stream, Arc::clone(&connection));
     let service = service_fn(|request| exchange::exchange(Arc::clone(&site), Arc::clone(&connection), request));
     // How a connection ends is the client's to notice, or was fated; there is nobody here to tell.
-    let _ended = server.serve_connection(socket, service).await;
+    let _ended = server.serve_connection(socket, service).with_upgrades().await;
+    if let Some((upgrade, is_deflated)) = connection.take_upgrade()
+        && let Ok(stream) = upgrade.await
+    {
+        let mut socket = WebSocket::new(stream, is_deflated);
+        let _ended = cometd::speak(&site.world, site.node, &mut socket).await;
+    }
 }

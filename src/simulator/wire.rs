@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -281,12 +282,24 @@ pub(super) struct Connection {
     reset: AtomicBool,
     requests: AtomicU64,
     unwritten: Mutex<Vec<Receipt>>,
+    /// What becomes of the connection after its last answer, and whether a WebSocket on it is deflated.
+    upgrade: Mutex<Option<(OnUpgrade, bool)>>,
 }
 
 impl Connection {
     pub(super) fn new(world: Arc<World>) -> Arc<Self> {
         let (reset, requests) = (AtomicBool::new(false), AtomicU64::new(0));
-        Arc::new(Self { world, reset, requests, unwritten: Mutex::new(Vec::new()) })
+        Arc::new(Self { world, reset, requests, unwritten: Mutex::default(), upgrade: Mutex::default() })
+    }
+
+    /// The connection becomes a WebSocket when the answer to this request is written.
+    pub(super) fn upgrade(&self, upgrade: OnUpgrade, is_deflated: bool) {
+        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some((upgrade, is_deflated));
+    }
+
+    /// What it became.
+    pub(super) fn take_upgrade(&self) -> Option<(OnUpgrade, bool)> {
+        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The connection shall end with RST, once it is dropped.

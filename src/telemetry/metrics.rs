@@ -143,6 +143,8 @@ pub struct Metrics {
     pub log_lines_hidden: Counter,
     /// Client connections open.
     pub connections: Gauge,
+    /// WebSockets open whose messages are read.
+    pub websockets: Gauge,
     /// Client connections refused over `connections_max`.
     pub connections_refused: Counter,
     /// Bytes of answers held now.
@@ -196,6 +198,7 @@ impl Default for Metrics {
             uninspected: Counter::default(),
             log_lines_hidden: Counter::default(),
             connections: Gauge::default(),
+            websockets: Gauge::default(),
             connections_refused: Counter::default(),
             inspected_bytes: Gauge::default(),
             queue_entries: Gauge::default(),
@@ -241,6 +244,7 @@ impl Metrics {
         r.register("uninspected_answers", help, self.uninspected.clone());
         r.register("log_lines_hidden", "Log lines not shown because they repeat", self.log_lines_hidden.clone());
         r.register("connections", "Client connections open", self.connections.clone());
+        r.register("websockets", "WebSockets open whose messages are read", self.websockets.clone());
         let help = "Client connections refused over connections_max";
         r.register("connections_refused", help, self.connections_refused.clone());
         r.register_with_unit("inspected", "Answers held now", Unit::Bytes, self.inspected_bytes.clone());

@@ -1,4 +1,5 @@
-//! Chats over CometD long polling: what a client is delivered is recorded, whatever else shares the envelope.
+//! Chats over CometD long polling, and a session that changes to WebSocket and back: what a client is delivered is
+//! recorded, whatever else shares the envelope.
 
 use std::net::SocketAddr;
 
@@ -7,8 +8,11 @@ use gms_recorder::simulator::{AgentScript, Config, Simulator};
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use crate::support::{Archive, Client, Server, eventually, folder};
+use crate::support::{Archive, Client, PATIENCE, Server, eventually, find, folder};
 
 const CHANNEL: &str = "/service/chatV2/customer-support";
 
@@ -142,5 +146,66 @@ async fn an_unknown_client_is_audited() {
     let rows =
         Archive::open(&server.database).await.rows("SELECT format, detail, operation, service FROM api_errors").await;
     assert_eq!(rows, [["bayeux", "402::Unknown client", "sendMessage", "customer-support"]]);
+    simulator.stop().await;
+}
+
+/// Says something on a WebSocket of the session, and reads until all of this came.
+async fn over_websocket(proxy: SocketAddr, cookie: &str, say: &Value, until: &str) {
+    let mut stream = TcpStream::connect(proxy).await.expect("it listens");
+    let head = format!(
+        "GET /genesys/cometd HTTP/1.1\r\nHost: gms.example.com\r\nCookie: {cookie}\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    let text = say.to_string();
+    let length = u16::try_from(text.len()).expect("a short message").to_be_bytes();
+    let masked = [&[0x81, 0xfe][..], &length, &[0; 4], text.as_bytes()].concat();
+    stream.write_all(&[head.as_bytes(), &masked].concat()).await.expect("it reads");
+    let mut came = Vec::new();
+    while find(&came, until.as_bytes()).is_none() {
+        let read = timeout(PATIENCE, stream.read_buf(&mut came)).await.expect("it comes").expect("it is open");
+        assert!(read > 0, "{}", String::from_utf8_lossy(&came));
+    }
+    // The accept key of RFC 6455, section 1.3.
+    assert!(find(&came, b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=").is_some(), "{}", String::from_utf8_lossy(&came));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_changes_to_websocket_and_back_covers_all_of_its_chat() {
+    let agent = AgentScript { hidden_every: 1, ..AgentScript::default() };
+    let config = Config { agent, connect_hold: std::time::Duration::from_millis(200), ..Config::nodes(3) };
+    let simulator = Simulator::start(config).await.expect("free ports");
+    let folder = folder();
+    let server = Server::start(folder.path(), &simulator.addresses(), "");
+    let mut session = Session::open(server.address).await;
+    session.say("requestChat", json!({"nickname": "Anna"})).await;
+    for _ in 0..20 {
+        session.poll().await;
+        if session.chat.is_some() {
+            break;
+        }
+    }
+    let (chat, key) = session.chat.clone().expect("a delivery names the chat");
+    for n in 0..3 {
+        let data = json!({"operation": "sendMessage", "secureKey": key, "message": format!("over websocket {n}")});
+        let say = json!([{"channel": CHANNEL, "clientId": session.id, "id": n.to_string(), "data": data}]);
+        over_websocket(server.address, &session.cookie, &say, &format!("over websocket {n}")).await;
+        session.say("sendMessage", json!({"message": format!("over long polling {n}")})).await;
+        session.poll().await;
+    }
+    session.say("disconnect", json!({})).await;
+    session.poll().await;
+    let account = simulator.account();
+    let issued = account.chat(&chat).expect("the simulator has it");
+    let wanted: Vec<String> =
+        issued.visible().filter(|event| event.delivered).map(|event| event.index.to_string()).collect();
+    let mut archive = Archive::open(&server.database).await;
+    let stored = archive.rows("SELECT event_index FROM events ORDER BY event_index").await.concat();
+    assert_eq!(stored, wanted);
+    eventually("the lazy facts", async || {
+        let mut archive = Archive::open(&server.database).await;
+        let holes = archive.rows("SELECT status, holes, hidden > 0 FROM completeness").await;
+        (holes == [["complete", "0", "1"]]).then_some(())
+    })
+    .await;
     simulator.stop().await;
 }

@@ -10,6 +10,8 @@ mod http2;
 mod load;
 mod reading;
 mod seed;
+mod socket;
 mod support;
 mod tls;
 mod transparency;
+mod websocket;
