@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::proxy::Nodes;
+use crate::proxy::nodes::{Report, State};
 use crate::recorder::Recorder;
 use crate::telemetry::metrics::Metrics;
 
@@ -79,10 +80,13 @@ impl Watched {
         if !self.recorder.is_writing() {
             say(refuses, format!("the writer has ended; {fate}"));
         }
-        let unwell: Vec<&str> = self.nodes.iter().filter(|node| !node.is_well()).map(|node| &*node.name).collect();
-        if !unwell.is_empty() {
-            let none_left = unwell.len() == self.nodes.iter().count();
-            say(none_left, format!("nodes that take no connections: {}", unwell.join(", ")));
+        let reports: Vec<Report> = self.nodes.iter().map(|node| self.nodes.report(node)).collect();
+        let is_unwell = |report: &&Report| !matches!(report.state, State::Well | State::Returning);
+        let none_left = reports.iter().filter(is_unwell).count() == reports.len();
+        for report in reports.iter().filter(|report| report.drained || !report.detail.is_empty()) {
+            let drained = if report.drained { ", drained" } else { "" };
+            let detail = if report.detail.is_empty() { String::new() } else { format!(": {}", report.detail) };
+            say(none_left, format!("node {} is {}{drained}{detail}", report.name, report.state));
         }
         (ready, words)
     }

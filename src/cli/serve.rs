@@ -14,6 +14,8 @@ use super::Common;
 use crate::admin::{self, Watched};
 use crate::config::Config;
 use crate::proxy::access::Access;
+use crate::proxy::affinity::Cookies;
+use crate::proxy::health::{self, Check};
 use crate::proxy::{NodeAddress, Nodes, Proxy, Start};
 use crate::recorder::{Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
 use crate::store::place::{FileSystemKind, Place};
@@ -88,6 +90,7 @@ impl Running {
     /// Where any of that cannot be done; nothing is left running then.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let place = suitable_place(config)?;
+        let watch = Watch::of(config)?;
         let lock = ArchiveLock::acquire(&place.path)?;
         let admin = TcpListener::bind(config.admin.listen).await;
         let admin = admin.with_context(|| format!("cannot listen on admin.listen = {}", config.admin.listen))?;
@@ -103,7 +106,7 @@ impl Running {
         let metrics = Arc::new(Metrics::default());
         let writer = Recorder::start(config.recording.clone(), store, options, run, metrics.clone())?;
         let recorder = writer.recorder().clone();
-        let started = start_proxy(config, &recorder, &metrics);
+        let started = start_proxy(config, &recorder, &metrics, watch.cookies);
         let (proxy, nodes) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -112,7 +115,9 @@ impl Running {
             }
         };
         let watched = Arc::new(Watched { recorder, nodes, metrics, draining: AtomicBool::new(false) });
+        health::resolve_first(&watched.nodes).await;
         let tasks = vec![
+            tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),
             tokio::spawn(admin::serve(admin, watched.clone())),
             tokio::spawn(watch_space(place.clone(), watched.clone())),
         ];
@@ -178,19 +183,36 @@ impl Running {
     }
 }
 
+/// What the nodes are watched with and kept to by, out of files that only we may read.
+struct Watch {
+    check: Option<Check>,
+    cookies: Cookies,
+}
+
+impl Watch {
+    fn of(config: &Config) -> anyhow::Result<Self> {
+        let check =
+            Check::of(&config.nodes).map_err(anyhow::Error::msg).context("the nodes' health cannot be checked")?;
+        let cookies = Cookies::of(&config.nodes).map_err(anyhow::Error::msg);
+        Ok(Self { check, cookies: cookies.context("sessions cannot be kept to their nodes")? })
+    }
+}
+
 fn start_proxy(
     config: &Config,
     recorder: &Arc<Recorder>,
     metrics: &Arc<Metrics>,
+    cookies: Cookies,
 ) -> anyhow::Result<(Proxy, Arc<Nodes>)> {
     let parse = |text: &String| NodeAddress::parse(text).map_err(anyhow::Error::msg);
     let addresses = config.proxy.upstreams.iter().map(parse).collect::<anyhow::Result<Vec<_>>>()?;
     let access = Access::new(&config.proxy.allow, &config.proxy.deny).map_err(anyhow::Error::msg)?;
-    let nodes = Arc::new(Nodes::new(addresses, metrics));
+    let nodes = Arc::new(Nodes::new(addresses, &config.proxy, &config.nodes, metrics));
     let proxy = Proxy::start(Start {
         config: config.proxy.clone(),
         access,
         nodes: nodes.clone(),
+        cookies,
         recorder: recorder.clone(),
         metrics: metrics.clone(),
     });

@@ -151,7 +151,7 @@ fn unknown_names_are_told_with_their_nearest() {
     check("[proxy]\ndatabase = 'x'", &["test.toml:2: proxy.database: unknown key; it belongs under [recording]"]);
     check(
         "[record]\nx = 1",
-        &["test.toml:1: record: unknown section; there are [proxy], [recording], [admin] and [log]"],
+        &["test.toml:1: record: unknown section; there are [proxy], [nodes], [recording], [admin] and [log]"],
     );
     check("[recordings]\nx = 1", &["test.toml:1: recordings: unknown section; did you mean [recording]?"]);
     check("database = 'x'", &["test.toml:1: database: stands in no section; it belongs under [recording]"]);
@@ -159,7 +159,7 @@ fn unknown_names_are_told_with_their_nearest() {
     check("[[proxy]]", &["test.toml:1: proxy: is a section: write [proxy]"]);
     check(
         "x = 1",
-        &["test.toml:1: x: unknown key, and in no section; there are [proxy], [recording], [admin] and [log]"],
+        &["test.toml:1: x: unknown key, and in no section; there are [proxy], [nodes], [recording], [admin] and [log]"],
     );
     check(
         "recording.x.y = 1",

@@ -16,7 +16,7 @@ use super::Config;
 /// The name of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// `proxy`, `recording`, `admin` or `log`.
+    /// `proxy`, `nodes`, `recording`, `admin` or `log`.
     pub section: &'static str,
     /// The name within its section.
     pub name: &'static str,
@@ -37,9 +37,10 @@ impl fmt::Display for Key {
 
 /// Every option with its value, in the order in which they are documented.
 pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
-    let Config { proxy, recording, admin, log } = config;
+    let Config { proxy, nodes, recording, admin, log } = config;
     let named = |section| move |(name, value)| (Key { section, name }, value);
     let mut options: Vec<_> = proxy_options(proxy).into_iter().map(named("proxy")).collect();
+    options.extend(nodes_options(nodes).into_iter().map(named("nodes")));
     options.extend(recording_options(recording).into_iter().map(named("recording")));
     options.extend(admin_options(admin).into_iter().map(named("admin")));
     options.extend(log_options(log).into_iter().map(named("log")));
@@ -92,6 +93,47 @@ fn proxy_options(config: &proxy::Config) -> Vec<Named> {
         ("client_timeout", duration(*client_timeout)),
         ("drain_delay", duration(*drain_delay)),
         ("drain_max", duration(*drain_max)),
+    ]
+}
+
+fn nodes_options(config: &proxy::nodes::Config) -> Vec<Named> {
+    let proxy::nodes::Config {
+        health_path,
+        health_status,
+        health_text,
+        health_interval,
+        health_timeout,
+        health_failures,
+        health_passes,
+        health_credentials,
+        refusals_max,
+        server_errors_max,
+        passed_over_max,
+        slow_start,
+        resolve_interval,
+        waiting_max,
+        wait_max,
+        affinity_key,
+        cookie_attributes,
+    } = config;
+    vec![
+        ("health_path", text(health_path)),
+        ("health_status", number(*health_status)),
+        ("health_text", text(health_text)),
+        ("health_interval", duration(*health_interval)),
+        ("health_timeout", duration(*health_timeout)),
+        ("health_failures", number(*health_failures)),
+        ("health_passes", number(*health_passes)),
+        ("health_credentials", path(health_credentials)),
+        ("refusals_max", number(*refusals_max)),
+        ("server_errors_max", number(*server_errors_max)),
+        ("passed_over_max", duration(*passed_over_max)),
+        ("slow_start", duration(*slow_start)),
+        ("resolve_interval", duration(*resolve_interval)),
+        ("waiting_max", number(*waiting_max)),
+        ("wait_max", duration(*wait_max)),
+        ("affinity_key", path(affinity_key)),
+        ("cookie_attributes", list(cookie_attributes)),
     ]
 }
 

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::affinity::{self, Rule};
 use super::body::Outgoing;
 use super::framing::{Ambiguous, Framing};
-use super::head::{Head, Known};
+use super::head::{Head, Kind, Known};
 use crate::chat::Secret;
 
 /// What a forwarded request is told to have passed (RFC 9110, section 7.6.3).
@@ -196,6 +197,12 @@ impl Peer {
         Self { address, field: address.to_string(), is_believed }
     }
 
+    /// Whether the client's own connection is one of TLS, as far as a trusted proxy says so.
+    pub fn is_tls(&self, head: &Head) -> bool {
+        let proto = head.value(Known::XForwardedProto).filter(|_| self.is_believed);
+        proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"))
+    }
+
     /// Who the client is: from a trusted network as X-Forwarded-For says, from any other the peer itself.
     pub fn client(&self, head: &Head, trusted: &[IpNet]) -> IpAddr {
         if self.is_believed { claimed_client(head, self.address, trusted) } else { self.address }
@@ -282,6 +289,28 @@ pub fn toward_client(head: &Head, outgoing: Outgoing, connection: &str) -> Vec<u
     out
 }
 
+/// An answer's head with what rules add to its cookies, and with one more of ours.
+pub fn with_cookies(head: Head, rules: &[Rule], added: Option<&str>) -> Head {
+    let amended = |known: Known, value: &[u8]| {
+        (known == Known::SetCookie && !rules.is_empty()).then(|| affinity::amended(value, rules)).flatten()
+    };
+    if added.is_none() && !head.fields().any(|(known, _, value)| amended(known, value).is_some()) {
+        return head;
+    }
+    let version = if head.is_http_10() { "HTTP/1.0" } else { "HTTP/1.1" };
+    let mut out = format!("{version} {} ", head.status()).into_bytes();
+    out.extend_from_slice(head.reason());
+    out.extend_from_slice(b"\r\n");
+    for (known, name, value) in head.fields() {
+        write(&mut out, name, amended(known, value).as_deref().unwrap_or(value));
+    }
+    if let Some(cookie) = added {
+        write(&mut out, b"Set-Cookie", cookie.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+    Head::parse(out.into(), Kind::Answer).unwrap_or(head) // one that grew over the bounds goes out as it came
+}
+
 /// The value of a cookie that an answer sets.
 pub fn given_cookie<'a>(answer: &'a Head, name: &str) -> Option<&'a str> {
     let mut pairs = answer.values(Known::SetCookie).filter_map(|line| line.split(';').next()?.trim().split_once('='));
@@ -290,7 +319,6 @@ pub fn given_cookie<'a>(answer: &'a Head, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::head::Kind;
     use super::*;
 
     fn request(lines: &str) -> Head {
@@ -417,5 +445,23 @@ mod tests {
         assert_eq!(found, ["Basic dXNlcjpwYXNz", "dXNlcjpwYXNz", "three", "one", "two", "four"]);
         assert_eq!(noted.cookie("BAYEUX_BROWSER"), Some("two"));
         assert_eq!(given_cookie(&answer, "JSESSIONID"), Some("four"));
+    }
+
+    #[test]
+    fn cookies_are_amended_and_one_is_added() {
+        let given =
+            "HTTP/1.0 200 Fine\r\nset-cookie: BAYEUX_BROWSER=a; HttpOnly\r\nSet-Cookie: B=2\r\nX-A: \u{e9}\r\n\r\n";
+        let head = |text: &str| Head::parse(text.to_string().into(), Kind::Answer).expect("a head");
+        let rules = [Rule::parse("BAYEUX_BROWSER; Secure").expect("a rule")];
+        let check = |rules: &[Rule], added: Option<&str>, cookies: &[&str]| {
+            let head = with_cookies(head(given), rules, added);
+            assert_eq!(head.values(Known::SetCookie).collect::<Vec<_>>(), cookies);
+            assert_eq!((head.status(), head.reason(), head.is_http_10()), (200, &b"Fine"[..], true));
+            assert_eq!(head.fields().find(|(_, name, _)| *name == b"X-A").expect("kept").2, "\u{e9}".as_bytes());
+        };
+        check(&[], None, &["BAYEUX_BROWSER=a; HttpOnly", "B=2"]);
+        check(&rules, None, &["BAYEUX_BROWSER=a; HttpOnly; Secure", "B=2"]);
+        check(&rules, Some("c=3"), &["BAYEUX_BROWSER=a; HttpOnly; Secure", "B=2", "c=3"]);
+        check(&[], Some("c=3"), &["BAYEUX_BROWSER=a; HttpOnly", "B=2", "c=3"]);
     }
 }

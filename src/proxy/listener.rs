@@ -16,12 +16,13 @@ use tokio::time::{Instant, interval, sleep, timeout_at};
 
 use super::Config;
 use super::access::Access;
+use super::affinity::Cookies;
 use super::client::converse;
 use super::forward::Gate;
 use super::nodes::Nodes;
 use super::tally::Tally;
 use super::tap::Budget;
-use super::upstream::{Limits, Pool};
+use super::upstream::Pool;
 use super::wire::Wire;
 use crate::recorder::Recorder;
 use crate::telemetry::metrics::Metrics;
@@ -39,6 +40,8 @@ pub struct Start {
     pub access: Access,
     /// Where to.
     pub nodes: Arc<Nodes>,
+    /// What keeps sessions there.
+    pub cookies: Cookies,
     /// What is kept.
     pub recorder: Arc<Recorder>,
     /// What is counted.
@@ -141,6 +144,7 @@ async fn serve(
     let connections_max = gate.config.connections_max.div_ceil(threads);
     let open = Rc::new(Cell::new(0));
     let mut stop = stopping.clone();
+    let mut shortage = gate.pool.nodes().shortage();
     let mut tidy = interval(Duration::from_secs(5));
     loop {
         tokio::select! {
@@ -160,6 +164,7 @@ async fn serve(
                 }
             },
             _ = tidy.tick() => gate.pool.let_go_of_idle(),
+            Ok(()) = shortage.changed() => gate.pool.make_room(),
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
@@ -173,15 +178,9 @@ async fn serve(
 
 fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
     let config = start.config;
-    let limits = Limits {
-        connect_timeout: config.connect_timeout,
-        idle_timeout: config.node_idle_timeout,
-        connections_max: config.node_connections_max,
-        retry_after: config.node_retry_after,
-    };
-    let pool = Rc::new(Pool::new(start.nodes, limits));
+    let pool = Rc::new(Pool::new(start.nodes, config.node_idle_timeout));
     let (tally, recorder, metrics) = (Tally::new(&start.metrics), start.recorder, start.metrics);
-    Rc::new(Gate { config, access: start.access, pool, recorder, budget, metrics, tally })
+    Rc::new(Gate { config, access: start.access, pool, cookies: start.cookies, recorder, budget, metrics, tally })
 }
 
 /// Counts a connection for as long as it is open.

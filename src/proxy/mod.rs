@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod address;
+pub mod affinity;
 mod answer;
 mod body;
 mod client;
@@ -9,8 +10,12 @@ mod forward;
 mod framing;
 mod head;
 mod headers;
+pub mod health;
 mod listener;
 pub mod nodes;
+mod permits;
+pub mod places;
+mod private;
 mod tally;
 mod tap;
 mod upgrade;
