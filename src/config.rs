@@ -121,6 +121,17 @@ impl Config {
         sections.into()
     }
 
+    /// The Unix socket of `gms-recorder node`.
+    pub fn control(&self) -> PathBuf {
+        let configured = &self.admin.control;
+        if !configured.as_os_str().is_empty() {
+            return configured.clone();
+        }
+        let mut beside = self.recording.database.as_os_str().to_owned();
+        beside.push("-control");
+        beside.into()
+    }
+
     /// Sentences about what is allowed but seldom meant.
     pub fn warnings(&self) -> Vec<String> {
         sense::warnings(self)
@@ -141,6 +152,22 @@ pub fn database(
     sense::check_database(&config.recording, &mut layers);
     Problems::or(layers.into_problems())?;
     Ok(config.recording.database)
+}
+
+/// The socket at which a running `serve` takes commands. Like [`database`] it needs nothing else of the configuration.
+///
+/// # Errors
+/// As [`database`].
+pub fn control(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<PathBuf, Problems> {
+    let mut layers = Layers::lay(file, environment, flags);
+    let config = layers.config();
+    sense::check_database(&config.recording, &mut layers);
+    Problems::or(layers.into_problems())?;
+    Ok(config.control())
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! Probes and metrics, on a listener of their own: read-only, loopback unless told otherwise, never reachable through the
 //! proxy's.
 
+pub mod control;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,11 +33,13 @@ use crate::telemetry::metrics::Metrics;
 pub struct Config {
     /// Where probes and metrics are served; loopback unless told otherwise.
     pub listen: SocketAddr,
+    /// The Unix socket of `gms-recorder node`; empty: beside the database.
+    pub control: PathBuf,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 9180).into() }
+        Self { listen: ([127, 0, 0, 1], 9180).into(), control: PathBuf::new() }
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::Common;
+use crate::admin::control::Control;
 use crate::admin::{self, Watched};
 use crate::config::Config;
 use crate::proxy::access::Access;
@@ -95,6 +96,7 @@ impl Running {
         let admin = TcpListener::bind(config.admin.listen).await;
         let admin = admin.with_context(|| format!("cannot listen on admin.listen = {}", config.admin.listen))?;
         let admin_address = admin.local_addr()?;
+        let control = control(config)?;
         // Before the archive is made or a run begins in it: neither is to come of a start that fails.
         Proxy::probe(config.proxy.listen).with_context(|| cannot_listen(config))?;
         let (options, run) = (options(config, &place), describe_run(config));
@@ -116,11 +118,14 @@ impl Running {
         };
         let watched = Arc::new(Watched { recorder, nodes, metrics, draining: AtomicBool::new(false) });
         health::resolve_first(&watched.nodes).await;
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),
             tokio::spawn(admin::serve(admin, watched.clone())),
             tokio::spawn(watch_space(place.clone(), watched.clone())),
         ];
+        if let Some(control) = control {
+            tasks.push(tokio::spawn(control.serve(watched.nodes.clone())));
+        }
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = %proxy.address(),
@@ -180,6 +185,20 @@ impl Running {
             delivered_early = account.delivered_early,
             "stopped"
         );
+    }
+}
+
+/// The socket for `gms-recorder node`. Chats do not depend on it: where the place beside the archive does not take one,
+/// there is none.
+fn control(config: &Config) -> anyhow::Result<Option<Control>> {
+    let path = config.control();
+    match Control::bind(&path) {
+        Ok(control) => Ok(Some(control)),
+        Err(error) if config.admin.control.as_os_str().is_empty() => {
+            tracing::warn!(path = %path.display(), %error, "nodes cannot be drained: set admin.control to another path");
+            Ok(None)
+        }
+        Err(error) => Err(anyhow::Error::new(error)).with_context(|| format!("cannot listen on {}", path.display())),
     }
 }
 

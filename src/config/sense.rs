@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::admin::control::PATH_BYTES_MAX;
 use crate::gms::RouteClass;
 use crate::proxy::NodeAddress;
 use crate::proxy::affinity::Rule;
@@ -33,6 +34,10 @@ pub(super) fn check(config: &Config, layers: &mut Layers) {
     check_file_mode(&config.recording.file_mode, layers);
     check_recording_bounds(&config.recording, layers);
     check_listeners(config.proxy.listen, config.admin.listen, layers);
+    if config.admin.control.as_os_str().len() > PATH_BYTES_MAX {
+        let sentence = format!("is longer than the {PATH_BYTES_MAX} bytes that a Unix socket's path may have");
+        layers.object("admin", "control", None, sentence);
+    }
     if let Err(sentence) = telemetry::parse_level(&config.log.level) {
         layers.object("log", "level", None, sentence);
     }

@@ -179,8 +179,8 @@ fn recording_options(config: &recorder::Config) -> Vec<Named> {
 }
 
 fn admin_options(config: &admin::Config) -> Vec<Named> {
-    let admin::Config { listen } = config;
-    vec![("listen", text(listen))]
+    let admin::Config { listen, control } = config;
+    vec![("listen", text(listen)), ("control", path(control))]
 }
 
 fn log_options(config: &telemetry::Config) -> Vec<Named> {
