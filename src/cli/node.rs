@@ -12,12 +12,12 @@ use crate::proxy::nodes::{Report, State};
 const EXAMPLE: &str = "\
 Example:
   gms-recorder node list
-  gms-recorder node drain gms-1      before its restart; then, when `node list` shows no exchanges, stop it
+  gms-recorder node drain gms-1     before its restart: stop it once it has no exchanges
   gms-recorder node restore gms-1
 
-A drained node is given no new chats. Chats over REST go on at other nodes with their next request, since
-any GMS node serves any chat; CometD sessions stay until they end. After a restart of `serve` no node is
-drained.";
+A drained node is given no new chats. Chats over REST go on at other nodes with their next
+request, since any GMS node serves any chat; CometD sessions stay until they end. After a
+restart of `serve` no node is drained.";
 
 /// See how the nodes of a running `serve` fare; drain one, or restore it.
 #[derive(Debug, Clone, clap::Args)]

@@ -108,7 +108,7 @@ impl Running {
         let metrics = Arc::new(Metrics::default());
         let writer = Recorder::start(config.recording.clone(), store, options, run, metrics.clone())?;
         let recorder = writer.recorder().clone();
-        let started = start_proxy(config, &recorder, &metrics, watch.cookies);
+        let started = start_proxy(config, &recorder, &metrics, watch.cookies).await;
         let (proxy, nodes) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -117,7 +117,6 @@ impl Running {
             }
         };
         let watched = Arc::new(Watched { recorder, nodes, metrics, draining: AtomicBool::new(false) });
-        health::resolve_first(&watched.nodes).await;
         let mut tasks = vec![
             tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),
             tokio::spawn(admin::serve(admin, watched.clone())),
@@ -217,7 +216,7 @@ impl Watch {
     }
 }
 
-fn start_proxy(
+async fn start_proxy(
     config: &Config,
     recorder: &Arc<Recorder>,
     metrics: &Arc<Metrics>,
@@ -227,6 +226,7 @@ fn start_proxy(
     let addresses = config.proxy.upstreams.iter().map(parse).collect::<anyhow::Result<Vec<_>>>()?;
     let access = Access::new(&config.proxy.allow, &config.proxy.deny).map_err(anyhow::Error::msg)?;
     let nodes = Arc::new(Nodes::new(addresses, &config.proxy, &config.nodes, metrics));
+    health::resolve_first(&nodes).await;
     let proxy = Proxy::start(Start {
         config: config.proxy.clone(),
         access,

@@ -232,3 +232,141 @@ fn ticks(period: Duration) -> tokio::time::Interval {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Mutex;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::super::nodes::{Affinity, State};
+    use super::super::{Config, NodeAddress};
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    fn nodes(addresses: &[NodeAddress]) -> Arc<Nodes> {
+        let (proxy, nodes) = (Config::default(), nodes::Config::default());
+        Arc::new(Nodes::new(addresses.to_vec(), &proxy, &nodes, &Metrics::default()))
+    }
+
+    fn at(host: impl ToString, port: u16) -> NodeAddress {
+        NodeAddress { name: format!("{}:{port}", host.to_string()), host: host.to_string(), port }
+    }
+
+    /// A node that answers every connection with the same bytes, or never where there are none; and what it was asked.
+    async fn node(ip: Ipv4Addr, port: u16, answer: &'static [u8]) -> (u16, Arc<Mutex<Vec<u8>>>) {
+        let listener = TcpListener::bind((ip, port)).await.expect("a free port");
+        let (port, asked) = (listener.local_addr().expect("it is bound").port(), Arc::new(Mutex::new(Vec::new())));
+        let heard = asked.clone();
+        tokio::spawn(async move {
+            loop {
+                let Ok((mut stream, _)) = listener.accept().await else { return };
+                let mut buffer = vec![0; 4096];
+                let length = stream.read(&mut buffer).await.unwrap_or(0);
+                heard.lock().expect("no panic holds it").extend_from_slice(&buffer[..length]);
+                if answer.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                let _ = stream.write_all(answer).await; // the check may have enough before
+            }
+        });
+        (port, asked)
+    }
+
+    #[tokio::test]
+    async fn a_node_is_well_that_answers_as_expected() {
+        let rows: [(&[u8], Option<&str>); 8] = [
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nONLINE", None),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nON\r\n4\r\nLINE\r\n0\r\n\r\n", None),
+            (b"HTTP/1.1 200 OK\r\n\r\nthe node is ONLINE", None),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nOFFLINE", Some("its answer does not contain \"ONLINE\"")),
+            (b"HTTP/1.1 503 No\r\nContent-Length: 6\r\n\r\nONLINE", Some("it answered 503, not 200")),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nONLINE", Some("its answer could not be read")),
+            (b"SSH-2.0-OpenSSH\r\n", Some("the connection broke")),
+            (b"", Some("it did not answer within 300ms")),
+        ];
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "monitor:pa55word\n").expect("the folder is ours");
+        std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("it is ours");
+        let config = nodes::Config {
+            health_path: "/genesys/1/admin/node/status?a=b".into(),
+            health_text: "ONLINE".into(),
+            health_timeout: Duration::from_millis(300),
+            health_credentials: secret,
+            ..nodes::Config::default()
+        };
+        let check = Check::of(&config).expect("the file can be read").expect("there is a path");
+        assert!(!format!("{check:?}").contains(&STANDARD.encode("monitor:pa55word")), "{check:?}");
+        for (answer, objection) in rows {
+            let (port, asked) = node(Ipv4Addr::LOCALHOST, 0, answer).await;
+            let nodes = nodes(&[at("127.0.0.1", port)]);
+            let outcome = check.ask("gms-1:8080", &nodes.all[0].places).await;
+            let answer = String::from_utf8_lossy(answer);
+            match (&outcome, objection) {
+                (Ok(()), None) => {}
+                (Err(why), Some(objection)) => assert!(why.starts_with(objection), "{answer}: {why}"),
+                _ => panic!("{answer}: {outcome:?}, wanted {objection:?}"),
+            }
+            let asked = String::from_utf8(asked.lock().expect("no panic holds it").clone()).expect("text");
+            let asked = asked.to_ascii_lowercase();
+            assert!(
+                asked.starts_with("get /genesys/1/admin/node/status?a=b http/1.1\r\nhost: gms-1:8080\r\n"),
+                "{asked}"
+            );
+            let field = format!("authorization: basic {}", STANDARD.encode("monitor:pa55word").to_ascii_lowercase());
+            assert!(asked.contains(&field), "{asked}");
+        }
+        let nodes = nodes(&[at("127.0.0.1", 1)]);
+        let why = check.ask("gms-1:8080", &nodes.all[0].places).await.expect_err("nobody listens there");
+        assert!(why.starts_with("it takes no connection"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_moves_is_followed_and_one_that_cannot_be_looked_up_stays_where_it_was() {
+        let well = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        let (port, _asked) = node(Ipv4Addr::new(127, 0, 0, 2), 0, well).await;
+        node(Ipv4Addr::new(127, 0, 0, 3), port, well).await;
+        let nodes = nodes(&[at("gms-1.example.com", port), at("127.0.0.2", port)]);
+        let led_to = async || {
+            let stream = nodes.all[0].places.connect().await;
+            stream.and_then(|stream| stream.peer_addr()).map(|peer| peer.ip().to_string()).map_err(|error| error.kind())
+        };
+        let found = |ip: &'static str| {
+            move |host: String, port: u16| async move {
+                assert_eq!(host, "gms-1.example.com", "addresses are not looked up");
+                let ip = ip.parse().map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
+                Ok(vec![SocketAddr::new(ip, port)])
+            }
+        };
+        assert_eq!(led_to().await, Err(io::ErrorKind::NotFound));
+        for (answer, place) in [("127.0.0.2", "127.0.0.2"), ("127.0.0.3", "127.0.0.3"), ("no answer", "127.0.0.3")] {
+            resolve(&nodes, |_| true, found(answer)).await;
+            assert_eq!(led_to().await.as_deref(), Ok(place), "after {answer}");
+        }
+        assert_eq!(nodes.report(&nodes.all[0]).detail, "its name cannot be resolved");
+        resolve(&nodes, |places| places.all().is_empty(), found("127.0.0.2")).await;
+        assert_eq!(led_to().await.as_deref(), Ok("127.0.0.3"), "it was not asked for");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_back_is_found_by_the_watch() {
+        let well = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        let (port, _asked) = node(Ipv4Addr::LOCALHOST, 0, well).await;
+        let config = Config { node_retry_after: Duration::from_millis(50), ..Config::default() };
+        let addresses = vec![at("127.0.0.1", port), at("127.0.0.2", port)];
+        let nodes = Arc::new(Nodes::new(addresses, &config, &nodes::Config::default(), &Metrics::default()));
+        nodes.refused(0, &io::ErrorKind::ConnectionRefused.into());
+        assert_eq!(nodes.choose(Affinity::None, 0), Some(1));
+        let watching = tokio::spawn(watch(nodes.clone(), None, Duration::from_secs(30)));
+        let back = async {
+            while nodes.report(&nodes.all[0]).state == State::Refusing {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), back).await.expect("it was tried and found well");
+        watching.abort();
+    }
+}

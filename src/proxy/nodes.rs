@@ -398,16 +398,17 @@ impl Nodes {
         if refusals < self.limits.refusals_max {
             return;
         }
-        node.counted.up.set(0);
+        if refusals == self.limits.refusals_max {
+            node.counted.up.set(0);
+            tracing::warn!(node = &*node.name, %error, "a node takes no connections");
+        }
         let _judging = self.judge();
         let is_over = now >= node.standing.back_at.load(Ordering::Relaxed);
-        if !is_over || (self.others_well(index, now) == 0 && !node.is_refusing()) {
-            return;
-        }
-        let was_refusing = node.standing.is_refusing.swap(true, Ordering::Relaxed);
-        let passed_over = self.pass_over(node, now, !was_refusing);
-        if !was_refusing {
-            tracing::warn!(node = &*node.name, %error, ?passed_over, "a node takes no connections; it is passed over");
+        let is_last = !node.is_refusing() && self.others_well(index, now) == 0;
+        if is_over && !is_last {
+            let was_refusing = node.standing.is_refusing.swap(true, Ordering::Relaxed);
+            let passed_over = self.pass_over(node, now, !was_refusing);
+            tracing::debug!(node = &*node.name, ?passed_over, "it is passed over, and then tried again");
         }
     }
 

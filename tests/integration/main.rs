@@ -7,6 +7,7 @@ mod cometd;
 mod crash;
 mod faults;
 mod load;
+mod nodes;
 mod reading;
 mod seed;
 mod support;

@@ -71,10 +71,11 @@ impl Server {
         }
         let own = |name: &str| sections.get(name).cloned().unwrap_or_default();
         let text = format!(
-            "[proxy]\nlisten = \"{listen}\"\nupstreams = [{}]\ndrain_delay = \"10ms\"\n{}\n[recording]\ndatabase = {:?}\n{}\n\
+            "[proxy]\nlisten = \"{listen}\"\nupstreams = [{}]\ndrain_delay = \"10ms\"\n{}\n[nodes]\n{}\n[recording]\ndatabase = {:?}\n{}\n\
              [admin]\nlisten = \"{admin}\"\n[log]\nformat = \"json\"\n",
             urls.join(", "),
             own("proxy"),
+            own("nodes"),
             database,
             own("recording"),
         );
