@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde::Serialize;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::{Config, Origins, Problems};
 use crate::gms::RouteClass;
 use crate::proxy::NodeAddress;
+use crate::proxy::affinity::Cookies;
+use crate::proxy::health::Check;
+use crate::proxy::places::Places;
 use crate::recorder::{self, Create};
 use crate::store::inspect::{self, Migrations};
 use crate::store::place::Place;
@@ -26,8 +29,9 @@ Example:
   gms-recorder check --config /etc/gms-recorder.toml
 
 Exit codes:
-  0  the configuration is right, every node was reached, the database can be used
-  1  a node cannot be reached (`serve` starts all the same), or the database cannot be used
+  0  the configuration is right, every node was reached and is well, the database can be used
+  1  a node cannot be reached or is not well (`serve` starts all the same), a file that is named for the nodes
+     cannot be used, or the database cannot
   2  the configuration is not right; everything that is wrong is listed";
 
 /// How long resolving a node's name and connecting to it may take together: on the network of a GMS node it takes ms.
@@ -98,6 +102,8 @@ struct Report {
     warnings: Vec<String>,
     routes: Vec<Passage>,
     nodes: Vec<Node>,
+    /// Files with secrets that cannot be used.
+    files: Vec<String>,
     database: Database,
 }
 
@@ -116,6 +122,8 @@ struct Node {
     addresses: Vec<SocketAddr>,
     connect_ms: Option<f64>,
     problem: Option<String>,
+    /// What its health check said against it.
+    unwell: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -134,13 +142,16 @@ struct Database {
 
 impl Report {
     async fn of(config: &Config, origins: &Origins) -> Self {
+        let check = Check::of(&config.nodes);
+        let files = [check.as_ref().err().cloned(), Cookies::of(&config.nodes).err()];
         Self {
             config: config.to_json(),
             config_hash: config.hash(),
             toml: config.to_toml_traced(origins),
             warnings: config.warnings(),
             routes: passages(&config.proxy),
-            nodes: look_at_nodes(&config.proxy.upstreams).await,
+            nodes: look_at_nodes(&config.proxy.upstreams, check.ok().flatten()).await,
+            files: files.into_iter().flatten().collect(),
             database: look_at_database(&config.recording).await,
         }
     }
@@ -149,8 +160,11 @@ impl Report {
     fn verdict(&self) -> Option<String> {
         let lost = self.nodes.iter().filter(|node| node.problem.is_some()).count();
         let nodes = (lost > 0).then(|| format!("{lost} of {} nodes cannot be reached", self.nodes.len()));
+        let unwell = self.nodes.iter().filter(|node| node.unwell.is_some()).count();
+        let unwell = (unwell > 0).then(|| format!("{unwell} of {} nodes are not well", self.nodes.len()));
+        let files = (!self.files.is_empty()).then(|| self.files.join(", and "));
         let database = self.database.problem.as_ref().map(|_| "the database cannot be used".to_string());
-        let parts: Vec<String> = nodes.into_iter().chain(database).collect();
+        let parts: Vec<String> = [nodes, unwell, files, database].into_iter().flatten().collect();
         (!parts.is_empty()).then(|| parts.join(", and "))
     }
 
@@ -165,6 +179,9 @@ impl Report {
         let width = self.nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
         for node in &self.nodes {
             writeln!(out, "{:width$}  {}", node.name, node.told())?;
+        }
+        for file in &self.files {
+            writeln!(out, "CANNOT BE USED: {file}")?;
         }
         writeln!(out, "\n# database")?;
         self.database.write_text(out)?;
@@ -195,11 +212,12 @@ fn passages(config: &proxy::Config) -> Vec<Passage> {
 }
 
 /// All at once: many dead nodes take no longer than one.
-async fn look_at_nodes(upstreams: &[String]) -> Vec<Node> {
+async fn look_at_nodes(upstreams: &[String], check: Option<Check>) -> Vec<Node> {
     let mut looks = JoinSet::new();
     let addresses = upstreams.iter().filter_map(|upstream| NodeAddress::parse(upstream).ok());
     for (n, address) in addresses.enumerate() {
-        looks.spawn(async move { (n, Node::of(address).await) });
+        let check = check.clone();
+        looks.spawn(async move { (n, Node::of(address, check).await) });
     }
     let mut nodes = looks.join_all().await;
     nodes.sort_by_key(|(n, _)| *n);
@@ -207,13 +225,22 @@ async fn look_at_nodes(upstreams: &[String]) -> Vec<Node> {
 }
 
 impl Node {
-    async fn of(address: NodeAddress) -> Self {
+    async fn of(address: NodeAddress, check: Option<Check>) -> Self {
+        let places = Places::new(&address, NODE_WAIT);
         let authority = address.authority();
-        let mut node = Self { name: address.name, authority, addresses: Vec::new(), connect_ms: None, problem: None };
+        let mut node = Self {
+            name: address.name,
+            authority,
+            addresses: Vec::new(),
+            connect_ms: None,
+            problem: None,
+            unwell: None,
+        };
         let look = async {
             node.addresses = lookup_host((address.host, address.port)).await?.collect();
+            places.learn(node.addresses.clone());
             let started = Instant::now();
-            TcpStream::connect(node.addresses.as_slice()).await?;
+            places.connect().await?;
             // Microseconds are noise to whoever reads this.
             node.connect_ms = Some((started.elapsed().as_secs_f64() * 10_000.0).round() / 10.0);
             io::Result::Ok(())
@@ -226,6 +253,9 @@ impl Node {
             Err(_) if node.addresses.is_empty() => Some("its name was not resolved within 1s".into()),
             Err(_) => Some("it did not accept a connection within 1s".into()),
         };
+        if let (None, Some(check)) = (&node.problem, check) {
+            node.unwell = check.ask(&node.authority, &places).await.err();
+        }
         node
     }
 
@@ -234,7 +264,10 @@ impl Node {
         let resolved = if addresses.is_empty() { self.authority.clone() } else { addresses.join(", ") };
         let outcome = match (&self.problem, self.connect_ms) {
             (Some(problem), _) => format!("NOT REACHED: {problem}"),
-            (None, Some(ms)) => format!("connected in {ms} ms"),
+            (None, Some(ms)) => match &self.unwell {
+                None => format!("connected in {ms} ms"),
+                Some(why) => format!("connected in {ms} ms, NOT WELL: {why}"),
+            },
             (None, None) => String::new(),
         };
         if resolved == self.name { outcome } else { format!("{resolved}  {outcome}") }

@@ -284,7 +284,7 @@ fn within(section: &str, name: &str, value: usize, least: usize, most: usize, la
 }
 
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let Config { proxy, recording, .. } = config;
+    let Config { proxy, nodes, recording, .. } = config;
     let duration = units::format_duration;
     let mut warnings = Vec::new();
     let mut warn = |applies, sentence| {
@@ -320,6 +320,14 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         format!(
             "proxy.node_idle_timeout ({}): nodes close idle connections after 5m, perhaps just as a request is sent",
             duration(proxy.node_idle_timeout)
+        ),
+    );
+    warn(
+        nodes.wait_max >= proxy.chat_timeout,
+        format!(
+            "nodes.wait_max ({}) is not below proxy.chat_timeout ({}): whoever waits for a connection has no time left for an answer",
+            duration(nodes.wait_max),
+            duration(proxy.chat_timeout)
         ),
     );
     warn(

@@ -287,6 +287,7 @@ fn wrong_values_are_told_with_what_would_be_right() {
 fn what_makes_no_sense_is_told_with_a_remedy() {
     let classes = "chat, chat_ntf, cometd, email, openmedia, chat_v1, other";
     let mode = "\"0600\" keeps it to the owner, \"0640\" lets a group read";
+    let long_control = format!("[admin]\ncontrol = '/{}'", "x".repeat(107));
     let rows = [
         (
             "[proxy]\nallow = [\"chat\",\n\"chats\"]",
@@ -332,6 +333,28 @@ fn what_makes_no_sense_is_told_with_a_remedy() {
             "test.toml:2: recording.queue_bytes_max: 1MiB cannot take in one answer of body_max = \"8MiB\"; raise it, or lower body_max".into(),
         ),
         (
+            "[nodes]\nhealth_path = 'status'",
+            "test.toml:2: nodes.health_path: \"status\" is no path such as \"/genesys/1/admin/node/status\"".into(),
+        ),
+        (
+            "[nodes]\nhealth_text = 'ONLINE'",
+            "test.toml:2: nodes.health_text: without health_path nothing is asked of the nodes".into(),
+        ),
+        ("[nodes]\nhealth_status = 700", "test.toml:2: nodes.health_status: 700 is out of bounds: 200 to 599".into()),
+        ("[nodes]\nrefusals_max = 0", "test.toml:2: nodes.refusals_max: 0 is out of bounds: 1 to 100".into()),
+        (
+            "[nodes]\nresolve_interval = '0s'",
+            "test.toml:2: nodes.resolve_interval: 0 would be over before it begins; at least 1ms is wanted".into(),
+        ),
+        (
+            "[nodes]\ncookie_attributes = ['A; Secure',\n'Secure']",
+            "test.toml:3: nodes.cookie_attributes: \"Secure\" is not written as \"BAYEUX_BROWSER; SameSite=None; Secure; Partitioned\"".into(),
+        ),
+        (
+            &long_control,
+            "test.toml:2: admin.control: is longer than the 107 bytes that a Unix socket's path may have".into(),
+        ),
+        (
             "[recording]\nattributes = ['secureKey']",
             "test.toml:2: recording.attributes: \"secureKey\" is a secret: it lets its holder act in the chat, and is never stored".into(),
         ),
@@ -355,6 +378,12 @@ fn nodes_are_checked_each_at_its_line() {
     assert_eq!(said.lines().collect::<Vec<_>>(), lines);
     let none = "proxy.upstreams: no GMS node is named; add --upstream http://gms:8080, or upstreams = [\"http://gms:8080\"] under [proxy]";
     assert_eq!(load("", &[], &Flags::default()).expect_err(none), none);
+    let many: Vec<String> = (0..65).map(|n| format!("'http://gms-{n}'")).collect();
+    let many = load(&format!("[proxy]\nupstreams = [{}]", many.join(", ")), &[], &Flags::default());
+    assert_eq!(
+        many.expect_err("too many"),
+        "test.toml:2: proxy.upstreams: 65 nodes are named; at most 64 can be served"
+    );
     assert_eq!(load("[proxy]\nupstreams = 1", &[], &Flags::default()).expect_err("one complaint").lines().count(), 1);
 }
 
@@ -413,6 +442,7 @@ fn what_is_seldom_meant_is_warned_of() {
         ("[proxy]\nchat_timeout = '3s'", "proxy.chat_timeout (3s): chat widgets give up"),
         ("[proxy]\nconnect_timeout = '5s'", "proxy.connect_timeout (5s) is not below"),
         ("[proxy]\nnode_idle_timeout = '5m'", "proxy.node_idle_timeout (5m): nodes close"),
+        ("[nodes]\nwait_max = '3s'", "nodes.wait_max (3s) is not below proxy.chat_timeout (2800ms)"),
         ("[recording]\ndeliver = 'immediately'", "recording.deliver is \"immediately\""),
         ("[recording]\nkeep_typing_text = true", "recording.keep_typing_text"),
     ];
@@ -421,6 +451,19 @@ fn what_is_seldom_meant_is_warned_of() {
         let warnings = config.warnings();
         assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{text}: {warnings:?}");
     }
+}
+
+#[test]
+fn the_control_socket_is_beside_the_archive_unless_told_otherwise() {
+    for (text, path) in [
+        ("", "transcripts.db-control"),
+        ("[recording]\ndatabase = '/srv/a.db'", "/srv/a.db-control"),
+        ("[recording]\ndatabase = '/srv/a.db'\n[admin]\ncontrol = '/run/gms/control'", "/run/gms/control"),
+    ] {
+        let (config, _) = load(text, &[("GMS_RECORDER_UPSTREAM", "http://gms")], &Flags::default()).expect(text);
+        assert_eq!(config.control(), Path::new(path), "{text}");
+    }
+    assert_eq!(control(None, std::iter::empty(), &Flags::default()), Ok("transcripts.db-control".into()));
 }
 
 #[test]

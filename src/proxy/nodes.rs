@@ -30,6 +30,8 @@ const SESSIONS_MAX: usize = 100_000;
 /// What a node that comes back gets at once of its share, in thousandths; the rest follows during the slow start.
 const SHARE_MIN: i64 = 100;
 const SHARE_WHOLE: i64 = 1_000;
+/// An answer that did not come whole counts as so many server errors: its head may have counted as a good answer.
+const SILENCE_WEIGHT: u32 = 2;
 /// A time is doubled so often at most: longer than any configured bound by then.
 const DOUBLINGS_MAX: u32 = 20;
 
@@ -415,7 +417,7 @@ impl Nodes {
     /// A connection to a node was made.
     pub(super) fn connected(&self, index: usize) {
         let node = &self.all[index];
-        if node.standing.refusals.load(Ordering::Relaxed) == 0 {
+        if node.standing.refusals.load(Ordering::Relaxed) == 0 && !node.is_refusing() {
             return;
         }
         let refusals = node.standing.refusals.swap(0, Ordering::Relaxed);
@@ -432,7 +434,7 @@ impl Nodes {
     pub(super) fn answered(&self, index: usize, status: u16) {
         let errors = &self.all[index].standing.server_errors;
         match status {
-            500.. => self.erred(index),
+            500.. => self.erred(index, 1),
             _ if errors.load(Ordering::Relaxed) == 0 => {}
             _ => {
                 let less = |errors: u32| Some(errors.saturating_sub(1));
@@ -444,14 +446,14 @@ impl Nodes {
     /// A node took a request and did not answer, in time or at all.
     pub(super) fn unanswered(&self, name: &str) {
         if let Some(index) = self.index(name) {
-            self.erred(index);
+            self.erred(index, SILENCE_WEIGHT);
         }
     }
 
     /// What most nodes have in common is no node's fault: at most half of them are passed over for it.
-    fn erred(&self, index: usize) {
+    fn erred(&self, index: usize, weight: u32) {
         let (node, now, max) = (&self.all[index], self.now(), self.limits.server_errors_max);
-        let errors = node.standing.server_errors.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let errors = node.standing.server_errors.fetch_add(weight, Ordering::Relaxed).saturating_add(weight);
         if max == 0 || errors < max {
             return;
         }
@@ -804,7 +806,10 @@ mod tests {
         assert_eq!(nodes.state(&nodes.all[0]), State::Well, "half of its answers are not a burst");
         (0..5).for_each(|_| nodes.answered(0, 503));
         assert_eq!(nodes.state(&nodes.all[0]), State::Erring);
-        (0..5).for_each(|_| nodes.unanswered("gms-2"));
+        for _ in 0..4 {
+            nodes.answered(1, 200); // the head of an answer whose body never came
+            nodes.unanswered("gms-2");
+        }
         assert_eq!(nodes.state(&nodes.all[1]), State::Erring);
         (0..50).for_each(|_| nodes.answered(2, 503));
         assert_eq!(nodes.state(&nodes.all[2]), State::Well, "more than half are not passed over");

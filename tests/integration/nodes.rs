@@ -241,3 +241,29 @@ async fn a_session_keeps_to_its_node_through_any_proxy_of_the_cluster() {
     }
     simulator.stop().await;
 }
+
+#[test]
+fn check_asks_the_nodes_how_they_are_and_sees_files_that_others_can_read() {
+    let answers =
+        ["HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nONLINE", "HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"];
+    let (nodes, folder) = (answers.map(Origin::canned), folder());
+    let key = folder.path().join("affinity.key");
+    std::fs::write(&key, [b'k'; 48]).expect("the folder is ours");
+    let check = |mode: u32, code: i32, stdout: &str, stderr: &str| {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("the file is ours");
+        let config = folder.path().join("check.toml");
+        let text = format!(
+            "[proxy]\nupstreams = [\"http://{}\", \"http://{}\"]\n[nodes]\naffinity_key = {key:?}\n\
+             health_path = \"/genesys/1/admin/node/status\"\nhealth_text = \"ONLINE\"\n",
+            nodes[0].address, nodes[1].address
+        );
+        std::fs::write(&config, text).expect("the folder is ours");
+        let database = folder.path().join("a.db");
+        let paths = [&config, &database].map(|path| path.to_str().expect("a path of ours is text"));
+        let (exit, out, errors) = run(&["check", "--config", paths[0], "--database", paths[1]]);
+        assert_eq!(exit, code, "{out}{errors}");
+        assert!(out.contains(stdout) && errors.contains(stderr), "{out}{errors}");
+    };
+    check(0o600, 1, "NOT WELL: it answered 401, not 200", "error: 1 of 2 nodes are not well\n");
+    check(0o644, 1, "CANNOT BE USED: ", "can be used by others (mode 0644); `chmod 0600` it");
+}
