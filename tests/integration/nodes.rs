@@ -140,6 +140,29 @@ fn a_node_that_is_not_there_is_named() {
     assert!(code == 1 && errors.contains("no `serve` answers at"), "{errors}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_gives_server_errors_is_passed_over_and_the_last_one_is_not() {
+    let error = "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n";
+    let well = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    // Where both err, one of them still is asked.
+    for answers in [[error, well], [error, error]] {
+        let (nodes, folder) = (answers.map(Origin::canned), folder());
+        let settings = "[proxy]\nnode_retry_after = \"1m\"\n[nodes]\nserver_errors_max = 5\n";
+        let server = Server::start(folder.path(), &nodes.each_ref().map(|node| node.address), settings);
+        for _ in 0..100 {
+            get(server.address, "/genesys/1/other").await.expect("an answer");
+        }
+        let (_, said, _) = command(&server, &["list", "--format", "json"]);
+        let lines = said.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let mut found: Vec<String> = lines.map(|line| line["state"].as_str().expect("text").into()).collect();
+        found.sort();
+        assert_eq!(found, ["erring", "well"]);
+        let passed_over = nodes.iter().map(|node| node.received().len()).min().expect("two nodes");
+        assert!((5..20).contains(&passed_over), "{passed_over} of 100 requests to the one that is passed over");
+        assert_eq!(get(server.admin, "/ready").await.expect("it runs").0, StatusCode::OK);
+    }
+}
+
 /// Answers after a while; so many at a time as there are connections.
 fn slow_node() -> Origin {
     Origin::start(|_| {
