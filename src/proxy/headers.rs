@@ -291,16 +291,15 @@ pub fn toward_client(head: &Head, outgoing: Outgoing, connection: &str) -> Vec<u
 
 /// An answer's head with what rules add to its cookies, and with one more of ours.
 pub fn with_cookies(head: Head, rules: &[Rule], added: Option<&str>) -> Head {
-    let amended = |known: Known, value: &[u8]| {
-        (known == Known::SetCookie && !rules.is_empty()).then(|| affinity::amended(value, rules)).flatten()
-    };
-    if added.is_none() && !head.fields().any(|(known, _, value)| amended(known, value).is_some()) {
+    if added.is_none() && (rules.is_empty() || !head.has(Known::SetCookie)) {
         return head;
     }
-    let version = if head.is_http_10() { "HTTP/1.0" } else { "HTTP/1.1" };
-    let mut out = format!("{version} {} ", head.status()).into_bytes();
-    out.extend_from_slice(head.reason());
-    out.extend_from_slice(b"\r\n");
+    let amended = |known, value: &[u8]| {
+        if known == Known::SetCookie { affinity::amended(value, rules) } else { None }
+    };
+    let version: &[u8] = if head.is_http_10() { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
+    let (status, reason) = head.status_and_reason();
+    let mut out = [version, status, b" ", reason, b"\r\n"].concat();
     for (known, name, value) in head.fields() {
         write(&mut out, name, amended(known, value).as_deref().unwrap_or(value));
     }
@@ -456,7 +455,7 @@ mod tests {
         let check = |rules: &[Rule], added: Option<&str>, cookies: &[&str]| {
             let head = with_cookies(head(given), rules, added);
             assert_eq!(head.values(Known::SetCookie).collect::<Vec<_>>(), cookies);
-            assert_eq!((head.status(), head.reason(), head.is_http_10()), (200, &b"Fine"[..], true));
+            assert_eq!((head.status_and_reason(), head.is_http_10()), ((&b"200"[..], &b"Fine"[..]), true));
             assert_eq!(head.fields().find(|(_, name, _)| *name == b"X-A").expect("kept").2, "\u{e9}".as_bytes());
         };
         check(&[], None, &["BAYEUX_BROWSER=a; HttpOnly", "B=2"]);
