@@ -36,6 +36,10 @@ pub struct Config {
     pub proxy: proxy::Config,
     /// `[nodes]`
     pub nodes: proxy::nodes::Config,
+    /// `[tls]`
+    pub tls: proxy::tls::server::Config,
+    /// `[node_tls]`
+    pub node_tls: proxy::tls::connector::Config,
     /// `[recording]`
     pub recording: recorder::Config,
     /// `[admin]`
@@ -130,6 +134,13 @@ impl Config {
         let mut beside = self.recording.database.as_os_str().to_owned();
         beside.push("-control");
         beside.into()
+    }
+
+    /// The options whose values differ, in the order in which they are documented.
+    pub fn differences(&self, other: &Self) -> Vec<Key> {
+        let (ours, theirs) = (written::options(self), written::options(other));
+        let pairs = ours.into_iter().zip(theirs);
+        pairs.filter(|(ours, theirs)| ours.1 != theirs.1).map(|(ours, _)| ours.0).collect()
     }
 
     /// Sentences about what is allowed but seldom meant.

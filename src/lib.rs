@@ -14,7 +14,7 @@
 //! | [`gms`] | bytes in, observation out: routes, answers, errors, CometD, scrubbing | I/O, clocks, storing |
 //! | [`store`] | the only SQL: open, migrate, append a batch, read back | queues, HTTP, what to do about an error |
 //! | [`recorder`] | from observation to durable row: queue, one writer, group commit, tickets, outages | HTTP, SQL |
-//! | [`proxy`] | HTTP toward clients and nodes; [`proxy`]'s `forward.rs` is **the hot path** | JSON, SQL |
+//! | [`proxy`] | HTTP and TLS toward clients and nodes; [`proxy`]'s `forward.rs` is **the hot path** | JSON, SQL |
 //! | [`admin`] | probes and metrics on a listener of their own; the socket that drains nodes | chats |
 //! | [`simulator`] | GMS nodes that speak the documented API, for demo, tests and benchmarks | everything above |
 //! | [`config`] | every part's section, read from file, environment and flags, checked once | what the options do |

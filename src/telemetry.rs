@@ -2,6 +2,7 @@
 
 pub mod metrics;
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -57,21 +58,53 @@ pub enum Error {
     Started,
 }
 
+/// The running log.
+pub struct Logging {
+    replace: Box<dyn Fn(EnvFilter) -> bool + Send + Sync>,
+}
+
+impl Logging {
+    /// Takes another `level`, from the next line on.
+    ///
+    /// # Errors
+    /// A level that cannot be read; the former one stays.
+    pub fn set_level(&self, level: &str) -> Result<(), Error> {
+        let filter = parse_level(level).map_err(Error::Level)?;
+        let is_replaced = (self.replace)(filter);
+        is_replaced.then_some(()).ok_or_else(|| Error::Level("the log has ended".into()))
+    }
+}
+
+impl fmt::Debug for Logging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logging").finish_non_exhaustive()
+    }
+}
+
 /// Sends the log lines of the whole process to stderr; results own stdout. To be called once, before the first line.
 ///
 /// # Errors
 /// A level that cannot be read, or logging that was started before.
-pub fn start_logging(config: &Config) -> Result<(), Error> {
+pub fn start_logging(config: &Config) -> Result<Logging, Error> {
     // A log that cannot be written (stderr closed, disk full) must not take the chats with it: no panic, no complaint.
     let lines = tracing_subscriber::fmt()
         .with_env_filter(parse_level(&config.level).map_err(Error::Level)?)
         .with_writer(io::stderr)
         .log_internal_errors(false);
-    let started = match config.format {
-        Format::Text => lines.with_ansi(colour_wanted()).try_init(),
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+    let (started, replace): (_, Box<dyn Fn(EnvFilter) -> bool + Send + Sync>) = match config.format {
+        Format::Text => {
+            let lines = lines.with_ansi(colour_wanted()).with_filter_reloading();
+            let filter = lines.reload_handle();
+            (lines.try_init(), Box::new(move |new| filter.reload(new).is_ok()))
+        }
+        Format::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            let lines = lines.with_filter_reloading();
+            let filter = lines.reload_handle();
+            (lines.try_init(), Box::new(move |new| filter.reload(new).is_ok()))
+        }
     };
-    started.map_err(|_| Error::Started)
+    started.map(|()| Logging { replace }).map_err(|_| Error::Started)
 }
 
 fn colour_wanted() -> bool {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::net::lookup_host;
 use tokio::task::JoinSet;
@@ -13,10 +14,10 @@ use tokio::time::timeout;
 
 use crate::config::{Config, Origins, Problems};
 use crate::gms::RouteClass;
-use crate::proxy::NodeAddress;
 use crate::proxy::affinity::Cookies;
 use crate::proxy::health::Check;
 use crate::proxy::places::Places;
+use crate::proxy::{NodeAddress, tls};
 use crate::recorder::{self, Create};
 use crate::store::inspect::{self, Migrations};
 use crate::store::place::Place;
@@ -29,12 +30,13 @@ Example:
   gms-recorder check --config /etc/gms-recorder.toml
 
 Exit codes:
-  0  the configuration is right, every node was reached and is well, the database can be used
-  1  a node cannot be reached or is not well (`serve` starts all the same), a file that is named for the nodes
-     cannot be used, or the database cannot
+  0  the configuration is right, every node was reached and is well, certificates and database can be used
+  1  a node cannot be reached or is not well (`serve` starts all the same), or a certificate, another file
+     named for the nodes or the database cannot be used
   2  the configuration is not right; everything that is wrong is listed";
 
-/// How long resolving a node's name and connecting to it may take together: on the network of a GMS node it takes ms.
+/// How long resolving a node's name, connecting to it and a TLS handshake may take together: on the network of a GMS node
+/// it takes ms.
 const NODE_WAIT: Duration = Duration::from_secs(1);
 
 /// Less free space than this is warned of: some days of chats, and room for the journal.
@@ -101,6 +103,7 @@ struct Report {
     toml: String,
     warnings: Vec<String>,
     routes: Vec<Passage>,
+    certificates: Vec<Certificates>,
     nodes: Vec<Node>,
     /// Files with secrets that cannot be used.
     files: Vec<String>,
@@ -113,6 +116,20 @@ struct Passage {
     route: String,
     passes: bool,
     why: &'static str,
+}
+
+/// A file of certificates.
+#[derive(Debug, Serialize)]
+struct Certificates {
+    option: &'static str,
+    file: String,
+    names: Vec<String>,
+    /// Of the one that ends first.
+    subject: Option<String>,
+    not_after: Option<Timestamp>,
+    days_left: Option<i64>,
+    problem: Option<String>,
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -150,7 +167,8 @@ impl Report {
             toml: config.to_toml_traced(origins),
             warnings: config.warnings(),
             routes: passages(&config.proxy),
-            nodes: look_at_nodes(&config.proxy.upstreams, check.ok().flatten()).await,
+            certificates: look_at_certificates(config, Timestamp::now()),
+            nodes: look_at_nodes(config, check.ok().flatten()).await,
             files: files.into_iter().flatten().collect(),
             database: look_at_database(&config.recording).await,
         }
@@ -163,8 +181,11 @@ impl Report {
         let unwell = self.nodes.iter().filter(|node| node.unwell.is_some()).count();
         let unwell = (unwell > 0).then(|| format!("{unwell} of {} nodes are not well", self.nodes.len()));
         let files = (!self.files.is_empty()).then(|| self.files.join(", and "));
+        let unusable = self.certificates.iter().filter(|file| file.problem.is_some()).count();
+        let certificates = (unusable > 0)
+            .then(|| format!("{unusable} of {} certificate files cannot be used", self.certificates.len()));
         let database = self.database.problem.as_ref().map(|_| "the database cannot be used".to_string());
-        let parts: Vec<String> = [nodes, unwell, files, database].into_iter().flatten().collect();
+        let parts: Vec<String> = [nodes, unwell, files, certificates, database].into_iter().flatten().collect();
         (!parts.is_empty()).then(|| parts.join(", and "))
     }
 
@@ -175,6 +196,10 @@ impl Report {
         for Passage { route, passes, why } in &self.routes {
             writeln!(out, "{route:width$}  {}  {why}", if *passes { "passes " } else { "refused" })?;
         }
+        if !self.certificates.is_empty() {
+            writeln!(out, "\n# certificates")?;
+        }
+        self.certificates.iter().try_for_each(|certificates| certificates.write_text(out))?;
         writeln!(out, "\n# nodes")?;
         let width = self.nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
         for node in &self.nodes {
@@ -211,13 +236,54 @@ fn passages(config: &proxy::Config) -> Vec<Passage> {
     RouteClass::ALL.map(RouteClass::as_str).into_iter().map(class).chain(allowed).chain(denied).collect()
 }
 
+fn look_at_certificates(config: &Config, now: Timestamp) -> Vec<Certificates> {
+    let inspected = tls::inspect(&config.tls, &config.node_tls, now);
+    inspected.into_iter().map(|file| Certificates::of(file, now)).collect()
+}
+
+impl Certificates {
+    fn of(inspected: tls::Inspected, now: Timestamp) -> Self {
+        let ends_first = inspected.ends_first;
+        Self {
+            option: inspected.option,
+            file: inspected.file.display().to_string(),
+            names: inspected.names,
+            not_after: ends_first.as_ref().map(|facts| facts.not_after),
+            days_left: ends_first.as_ref().map(|facts| facts.days_left(now)),
+            subject: ends_first.map(|facts| facts.subject),
+            problem: inspected.problem.map(|problem| problem.to_string()),
+            warnings: inspected.doubts.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        write!(out, "{}  {}", self.option, self.file)?;
+        if !self.names.is_empty() {
+            write!(out, "  for {}", self.names.join(", "))?;
+        }
+        if let (Some(subject), Some(not_after), Some(days_left)) = (&self.subject, self.not_after, self.days_left) {
+            write!(out, "  \"{subject}\" ends {not_after}, in {days_left} days")?;
+        }
+        writeln!(out)?;
+        if let Some(problem) = &self.problem {
+            writeln!(out, "CANNOT BE USED: {problem}")?;
+        }
+        self.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))
+    }
+}
+
 /// All at once: many dead nodes take no longer than one.
-async fn look_at_nodes(upstreams: &[String], check: Option<Check>) -> Vec<Node> {
+async fn look_at_nodes(config: &Config, check: Option<Check>) -> Vec<Node> {
     let mut looks = JoinSet::new();
-    let addresses = upstreams.iter().filter_map(|upstream| NodeAddress::parse(upstream).ok());
-    for (n, address) in addresses.enumerate() {
+    let addresses: Vec<_> =
+        config.proxy.upstreams.iter().filter_map(|upstream| NodeAddress::parse(upstream).ok()).collect();
+    // Only where it is needed: it reads all CAs of the system.
+    let has_tls = addresses.iter().any(|address| address.is_tls);
+    let tls = has_tls.then(|| tls::Connector::new(&config.node_tls).map_err(|problems| problems.to_string()));
+    for (n, address) in addresses.into_iter().enumerate() {
+        let tls = if address.is_tls { tls.clone() } else { None };
         let check = check.clone();
-        looks.spawn(async move { (n, Node::of(address, check).await) });
+        looks.spawn(async move { (n, Node::of(address, tls, check).await) });
     }
     let mut nodes = looks.join_all().await;
     nodes.sort_by_key(|(n, _)| *n);
@@ -225,19 +291,16 @@ async fn look_at_nodes(upstreams: &[String], check: Option<Check>) -> Vec<Node> 
 }
 
 impl Node {
-    async fn of(address: NodeAddress, check: Option<Check>) -> Self {
-        let places = Places::new(&address, NODE_WAIT);
-        let authority = address.authority();
-        let mut node = Self {
-            name: address.name,
-            authority,
-            addresses: Vec::new(),
-            connect_ms: None,
-            problem: None,
-            unwell: None,
+    async fn of(address: NodeAddress, tls: Option<Result<tls::Connector, String>>, check: Option<Check>) -> Self {
+        let (name, authority) = (address.name.clone(), address.authority());
+        let mut node = Self { name, authority, addresses: Vec::new(), connect_ms: None, problem: None, unwell: None };
+        let tls = match tls.transpose() {
+            Ok(tls) => tls,
+            Err(problem) => return Self { problem: Some(problem), ..node },
         };
+        let places = Places::new(&address, tls, NODE_WAIT);
         let look = async {
-            node.addresses = lookup_host((address.host, address.port)).await?.collect();
+            node.addresses = lookup_host((address.host.as_str(), address.port)).await?.collect();
             places.learn(node.addresses.clone());
             let started = Instant::now();
             places.connect().await?;
@@ -249,9 +312,10 @@ impl Node {
         node.problem = match outcome {
             Ok(Ok(())) => None,
             Ok(Err(error)) if node.addresses.is_empty() => Some(format!("its name cannot be resolved: {error}")),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Other => Some(error.to_string()),
             Ok(Err(error)) => Some(format!("it does not accept connections: {error}")),
             Err(_) if node.addresses.is_empty() => Some("its name was not resolved within 1s".into()),
-            Err(_) => Some("it did not accept a connection within 1s".into()),
+            Err(_) => Some("it did not accept a connection, TLS included, within 1s".into()),
         };
         if let (None, Some(check)) = (&node.problem, check) {
             node.unwell = check.ask(&node.authority, &places).await.err();

@@ -25,6 +25,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, CONFIG_VARIABLE, Config, Flags, Origins, Problems, VARIABLE_PREFIX};
+use crate::proxy::tls;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -182,7 +183,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let is_usage = error.is::<Problems>() || error.is::<output::Usage>();
+    let is_usage = error.is::<Problems>() || error.is::<tls::Problems>() || error.is::<output::Usage>();
     if is_usage { 2 } else { 1 }
 }
 

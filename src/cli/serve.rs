@@ -13,15 +13,15 @@ use tokio::task::JoinHandle;
 use super::Common;
 use crate::admin::control::Control;
 use crate::admin::{self, Watched};
-use crate::config::Config;
+use crate::config::{Config, Key};
 use crate::proxy::access::Access;
 use crate::proxy::affinity::Cookies;
 use crate::proxy::health::{self, Check};
-use crate::proxy::{NodeAddress, Nodes, Proxy, Start};
+use crate::proxy::{NodeAddress, Nodes, Proxy, Start, tls};
 use crate::recorder::{Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
 use crate::store::place::{FileSystemKind, Place};
 use crate::store::{ArchiveLock, Options, Run, Store};
-use crate::telemetry::{self, metrics::Metrics};
+use crate::telemetry::{self, Logging, metrics::Metrics};
 
 /// How often the free space is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ pub struct Args {
     /// Where clients connect [env: GMS_RECORDER_LISTEN] [default: 0.0.0.0:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
-    /// A GMS node, http://host:port or name=http://host:port; again for each node [env: GMS_RECORDER_UPSTREAM]
+    /// A GMS node, http(s)://host:port or name=http(s)://host:port; again for each [env: GMS_RECORDER_UPSTREAM]
     #[arg(long = "upstream", value_name = "URL")]
     pub upstreams: Vec<String>,
     /// Where probes and metrics are served [env: GMS_RECORDER_ADMIN] [default: 127.0.0.1:9180]
@@ -46,22 +46,32 @@ pub struct Args {
     pub admin: Option<String>,
 }
 
-/// Serves until SIGTERM or SIGINT, then drains. A second signal ends it at once.
+/// Serves until SIGTERM or SIGINT, then drains. A second signal ends it at once. SIGHUP reads the configuration anew.
 ///
 /// # Errors
 /// Where it cannot start.
 pub async fn run(args: &Args, common: &Common) -> anyhow::Result<()> {
-    let (config, _) = common.load(args)?;
-    telemetry::start_logging(&config.log)?;
+    let (mut config, _) = common.load(args)?;
+    let logging = telemetry::start_logging(&config.log)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let running = Running::start(&config).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => match common.load(args) {
+                Ok((new, _)) => running.configure(&mut config, new, &logging),
+                Err(problems) => {
+                    let problems = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                    tracing::error!(problems, "the configuration is not right; the one that was read before stays");
+                }
+            },
+        }
     }
     let drain = running.stop(config.proxy.drain_delay);
     tokio::select! {
@@ -77,6 +87,7 @@ pub struct Running {
     proxy: Proxy,
     writer: WriterThread,
     watched: Arc<Watched>,
+    certificates: Arc<tls::Watch>,
     admin_address: SocketAddr,
     drain_max: Duration,
     tasks: Vec<JoinHandle<()>>,
@@ -90,6 +101,10 @@ impl Running {
     /// # Errors
     /// Where any of that cannot be done; nothing is left running then.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::default());
+        let addresses = addresses(config)?;
+        let has_tls_nodes = addresses.iter().any(|address| address.is_tls);
+        let certificates = Arc::new(tls::Watch::start(&config.tls, &config.node_tls, has_tls_nodes, metrics.clone())?);
         let place = suitable_place(config)?;
         let watch = Watch::of(config)?;
         let lock = ArchiveLock::acquire(&place.path)?;
@@ -105,12 +120,13 @@ impl Running {
         let archive_id = store.archive_id().to_owned();
         let run_id = store.run_id();
 
-        let metrics = Arc::new(Metrics::default());
         let writer = Recorder::start(config.recording.clone(), store, options, run, metrics.clone())?;
         let recorder = writer.recorder().clone();
-        let started = start_proxy(config, &recorder, &metrics, watch.cookies).await;
-        let (proxy, nodes) = match started {
-            Ok(started) => started,
+        let tls = certificates.connector().cloned();
+        let nodes = Arc::new(Nodes::new(addresses, tls, &config.proxy, &config.nodes, &metrics));
+        health::resolve_first(&nodes).await;
+        let proxy = match start_proxy(config, &nodes, watch.cookies, &certificates, &recorder, &metrics) {
+            Ok(proxy) => proxy,
             Err(error) => {
                 writer.close(Duration::from_secs(1));
                 return Err(error);
@@ -121,6 +137,7 @@ impl Running {
             tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),
             tokio::spawn(admin::serve(admin, watched.clone())),
             tokio::spawn(watch_space(place.clone(), watched.clone())),
+            tokio::spawn(certificates.clone().run()),
         ];
         if let Some(control) = control {
             tasks.push(tokio::spawn(control.serve(watched.nodes.clone())));
@@ -128,6 +145,7 @@ impl Running {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = %proxy.address(),
+            tls = certificates.server().is_some(),
             admin = %admin_address,
             nodes = config.proxy.upstreams.join(", "),
             database = %place.path.display(),
@@ -139,7 +157,16 @@ impl Running {
             when_unavailable = when_unavailable(config),
             "recording"
         );
-        Ok(Self { proxy, writer, watched, admin_address, drain_max: config.proxy.drain_max, tasks, _lock: lock })
+        Ok(Self {
+            proxy,
+            writer,
+            watched,
+            certificates,
+            admin_address,
+            drain_max: config.proxy.drain_max,
+            tasks,
+            _lock: lock,
+        })
     }
 
     /// Where clients connect.
@@ -155,6 +182,28 @@ impl Running {
     /// What the probes look at.
     pub fn watched(&self) -> &Arc<Watched> {
         &self.watched
+    }
+
+    /// Takes what of another configuration can be changed while running, and names what cannot.
+    fn configure(&self, config: &mut Config, new: Config, logging: &Logging) {
+        let is_taken = |key: &Key| is_taken_while_running(*key, config, &new);
+        let (taken, left): (Vec<_>, Vec<_>) = config.differences(&new).into_iter().partition(is_taken);
+        if !left.is_empty() {
+            tracing::warn!(
+                options = names(&left),
+                "options have changed that are only taken at a start; restart for them"
+            );
+        }
+        if let Err(error) = logging.set_level(&new.log.level) {
+            return tracing::error!(%error, "the log's level cannot be changed");
+        }
+        config.log.level = new.log.level;
+        if config.tls.is_on() == new.tls.is_on() {
+            config.tls = new.tls;
+        }
+        config.node_tls = new.node_tls;
+        tracing::info!(changed = names(&taken), "the configuration was read anew");
+        self.certificates.configure(config.tls.clone(), config.node_tls.clone());
     }
 
     /// Not ready but still accepting for `drain_delay`; then finishes what is in flight, writes what waits, closes.
@@ -216,27 +265,45 @@ impl Watch {
     }
 }
 
-async fn start_proxy(
+/// Certificates and the log's level. Clients that speak clear text cannot begin to speak TLS on the same port, nor the
+/// other way round.
+fn is_taken_while_running(key: Key, old: &Config, new: &Config) -> bool {
+    match key.section {
+        "tls" => old.tls.is_on() == new.tls.is_on(),
+        "node_tls" => true,
+        "log" => key.name == "level",
+        _ => false,
+    }
+}
+
+fn names(keys: &[Key]) -> String {
+    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn addresses(config: &Config) -> anyhow::Result<Vec<NodeAddress>> {
+    let parse = |text: &String| NodeAddress::parse(text).map_err(anyhow::Error::msg);
+    config.proxy.upstreams.iter().map(parse).collect()
+}
+
+fn start_proxy(
     config: &Config,
+    nodes: &Arc<Nodes>,
+    cookies: Cookies,
+    certificates: &tls::Watch,
     recorder: &Arc<Recorder>,
     metrics: &Arc<Metrics>,
-    cookies: Cookies,
-) -> anyhow::Result<(Proxy, Arc<Nodes>)> {
-    let parse = |text: &String| NodeAddress::parse(text).map_err(anyhow::Error::msg);
-    let addresses = config.proxy.upstreams.iter().map(parse).collect::<anyhow::Result<Vec<_>>>()?;
+) -> anyhow::Result<Proxy> {
     let access = Access::new(&config.proxy.allow, &config.proxy.deny).map_err(anyhow::Error::msg)?;
-    let nodes = Arc::new(Nodes::new(addresses, &config.proxy, &config.nodes, metrics));
-    health::resolve_first(&nodes).await;
     let proxy = Proxy::start(Start {
         config: config.proxy.clone(),
         access,
         nodes: nodes.clone(),
         cookies,
+        tls: certificates.server().cloned(),
         recorder: recorder.clone(),
         metrics: metrics.clone(),
     });
-    let proxy = proxy.with_context(|| cannot_listen(config))?;
-    Ok((proxy, nodes))
+    proxy.with_context(|| cannot_listen(config))
 }
 
 fn cannot_listen(config: &Config) -> String {

@@ -9,6 +9,8 @@ use crate::gms::RouteClass;
 use crate::proxy::NodeAddress;
 use crate::proxy::affinity::Rule;
 use crate::proxy::nodes::{self, NODES_MAX};
+use crate::proxy::tls::connector::{self, is_server_name};
+use crate::proxy::tls::server::{self, ClientCertificates};
 use crate::{proxy, recorder, telemetry, units};
 
 use super::Config;
@@ -29,6 +31,8 @@ pub(super) fn check(config: &Config, layers: &mut Layers) {
     check_origins(&config.proxy.cors_origins, layers);
     check_proxy_bounds(&config.proxy, layers);
     check_nodes(&config.nodes, layers);
+    check_tls(&config.tls, layers);
+    check_node_tls(&config.node_tls, layers);
     check_database(&config.recording, layers);
     check_attributes(&config.recording.attributes, layers);
     check_file_mode(&config.recording.file_mode, layers);
@@ -58,6 +62,11 @@ fn check_upstreams(upstreams: &[String], layers: &mut Layers) {
         match NodeAddress::parse(upstream) {
             Ok(node) if names.contains(&node.name) => {
                 let sentence = format!("two nodes are named {}; rows and metrics could not tell them apart", node.name);
+                layers.object("proxy", "upstreams", Some(n), sentence);
+            }
+            Ok(node) if node.is_tls && !is_server_name(&node.host) => {
+                let sentence =
+                    format!("no certificate can stand for \"{}\"; give a DNS name or an IP address", node.host);
                 layers.object("proxy", "upstreams", Some(n), sentence);
             }
             Ok(node) => names.push(node.name),
@@ -166,6 +175,46 @@ fn check_nodes(config: &nodes::Config, layers: &mut Layers) {
             layers.object("nodes", "cookie_attributes", Some(n), sentence);
         }
     }
+}
+
+fn check_tls(config: &server::Config, layers: &mut Layers) {
+    let server::Config { certificates, keys, client_certificates, client_ca, version_min: _, handshake_timeout } =
+        config;
+    if certificates.len() != keys.len() {
+        let sentence = format!(
+            "{} for {} in tls.certificates; each has its key at the same place of the list",
+            counted(keys.len(), "key"),
+            counted(certificates.len(), "certificate")
+        );
+        layers.object_once("tls", "keys", sentence);
+    }
+    let asks = *client_certificates != ClientCertificates::None;
+    if asks && certificates.is_empty() {
+        let sentence = "only TLS shows certificates; name ours in tls.certificates, or write \"none\"";
+        layers.object_once("tls", "client_certificates", sentence.into());
+    }
+    if asks && client_ca.as_os_str().is_empty() {
+        let sentence = "no file is named; client certificates are held against the CAs in it";
+        layers.object_once("tls", "client_ca", sentence.into());
+    }
+    at_least_one_ms("tls", "handshake_timeout", *handshake_timeout, layers);
+}
+
+fn check_node_tls(config: &connector::Config, layers: &mut Layers) {
+    let connector::Config { ca: _, certificate, key, server_name } = config;
+    if certificate.as_os_str().is_empty() != key.as_os_str().is_empty() {
+        let sentence = "node_tls.certificate and node_tls.key belong together: name both files, or neither";
+        layers.object_once("node_tls", "key", sentence.into());
+    }
+    if !server_name.is_empty() && !is_server_name(server_name) {
+        let sentence = format!("\"{server_name}\" is neither a DNS name nor an IP address");
+        layers.object("node_tls", "server_name", None, sentence);
+    }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 pub(super) fn check_database(config: &recorder::Config, layers: &mut Layers) {
@@ -284,7 +333,7 @@ fn within(section: &str, name: &str, value: usize, least: usize, most: usize, la
 }
 
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let Config { proxy, nodes, recording, .. } = config;
+    let Config { proxy, nodes, tls, node_tls, recording, .. } = config;
     let duration = units::format_duration;
     let mut warnings = Vec::new();
     let mut warn = |applies, sentence| {
@@ -337,6 +386,15 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     warn(
         recording.keep_typing_text,
         "recording.keep_typing_text: what customers typed and did not send is stored".into(),
+    );
+    warn(
+        tls.client_certificates == ClientCertificates::None && !tls.client_ca.as_os_str().is_empty(),
+        "tls.client_ca names a file, and tls.client_certificates is \"none\": no client is asked for one".into(),
+    );
+    let is_https = |url: &String| NodeAddress::parse(url).is_ok_and(|node| node.is_tls);
+    warn(
+        *node_tls != connector::Config::default() && !proxy.upstreams.iter().any(is_https),
+        "[node_tls] is set, and no node is reached by https://: it is not used".into(),
     );
     warnings
 }

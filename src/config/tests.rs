@@ -151,7 +151,9 @@ fn unknown_names_are_told_with_their_nearest() {
     check("[proxy]\ndatabase = 'x'", &["test.toml:2: proxy.database: unknown key; it belongs under [recording]"]);
     check(
         "[record]\nx = 1",
-        &["test.toml:1: record: unknown section; there are [proxy], [nodes], [recording], [admin] and [log]"],
+        &[
+            "test.toml:1: record: unknown section; there are [proxy], [nodes], [tls], [node_tls], [recording], [admin] and [log]",
+        ],
     );
     check("[recordings]\nx = 1", &["test.toml:1: recordings: unknown section; did you mean [recording]?"]);
     check("database = 'x'", &["test.toml:1: database: stands in no section; it belongs under [recording]"]);
@@ -159,7 +161,9 @@ fn unknown_names_are_told_with_their_nearest() {
     check("[[proxy]]", &["test.toml:1: proxy: is a section: write [proxy]"]);
     check(
         "x = 1",
-        &["test.toml:1: x: unknown key, and in no section; there are [proxy], [nodes], [recording], [admin] and [log]"],
+        &[
+            "test.toml:1: x: unknown key, and in no section; there are [proxy], [nodes], [tls], [node_tls], [recording], [admin] and [log]",
+        ],
     );
     check(
         "recording.x.y = 1",
@@ -365,12 +369,48 @@ fn what_makes_no_sense_is_told_with_a_remedy() {
 }
 
 #[test]
+fn tls_is_whole_or_objected_to() {
+    let rows = [
+        (
+            "[tls]\ncertificates = ['a.crt', 'b.crt']\nkeys = ['a.key']",
+            "test.toml:3: tls.keys: 1 key for 2 certificates in tls.certificates; each has its key at the same place of the list",
+        ),
+        (
+            "[tls]\nclient_certificates = 'required'\nclient_ca = 'ca.crt'",
+            "test.toml:2: tls.client_certificates: only TLS shows certificates; name ours in tls.certificates, or write \"none\"",
+        ),
+        (
+            "[tls]\ncertificates = ['a.crt']\nkeys = ['a.key']\nclient_certificates = 'optional'\nclient_ca = ''",
+            "test.toml:5: tls.client_ca: no file is named; client certificates are held against the CAs in it",
+        ),
+        (
+            "[tls]\nversion_min = '1.1'",
+            "test.toml:2: tls.version_min: \"1.1\" cannot be chosen; there is \"1.2\" or \"1.3\"",
+        ),
+        (
+            "[tls]\nhandshake_timeout = '0s'",
+            "test.toml:2: tls.handshake_timeout: 0 would be over before it begins; at least 1ms is wanted",
+        ),
+        (
+            "[node_tls]\nkey = 'a.key'",
+            "test.toml:2: node_tls.key: node_tls.certificate and node_tls.key belong together: name both files, or neither",
+        ),
+        (
+            "[node_tls]\nserver_name = 'a b'",
+            "test.toml:2: node_tls.server_name: \"a b\" is neither a DNS name nor an IP address",
+        ),
+    ];
+    for (text, line) in rows {
+        check(text, &[line]);
+    }
+}
+
+#[test]
 fn nodes_are_checked_each_at_its_line() {
-    let text =
-        "[proxy]\nupstreams = [\n'http://a',\n'https://b',\n'http://c/x',\n'http://u:password@d',\n'http://a:80',\n]\n";
+    let text = "[proxy]\nupstreams = [\n'http://a',\n'https://b..c',\n'http://c/x',\n'http://u:password@d',\n'http://a:80',\n]\n";
     let said = load(text, &[], &Flags::default()).expect_err("four are wrong");
     let lines = [
-        "test.toml:4: proxy.upstreams: TLS to nodes comes later: for now a node is reached by http:// only",
+        "test.toml:4: proxy.upstreams: no certificate can stand for \"b..c\"; give a DNS name or an IP address",
         "test.toml:5: proxy.upstreams: a node's URL holds no path or query: requests keep their own; write http://host:port",
         "test.toml:6: proxy.upstreams: a node's URL holds no user or password: credentials pass through from the clients",
         "test.toml:7: proxy.upstreams: two nodes are named a:80; rows and metrics could not tell them apart",

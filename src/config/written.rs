@@ -3,11 +3,12 @@
 //! The structs are taken apart without `..`: an option that is added to one of them does not compile until it is here.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Value;
 
+use crate::proxy::tls::{connector, server};
 use crate::recorder::{Create, Deliver, WhenUnavailable};
 use crate::{admin, proxy, recorder, telemetry, units};
 
@@ -16,7 +17,7 @@ use super::Config;
 /// The name of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// `proxy`, `nodes`, `recording`, `admin` or `log`.
+    /// `proxy`, `nodes`, `tls`, `node_tls`, `recording`, `admin` or `log`.
     pub section: &'static str,
     /// The name within its section.
     pub name: &'static str,
@@ -37,10 +38,12 @@ impl fmt::Display for Key {
 
 /// Every option with its value, in the order in which they are documented.
 pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
-    let Config { proxy, nodes, recording, admin, log } = config;
+    let Config { proxy, nodes, tls, node_tls, recording, admin, log } = config;
     let named = |section| move |(name, value)| (Key { section, name }, value);
     let mut options: Vec<_> = proxy_options(proxy).into_iter().map(named("proxy")).collect();
     options.extend(nodes_options(nodes).into_iter().map(named("nodes")));
+    options.extend(tls_options(tls).into_iter().map(named("tls")));
+    options.extend(node_tls_options(node_tls).into_iter().map(named("node_tls")));
     options.extend(recording_options(recording).into_iter().map(named("recording")));
     options.extend(admin_options(admin).into_iter().map(named("admin")));
     options.extend(log_options(log).into_iter().map(named("log")));
@@ -137,6 +140,23 @@ fn nodes_options(config: &proxy::nodes::Config) -> Vec<Named> {
     ]
 }
 
+fn tls_options(config: &server::Config) -> Vec<Named> {
+    let server::Config { certificates, keys, client_certificates, client_ca, version_min, handshake_timeout } = config;
+    vec![
+        ("certificates", paths(certificates)),
+        ("keys", paths(keys)),
+        ("client_certificates", text(client_certificates.as_str())),
+        ("client_ca", path(client_ca)),
+        ("version_min", text(version_min.as_str())),
+        ("handshake_timeout", duration(*handshake_timeout)),
+    ]
+}
+
+fn node_tls_options(config: &connector::Config) -> Vec<Named> {
+    let connector::Config { ca, certificate, key, server_name } = config;
+    vec![("ca", path(ca)), ("certificate", path(certificate)), ("key", path(key)), ("server_name", text(server_name))]
+}
+
 fn recording_options(config: &recorder::Config) -> Vec<Named> {
     let recorder::Config {
         database,
@@ -215,6 +235,10 @@ fn text(value: impl fmt::Display) -> Value {
 
 fn path(value: &Path) -> Value {
     text(value.display())
+}
+
+fn paths(values: &[PathBuf]) -> Value {
+    Value::Array(values.iter().map(|value| path(value)).collect())
 }
 
 fn list(values: &[impl fmt::Display]) -> Value {

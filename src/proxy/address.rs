@@ -3,29 +3,32 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 
-/// One GMS node: `http://gms-1:8080`, or `gms-1=http://10.0.0.1:8080`.
+/// One GMS node: `http://gms-1:8080`, or `gms-1=https://10.0.0.1:8443`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NodeAddress {
     /// What rows, logs and metrics call it; `host:port` unless given.
     pub name: String,
     /// A DNS name or an IP address, IPv6 without brackets.
     pub host: String,
-    /// 80 unless given.
+    /// 80 unless given, 443 with TLS.
     pub port: u16,
+    /// Whether it is reached by TLS: `https://`.
+    pub is_tls: bool,
 }
 
 impl NodeAddress {
-    /// Reads `http://host:port` or `name=http://host:port`.
+    /// Reads `http://host:port` or `name=http://host:port`, or the same with `https://`.
     ///
     /// # Errors
     /// A sentence that says what would be right. It never repeats the text, which may hold a password.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, url) = split_name(text.trim());
-        let (host, port) = split_authority(authority(url)?)?;
+        let (is_tls, authority) = authority(url)?;
+        let (host, port) = split_authority(authority, if is_tls { 443 } else { 80 })?;
         check_host(&host)?;
         let name = name.map_or_else(|| written(&host, port), String::from);
         check_name(&name)?;
-        Ok(Self { name, host, port })
+        Ok(Self { name, host, port, is_tls })
     }
 
     /// `host:port`, with IPv6 in brackets: what is connected to.
@@ -36,7 +39,8 @@ impl NodeAddress {
 
 impl fmt::Display for NodeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}=http://{}", self.name, self.authority())
+        let scheme = if self.is_tls { "https" } else { "http" };
+        write!(f, "{}={scheme}://{}", self.name, self.authority())
     }
 }
 
@@ -53,15 +57,16 @@ fn split_name(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-fn authority(url: &str) -> Result<&str, String> {
+/// Whether it is TLS, and what follows the scheme.
+fn authority(url: &str) -> Result<(bool, &str), String> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err("a node is written http://host:port, or name=http://host:port".into());
     };
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" => {}
-        "https" => return Err("TLS to nodes comes later: for now a node is reached by http:// only".into()),
-        _ => return Err("a node is reached by http:// only".into()),
-    }
+    let is_tls = match scheme.to_ascii_lowercase().as_str() {
+        "http" => false,
+        "https" => true,
+        _ => return Err("a node is reached by http:// or https:// only".into()),
+    };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.contains('@') {
         return Err("a node's URL holds no user or password: credentials pass through from the clients".into());
@@ -69,28 +74,30 @@ fn authority(url: &str) -> Result<&str, String> {
     if rest.contains(['/', '?', '#']) {
         return Err("a node's URL holds no path or query: requests keep their own; write http://host:port".into());
     }
-    Ok(rest)
+    Ok((is_tls, rest))
 }
 
-fn split_authority(authority: &str) -> Result<(String, u16), String> {
+fn split_authority(authority: &str, default_port: u16) -> Result<(String, u16), String> {
     if let Some(bracketed) = authority.strip_prefix('[') {
         let wrong = || "an IPv6 node is written http://[2001:db8::1]:8080".to_string();
         let (host, rest) = bracketed.split_once(']').ok_or_else(wrong)?;
         let host: Ipv6Addr = host.parse().map_err(|_| wrong())?;
-        let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(wrong)?) };
-        return Ok((host.to_string(), parse_port(port)?));
+        let port = match rest {
+            "" => default_port,
+            _ => parse_port(rest.strip_prefix(':').ok_or_else(wrong)?)?,
+        };
+        return Ok((host.to_string(), port));
     }
     match authority.split_once(':') {
         Some((_, port)) if port.contains(':') => {
             Err("IPv6 addresses stand in brackets: http://[2001:db8::1]:8080".into())
         }
-        Some((host, port)) => Ok((host.into(), parse_port(Some(port))?)),
-        None => Ok((authority.into(), parse_port(None)?)),
+        Some((host, port)) => Ok((host.into(), parse_port(port)?)),
+        None => Ok((authority.into(), default_port)),
     }
 }
 
-fn parse_port(text: Option<&str>) -> Result<u16, String> {
-    let Some(text) = text else { return Ok(80) };
+fn parse_port(text: &str) -> Result<u16, String> {
     let port = if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None };
     port.filter(|port| *port != 0).ok_or_else(|| "a port is a number from 1 to 65535".into())
 }
@@ -124,9 +131,13 @@ mod tests {
             ("http://[2001:db8::1]:8080", "[2001:db8::1]:8080", "2001:db8::1", 8080),
             ("six=http://[::1]", "six", "::1", 80),
             ("http://gms_1.example.com:1", "gms_1.example.com:1", "gms_1.example.com", 1),
+            ("https://gms", "gms:443", "gms", 443),
+            ("HTTPS://gms:8443/", "gms:8443", "gms", 8443),
+            ("gms-1=https://[::1]", "gms-1", "::1", 443),
         ];
         for (text, name, host, port) in rows {
-            let wanted = NodeAddress { name: name.into(), host: host.into(), port };
+            let is_tls = text.to_lowercase().contains("https:");
+            let wanted = NodeAddress { name: name.into(), host: host.into(), port, is_tls };
             assert_eq!(NodeAddress::parse(text).as_ref(), Ok(&wanted), "{text}");
             assert_eq!(NodeAddress::parse(&wanted.to_string()), Ok(wanted), "{text}, written and read again");
         }
@@ -137,8 +148,7 @@ mod tests {
         let rows = [
             ("gms:8080", "a node is written http://host:port"),
             ("", "a node is written http://host:port"),
-            ("https://gms", "TLS to nodes comes later"),
-            ("ftp://gms", "by http:// only"),
+            ("ftp://gms", "by http:// or https:// only"),
             ("http://gms/genesys", "no path or query"),
             ("http://gms?a=b", "no path or query"),
             ("http://gms#a", "no path or query"),

@@ -31,7 +31,7 @@ const LINGER_BYTES_MAX: usize = 32 << 20;
 
 /// Serves a client until it or the proxy has enough.
 pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: watch::Receiver<bool>) {
-    let peer = Peer::new(peer.ip(), &gate.config.trusted_proxies);
+    let peer = Peer::new(peer.ip(), wire.is_tls(), &gate.config.trusted_proxies);
     let wire = Rc::new(wire);
     let mut patience = Patience::new(gate.config.client_timeout, stopping);
     loop {
@@ -39,12 +39,11 @@ pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: wa
             // On the heap, so that a client between two polls takes no room for an exchange.
             Asked::For(head) => Box::pin(exchange(&gate, &peer, &wire, &head, patience.is_stopping())).await,
             Asked::Badly(refusal) => Box::pin(refuse(&gate, &wire, refusal)).await,
-            Asked::NothingMore => return,
+            Asked::NothingMore => After::Close,
         };
         match after {
-            After::GoOn if wire.has_ended() => return,
-            After::GoOn => {}
-            After::Close => return,
+            After::GoOn if !wire.has_ended() => {}
+            After::GoOn | After::Close => return wire.close(),
             After::Linger => return Box::pin(linger(&wire)).await,
             After::Switch(lease) => {
                 if let Ok(wire) = Rc::try_unwrap(wire) {

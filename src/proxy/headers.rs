@@ -188,19 +188,21 @@ pub struct Peer {
     field: String,
     /// It is of a trusted network.
     is_believed: bool,
+    /// It came over TLS.
+    is_tls: bool,
 }
 
 impl Peer {
     /// At an address, believed if a trusted network holds it.
-    pub fn new(address: IpAddr, trusted: &[IpNet]) -> Self {
+    pub fn new(address: IpAddr, is_tls: bool, trusted: &[IpNet]) -> Self {
         let is_believed = trusted.iter().any(|network| network.contains(&address));
-        Self { address, field: address.to_string(), is_believed }
+        Self { address, field: address.to_string(), is_believed, is_tls }
     }
 
-    /// Whether the client's own connection is one of TLS, as far as a trusted proxy says so.
+    /// Whether the client's own connection is one of TLS: from a trusted network as X-Forwarded-Proto says.
     pub fn is_tls(&self, head: &Head) -> bool {
         let proto = head.value(Known::XForwardedProto).filter(|_| self.is_believed);
-        proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"))
+        proto.map_or(self.is_tls, |proto| proto.eq_ignore_ascii_case("https"))
     }
 
     /// Who the client is: from a trusted network as X-Forwarded-For says, from any other the peer itself.
@@ -244,7 +246,8 @@ pub fn toward_node(head: &Head, target: &Target<'_>, noted: &Noted<'_>, peer: &P
     out.extend_from_slice(peer.field.as_bytes());
     out.extend_from_slice(b"\r\n");
     if !(peer.is_believed && head.has(Known::XForwardedProto)) {
-        out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
+        let scheme: &[u8] = if peer.is_tls { b"https" } else { b"http" };
+        write(&mut out, b"X-Forwarded-Proto", scheme);
     }
     if let Some(host) = head.value(Known::Host).filter(|_| !(peer.is_believed && head.has(Known::XForwardedHost))) {
         write(&mut out, b"X-Forwarded-Host", host.as_bytes());
@@ -326,7 +329,7 @@ mod tests {
     }
 
     fn peer(address: &str, trusted: &[IpNet]) -> Peer {
-        Peer::new(address.parse().expect("an address"), trusted)
+        Peer::new(address.parse().expect("an address"), false, trusted)
     }
 
     fn sent(head: &Head, peer: &Peer) -> String {

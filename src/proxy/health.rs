@@ -15,13 +15,14 @@ use http::{Request, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::nodes::{self, Nodes};
 use super::places::Places;
 use super::private;
+use super::stream::Stream;
 
 /// How often it is seen whose time of being passed over has ended: what a node's return is late by.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -84,7 +85,7 @@ impl Check {
         timeout(self.timeout, asked).await.unwrap_or_else(|_| late())
     }
 
-    async fn exchange(&self, authority: &str, stream: TcpStream) -> Result<(), String> {
+    async fn exchange(&self, authority: &str, stream: Stream) -> Result<(), String> {
         let broken = |error: hyper::Error| format!("the connection broke: {error}");
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let request = self.request(authority).map_err(|error| error.to_string())?;
@@ -248,11 +249,11 @@ mod tests {
 
     fn nodes(addresses: &[NodeAddress]) -> Arc<Nodes> {
         let (proxy, nodes) = (Config::default(), nodes::Config::default());
-        Arc::new(Nodes::new(addresses.to_vec(), &proxy, &nodes, &Metrics::default()))
+        Arc::new(Nodes::new(addresses.to_vec(), None, &proxy, &nodes, &Metrics::default()))
     }
 
     fn at(host: impl ToString, port: u16) -> NodeAddress {
-        NodeAddress { name: format!("{}:{port}", host.to_string()), host: host.to_string(), port }
+        NodeAddress { name: format!("{}:{port}", host.to_string()), host: host.to_string(), port, is_tls: false }
     }
 
     /// A node that answers every connection with the same bytes, or never where there are none; and what it was asked.
@@ -332,7 +333,10 @@ mod tests {
         let nodes = nodes(&[at("gms-1.example.com", port), at("127.0.0.2", port)]);
         let led_to = async || {
             let stream = nodes.all[0].places.connect().await;
-            stream.and_then(|stream| stream.peer_addr()).map(|peer| peer.ip().to_string()).map_err(|error| error.kind())
+            stream
+                .and_then(|stream| stream.tcp().peer_addr())
+                .map(|peer| peer.ip().to_string())
+                .map_err(|error| error.kind())
         };
         let found = |ip: &'static str| {
             move |host: String, port: u16| async move {
@@ -357,7 +361,7 @@ mod tests {
         let (port, _asked) = node(Ipv4Addr::LOCALHOST, 0, well).await;
         let config = Config { node_retry_after: Duration::from_millis(50), ..Config::default() };
         let addresses = vec![at("127.0.0.1", port), at("127.0.0.2", port)];
-        let nodes = Arc::new(Nodes::new(addresses, &config, &nodes::Config::default(), &Metrics::default()));
+        let nodes = Arc::new(Nodes::new(addresses, None, &config, &nodes::Config::default(), &Metrics::default()));
         nodes.refused(0, &io::ErrorKind::ConnectionRefused.into());
         assert_eq!(nodes.choose(Affinity::None, 0), Some(1));
         let watching = tokio::spawn(watch(nodes.clone(), None, Duration::from_secs(30)));

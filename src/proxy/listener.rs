@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep, timeout_at};
@@ -20,17 +20,23 @@ use super::affinity::Cookies;
 use super::client::converse;
 use super::forward::Gate;
 use super::nodes::Nodes;
+use super::stream::Stream;
 use super::tally::Tally;
 use super::tap::Budget;
+use super::tls;
 use super::upstream::Pool;
 use super::wire::Wire;
 use crate::recorder::Recorder;
+use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 
 /// Connections the kernel completes for us before they are accepted.
 const BACKLOG: i32 = 4096;
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A scanner tries many handshakes; a handful a minute show what it is.
+static HANDSHAKES: Repeated = Repeated::new(10, Duration::from_secs(60));
+
 /// What a proxy is started with.
 #[derive(Debug, Clone)]
 pub struct Start {
@@ -42,6 +48,8 @@ pub struct Start {
     pub nodes: Arc<Nodes>,
     /// What keeps sessions there.
     pub cookies: Cookies,
+    /// TLS toward clients; none: clear text.
+    pub tls: Option<tls::Server>,
     /// What is kept.
     pub recorder: Arc<Recorder>,
     /// What is counted.
@@ -140,6 +148,7 @@ async fn serve(
     stopping: watch::Receiver<bool>,
 ) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
+    let tls = start.tls.clone();
     let gate = gate(start, budget);
     let connections_max = gate.config.connections_max.div_ceil(threads);
     let open = Rc::new(Cell::new(0));
@@ -151,10 +160,12 @@ async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) if open.get() < connections_max => {
                     let guest = Guest::enter(&open, &gate.metrics);
-                    let conversation = converse(gate.clone(), Wire::new(stream), peer, stopping.clone());
+                    let (gate, tls, stopping) = (gate.clone(), tls.clone(), stopping.clone());
                     tokio::task::spawn_local(async move {
                         let _guest = guest;
-                        conversation.await;
+                        if let Some(stream) = secured(tls, stream, peer, &gate.metrics).await {
+                            converse(gate, Wire::new(stream), peer, stopping).await;
+                        }
                     });
                 }
                 Ok(_) => drop(gate.metrics.connections_refused.inc()),
@@ -181,6 +192,21 @@ fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
     let pool = Rc::new(Pool::new(start.nodes, config.node_idle_timeout));
     let (tally, recorder, metrics) = (Tally::new(&start.metrics), start.recorder, start.metrics);
     Rc::new(Gate { config, access: start.access, pool, cookies: start.cookies, recorder, budget, metrics, tally })
+}
+
+/// The stream to talk by; none where the client's handshake failed.
+async fn secured(tls: Option<tls::Server>, stream: TcpStream, peer: SocketAddr, metrics: &Metrics) -> Option<Stream> {
+    let Some(tls) = tls else { return Some(Stream::Clear(stream)) };
+    match Box::pin(tls.accept(stream)).await {
+        Ok(stream) => Some(Stream::Tls(Box::new(stream.into()))),
+        Err(error) => {
+            metrics.tls_handshake_errors.inc();
+            if let Some(not_shown) = HANDSHAKES.admit(std::time::Instant::now()) {
+                tracing::info!(%error, %peer, not_shown, "a client's TLS handshake failed");
+            }
+            None
+        }
+    }
 }
 
 /// Counts a connection for as long as it is open.

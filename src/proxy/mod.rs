@@ -16,8 +16,10 @@ pub mod nodes;
 mod permits;
 pub mod places;
 mod private;
+mod stream;
 mod tally;
 mod tap;
+pub mod tls;
 mod upgrade;
 mod upstream;
 mod wire;
@@ -40,7 +42,7 @@ pub use nodes::Nodes;
 pub struct Config {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// The GMS nodes: `http://host:port`, or `name=http://host:port`.
+    /// The GMS nodes: `http://host:port` or `https://host:port`, or `name=http://host:port`.
     pub upstreams: Vec<String>,
     /// The path under which the nodes serve their APIs; recognised, never rewritten.
     pub base_path: String,
@@ -64,7 +66,7 @@ pub struct Config {
     /// How long a node that refused a connection is passed over.
     #[serde(deserialize_with = "units::duration")]
     pub node_retry_after: Duration,
-    /// How long a connection to a node may take.
+    /// How long a connection to a node may take, its TLS handshake included.
     #[serde(deserialize_with = "units::duration")]
     pub connect_timeout: Duration,
     /// From a chat request to its whole answer.

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::address::NodeAddress;
 use super::permits::Permits;
 use super::places::Places;
+use super::tls::Connector;
 use crate::recorder::Generations;
 use crate::telemetry::metrics::Metrics;
 use crate::units;
@@ -268,7 +269,15 @@ pub enum Affinity<'a> {
 
 impl Nodes {
     /// The nodes in the configuration's order, all of them taken to be well.
-    pub fn new(addresses: Vec<NodeAddress>, proxy: &super::Config, config: &Config, metrics: &Metrics) -> Self {
+    ///
+    /// `tls` is how those are reached that want TLS.
+    pub fn new(
+        addresses: Vec<NodeAddress>,
+        tls: Option<Connector>,
+        proxy: &super::Config,
+        config: &Config,
+        metrics: &Metrics,
+    ) -> Self {
         let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4);
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let limits = Limits {
@@ -293,7 +302,7 @@ impl Nodes {
             );
             Arc::new(Node {
                 name: address.name.as_str().into(),
-                places: Places::new(&address, proxy.connect_timeout),
+                places: Places::new(&address, tls.clone(), proxy.connect_timeout),
                 permits,
                 exchanges: AtomicUsize::new(0),
                 at_work,
@@ -402,7 +411,7 @@ impl Nodes {
         }
         if refusals == self.limits.refusals_max {
             node.counted.up.set(0);
-            tracing::warn!(node = &*node.name, %error, "a node takes no connections");
+            tracing::warn!(node = &*node.name, %error, "a node does not take connections");
         }
         let _judging = self.judge();
         let is_over = now >= node.standing.back_at.load(Ordering::Relaxed);
@@ -727,11 +736,15 @@ mod tests {
     const REFUSED: std::io::ErrorKind = std::io::ErrorKind::ConnectionRefused;
 
     fn nodes(count: usize, change: impl FnOnce(&mut Config)) -> Nodes {
-        let addresses =
-            (1..=count).map(|n| NodeAddress { name: format!("gms-{n}"), host: "127.0.0.1".into(), port: 1 });
+        let addresses = (1..=count).map(|n| NodeAddress {
+            name: format!("gms-{n}"),
+            host: "127.0.0.1".into(),
+            port: 1,
+            is_tls: false,
+        });
         let mut config = Config::default();
         change(&mut config);
-        Nodes::new(addresses.collect(), &super::super::Config::default(), &config, &Metrics::default())
+        Nodes::new(addresses.collect(), None, &super::super::Config::default(), &config, &Metrics::default())
     }
 
     /// The shares of so many new chats that the nodes get.

@@ -1,4 +1,5 @@
-//! Where a node's name leads: looked up beforehand and never while a request waits. Several addresses are tried in turn.
+//! Where a node's name leads: looked up beforehand and never while a request waits. Several addresses are tried in turn,
+//! each with its TLS.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::address::NodeAddress;
+use super::stream::Stream;
+use super::tls::Connector;
 
 /// Addresses of one name. A connection tries them one after another within `connect_timeout`: of more, none would have
 /// time enough.
@@ -26,11 +29,14 @@ pub struct Places {
     /// The last look-up failed.
     is_missed: AtomicBool,
     connect_timeout: Duration,
+    /// For a node that is reached by TLS, and the name or address that its certificate is to stand for.
+    tls: Option<(Connector, String)>,
 }
 
 impl Places {
     /// Of a node: known where it was configured by its address, otherwise to be learnt.
-    pub fn new(address: &NodeAddress, connect_timeout: Duration) -> Self {
+    /// `tls` is used where the node wants it.
+    pub fn new(address: &NodeAddress, tls: Option<Connector>, connect_timeout: Duration) -> Self {
         let fixed = address.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, address.port));
         Self {
             known: RwLock::new(fixed.into_iter().collect()),
@@ -38,6 +44,7 @@ impl Places {
             version: AtomicU32::new(0),
             is_missed: AtomicBool::new(false),
             connect_timeout,
+            tls: tls.filter(|_| address.is_tls).map(|tls| (tls, address.host.clone())),
         }
     }
 
@@ -77,11 +84,11 @@ impl Places {
         self.version.load(Ordering::Relaxed)
     }
 
-    /// Connects to the first address that takes it, within `connect_timeout` for all of them together.
+    /// Connects to the first address that takes it, TLS included, within `connect_timeout` for all of them together.
     ///
     /// # Errors
     /// The last address's; `NotFound` where none is known.
-    pub async fn connect(&self) -> io::Result<TcpStream> {
+    pub async fn connect(&self) -> io::Result<Stream> {
         let addresses = self.all();
         let deadline = Instant::now() + self.connect_timeout;
         let first = self.first.load(Ordering::Relaxed);
@@ -90,7 +97,7 @@ impl Places {
             let at = (first + turn) % addresses.len();
             // One that is silent must leave time for the others.
             let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - turn) as u32;
-            match timeout(share, TcpStream::connect(addresses[at])).await {
+            match timeout(share, self.reach(addresses[at])).await {
                 Ok(Ok(stream)) => {
                     self.first.store(at, Ordering::Relaxed);
                     return Ok(stream);
@@ -100,6 +107,18 @@ impl Places {
             }
         }
         Err(last)
+    }
+
+    async fn reach(&self, address: SocketAddr) -> io::Result<Stream> {
+        let stream = TcpStream::connect(address).await?;
+        match &self.tls {
+            Some((tls, name)) => {
+                let failed = |error| io::Error::other(format!("its TLS is not accepted: {error}"));
+                let stream = tls.connect(stream, name).await.map_err(failed)?;
+                Ok(Stream::Tls(Box::new(stream.into())))
+            }
+            None => Ok(Stream::Clear(stream)),
+        }
     }
 }
 
@@ -117,8 +136,8 @@ mod tests {
     use super::*;
 
     fn named() -> Places {
-        let address = NodeAddress { name: "gms".into(), host: "gms.example.com".into(), port: 80 };
-        Places::new(&address, Duration::from_millis(500))
+        let address = NodeAddress { name: "gms".into(), host: "gms.example.com".into(), port: 80, is_tls: false };
+        Places::new(&address, None, Duration::from_millis(500))
     }
 
     fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
@@ -165,7 +184,7 @@ mod tests {
         places.learn(found.to_vec());
         for _ in 0..2 {
             let stream = places.connect().await.expect("one of three listens");
-            assert_eq!(stream.peer_addr().expect("it is connected").ip(), Ipv4Addr::LOCALHOST);
+            assert_eq!(stream.tcp().peer_addr().expect("it is connected").ip(), Ipv4Addr::LOCALHOST);
         }
         assert_eq!(places.all()[places.first.load(Ordering::Relaxed)].ip(), Ipv4Addr::LOCALHOST);
         drop(listener);

@@ -6,13 +6,13 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::head::{HEAD_BYTES_MAX, Head, Kind, Malformed};
+use super::stream::Stream;
 
 /// What is read at once: a transcript of 300 events.
 const READ_BYTES_MAX: usize = 64 << 10;
@@ -37,13 +37,16 @@ pub enum NoHead {
 /// A connection.
 #[derive(Debug)]
 pub struct Wire {
-    stream: RefCell<TcpStream>,
+    stream: RefCell<Stream>,
+    is_tls: bool,
     /// Read and not used yet.
     unread: RefCell<BytesMut>,
     /// So much of it is no whole head.
     looked: Cell<usize>,
     /// To be sent as soon as the peer takes more.
     unsent: RefCell<BytesMut>,
+    /// TLS has taken something that it has not sent yet.
+    is_behind: Cell<bool>,
     /// The peer sends no more.
     has_ended: Cell<bool>,
     /// Bytes that the peer took.
@@ -53,20 +56,22 @@ pub struct Wire {
 impl Wire {
     /// Small messages do not wait for the acknowledgement of others: 300 of them take 14 s with Nagle's algorithm, and
     /// 0.85 s without.
-    pub fn new(stream: TcpStream) -> Self {
-        let _ = stream.set_nodelay(true); // a stream that is broken will say so when it is used
+    pub fn new(stream: Stream) -> Self {
+        let _ = stream.tcp().set_nodelay(true); // a stream that is broken will say so when it is used
         Self {
+            is_tls: matches!(stream, Stream::Tls(_)),
             stream: RefCell::new(stream),
             unread: RefCell::default(),
             looked: Cell::new(0),
             unsent: RefCell::default(),
+            is_behind: Cell::new(false),
             has_ended: Cell::new(false),
             sent: Cell::new(0),
         }
     }
 
     /// The stream, and what was read of it and not used.
-    pub fn into_parts(self) -> (TcpStream, BytesMut) {
+    pub fn into_parts(self) -> (Stream, BytesMut) {
         (self.stream.into_inner(), self.unread.into_inner())
     }
 
@@ -219,7 +224,13 @@ impl Wire {
     }
 
     fn count(&self, sent: usize) {
+        self.is_behind.set(self.is_tls);
         self.sent.set(self.sent.get() + sent as u64);
+    }
+
+    /// Whether nobody on the way can read it.
+    pub fn is_tls(&self) -> bool {
+        self.is_tls
     }
 
     /// How many bytes the peer took so far.
@@ -229,7 +240,7 @@ impl Wire {
 
     /// Whether everything given to [`Wire::send`] went out.
     pub fn is_flushed(&self) -> bool {
-        self.unsent.borrow().is_empty()
+        self.unsent.borrow().is_empty() && !self.is_behind.get()
     }
 
     /// Ready when everything given to [`Wire::send`] went out.
@@ -249,6 +260,10 @@ impl Wire {
                 *unsent = BytesMut::new();
             }
         }
+        if self.is_behind.get() {
+            ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_flush(context))?;
+            self.is_behind.set(false);
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -259,6 +274,13 @@ impl Wire {
     pub fn poll_end(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(context))?;
         Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(context)
+    }
+
+    /// Says so before it is closed, where the protocol wants that (TLS), if it can be said at once.
+    pub fn close(&self) {
+        if self.is_tls() {
+            let _ = self.poll_end(&mut Context::from_waker(Waker::noop()));
+        }
     }
 
     /// Reads and drops. Ready at the peer's end, where the connection breaks, and after so many bytes.
@@ -275,6 +297,6 @@ impl Wire {
 
     /// The peer will see a reset instead of an end.
     pub fn reset_at_close(&self) {
-        let _ = self.stream.borrow().set_zero_linger(); // a stream that is broken is reset already
+        let _ = self.stream.borrow().tcp().set_zero_linger(); // a stream that is broken is reset already
     }
 }

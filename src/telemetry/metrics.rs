@@ -175,6 +175,12 @@ pub struct Metrics {
     pub node_resolve_errors: Family<Labels<1>, Counter>,
     /// Requests that wait for a connection to a node.
     pub node_waiting: Family<Labels<1>, Gauge>,
+    /// Clients whose TLS handshake failed or took too long.
+    pub tls_handshake_errors: Counter,
+    /// Days until a certificate of a file expires, by file: the first of its chain that does.
+    pub certificate_days_left: Family<Labels<1>, Gauge>,
+    /// Readings of changed TLS files, by outcome: `taken`, or `refused` where one could not be used.
+    pub certificate_reloads: Family<Labels<1>, Counter>,
 }
 
 const LATENCY: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0];
@@ -218,6 +224,9 @@ impl Default for Metrics {
             node_addresses: Family::default(),
             node_resolve_errors: Family::default(),
             node_waiting: Family::default(),
+            tls_handshake_errors: Counter::default(),
+            certificate_days_left: Family::default(),
+            certificate_reloads: Family::default(),
         };
         metrics.register();
         metrics
@@ -269,6 +278,12 @@ impl Metrics {
         r.register("node_addresses", "Addresses that a node's name leads to", self.node_addresses.clone());
         r.register("node_resolve_errors", "Look-ups of a node's name that failed", self.node_resolve_errors.clone());
         r.register("node_waiting", "Requests that wait for a connection to a node", self.node_waiting.clone());
+        let help = "Clients whose TLS handshake failed or took too long";
+        r.register("tls_handshake_errors", help, self.tls_handshake_errors.clone());
+        let help = "Days until the first certificate of a file's chain expires";
+        r.register("certificate_days_left", help, self.certificate_days_left.clone());
+        let help = "Readings of changed TLS files, by outcome";
+        r.register("certificate_reloads", help, self.certificate_reloads.clone());
     }
 
     /// The whole list as Prometheus text.

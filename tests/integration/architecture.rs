@@ -58,6 +58,9 @@ fn crates_live_on_their_floors() {
                 ("rusqlite", "store"),
                 ("clap", "cli"),
                 ("prometheus_client", "telemetry proxy"),
+                ("rustls", "proxy"),
+                ("tokio_rustls", "proxy"),
+                ("x509_cert", "proxy"),
                 ("hyper", "proxy admin simulator cli"),
             ] {
                 let used = text.lines().any(|line| {

@@ -11,4 +11,5 @@ mod nodes;
 mod reading;
 mod seed;
 mod support;
+mod tls;
 mod transparency;

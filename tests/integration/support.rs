@@ -46,7 +46,7 @@ pub struct Server {
     pub admin: SocketAddr,
     pub folder: PathBuf,
     pub database: PathBuf,
-    config: PathBuf,
+    pub config: PathBuf,
     runs: usize,
 }
 
@@ -58,8 +58,12 @@ impl Server {
 
     /// The same with the archive elsewhere.
     pub fn start_with_database(folder: &Path, database: &Path, upstreams: &[SocketAddr], settings: &str) -> Self {
-        let urls: Vec<String> =
-            upstreams.iter().enumerate().map(|(n, a)| format!("\"gms-{}=http://{a}\"", n + 1)).collect();
+        let urls = upstreams.iter().enumerate().map(|(n, a)| format!("gms-{}=http://{a}", n + 1)).collect();
+        Self::start_with_urls(folder, database, urls, settings)
+    }
+
+    /// The same with nodes as the configuration names them.
+    pub fn start_with_urls(folder: &Path, database: &Path, urls: Vec<String>, settings: &str) -> Self {
         let (listen, admin) = (free_address(), free_address());
         let mut sections: HashMap<&str, String> = HashMap::new();
         let mut section = "";
@@ -69,16 +73,18 @@ impl Server {
                 None => *sections.entry(section).or_default() += &format!("{line}\n"),
             }
         }
-        let own = |name: &str| sections.get(name).cloned().unwrap_or_default();
-        let text = format!(
-            "[proxy]\nlisten = \"{listen}\"\nupstreams = [{}]\ndrain_delay = \"10ms\"\n{}\n[nodes]\n{}\n[recording]\ndatabase = {:?}\n{}\n\
-             [admin]\nlisten = \"{admin}\"\n[log]\nformat = \"json\"\n",
-            urls.join(", "),
+        let mut own = |name: &str| sections.remove(name).unwrap_or_default();
+        let mut text = format!(
+            "[proxy]\nlisten = \"{listen}\"\nupstreams = {urls:?}\ndrain_delay = \"10ms\"\n{}\n[recording]\ndatabase = {:?}\n{}\n\
+             [admin]\nlisten = \"{admin}\"\n[log]\nformat = \"json\"\n{}\n",
             own("proxy"),
-            own("nodes"),
             database,
             own("recording"),
+            own("log"),
         );
+        for (section, settings) in sections.iter().filter(|(section, _)| !section.is_empty()) {
+            text += &format!("[{section}]\n{settings}");
+        }
         let config = folder.join("gms-recorder.toml");
         std::fs::write(&config, text).expect("the folder is ours");
         let child = spawn(&config, folder, 0);
@@ -104,10 +110,15 @@ impl Server {
         self.child.wait().expect("it is our child");
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("it runs");
+    }
+
     /// SIGTERM; the exit status.
     pub fn stop(&mut self) -> std::process::ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.signal(rustix::process::Signal::TERM);
         self.child.wait().expect("it is our child")
     }
 
