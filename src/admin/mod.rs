@@ -23,7 +23,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::proxy::Nodes;
-use crate::proxy::nodes::{Report, State};
+use crate::proxy::nodes::Report;
+use crate::proxy::standing::State;
 use crate::recorder::Recorder;
 use crate::telemetry::metrics::Metrics;
 

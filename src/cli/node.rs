@@ -7,7 +7,8 @@ use clap::Subcommand;
 
 use super::output::{self, Cell, Format, Ink, Look, Output, Table, shown};
 use crate::admin::control::{self, Answer, Request};
-use crate::proxy::nodes::{Report, State};
+use crate::proxy::nodes::Report;
+use crate::proxy::standing::State;
 
 const EXAMPLE: &str = "\
 Example:

@@ -242,7 +242,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    use super::super::nodes::{Affinity, State};
+    use super::super::nodes::Affinity;
+    use super::super::standing::State;
     use super::super::{Config, NodeAddress};
     use super::*;
     use crate::telemetry::metrics::Metrics;

@@ -16,6 +16,7 @@ pub mod nodes;
 mod permits;
 pub mod places;
 mod private;
+pub mod standing;
 mod stream;
 mod tally;
 mod tap;

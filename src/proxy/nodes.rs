@@ -4,9 +4,8 @@
 //! server errors; it takes nothing new while an operator drains it. Whatever is said against all of them, somebody is
 //! asked: a request is only refused once every node was tried. Knows no HTTP beyond a status.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use tokio::time::Instant;
 use super::address::NodeAddress;
 use super::permits::Permits;
 use super::places::Places;
+use super::standing::{Limits, SHARE_WHOLE, SILENCE_WEIGHT, Standing, State};
 use super::tls::Connector;
 use crate::recorder::Generations;
 use crate::telemetry::metrics::Metrics;
@@ -28,14 +28,6 @@ use crate::units;
 pub const NODES_MAX: usize = 64;
 /// CometD sessions whose node is remembered.
 const SESSIONS_MAX: usize = 100_000;
-/// What a node that comes back gets at once of its share, in thousandths; the rest follows during the slow start.
-const SHARE_MIN: i64 = 100;
-const SHARE_WHOLE: i64 = 1_000;
-/// An answer that did not come whole counts as so many server errors: its head may have counted as a good answer.
-const SILENCE_WEIGHT: u32 = 2;
-/// A time is doubled so often at most: longer than any configured bound by then.
-const DOUBLINGS_MAX: u32 = 20;
-
 /// The `[nodes]` section: how nodes are watched, chosen and kept to.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -121,35 +113,6 @@ pub struct Node {
     counted: Counted,
 }
 
-/// What is known of how a node fares. Times are milliseconds on the clock of [`Nodes`].
-#[derive(Debug)]
-struct Standing {
-    /// An operator wants it to be given nothing new.
-    is_drained: AtomicBool,
-    /// Its health check passes, or there is none.
-    is_passing: AtomicBool,
-    /// It is passed over until it takes a connection.
-    is_refusing: AtomicBool,
-    /// Passed over until then; and from then on it gets more and more, for as long as the slow start lasts.
-    back_at: AtomicI64,
-    /// Connections in a row that failed.
-    refusals: AtomicU32,
-    /// How many server errors there were more than other answers.
-    server_errors: AtomicU32,
-    /// How often in a row it was passed over.
-    times: AtomicU32,
-    health: Mutex<Health>,
-}
-
-/// The last checks.
-#[derive(Debug, Default)]
-struct Health {
-    /// Outcomes in a row that speak against what is believed.
-    against: usize,
-    /// What the last failure was.
-    why: String,
-}
-
 #[derive(Debug)]
 struct Counted {
     up: Gauge,
@@ -161,34 +124,6 @@ struct Counted {
     passed_over: Counter,
     checks_passed: Counter,
     checks_failed: Counter,
-}
-
-/// How a node fares, in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// It gets its share.
-    Well,
-    /// It came back and gets more and more.
-    Returning,
-    /// Its health check fails.
-    Failing,
-    /// It takes no connections.
-    Refusing,
-    /// It gave too many server errors, or no answers.
-    Erring,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Well => "well",
-            Self::Returning => "returning",
-            Self::Failing => "failing",
-            Self::Refusing => "refusing",
-            Self::Erring => "erring",
-        })
-    }
 }
 
 /// A node as an operator sees it.
@@ -218,7 +153,6 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Nodes {
     pub(super) all: Vec<Arc<Node>>,
-    limits: Limits,
     /// The clock's zero.
     began: Instant,
     /// Choices by load so far: what chance is made of.
@@ -229,18 +163,6 @@ pub struct Nodes {
     sessions: Mutex<Generations<u64, usize>>,
     /// Somebody waits for a connection.
     shortage: watch::Sender<()>,
-}
-
-/// When a node is passed over, and for how long.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    retry_after: i64,
-    passed_over_max: i64,
-    slow_start: i64,
-    refusals_max: u32,
-    server_errors_max: u32,
-    health_failures: usize,
-    health_passes: usize,
 }
 
 /// What a request keeps to a node by.
@@ -278,17 +200,7 @@ impl Nodes {
         config: &Config,
         metrics: &Metrics,
     ) -> Self {
-        let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4);
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let limits = Limits {
-            retry_after: ms(proxy.node_retry_after),
-            passed_over_max: ms(config.passed_over_max),
-            slow_start: ms(config.slow_start),
-            refusals_max: count(config.refusals_max),
-            server_errors_max: count(config.server_errors_max),
-            health_failures: config.health_failures,
-            health_passes: config.health_passes,
-        };
+        let limits = Limits::new(proxy, config);
         let shortage = watch::Sender::new(());
         let node = |address: NodeAddress| {
             let counted = Counted::of(&address.name, metrics);
@@ -306,14 +218,13 @@ impl Nodes {
                 permits,
                 exchanges: AtomicUsize::new(0),
                 at_work,
-                standing: Standing::well(-limits.slow_start),
+                standing: Standing::new(limits),
                 counted,
                 address,
             })
         };
         Self {
             all: addresses.into_iter().take(NODES_MAX).map(node).collect(),
-            limits,
             began: Instant::now(),
             turns: AtomicU64::new(0),
             judging: Mutex::new(()),
@@ -371,7 +282,7 @@ impl Nodes {
             Affinity::None => (None, None),
         };
         // A session lives in its node: it stays also where that is drained.
-        if let Some(index) = kept_to.filter(|index| is_untried(*index) && self.all[*index].is_well_at(now)) {
+        if let Some(index) = kept_to.filter(|index| is_untried(*index) && self.all[*index].standing.is_well(now)) {
             return Some(index);
         }
         let turn = if key.is_none() { self.turns.fetch_add(1, Ordering::Relaxed).to_be_bytes() } else { [0; 8] };
@@ -383,7 +294,7 @@ impl Nodes {
                 // Fewer exchanges first; among equals one by chance, so that no node is always first.
                 None => {
                     let idle = u64::MAX - node.exchanges.load(Ordering::Relaxed) as u64;
-                    let has_turn = (chance() % SHARE_WHOLE as u64) < self.share(node, now) as u64;
+                    let has_turn = chance() % SHARE_WHOLE < node.standing.share(now);
                     (has_turn, (idle << 16) | (chance() & 0xffff))
                 }
             };
@@ -391,34 +302,18 @@ impl Nodes {
         })
     }
 
-    /// What a node gets of new chats, in thousandths of what it would.
-    fn share(&self, node: &Node, now: i64) -> i64 {
-        let since = now - node.standing.back_at.load(Ordering::Relaxed);
-        if since >= self.limits.slow_start {
-            return SHARE_WHOLE;
-        }
-        let grown = (SHARE_WHOLE - SHARE_MIN) * since.max(0) / self.limits.slow_start.max(1);
-        SHARE_MIN + grown
-    }
-
-    /// A connection to a node failed.
+    /// A connection to a node failed. The last one that is well is not passed over for it.
     pub(super) fn refused(&self, index: usize, error: &std::io::Error) {
         let (node, now) = (&self.all[index], self.now());
         node.counted.connect_errors.inc();
-        let refusals = node.standing.refusals.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if refusals < self.limits.refusals_max {
-            return;
-        }
-        if refusals == self.limits.refusals_max {
-            node.counted.up.set(0);
+        let Some(is_news) = node.standing.refused() else { return };
+        if is_news {
             tracing::warn!(node = &*node.name, %error, "a node does not take connections");
+            self.show(node);
         }
         let _judging = self.judge();
-        let is_over = now >= node.standing.back_at.load(Ordering::Relaxed);
-        let is_last = !node.is_refusing() && self.others_well(index, now) == 0;
-        if is_over && !is_last {
-            let was_refusing = node.standing.is_refusing.swap(true, Ordering::Relaxed);
-            let passed_over = self.pass_over(node, now, !was_refusing);
+        if let Some(passed_over) = node.standing.pass_over_refusing(now, self.others_well(index, now) == 0) {
+            node.counted.passed_over.inc();
             tracing::debug!(node = &*node.name, ?passed_over, "it is passed over, and then tried again");
         }
     }
@@ -426,29 +321,18 @@ impl Nodes {
     /// A connection to a node was made.
     pub(super) fn connected(&self, index: usize) {
         let node = &self.all[index];
-        if node.standing.refusals.load(Ordering::Relaxed) == 0 && !node.is_refusing() {
-            return;
-        }
-        let refusals = node.standing.refusals.swap(0, Ordering::Relaxed);
-        if node.standing.is_refusing.swap(false, Ordering::Relaxed) {
-            node.standing.back_at.store(self.now(), Ordering::Relaxed);
-        }
-        if refusals >= self.limits.refusals_max {
+        if let Some(refusals) = node.standing.connected(|| self.now()) {
             tracing::info!(node = &*node.name, refusals, "a node takes connections again");
+            self.show(node);
         }
-        self.show(node);
     }
 
     /// A node answered with this status.
     pub(super) fn answered(&self, index: usize, status: u16) {
-        let errors = &self.all[index].standing.server_errors;
-        match status {
-            500.. => self.erred(index, 1),
-            _ if errors.load(Ordering::Relaxed) == 0 => {}
-            _ => {
-                let less = |errors: u32| Some(errors.saturating_sub(1));
-                let _ = errors.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less); // it always does
-            }
+        if status < 500 {
+            self.all[index].standing.answered();
+        } else {
+            self.erred(index, 1);
         }
     }
 
@@ -461,34 +345,19 @@ impl Nodes {
 
     /// What most nodes have in common is no node's fault: at most half of them are passed over for it.
     fn erred(&self, index: usize, weight: u32) {
-        let (node, now, max) = (&self.all[index], self.now(), self.limits.server_errors_max);
-        let errors = node.standing.server_errors.fetch_add(weight, Ordering::Relaxed).saturating_add(weight);
-        if max == 0 || errors < max {
+        let (node, now) = (&self.all[index], self.now());
+        if !node.standing.erred(weight) {
             return;
         }
         let _judging = self.judge();
-        let erring = self.all.iter().filter(|node| node.is_erring_at(now)).count();
+        let erring = self.all.iter().filter(|node| node.standing.is_erring(now)).count();
         let is_allowed = self.others_well(index, now) > 0 && (erring + 1) * 2 <= self.all.len();
-        node.standing.server_errors.store(0, Ordering::Relaxed);
-        if is_allowed && node.is_well_at(now) {
-            let passed_over = self.pass_over(node, now, true);
+        if is_allowed && node.standing.is_well(now) {
+            let passed_over = node.standing.pass_over_erring(now);
+            node.counted.passed_over.inc();
             tracing::warn!(node = &*node.name, ?passed_over, "a node gives server errors; it is passed over");
             self.show(node);
         }
-    }
-
-    /// For longer each time, until it was well for as long as the longest such time.
-    fn pass_over(&self, node: &Node, now: i64, was_well: bool) -> Duration {
-        let standing = &node.standing;
-        let well_for = if was_well { now - standing.back_at.load(Ordering::Relaxed) } else { 0 };
-        let is_forgiven = well_for > self.limits.passed_over_max;
-        let times = if is_forgiven { 0 } else { standing.times.load(Ordering::Relaxed) };
-        standing.times.store(times + 1, Ordering::Relaxed);
-        let wait = self.limits.retry_after.saturating_mul(1 << times.min(DOUBLINGS_MAX));
-        let wait = wait.min(self.limits.passed_over_max.max(self.limits.retry_after));
-        standing.back_at.store(now + wait, Ordering::Relaxed);
-        node.counted.passed_over.inc();
-        Duration::from_millis(wait as u64)
     }
 
     fn judge(&self) -> MutexGuard<'_, ()> {
@@ -497,7 +366,7 @@ impl Nodes {
 
     fn others_well(&self, index: usize, now: i64) -> usize {
         let others = self.all.iter().enumerate().filter(|(other, _)| *other != index);
-        others.filter(|(_, node)| node.is_well_at(now) && !node.is_drained()).count()
+        others.filter(|(_, node)| node.standing.is_well(now) && !node.standing.is_drained()).count()
     }
 }
 
@@ -506,48 +375,21 @@ impl Nodes {
     /// Nodes that took no connection and are to be tried again, by the proxy itself rather than by a client.
     pub(super) fn to_try(&self) -> impl Iterator<Item = usize> {
         let now = self.now();
-        let is_due = move |node: &Node| {
-            node.has_refused(self.limits.refusals_max) && now >= node.standing.back_at.load(Ordering::Relaxed)
-        };
-        (0..self.all.len()).filter(move |index| is_due(&self.all[*index]))
+        (0..self.all.len()).filter(move |index| self.all[*index].standing.is_to_be_tried(now))
     }
 
-    /// A health check of a node passed, or failed for a reason. As many in a row as configured change what is believed.
+    /// A health check of a node passed, or failed for a reason.
     pub(super) fn checked(&self, index: usize, outcome: Result<(), String>) {
         let node = &self.all[index];
-        let was_passing = node.standing.is_passing.load(Ordering::Relaxed);
-        let (counter, enough) = match outcome {
-            Ok(()) => (&node.counted.checks_passed, self.limits.health_passes),
-            Err(_) => (&node.counted.checks_failed, self.limits.health_failures),
-        };
-        counter.inc();
-        let mut health = node.health();
-        if outcome.is_ok() == was_passing {
-            health.against = 0;
-        } else {
-            health.against += 1;
-        }
-        let is_turning = health.against >= enough;
-        if is_turning {
-            health.against = 0;
-        }
-        match outcome {
-            Ok(()) if is_turning => {
-                health.why.clear();
-                node.standing.back_at.store(self.now(), Ordering::Relaxed);
-                node.standing.is_passing.store(true, Ordering::Relaxed);
-                tracing::info!(node = &*node.name, "a node passes its health check again");
+        if outcome.is_ok() { &node.counted.checks_passed } else { &node.counted.checks_failed }.inc();
+        match node.standing.checked(outcome, self.now()) {
+            Some(true) => tracing::info!(node = &*node.name, "a node passes its health check again"),
+            Some(false) => {
+                let why = node.standing.why();
+                tracing::warn!(node = &*node.name, why, "a node fails its health check; it is passed over");
             }
-            Ok(()) => {}
-            Err(why) => {
-                if is_turning {
-                    node.standing.is_passing.store(false, Ordering::Relaxed);
-                    tracing::warn!(node = &*node.name, why, "a node fails its health check; it is passed over");
-                }
-                health.why = why;
-            }
+            None => {}
         }
-        drop(health);
         self.show(node);
     }
 
@@ -579,10 +421,7 @@ impl Nodes {
     /// any of them. CometD sessions live in their node, and stay there until they end.
     pub fn set_drained(&self, name: &str, drained: bool) -> Option<Report> {
         let node = &self.all[self.index(name)?];
-        if node.standing.is_drained.swap(drained, Ordering::Relaxed) != drained {
-            if !drained && node.is_well_at(self.now()) {
-                node.standing.back_at.store(self.now(), Ordering::Relaxed);
-            }
+        if node.standing.set_drained(drained, self.now()) {
             tracing::info!(node = &*node.name, drained, "an operator changed what a node is given");
         }
         self.show(node);
@@ -594,7 +433,7 @@ impl Nodes {
         Report {
             name: node.name.to_string(),
             state: self.state(node),
-            drained: node.is_drained(),
+            drained: node.standing.is_drained(),
             detail: self.detail(node),
             address: node.address.authority(),
             resolved: node.places.all().iter().map(ToString::to_string).collect(),
@@ -605,19 +444,12 @@ impl Nodes {
     }
 
     fn state(&self, node: &Node) -> State {
-        let now = self.now();
-        match node {
-            _ if !node.standing.is_passing.load(Ordering::Relaxed) => State::Failing,
-            _ if node.has_refused(self.limits.refusals_max) => State::Refusing,
-            _ if !node.is_well_at(now) => State::Erring,
-            _ if self.share(node, now) < SHARE_WHOLE => State::Returning,
-            _ => State::Well,
-        }
+        node.standing.state(self.now())
     }
 
     fn detail(&self, node: &Node) -> String {
         let why = match self.state(node) {
-            State::Failing => node.health().why.clone(),
+            State::Failing => node.standing.why(),
             State::Refusing => "it takes no connections".into(),
             State::Erring => "it gave too many server errors, or no answers".into(),
             State::Returning | State::Well => String::new(),
@@ -630,7 +462,7 @@ impl Nodes {
     pub(super) fn show(&self, node: &Node) {
         let is_up = matches!(self.state(node), State::Well | State::Returning);
         node.counted.up.set(i64::from(is_up));
-        node.counted.drained.set(i64::from(node.is_drained()));
+        node.counted.drained.set(i64::from(node.standing.is_drained()));
         node.counted.addresses.set(node.places.all().len() as i64);
     }
 }
@@ -641,57 +473,13 @@ impl Node {
         self.permits.awaited()
     }
 
-    fn is_drained(&self) -> bool {
-        self.standing.is_drained.load(Ordering::Relaxed)
-    }
-
-    fn is_refusing(&self) -> bool {
-        self.standing.is_refusing.load(Ordering::Relaxed)
-    }
-
-    /// Refusing, or the last one left, which is not passed over for it.
-    fn has_refused(&self, refusals_max: u32) -> bool {
-        self.is_refusing() || self.standing.refusals.load(Ordering::Relaxed) >= refusals_max
-    }
-
-    fn is_well_at(&self, now: i64) -> bool {
-        let standing = &self.standing;
-        standing.is_passing.load(Ordering::Relaxed)
-            && !standing.is_refusing.load(Ordering::Relaxed)
-            && now >= standing.back_at.load(Ordering::Relaxed)
-    }
-
-    /// Passed over for what it answered.
-    fn is_erring_at(&self, now: i64) -> bool {
-        !self.is_refusing() && now < self.standing.back_at.load(Ordering::Relaxed)
-    }
-
     /// The higher the sooner it is chosen. A drained one is better than one that would fail.
     fn rank(&self, now: i64, has_turn: bool) -> u8 {
-        match (self.is_well_at(now), self.is_drained()) {
+        match (self.standing.is_well(now), self.standing.is_drained()) {
             (false, _) => 0,
             (true, true) => 1,
             (true, false) if !has_turn => 2,
             (true, false) => 3,
-        }
-    }
-
-    fn health(&self) -> MutexGuard<'_, Health> {
-        self.standing.health.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Standing {
-    fn well(back_at: i64) -> Self {
-        Self {
-            is_drained: AtomicBool::new(false),
-            is_passing: AtomicBool::new(true),
-            is_refusing: AtomicBool::new(false),
-            back_at: AtomicI64::new(back_at),
-            refusals: AtomicU32::new(0),
-            server_errors: AtomicU32::new(0),
-            times: AtomicU32::new(0),
-            health: Mutex::default(),
         }
     }
 }
