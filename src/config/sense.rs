@@ -134,6 +134,7 @@ fn check_proxy_bounds(config: &proxy::Config, layers: &mut Layers) {
         at_least_one_ms("proxy", name, wait, layers);
     }
     within("proxy", "threads", config.threads, 0, 1_024, layers);
+    within("proxy", "http2_streams_max", config.http2_streams_max as usize, 1, 1 << 16, layers);
     within("proxy", "connections_max", config.connections_max, 1, 1 << 20, layers);
     within("proxy", "node_connections_max", config.node_connections_max, 1, 1 << 20, layers);
 }

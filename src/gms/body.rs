@@ -167,7 +167,7 @@ impl Told {
         for (key, value) in root.all_members() {
             match &*key.wide() {
                 // By far most names are these.
-                b"from" | b"nickname" | b"participantId" | b"index" | b"text" | b"utcTime" => {}
+                b"from" | b"nickname" | b"participantId" | b"index" | b"text" | b"utcTime" | b"messageType" => {}
                 b"type" => told.has_typing |= is_typing(value),
                 b"chatId" => told.chats.extend(chat_id(value)),
                 name if is_secret_name(name) => {

@@ -2,10 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::framing::{Ambiguous, Decoder, Framing, SizeLine};
@@ -131,13 +135,22 @@ pub fn announced(head: Option<&Head>, trailer: &[u8]) -> Vec<u8> {
 /// A request's body on its way to the node: its start is kept, and when its last part came is known.
 #[derive(Debug)]
 pub struct Upload {
-    client: Rc<Wire>,
+    source: Source,
     outgoing: Outgoing,
     /// The request's head, where it announces trailers.
     announcing: Option<Head>,
     state: RefCell<UploadState>,
     moved_at: Cell<Instant>,
     is_over: Cell<bool>,
+}
+
+/// Where a request's body comes from.
+#[derive(Debug)]
+enum Source {
+    /// After its head, on the client's connection.
+    Wire(Rc<Wire>),
+    /// On a stream of HTTP/2.
+    Stream(RefCell<Incoming>),
 }
 
 #[derive(Debug)]
@@ -149,16 +162,32 @@ struct UploadState {
     kept_max: usize,
 }
 
+impl UploadState {
+    fn keep(&mut self, part: &[u8]) {
+        let room = self.kept_max - self.kept.len();
+        self.kept.extend_from_slice(&part[..part.len().min(room)]);
+    }
+}
+
 impl Upload {
     /// The body after a head that was read from a client.
     pub fn new(client: &Rc<Wire>, head: &Head, framing: Framing, began: Instant) -> Rc<Self> {
+        let awaits_continue = head.has_token(Known::Expect, "100-continue") && !head.is_http_10();
+        Self::from(Source::Wire(client.clone()), awaits_continue, head, framing, began)
+    }
+
+    /// The body of a request on a stream of HTTP/2.
+    pub fn of_stream(incoming: Incoming, head: &Head, framing: Framing, began: Instant) -> Rc<Self> {
+        Self::from(Source::Stream(RefCell::new(incoming)), false, head, framing, began)
+    }
+
+    fn from(source: Source, awaits_continue: bool, head: &Head, framing: Framing, began: Instant) -> Rc<Self> {
         let decoder = Decoder::new(framing);
         let is_over = Cell::new(decoder.is_over());
-        let awaits_continue = head.has_token(Known::Expect, "100-continue") && !head.is_http_10();
         let state = RefCell::new(UploadState { decoder, awaits_continue, kept: Vec::new(), kept_max: 0 });
         let outgoing = Outgoing::of_request(framing);
         let announcing = head.has(Known::Trailer).then(|| head.clone());
-        Rc::new(Self { client: client.clone(), outgoing, announcing, state, moved_at: Cell::new(began), is_over })
+        Rc::new(Self { source, outgoing, announcing, state, moved_at: Cell::new(began), is_over })
     }
 
     /// Keeps at most so many bytes of its start.
@@ -186,7 +215,8 @@ impl Upload {
     /// # Errors
     /// Where it is no body.
     pub fn start(&self, out: &mut Vec<u8>) -> Result<(), Error> {
-        if self.is_over() || self.client.is_blank() {
+        let Source::Wire(client) = &self.source else { return Ok(()) };
+        if self.is_over() || client.is_blank() {
             return Ok(());
         }
         // What has come is handed over at once: nothing waits, so nobody needs waking.
@@ -213,12 +243,13 @@ impl Upload {
             if self.is_over() {
                 return Poll::Ready(Ok(Ok(())));
             }
-            if self.state.borrow().awaits_continue && self.client.is_blank() {
-                self.client.send(context, [b"HTTP/1.1 100 Continue\r\n\r\n"]).map_err(Error::Broken)?;
-            }
-            self.state.borrow_mut().awaits_continue = false;
-            if let Poll::Ready(Err(error)) = self.client.poll_flush(context) {
-                return Poll::Ready(Err(error.into()));
+            if let Source::Wire(client) = &self.source {
+                if std::mem::take(&mut self.state.borrow_mut().awaits_continue) && client.is_blank() {
+                    client.send(context, [b"HTTP/1.1 100 Continue\r\n\r\n"]).map_err(Error::Broken)?;
+                }
+                if let Poll::Ready(Err(error)) = client.poll_flush(context) {
+                    return Poll::Ready(Err(error.into()));
+                }
             }
             let mut waker = Context::from_waker(context.waker());
             let mut sent = Ok(());
@@ -231,11 +262,28 @@ impl Upload {
         }
     }
 
-    /// Takes the next part off the client's connection, and with the last one what follows it.
+    /// Takes the next part, and with the last one what follows it.
     fn poll_take(&self, context: &mut Context<'_>, give: impl FnOnce(&[u8], &[u8])) -> Poll<Result<(), Error>> {
+        let is_over = match &self.source {
+            Source::Wire(client) => ready!(self.poll_take_wire(client, context, give))?,
+            Source::Stream(incoming) => ready!(self.poll_take_stream(&mut incoming.borrow_mut(), context, give))?,
+        };
+        self.is_over.set(is_over);
+        if !is_over {
+            self.moved_at.set(Instant::now()); // more is to come: it may take long
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_take_wire(
+        &self,
+        client: &Wire,
+        context: &mut Context<'_>,
+        give: impl FnOnce(&[u8], &[u8]),
+    ) -> Poll<Result<bool, Error>> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        let taken = self.client.poll_part(context, |bytes| {
+        let taken = client.poll_part(context, |bytes| {
             if bytes.is_empty() {
                 return (0, Err(Error::BrokeOff));
             }
@@ -244,23 +292,46 @@ impl Upload {
                 Err(ambiguous) => return (0, Err(ambiguous.into())),
             };
             let part = &bytes[..decoded.data];
-            let room = state.kept_max - state.kept.len();
-            state.kept.extend_from_slice(&part[..part.len().min(room)]);
-            match state.decoder.is_over() {
-                true => {
-                    let trailer = announced(self.announcing.as_ref(), &state.decoder.take_trailer());
-                    give(part, &self.outgoing.last(&trailer));
-                }
-                false => give(part, b""),
-            }
-            (decoded.used, Ok(()))
+            state.keep(part);
+            let is_over = state.decoder.is_over();
+            let last = if is_over { self.last(&state.decoder.take_trailer()) } else { Vec::new() };
+            give(part, &last);
+            (decoded.used, Ok(is_over))
         });
-        ready!(taken)??;
-        self.is_over.set(state.decoder.is_over());
-        if !self.is_over() {
-            self.moved_at.set(Instant::now()); // more is to come: it may take long
+        taken.map(|taken| taken?)
+    }
+
+    /// HTTP/2 has framed it: what came of it is all that its sender meant.
+    fn poll_take_stream(
+        &self,
+        incoming: &mut Incoming,
+        context: &mut Context<'_>,
+        give: impl FnOnce(&[u8], &[u8]),
+    ) -> Poll<Result<bool, Error>> {
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(context)).transpose().map_err(io::Error::other)?;
+        let trailers = match frame.map(Frame::into_data) {
+            Some(Ok(part)) => {
+                self.state.borrow_mut().keep(&part);
+                let is_over = incoming.is_end_stream();
+                give(&part, &if is_over { self.last(&[]) } else { Vec::new() });
+                return Poll::Ready(Ok(is_over));
+            }
+            Some(Err(frame)) => frame.into_trailers().unwrap_or_default(),
+            None => HeaderMap::new(),
+        };
+        let mut section = Vec::new();
+        for (name, value) in &trailers {
+            section.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }
-        Poll::Ready(Ok(()))
+        if !section.is_empty() {
+            section.extend_from_slice(b"\r\n");
+        }
+        give(&[], &self.last(&section));
+        Poll::Ready(Ok(true))
+    }
+
+    fn last(&self, trailer: &[u8]) -> Vec<u8> {
+        self.outgoing.last(&announced(self.announcing.as_ref(), trailer))
     }
 }
 

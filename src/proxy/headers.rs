@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::affinity::{self, Rule};
@@ -10,8 +11,9 @@ use super::framing::{Ambiguous, Framing};
 use super::head::{Head, Kind, Known};
 use crate::chat::Secret;
 
-/// What a forwarded request is told to have passed (RFC 9110, section 7.6.3).
-const VIA: &[u8] = b"Via: 1.1 gms-recorder\r\n";
+/// What a forwarded request is told to have passed, and by which version it came (RFC 9110, section 7.6.3).
+const VIA_HTTP_1: &[u8] = b"1.1 gms-recorder";
+const VIA_HTTP_2: &[u8] = b"2.0 gms-recorder";
 
 /// Why a request is not forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -162,15 +164,21 @@ fn is_nameable(known: Known) -> bool {
     )
 }
 
-/// Copies the lines of the fields that pass: not those of one connection, not those that `Connection` names, and of the
-/// others those that are wanted.
-fn copy_passing(out: &mut Vec<u8>, head: &Head, wanted: impl Fn(Known) -> bool) {
+/// Whether a field of a head passes: not those of one connection, and not those that `Connection` names.
+fn passes(head: &Head) -> impl Fn(Known, &[u8]) -> bool {
     let names = head.has(Known::Connection);
-    let is_named = |known, name: &[u8]| {
-        let name = std::str::from_utf8(name).unwrap_or_default();
-        is_nameable(known) && head.has_token(Known::Connection, name)
-    };
-    head.copy_lines(out, |known, name| !is_hop_by_hop(known) && wanted(known) && !(names && is_named(known, name)));
+    move |known, name| {
+        let is_named = || {
+            let name = std::str::from_utf8(name).unwrap_or_default();
+            is_nameable(known) && head.has_token(Known::Connection, name)
+        };
+        !(is_hop_by_hop(known) || names && is_named())
+    }
+}
+
+/// Whether a length stands in an answer's head: where there is one, or where there would be (HEAD, 304).
+fn has_length(head: &Head, outgoing: Outgoing) -> bool {
+    !matches!(outgoing, Outgoing::Chunked | Outgoing::UntilClose) && head.status() != 204
 }
 
 fn write(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
@@ -190,13 +198,19 @@ pub struct Peer {
     is_believed: bool,
     /// It came over TLS.
     is_tls: bool,
+    via: &'static [u8],
 }
 
 impl Peer {
     /// At an address, believed if a trusted network holds it.
     pub fn new(address: IpAddr, is_tls: bool, trusted: &[IpNet]) -> Self {
         let is_believed = trusted.iter().any(|network| network.contains(&address));
-        Self { address, field: address.to_string(), is_believed, is_tls }
+        Self { address, field: address.to_string(), is_believed, is_tls, via: VIA_HTTP_1 }
+    }
+
+    /// The same, by HTTP/2.
+    pub fn over_http2(self) -> Self {
+        Self { via: VIA_HTTP_2, ..self }
     }
 
     /// Whether the client's own connection is one of TLS: from a trusted network as X-Forwarded-Proto says.
@@ -233,10 +247,11 @@ pub fn toward_node(head: &Head, target: &Target<'_>, noted: &Noted<'_>, peer: &P
     out.push(b' ');
     out.extend_from_slice(target.whole.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    copy_passing(&mut out, head, |known| match known {
+    let passes = passes(head);
+    head.copy_lines(&mut out, |known, name| match known {
         Known::XForwardedFor => false,
         Known::XForwardedProto | Known::XForwardedHost => peer.is_believed,
-        _ => true,
+        known => passes(known, name),
     });
     out.extend_from_slice(b"X-Forwarded-For: ");
     for line in head.values(Known::XForwardedFor).filter(|_| peer.is_believed) {
@@ -252,7 +267,7 @@ pub fn toward_node(head: &Head, target: &Target<'_>, noted: &Noted<'_>, peer: &P
     if let Some(host) = head.value(Known::Host).filter(|_| !(peer.is_believed && head.has(Known::XForwardedHost))) {
         write(&mut out, b"X-Forwarded-Host", host.as_bytes());
     }
-    out.extend_from_slice(VIA);
+    write(&mut out, b"Via", peer.via);
     if framing == Framing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
@@ -275,17 +290,15 @@ pub fn toward_client(head: &Head, outgoing: Outgoing, connection: &str) -> Vec<u
     for piece in [b"HTTP/1.1 ", status, b" ", reason, b"\r\n"] {
         out.extend_from_slice(piece);
     }
-    let status = head.status();
-    // A length stands where there is one, or where there would be (HEAD, 304).
-    let has_length = !matches!(outgoing, Outgoing::Chunked | Outgoing::UntilClose) && status != 204;
-    copy_passing(&mut out, head, |known| known != Known::ContentLength || has_length);
+    let (passes, has_length) = (passes(head), has_length(head, outgoing));
+    head.copy_lines(&mut out, |known, name| (known != Known::ContentLength || has_length) && passes(known, name));
     if outgoing == Outgoing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     if !connection.is_empty() {
         write(&mut out, b"Connection", connection.as_bytes());
     }
-    if let Some(protocol) = head.value(Known::Upgrade).filter(|_| status == 101) {
+    if let Some(protocol) = head.value(Known::Upgrade).filter(|_| head.status() == 101) {
         write(&mut out, b"Upgrade", protocol.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
@@ -311,6 +324,19 @@ pub fn with_cookies(head: Head, rules: &[Rule], added: Option<&str>) -> Head {
     }
     out.extend_from_slice(b"\r\n");
     Head::parse(out.into(), Kind::Answer).unwrap_or(head) // one that grew over the bounds goes out as it came
+}
+
+/// An answer's fields as a client of HTTP/2 gets them: all the same, their names lower.
+pub fn toward_http2(head: &Head, outgoing: Outgoing, fields: &mut HeaderMap) {
+    let (passes, has_length) = (passes(head), has_length(head, outgoing));
+    for (known, name, value) in head.fields() {
+        if (known == Known::ContentLength && !has_length) || !passes(known, name) {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            fields.append(name, value);
+        }
+    }
 }
 
 /// The value of a cookie that an answer sets.

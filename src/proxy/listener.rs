@@ -12,13 +12,13 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
-use tokio::time::{Instant, interval, sleep, timeout_at};
+use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
-use super::Config;
 use super::access::Access;
 use super::affinity::Cookies;
-use super::client::converse;
+use super::client;
 use super::forward::Gate;
+use super::http2;
 use super::nodes::Nodes;
 use super::stream::Stream;
 use super::tally::Tally;
@@ -26,6 +26,7 @@ use super::tap::Budget;
 use super::tls;
 use super::upstream::Pool;
 use super::wire::Wire;
+use super::{Config, Http2};
 use crate::recorder::Recorder;
 use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
@@ -34,6 +35,9 @@ use crate::telemetry::metrics::Metrics;
 const BACKLOG: i32 = 4096;
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const PREFACE_START: &[u8; 6] = b"PRI * ";
+/// Between two looks at a preface that comes in pieces, as hardly any does.
+const PEEK_PAUSE: Duration = Duration::from_millis(10);
 /// A scanner tries many handshakes; a handful a minute show what it is.
 static HANDSHAKES: Repeated = Repeated::new(10, Duration::from_secs(60));
 
@@ -163,8 +167,10 @@ async fn serve(
                     let (gate, tls, stopping) = (gate.clone(), tls.clone(), stopping.clone());
                     tokio::task::spawn_local(async move {
                         let _guest = guest;
-                        if let Some(stream) = secured(tls, stream, peer, &gate.metrics).await {
-                            converse(gate, Wire::new(stream), peer, stopping).await;
+                        let Some(stream) = secured(tls, stream, peer, &gate.metrics).await else { return };
+                        match speaks_http2(&stream, &gate.config).await {
+                            true => Box::pin(http2::converse(gate, stream, peer, stopping)).await,
+                            false => client::converse(gate, Wire::new(stream), peer, stopping).await,
                         }
                     });
                 }
@@ -205,6 +211,32 @@ async fn secured(tls: Option<tls::Server>, stream: TcpStream, peer: SocketAddr, 
                 tracing::info!(%error, %peer, not_shown, "a client's TLS handshake failed");
             }
             None
+        }
+    }
+}
+
+/// Whether a client has chosen HTTP/2: in its handshake, or by how it begins, where that is let through.
+async fn speaks_http2(stream: &Stream, config: &Config) -> bool {
+    match stream {
+        Stream::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        Stream::Clear(stream) if config.http2 == Http2::Always => {
+            let begins = Box::pin(begins_with_preface(stream));
+            timeout(config.client_timeout, begins).await.unwrap_or(false)
+        }
+        Stream::Clear(_) => false,
+    }
+}
+
+/// Looks at the first bytes without taking them. No method of HTTP/1.1 begins as the preface of HTTP/2 does (RFC 9113,
+/// section 3.4).
+async fn begins_with_preface(stream: &TcpStream) -> bool {
+    let mut start = [0; PREFACE_START.len()];
+    loop {
+        match stream.peek(&mut start).await {
+            Ok(0) | Err(_) => return false,
+            Ok(length) if start[..length] != PREFACE_START[..length] => return false,
+            Ok(length) if length == PREFACE_START.len() => return true,
+            Ok(_) => sleep(PEEK_PAUSE).await, // it came in pieces: what has come would be seen again at once
         }
     }
 }

@@ -11,6 +11,7 @@ mod framing;
 mod head;
 mod headers;
 pub mod health;
+mod http2;
 mod listener;
 pub mod nodes;
 mod permits;
@@ -57,6 +58,10 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Threads, each with its own listener and connections; 0: one for each core.
     pub threads: usize,
+    /// Who may speak HTTP/2.
+    pub http2: Http2,
+    /// Requests of one HTTP/2 connection at one time.
+    pub http2_streams_max: u32,
     /// Client connections at one time.
     pub connections_max: usize,
     /// Connections to one node at one time.
@@ -93,6 +98,29 @@ pub struct Config {
     pub drain_max: Duration,
 }
 
+/// `http2`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Http2 {
+    /// Nobody.
+    Never,
+    /// Clients that choose it in their TLS handshake (ALPN).
+    Tls,
+    /// And those that begin with it in clear text (prior knowledge).
+    Always,
+}
+
+impl Http2 {
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Tls => "tls",
+            Self::Always => "always",
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -104,6 +132,8 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             cors_origins: Vec::new(),
             threads: 0,
+            http2: Http2::Tls,
+            http2_streams_max: 128,
             connections_max: 16_384,
             node_connections_max: 1_024,
             node_idle_timeout: Duration::from_secs(60),

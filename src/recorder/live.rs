@@ -7,9 +7,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use super::memory::{AnswerKey, ByHash, Generations};
+use super::pledge::{Kept, Pledge, pledge};
 use crate::chat::{ChatId, ContentDigest, Covered, Secret};
 use crate::gms::{Attribute, ChatAnswer, Coverage, Ended, OpenedSession};
 use crate::store::{ChatRecord, Entry};
@@ -73,8 +72,8 @@ struct InFlight {
 /// Those who wait for a commit that another's answer brings about.
 #[derive(Debug, Default)]
 pub struct Joined {
-    /// Told after the commit.
-    pub tickets: Vec<oneshot::Sender<()>>,
+    /// Kept after the commit.
+    pub pledges: Vec<Pledge>,
     /// Events in their answers, all of them duplicates.
     pub events: u64,
 }
@@ -85,7 +84,7 @@ pub enum Again {
     /// Everything of it is on disk, so many events.
     OnDisk(u64),
     /// It is on its way there: so many events, of this chat.
-    UnderWay(oneshot::Receiver<()>, u64, ChatId),
+    UnderWay(Kept, u64, ChatId),
 }
 
 impl KnownAnswer {
@@ -251,7 +250,7 @@ impl LiveChats {
     /// Recording is down: nobody is to wait for this commit.
     pub fn dismiss(&mut self, key: &AnswerKey) {
         if let Some(waited_for) = self.in_flight.get_mut(key) {
-            waited_for.joined.tickets.clear();
+            waited_for.joined.pledges.clear();
         }
     }
 
@@ -259,9 +258,9 @@ impl LiveChats {
     /// changed meanwhile: then it must be read once more.
     pub fn seen_again(&mut self, key: &AnswerKey, at: i64, node: Option<&Arc<str>>) -> Option<Again> {
         if let Some(InFlight { answer, joined }) = self.in_flight.get_mut(key) {
-            let (ticket, committed) = oneshot::channel();
+            let (pledge, committed) = pledge();
             self.chats.get_mut(&answer.chat_id).filter(|chat| chat.version == answer.version)?;
-            joined.tickets.push(ticket);
+            joined.pledges.push(pledge);
             joined.events += answer.events;
             return Some(Again::UnderWay(committed, answer.events, answer.chat_id.clone()));
         }
@@ -420,7 +419,7 @@ mod tests {
         assert!(matches!(again, Some(Again::UnderWay(_, 3, _))), "{again:?}");
         live.under_way(KEY, answer(&chat_id));
         let joined = live.landed(&KEY);
-        assert_eq!((joined.tickets.len(), joined.events), (1, 3));
+        assert_eq!((joined.pledges.len(), joined.events), (1, 3));
         assert_eq!(live.landed(&KEY).events, 0, "the second one lands too");
         assert!(matches!(live.seen_again(&KEY, 2, None), Some(Again::OnDisk(3))));
     }

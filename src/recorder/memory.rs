@@ -1,6 +1,7 @@
 //! Bounded memories. What is forgotten costs a look at the file; nothing is ever wrong for being forgotten.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 
 use highway::{HighwayHash, HighwayHasher, Key};
@@ -28,11 +29,10 @@ impl<K: Eq + Hash + Clone, V, H: BuildHasher + Default> Generations<K, V, H> {
 
     /// Looks a key up and keeps it for longer.
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        if !self.young.contains_key(key) {
-            let value = self.old.remove(key)?;
-            self.young.insert(key.clone(), value);
+        match self.young.entry(key.clone()) {
+            Entry::Occupied(found) => Some(found.into_mut()),
+            Entry::Vacant(place) => Some(place.insert(self.old.remove(key)?)),
         }
-        self.young.get_mut(key)
     }
 
     /// Takes a value out.

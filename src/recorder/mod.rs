@@ -6,6 +6,7 @@
 mod live;
 mod memory;
 mod outage;
+mod pledge;
 mod queue;
 mod writer;
 
@@ -15,21 +16,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Deserialize;
-use tokio::sync::oneshot;
-
 use crate::chat::{ChatId, Secret};
 use crate::gms::{ApiError, ChatAnswer, ChatKey, Coverage, Exchange, Finding, FindingKind, Observation, Policy};
 use crate::store::{self, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Store};
 use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 use crate::units;
+use serde::Deserialize;
 
 use live::{Again, KnownAnswer, LiveChats};
 use memory::{Committed, EventKey, HashKey};
 
 pub use memory::{AnswerKey, Generations};
 use outage::{Effect, Outages};
+use pledge::{Kept, pledge};
 use queue::{Queue, Queued};
 
 /// Chats whose secrets, sessions and attributes are kept in memory: a large centre's chats of some hours.
@@ -184,7 +184,7 @@ pub enum Recorded {
 /// A place in the queue.
 #[derive(Debug)]
 pub struct Ticket {
-    committed: oneshot::Receiver<()>,
+    committed: Kept,
     touched: Touched,
 }
 
@@ -401,7 +401,7 @@ impl Recorder {
                 let committed = tokio::time::timeout(wait_max, ticket.committed).await;
                 self.metrics.held_seconds.observe(began.elapsed().as_secs_f64());
                 match committed {
-                    Ok(Ok(())) => return Verdict::Deliver,
+                    Ok(true) => return Verdict::Deliver,
                     _ => (ticket.touched, "slow"),
                 }
             }
@@ -528,9 +528,9 @@ impl Recorder {
         known: u64,
         answer: Option<(AnswerKey, KnownAnswer)>,
     ) -> Recorded {
-        let (sender, committed) = oneshot::channel();
+        let (pledge, committed) = pledge();
         let chats = entry.chats.iter().map(|chat| chat.chat_id.clone()).collect();
-        let mut queued = Queued::new(entry, keys, Some(sender));
+        let mut queued = Queued::new(entry, keys, Some(pledge));
         let touched = Touched { events: queued.events, chats };
         // Counted in before it can be counted out: the writer may be quicker than this thread.
         self.enter_seen(known, touched.events);

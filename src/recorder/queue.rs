@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::memory::{AnswerKey, EventKey};
+use super::pledge::Pledge;
 use crate::store::Entry;
 use crate::telemetry::metrics::Metrics;
 
@@ -18,8 +19,8 @@ pub struct Queued {
     pub keys: Vec<EventKey>,
     /// By what the whole answer is recognised, now and from then on.
     pub answer: Option<AnswerKey>,
-    /// Told after the commit. Dropped untold when recording is found to be down.
-    pub ticket: Option<oneshot::Sender<()>>,
+    /// Kept after the commit. Broken when recording is found to be down.
+    pub pledge: Option<Pledge>,
     /// Events in it, findings' included, as the account counts them.
     pub events: u64,
     bytes: usize,
@@ -31,11 +32,11 @@ const EVENT_BYTES: usize = 512;
 
 impl Queued {
     /// Wraps an entry and weighs it.
-    pub fn new(entry: Entry, keys: Vec<EventKey>, ticket: Option<oneshot::Sender<()>>) -> Self {
+    pub fn new(entry: Entry, keys: Vec<EventKey>, pledge: Option<Pledge>) -> Self {
         let events = entry.chats.iter().map(|chat| chat.events.len() as u64).sum::<u64>();
         let found = entry.findings.iter().map(|finding| finding.events).sum::<u64>();
         let bytes = weigh(&entry);
-        Self { entry, keys, answer: None, ticket, events: events + found, bytes }
+        Self { entry, keys, answer: None, pledge, events: events + found, bytes }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::live::Joined;
 use super::queue::Queued;
-use super::{Recorder, now_ms};
+use super::{Recorder, now_ms, pledge};
 use crate::gms::{Finding, FindingKind};
 use crate::store::{Appended, ChatRecord, Entry, Error, ErrorKind, Options, Outage, Run, Store, Tally};
 use crate::telemetry::Repeated;
@@ -197,10 +197,8 @@ impl Writer {
             let Some(not_shown) = VARIANTS.admit(std::time::Instant::now()) else { continue };
             tracing::warn!(%chat_id, index, kind = ?comparison, not_shown, "an event was delivered with other content than before; both are kept");
         }
-        let own = batch.queued.iter_mut().filter_map(|queued| queued.ticket.take());
-        for ticket in own.chain(joined.into_iter().flat_map(|joined| joined.tickets)) {
-            let _ = ticket.send(()); // whoever waited may have gone
-        }
+        let own = batch.queued.iter_mut().filter_map(|queued| queued.pledge.take());
+        pledge::keep(own.chain(joined.into_iter().flat_map(|joined| joined.pledges)));
         if let Some(outage) = recorder.outages.end(now_ms()) {
             recorder.metrics.recording_up.set(1);
             let seconds = (outage.ended_at - outage.started_at) as f64 / 1000.0;
@@ -240,7 +238,7 @@ impl Writer {
             tracing::error!(reason = error.kind.as_str(), error = %error, hint = hint(error.kind), "recording is down");
         }
         // Whoever waits is told now, by losing the other end, and does not wait in vain.
-        batch.queued.iter_mut().for_each(|queued| queued.ticket = None);
+        batch.queued.iter_mut().for_each(|queued| queued.pledge = None);
         let mut live = self.recorder.live();
         batch.queued.iter().filter_map(|queued| queued.answer.as_ref()).for_each(|key| live.dismiss(key));
     }

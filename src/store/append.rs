@@ -320,23 +320,25 @@ impl<'s> Batch<'s> {
         Ok(Self { connection, run_id, memory, fresh: Memory::default() })
     }
 
+    /// Finding a statement hashes its text: what is done for every row is found once a batch.
     fn statement(&self, sql: &'static str) -> Result<CachedStatement<'s>, Error> {
         Ok(self.connection.prepare_cached(sql)?)
     }
 
     fn write(&mut self, entries: &[Entry], outages: &[Outage], whole: bool) -> Result<Appended, Error> {
         let mut appended = Appended { tallies: Vec::with_capacity(entries.len()), ..Appended::default() };
-        let mut insert = self.statement(INSERT_EVENT)?;
+        let (mut insert, mut grow) = (EventInsert(self.statement(INSERT_EVENT)?), self.statement(GROW_COVERAGE)?);
         for entry in entries {
             let mut tally = Tally::default();
             for chat in &entry.chats {
+                insert.of(self.run_id, entry, &chat.chat_id)?;
                 for event in &chat.events {
-                    match self.insert_event(&mut insert, entry, &chat.chat_id, event)? {
+                    match insert.execute(event)? {
                         true => tally.new += 1,
                         false => self.settle_conflict(entry, &chat.chat_id, event, &mut tally, &mut appended)?,
                     }
                 }
-                self.cover(entry, chat)?;
+                self.cover(&mut grow, entry, chat)?;
                 self.write_attributes(entry, chat)?;
             }
             for record in &entry.errors {
@@ -353,34 +355,6 @@ impl<'s> Batch<'s> {
             self.write_outage(outage)?;
         }
         Ok(appended)
-    }
-
-    /// True where the key was free.
-    fn insert_event(
-        &self,
-        insert: &mut CachedStatement<'_>,
-        entry: &Entry,
-        chat_id: &ChatId,
-        event: &TranscriptEvent,
-    ) -> Result<bool, Error> {
-        let inserted = insert.execute(params![
-            chat_id.as_str(),
-            event.index.get(),
-            event.kind.as_deref(),
-            event.utc_time,
-            event.from.participant_id,
-            event.from.nickname.as_deref(),
-            event.from.party_type.as_deref(),
-            event.text.as_deref(),
-            event.message_type.as_deref(),
-            event.user_data,
-            event.event_attributes,
-            event.raw,
-            entry.at,
-            entry.node.as_deref(),
-            self.run_id,
-        ])?;
-        Ok(inserted == 1)
     }
 
     /// A key that is taken: equal content is a duplicate, other content a variant, kept once (R7).
@@ -471,17 +445,12 @@ impl<'s> Batch<'s> {
     }
 
     /// A row grows while answers follow on; a new one begins where they do not.
-    fn cover(&mut self, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
+    fn cover(&mut self, grow: &mut CachedStatement<'_>, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
         let Some(covered) = chat.covered else { return Ok(()) };
         let node = entry.node.clone().unwrap_or_else(|| "".into());
         let before = self.known(&chat.chat_id).and_then(|known| known.extent.as_ref());
         let Some(extent) = grown(before, covered, &node) else { return Ok(()) };
-        self.statement(
-            "INSERT INTO coverage (chat_id, from_position, next_position, node, run_id, at)
-             VALUES (?, ?, ?, ?, ?, ?)
-             ON CONFLICT DO UPDATE SET next_position = max(next_position, excluded.next_position), at = excluded.at",
-        )?
-        .execute(params![
+        grow.execute(params![
             chat.chat_id.as_str(),
             extent.covered.from,
             extent.covered.next,
@@ -605,10 +574,46 @@ impl<'s> Batch<'s> {
     }
 }
 
-const INSERT_EVENT: &str =
-    "INSERT INTO events (chat_id, event_index, type, utc_time, participant_id, nickname, party_type,
-    text, message_type, user_data, event_attributes, raw, recorded_at, node, run_id)
+const INSERT_EVENT: &str = "INSERT INTO events (chat_id, recorded_at, node, run_id, event_index, type, utc_time,
+    participant_id, nickname, party_type, text, message_type, user_data, event_attributes, raw)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+
+/// [`INSERT_EVENT`]. A parameter stays what it is until it is bound again: what the events of an answer have in common
+/// is bound once.
+struct EventInsert<'s>(CachedStatement<'s>);
+
+impl EventInsert<'_> {
+    /// Turns to the events of a chat in an answer.
+    fn of(&mut self, run_id: i64, entry: &Entry, chat_id: &ChatId) -> Result<(), Error> {
+        let Self(statement) = self;
+        statement.raw_bind_parameter(1, chat_id.as_str())?;
+        statement.raw_bind_parameter(2, entry.at)?;
+        statement.raw_bind_parameter(3, entry.node.as_deref())?;
+        statement.raw_bind_parameter(4, run_id)?;
+        Ok(())
+    }
+
+    /// True where the key was free.
+    fn execute(&mut self, event: &TranscriptEvent) -> Result<bool, Error> {
+        let Self(statement) = self;
+        statement.raw_bind_parameter(5, event.index.get())?;
+        statement.raw_bind_parameter(6, event.kind.as_deref())?;
+        statement.raw_bind_parameter(7, event.utc_time)?;
+        statement.raw_bind_parameter(8, event.from.participant_id)?;
+        statement.raw_bind_parameter(9, event.from.nickname.as_deref())?;
+        statement.raw_bind_parameter(10, event.from.party_type.as_deref())?;
+        statement.raw_bind_parameter(11, event.text.as_deref())?;
+        statement.raw_bind_parameter(12, event.message_type.as_deref())?;
+        statement.raw_bind_parameter(13, event.user_data.as_deref())?;
+        statement.raw_bind_parameter(14, event.event_attributes.as_deref())?;
+        statement.raw_bind_parameter(15, event.raw.as_str())?;
+        Ok(statement.raw_execute()? == 1)
+    }
+}
+
+const GROW_COVERAGE: &str = "INSERT INTO coverage (chat_id, from_position, next_position, node, run_id, at)
+    VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET next_position = max(next_position, excluded.next_position), at = excluded.at";
 
 const UPSERT_CHAT: &str = "INSERT INTO chats (chat_id, service, first_seen_at, last_seen_at, ended_at, ended_how,
     next_position, is_async, highest_index) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)

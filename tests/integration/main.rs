@@ -6,6 +6,7 @@ mod cli;
 mod cometd;
 mod crash;
 mod faults;
+mod http2;
 mod load;
 mod nodes;
 mod reading;

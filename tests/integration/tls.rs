@@ -271,17 +271,20 @@ async fn old_versions_and_other_protocols_are_refused() {
     write(&folder.path().join("ca.crt"), &ca.pem());
     let origin = Origin::canned(json_answer("{\"answer\":1}"));
     for (version_min, rows) in [
-        ("1.2", [("--tls-max 1.1", false), ("--tls-max 1.2", true), ("--tlsv1.3", true), ("--http2", true)]),
-        ("1.3", [("--tls-max 1.1", false), ("--tls-max 1.2", false), ("--tlsv1.3", true), ("--http2", true)]),
+        ("1.2", [("--tls-max 1.1", false), ("--tls-max 1.2", true), ("--tlsv1.3", true)]),
+        ("1.3", [("--tls-max 1.1", false), ("--tls-max 1.2", false), ("--tlsv1.3", true)]),
     ] {
         let run = folder.path().join(version_min);
         std::fs::create_dir(&run).expect("the folder is ours");
         let settings = format!("{}version_min = {version_min:?}\n", tls(&[&ours]));
         let server = Server::start(&run, &[origin.address], &settings);
         for (options, is_answered) in rows {
-            // HTTP/2 is offered by curl with --http2, and not chosen.
-            let answer = curl(&server, folder.path(), options);
-            assert_eq!(answer == "{\"answer\":1} 200 HTTP/1.1", is_answered, "{version_min}, {options}: {answer}");
+            // HTTP/2 is offered by curl where it is not told otherwise, and chosen.
+            for (protocol, version) in [("--http2", "HTTP/2"), ("--http1.1", "HTTP/1.1")] {
+                let answer = curl(&server, folder.path(), &format!("{protocol} {options}"));
+                let expected = format!("{{\"answer\":1}} 200 {version}");
+                assert_eq!(answer == expected, is_answered, "{version_min}, {protocol} {options}: {answer}");
+            }
         }
     }
 }

@@ -24,8 +24,10 @@ pub use inspected::{Inspected, inspect};
 pub use server::Server;
 pub use watch::Watch;
 
-/// What is negotiated with both sides until HTTP/2 is spoken (RFC 7301).
+/// What is negotiated with nodes, and with clients that may not speak HTTP/2 (RFC 7301).
 pub const HTTP_1: &[&[u8]] = &[b"http/1.1"];
+/// What is negotiated with clients that may, the better one first.
+pub const HTTP_2_OR_1: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::facts::{Facts, Urgency};
 use super::files::{Problem, Problems};
-use super::{Connector, HTTP_1, Server, connector, server};
+use super::{Connector, Server, connector, server};
 use crate::telemetry::metrics::Metrics;
 
 /// Between two looks. A change is taken when two looks have seen the same: certificates and keys are seldom written at
@@ -66,7 +66,7 @@ impl State {
 
 impl Watch {
     /// Reads the files of each side that is on: clients' where certificates are configured, nodes' where one is reached by
-    /// `https://`.
+    /// `https://`. `protocols` are offered to clients, the best first.
     ///
     /// # Errors
     /// Every file that cannot be used.
@@ -74,6 +74,7 @@ impl Watch {
         tls: &server::Config,
         node_tls: &connector::Config,
         has_tls_nodes: bool,
+        protocols: &'static [&'static [u8]],
         metrics: Arc<Metrics>,
     ) -> Result<Self, Problems> {
         let mut state = State {
@@ -85,7 +86,7 @@ impl Watch {
             warned: HashMap::new(),
         };
         state.read = state.stamps(); // before they are read: what changes in between is seen
-        let server = tls.is_on().then(|| Server::new(tls, HTTP_1)).transpose();
+        let server = tls.is_on().then(|| Server::new(tls, protocols)).transpose();
         let connector = has_tls_nodes.then(|| Connector::new(node_tls)).transpose();
         let (server, connector) = match (server, connector) {
             (Ok(server), Ok(connector)) => (server, connector),

@@ -149,26 +149,13 @@ impl Centre {
 
     /// The answer to a refresh, or to requestChat where it is the first: the events from one position up to another.
     pub fn page(&mut self, number: u64, from: u64, next: u64, ended: bool) -> Answer {
-        let chat_id = chat_id(number);
-        let event = |index| self.event(number, index, ended && index + 1 == next);
-        let events: Vec<String> = (from..next).map(event).collect();
-        let body = format!(
-            r#"{{"messages":[{}],"chatEnded":{ended},"statusCode":0,"alias":"117","secureKey":"{}","userId":"007559F34DB3{:04}","chatId":"{chat_id}","nextPosition":{next}}}"#,
-            events.join(","),
-            secure_key(number),
-            number % 10_000,
-        );
-        let (path, form) = match from {
-            1 => ("/genesys/2/chat/customer-support".into(), opening_form(number)),
-            _ => (
-                format!("/genesys/2/chat/customer-support/{chat_id}/refresh"),
-                format!("secureKey={}&transcriptPosition={from}", secure_key(number)),
-            ),
-        };
-        Answer { path, form, body, events: next - from }
+        let events: Vec<String> =
+            (from..next).map(|index| self.event(number, index, ended && index + 1 == next)).collect();
+        answer(number, from, &events, ended)
     }
 
-    fn event(&mut self, number: u64, index: u64, is_last: bool) -> String {
+    /// The JSON of one event.
+    pub fn event(&mut self, number: u64, index: u64, is_last: bool) -> String {
         self.clock_ms += EVENT_INTERVAL_MS;
         let utc_time = 1_798_761_600_000 + self.clock_ms;
         let (kind, who) = match index {
@@ -212,6 +199,25 @@ impl Centre {
         text.truncate(text.trim_end().len());
         text
     }
+}
+
+/// The answer with these events, the first of them at a position.
+pub fn answer(number: u64, from: u64, events: &[String], ended: bool) -> Answer {
+    let (chat_id, next) = (chat_id(number), from + events.len() as u64);
+    let body = format!(
+        r#"{{"messages":[{}],"chatEnded":{ended},"statusCode":0,"alias":"117","secureKey":"{}","userId":"007559F34DB3{:04}","chatId":"{chat_id}","nextPosition":{next}}}"#,
+        events.join(","),
+        secure_key(number),
+        number % 10_000,
+    );
+    let (path, form) = match from {
+        1 => ("/genesys/2/chat/customer-support".into(), opening_form(number)),
+        _ => (
+            format!("/genesys/2/chat/customer-support/{chat_id}/refresh"),
+            format!("secureKey={}&transcriptPosition={from}", secure_key(number)),
+        ),
+    };
+    Answer { path, form, body, events: next - from }
 }
 
 const CUSTOMERS: [&str; 8] = ["Anna", "Jürgen Müller", "M. Petrow", "guest", "Zoë", "李娜", "Mary-Ann Smith", "K."];

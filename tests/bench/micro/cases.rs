@@ -5,12 +5,15 @@
 
 use std::hint::black_box;
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::ensure;
 use gms_recorder::chat::Covered;
 use gms_recorder::gms::{ChatAnswer, ChatKey, Coverage, Exchange, Observation, Policy, Route, inspect};
-use gms_recorder::recorder::{AnswerKey, Recorded, now_ms};
+use gms_recorder::recorder::{AnswerKey, Recorded, Verdict, now_ms};
 use gms_recorder::store::{ChatRecord, Entry, Store};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::spawn_local;
 
 use crate::traffic::{self, Answer, Centre, Recording};
 use crate::{Case, Operation, Scratch};
@@ -24,6 +27,10 @@ const ANSWERS: [(&str, u64, usize); 3] =
     [("empty poll", 0, 20_000), ("3 events", 3, 5_000), ("200 events", TRANSCRIPT_EVENTS, 100)];
 /// Events in a transaction, transactions in a round.
 const BATCHES: [(u64, usize); 4] = [(1, 1_000), (10, 500), (100, 200), (1_000, 40)];
+/// Clients that converse at one time.
+const CROWDS: [usize; 2] = [1, 64];
+/// Answers of a chat, each with two new events and a known one.
+const ANSWERS_A_CHAT: u64 = 20;
 /// By what an answer would be recognised, where it does not matter.
 const KEY: AnswerKey = [0; 16];
 /// Chats that are not live ones.
@@ -54,6 +61,7 @@ pub fn all() -> Vec<Case> {
     let known = ANSWERS.map(|(what, events, times)| known(what, events, times));
     let again = ANSWERS.map(|(what, events, times)| seen_again(what, events, times));
     let mut cases: Vec<Case> = inspections.into_iter().chain([bayeux_inspection()]).chain(known).chain(again).collect();
+    cases.extend(CROWDS.map(conversations));
     for keys in [Keys::Contiguous, Keys::Interleaved] {
         cases.extend(BATCHES.map(|(events, times)| append(keys, events, times)));
     }
@@ -140,6 +148,48 @@ fn known(what: &str, events: u64, times: usize) -> Case {
         }))
     };
     Case { name: format!("known already, {what}"), rows: events as usize, times, prepare: Box::new(prepare) }
+}
+
+/// The whole way of answers, from the node's bytes to the commit: clients with a chat each, and the writer beside them.
+fn conversations(clients: usize) -> Case {
+    let prepare = move |scratch: &Scratch, times: usize| -> anyhow::Result<Operation> {
+        let recording = Rc::new(Recording::start(&scratch.fresh())?);
+        // As the proxy's threads have it.
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+        let mut centre = Centre::new(0);
+        let numbers = 0..(times * clients) as u64;
+        let mut chats = numbers.map(|number| polls(&mut centre, number)).collect::<Vec<_>>().into_iter();
+        Ok(Box::new(move || {
+            runtime.block_on(async {
+                let begun = chats.by_ref().take(clients).map(|polls| spawn_local(converse(recording.clone(), polls)));
+                for client in begun.collect::<Vec<_>>() {
+                    client.await??;
+                }
+                Ok(())
+            })
+        }))
+    };
+    let answers = clients * ANSWERS_A_CHAT as usize;
+    Case { name: format!("record, {clients} at once"), rows: answers, times: 40, prepare: Box::new(prepare) }
+}
+
+/// Answers in the midst of a chat, each with the last event of the one before and two new ones.
+fn polls(centre: &mut Centre, number: u64) -> Vec<Answer> {
+    const FROM: u64 = 3;
+    let events: Vec<String> = (0..=2 * ANSWERS_A_CHAT).map(|at| centre.event(number, FROM + at, false)).collect();
+    let poll = |at: u64| traffic::answer(number, FROM + 2 * at, &events[2 * at as usize..][..3], false);
+    (0..ANSWERS_A_CHAT).map(poll).collect()
+}
+
+async fn converse(recording: Rc<Recording>, polls: Vec<Answer>) -> anyhow::Result<()> {
+    let recorder = &recording.recorder;
+    for answer in polls {
+        let key = recording.key(&answer);
+        let recorded = recording.observe(traffic::inspect(&answer, recording.policy()), key);
+        let verdict = recorder.wait(recorded, recorder.config().commit_wait_max).await;
+        ensure!(verdict == Verdict::Deliver, "an answer could not be recorded: {:?}", recorder.outage());
+    }
+    Ok(())
 }
 
 /// One transaction, synced.
