@@ -399,6 +399,7 @@ impl Nodes {
         match outcome {
             Ok(found) if !found.is_empty() => {
                 if let Some(addresses) = node.places.learn(found) {
+                    node.standing.moved(self.now());
                     tracing::info!(node = &*node.name, ?addresses, "where a node's name leads");
                 }
             }
@@ -590,6 +591,9 @@ mod tests {
             assert_eq!(nodes.to_try().collect::<Vec<_>>(), [0]);
             assert_eq!(nodes.choose(Affinity::None, 0), Some(1), "no client tries it first");
         }
+        nodes.refused(0, &REFUSED.into());
+        nodes.resolved(0, Ok(vec![([127, 0, 0, 9], 1).into()]));
+        assert_eq!(nodes.to_try().count(), 1, "it moved: it is tried at once");
         nodes.connected(0);
         tokio::time::advance(Duration::from_secs(61)).await;
         nodes.refused(0, &REFUSED.into());

@@ -200,6 +200,13 @@ impl Standing {
         Some(self.pass_over(now, !was_refusing))
     }
 
+    /// Its name leads elsewhere: it is tried at once, since what refused there says nothing of here.
+    pub fn moved(&self, now: i64) {
+        if self.is_refusing() {
+            self.back_at.store(now, Ordering::Relaxed);
+        }
+    }
+
     /// A connection was made. How many failed before, where that is news.
     pub fn connected(&self, now: impl FnOnce() -> i64) -> Option<u32> {
         if self.refusals.load(Ordering::Relaxed) == 0 && !self.is_refusing() {
