@@ -12,7 +12,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::load::compare;
-use crate::support::{Answer, Archive, Chat, Client, Origin, Reply, Server, count, eventually, folder, get, run};
+use crate::support::{Answer, Archive, Chat, Client, Origin, Reply, Server, count, eventually, find, folder, get, run};
 
 /// Quick enough for a test, and a hung node is found by its health check well before most requests meet it.
 const WATCHED: &str = "[proxy]\nchat_timeout = \"1s\"\nnode_retry_after = \"100ms\"\n[nodes]\n\
@@ -289,4 +289,32 @@ fn check_asks_the_nodes_how_they_are_and_sees_files_that_others_can_read() {
     };
     check(0o600, 1, "NOT WELL: it answered 401, not 200", "error: 1 of 2 nodes are not well\n");
     check(0o644, 1, "CANNOT BE USED: ", "can be used by others (mode 0644); `chmod 0600` it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_of_the_health_check_reach_the_node_and_nothing_else() {
+    let (password, encoded) = ("pa55word-of-the-monitor", "bW9uaXRvcjpwYTU1d29yZC1vZi10aGUtbW9uaXRvcg==");
+    let node = Origin::canned("HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n");
+    let folder = folder();
+    let secret = folder.path().join("monitor");
+    std::fs::write(&secret, format!("monitor:{password}\n")).expect("the folder is ours");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).expect("the file is ours");
+    let settings = format!(
+        "[log]\nlevel = \"trace\"\n[nodes]\nhealth_path = \"/status\"\nhealth_interval = \"50ms\"\n\
+         health_credentials = {secret:?}\n"
+    );
+    let mut server = Server::start(folder.path(), &[node.address], &settings);
+    is_up(&server, 0, false).await;
+    assert!(node.received()[0].contains(&format!("Basic {encoded}")), "{:?}", node.received()[0]);
+    let ready = get(server.admin, "/ready").await.expect("it runs");
+    assert_eq!(ready.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(ready.1.contains("node gms-1 is failing: it answered 401, not 200"), "{}", ready.1);
+    let metrics = get(server.admin, "/metrics").await.expect("it runs").1;
+    let listed = command(&server, &["list", "--format", "json"]).1;
+    assert!(server.stop().success());
+    for (place, text) in [("log", server.log()), ("ready", ready.1), ("metrics", metrics), ("list", listed)] {
+        assert!(!text.contains(password) && !text.contains(encoded), "{place}");
+    }
+    let archive = std::fs::read(&server.database).expect("it is closed");
+    assert!(find(&archive, password.as_bytes()).is_none() && find(&archive, encoded.as_bytes()).is_none());
 }
