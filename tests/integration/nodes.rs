@@ -257,6 +257,20 @@ async fn a_session_keeps_to_its_node_through_any_proxy_of_the_cluster() {
             assert_eq!(reply.json()[0]["successful"], true, "{}", String::from_utf8_lossy(&reply.body));
             assert!(!reply.headers.contains_key("set-cookie"), "it has its cookies");
         }
+        // Drained, its node keeps the session and gets no new one.
+        let (_, value) = ours.split_once('=').expect("a pair");
+        let (node, _) = value.split_once('~').expect("a node and its MAC");
+        assert_eq!(command(&servers[1], &["drain", node]).0, 0);
+        let reply = cometd(&mut second, &there, &cookies, &connect).await;
+        assert_eq!(reply.json()[0]["successful"], true, "{}", String::from_utf8_lossy(&reply.body));
+        for address in [&here, &there] {
+            let reply = cometd(&mut second, address, "", HELLO).await;
+            let mut given = reply.headers.get_all("set-cookie").iter().map(|value| value.to_str().expect("text"));
+            let ours =
+                given.find_map(|cookie| cookie.strip_prefix("gms_recorder_node=")).expect("it has no cookie yet");
+            assert!(!ours.starts_with(&format!("{node}~")), "{node} is drained: {ours}");
+        }
+        assert_eq!(command(&servers[1], &["restore", node]).0, 0);
         let forged = format!("{}; {}x", pair(gms), pair(ours));
         let reply = cometd(&mut second, &there, &forged, HELLO).await;
         let given = reply.headers.get_all("set-cookie").iter().any(|v| v.as_bytes().starts_with(b"gms_recorder_node="));
