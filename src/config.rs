@@ -34,6 +34,8 @@ pub const CONFIG_VARIABLE: &str = "GMS_RECORDER_CONFIG";
 pub struct Config {
     /// `[proxy]`
     pub proxy: proxy::Config,
+    /// `[nodes]`
+    pub nodes: proxy::nodes::Config,
     /// `[tls]`
     pub tls: proxy::tls::server::Config,
     /// `[node_tls]`
@@ -123,6 +125,17 @@ impl Config {
         sections.into()
     }
 
+    /// The Unix socket of `gms-recorder node`.
+    pub fn control(&self) -> PathBuf {
+        let configured = &self.admin.control;
+        if !configured.as_os_str().is_empty() {
+            return configured.clone();
+        }
+        let mut beside = self.recording.database.as_os_str().to_owned();
+        beside.push("-control");
+        beside.into()
+    }
+
     /// The options whose values differ, in the order in which they are documented.
     pub fn differences(&self, other: &Self) -> Vec<Key> {
         let (ours, theirs) = (written::options(self), written::options(other));
@@ -150,6 +163,22 @@ pub fn database(
     sense::check_database(&config.recording, &mut layers);
     Problems::or(layers.into_problems())?;
     Ok(config.recording.database)
+}
+
+/// The socket at which a running `serve` takes commands. Like [`database`] it needs nothing else of the configuration.
+///
+/// # Errors
+/// As [`database`].
+pub fn control(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<PathBuf, Problems> {
+    let mut layers = Layers::lay(file, environment, flags);
+    let config = layers.config();
+    sense::check_database(&config.recording, &mut layers);
+    Problems::or(layers.into_problems())?;
+    Ok(config.control())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@
 //! | [`store`] | the only SQL: open, migrate, append a batch, read back | queues, HTTP, what to do about an error |
 //! | [`recorder`] | from observation to durable row: queue, one writer, group commit, tickets, outages | HTTP, SQL |
 //! | [`proxy`] | HTTP and TLS toward clients and nodes; [`proxy`]'s `forward.rs` is **the hot path** | JSON, SQL |
-//! | [`admin`] | probes and metrics, on a listener of their own | chats |
+//! | [`admin`] | probes and metrics on a listener of their own; the socket that drains nodes | chats |
 //! | [`simulator`] | GMS nodes that speak the documented API, for demo, tests and benchmarks | everything above |
 //! | [`config`] | every part's section, read from file, environment and flags, checked once | what the options do |
 //! | [`cli`] | one file a command; errors become words and exit codes here | |
@@ -39,8 +39,9 @@
 //! for its commit before the client gets it.
 //!
 //! Threads: one current-thread runtime for each core, each with its own listener and its own connections to the nodes; one
-//! for the writer, with the one connection that writes; the main one for signals and the admin listener. They share
-//! counters, the nodes' health, the queue, and three small locks that are never held across an await: the account, what is
+//! for the writer, with the one connection that writes; the main one for signals, the admin listener, the watch over the
+//! nodes (`proxy::health`) and the operators' socket (`admin::control`). They share counters, how the nodes fare
+//! (`proxy::nodes`), the queue, and three small locks that are never held across an await: the account, what is
 //! known of live chats, and the memory of what is committed.
 //!
 //! A client's connection is one task. Its exchanges are straight lines in it: `proxy::client` reads a head, `forward` asks a

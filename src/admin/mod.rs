@@ -1,8 +1,11 @@
 //! Probes and metrics, on a listener of their own: read-only, loopback unless told otherwise, never reachable through the
 //! proxy's.
 
+pub mod control;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +23,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::proxy::Nodes;
+use crate::proxy::nodes::Report;
+use crate::proxy::standing::State;
 use crate::recorder::Recorder;
 use crate::telemetry::metrics::Metrics;
 
@@ -29,11 +34,13 @@ use crate::telemetry::metrics::Metrics;
 pub struct Config {
     /// Where probes and metrics are served; loopback unless told otherwise.
     pub listen: SocketAddr,
+    /// The Unix socket of `gms-recorder node`; empty: beside the database.
+    pub control: PathBuf,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 9180).into() }
+        Self { listen: ([127, 0, 0, 1], 9180).into(), control: PathBuf::new() }
     }
 }
 
@@ -79,10 +86,13 @@ impl Watched {
         if !self.recorder.is_writing() {
             say(refuses, format!("the writer has ended; {fate}"));
         }
-        let unwell: Vec<&str> = self.nodes.iter().filter(|node| !node.is_well()).map(|node| &*node.name).collect();
-        if !unwell.is_empty() {
-            let none_left = unwell.len() == self.nodes.iter().count();
-            say(none_left, format!("nodes that take no connections: {}", unwell.join(", ")));
+        let reports: Vec<Report> = self.nodes.iter().map(|node| self.nodes.report(node)).collect();
+        let is_unwell = |report: &&Report| !matches!(report.state, State::Well | State::Returning);
+        let none_left = reports.iter().filter(is_unwell).count() == reports.len();
+        for report in reports.iter().filter(|report| report.drained || !report.detail.is_empty()) {
+            let drained = if report.drained { ", drained" } else { "" };
+            let detail = if report.detail.is_empty() { String::new() } else { format!(": {}", report.detail) };
+            say(none_left, format!("node {} is {}{drained}{detail}", report.name, report.state));
         }
         (ready, words)
     }

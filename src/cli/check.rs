@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::{Config, Origins, Problems};
 use crate::gms::RouteClass;
+use crate::proxy::affinity::Cookies;
+use crate::proxy::health::Check;
+use crate::proxy::places::Places;
 use crate::proxy::{NodeAddress, tls};
 use crate::recorder::{self, Create};
 use crate::store::inspect::{self, Migrations};
@@ -27,8 +30,9 @@ Example:
   gms-recorder check --config /etc/gms-recorder.toml
 
 Exit codes:
-  0  the configuration is right, every node was reached, certificates and database can be used
-  1  a node cannot be reached (`serve` starts all the same), or a certificate or the database cannot be used
+  0  the configuration is right, every node was reached and is well, certificates and database can be used
+  1  a node cannot be reached or is not well (`serve` starts all the same), or a certificate, another file
+     named for the nodes or the database cannot be used
   2  the configuration is not right; everything that is wrong is listed";
 
 /// How long resolving a node's name, connecting to it and a TLS handshake may take together: on the network of a GMS node
@@ -101,6 +105,8 @@ struct Report {
     routes: Vec<Passage>,
     certificates: Vec<Certificates>,
     nodes: Vec<Node>,
+    /// Files with secrets that cannot be used.
+    files: Vec<String>,
     database: Database,
 }
 
@@ -133,6 +139,8 @@ struct Node {
     addresses: Vec<SocketAddr>,
     connect_ms: Option<f64>,
     problem: Option<String>,
+    /// What its health check said against it.
+    unwell: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -151,6 +159,8 @@ struct Database {
 
 impl Report {
     async fn of(config: &Config, origins: &Origins) -> Self {
+        let check = Check::of(&config.nodes);
+        let files = [check.as_ref().err().cloned(), Cookies::of(&config.nodes).err()];
         Self {
             config: config.to_json(),
             config_hash: config.hash(),
@@ -158,7 +168,8 @@ impl Report {
             warnings: config.warnings(),
             routes: passages(&config.proxy),
             certificates: look_at_certificates(config, Timestamp::now()),
-            nodes: look_at_nodes(config).await,
+            nodes: look_at_nodes(config, check.ok().flatten()).await,
+            files: files.into_iter().flatten().collect(),
             database: look_at_database(&config.recording).await,
         }
     }
@@ -167,11 +178,14 @@ impl Report {
     fn verdict(&self) -> Option<String> {
         let lost = self.nodes.iter().filter(|node| node.problem.is_some()).count();
         let nodes = (lost > 0).then(|| format!("{lost} of {} nodes cannot be reached", self.nodes.len()));
+        let unwell = self.nodes.iter().filter(|node| node.unwell.is_some()).count();
+        let unwell = (unwell > 0).then(|| format!("{unwell} of {} nodes are not well", self.nodes.len()));
+        let files = (!self.files.is_empty()).then(|| self.files.join(", and "));
         let unusable = self.certificates.iter().filter(|file| file.problem.is_some()).count();
         let certificates = (unusable > 0)
             .then(|| format!("{unusable} of {} certificate files cannot be used", self.certificates.len()));
         let database = self.database.problem.as_ref().map(|_| "the database cannot be used".to_string());
-        let parts: Vec<String> = nodes.into_iter().chain(certificates).chain(database).collect();
+        let parts: Vec<String> = [nodes, unwell, files, certificates, database].into_iter().flatten().collect();
         (!parts.is_empty()).then(|| parts.join(", and "))
     }
 
@@ -190,6 +204,9 @@ impl Report {
         let width = self.nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
         for node in &self.nodes {
             writeln!(out, "{:width$}  {}", node.name, node.told())?;
+        }
+        for file in &self.files {
+            writeln!(out, "CANNOT BE USED: {file}")?;
         }
         writeln!(out, "\n# database")?;
         self.database.write_text(out)?;
@@ -256,7 +273,7 @@ impl Certificates {
 }
 
 /// All at once: many dead nodes take no longer than one.
-async fn look_at_nodes(config: &Config) -> Vec<Node> {
+async fn look_at_nodes(config: &Config, check: Option<Check>) -> Vec<Node> {
     let mut looks = JoinSet::new();
     let addresses: Vec<_> =
         config.proxy.upstreams.iter().filter_map(|upstream| NodeAddress::parse(upstream).ok()).collect();
@@ -265,7 +282,8 @@ async fn look_at_nodes(config: &Config) -> Vec<Node> {
     let tls = has_tls.then(|| tls::Connector::new(&config.node_tls).map_err(|problems| problems.to_string()));
     for (n, address) in addresses.into_iter().enumerate() {
         let tls = if address.is_tls { tls.clone() } else { None };
-        looks.spawn(async move { (n, Node::of(address, tls).await) });
+        let check = check.clone();
+        looks.spawn(async move { (n, Node::of(address, tls, check).await) });
     }
     let mut nodes = looks.join_all().await;
     nodes.sort_by_key(|(n, _)| *n);
@@ -273,17 +291,19 @@ async fn look_at_nodes(config: &Config) -> Vec<Node> {
 }
 
 impl Node {
-    async fn of(address: NodeAddress, tls: Option<Result<tls::Connector, String>>) -> Self {
-        let authority = address.authority();
-        let host = address.host.clone();
-        let mut node = Self { name: address.name, authority, addresses: Vec::new(), connect_ms: None, problem: None };
+    async fn of(address: NodeAddress, tls: Option<Result<tls::Connector, String>>, check: Option<Check>) -> Self {
+        let (name, authority) = (address.name.clone(), address.authority());
+        let mut node = Self { name, authority, addresses: Vec::new(), connect_ms: None, problem: None, unwell: None };
+        let tls = match tls.transpose() {
+            Ok(tls) => tls,
+            Err(problem) => return Self { problem: Some(problem), ..node },
+        };
+        let places = Places::new(&address, tls, NODE_WAIT);
         let look = async {
-            node.addresses = lookup_host((address.host, address.port)).await?.collect();
+            node.addresses = lookup_host((address.host.as_str(), address.port)).await?.collect();
+            places.learn(node.addresses.clone());
             let started = Instant::now();
-            let stream = TcpStream::connect(node.addresses.as_slice()).await?;
-            if let Some(tls) = tls {
-                tls.map_err(io::Error::other)?.connect(stream, &host).await.map_err(tls_failed)?;
-            }
+            places.connect().await?;
             // Microseconds are noise to whoever reads this.
             node.connect_ms = Some((started.elapsed().as_secs_f64() * 10_000.0).round() / 10.0);
             io::Result::Ok(())
@@ -297,6 +317,9 @@ impl Node {
             Err(_) if node.addresses.is_empty() => Some("its name was not resolved within 1s".into()),
             Err(_) => Some("it did not accept a connection, TLS included, within 1s".into()),
         };
+        if let (None, Some(check)) = (&node.problem, check) {
+            node.unwell = check.ask(&node.authority, &places).await.err();
+        }
         node
     }
 
@@ -305,7 +328,10 @@ impl Node {
         let resolved = if addresses.is_empty() { self.authority.clone() } else { addresses.join(", ") };
         let outcome = match (&self.problem, self.connect_ms) {
             (Some(problem), _) => format!("NOT REACHED: {problem}"),
-            (None, Some(ms)) => format!("connected in {ms} ms"),
+            (None, Some(ms)) => match &self.unwell {
+                None => format!("connected in {ms} ms"),
+                Some(why) => format!("connected in {ms} ms, NOT WELL: {why}"),
+            },
             (None, None) => String::new(),
         };
         if resolved == self.name { outcome } else { format!("{resolved}  {outcome}") }
@@ -363,10 +389,6 @@ fn place_warnings(place: &Place) -> Vec<String> {
     let is_tight = place.free_bytes < FREE_BYTES_WANTED;
     let tight = is_tight.then(|| format!("only {} are free", rounded(place.free_bytes)));
     caution.into_iter().chain(tight).collect()
-}
-
-fn tls_failed(error: io::Error) -> io::Error {
-    io::Error::other(format!("its TLS is not accepted: {error}"))
 }
 
 impl Database {

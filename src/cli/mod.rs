@@ -14,6 +14,7 @@ pub mod errors;
 pub mod holes;
 pub mod sql;
 pub mod snapshot;
+pub mod node;
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -88,6 +89,8 @@ pub enum Command {
     Sql(sql::Args),
     /// Copy a live archive, consistently
     Snapshot(snapshot::Args),
+    /// See how the nodes of a running `serve` fare; drain or restore one
+    Node(node::Args),
 }
 
 impl Common {
@@ -105,6 +108,14 @@ impl Common {
     /// [`Problems`] that stand in the way of knowing which.
     pub fn database(&self) -> Result<PathBuf, Problems> {
         config::database(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    }
+
+    /// The socket of a running `serve`.
+    ///
+    /// # Errors
+    /// As [`Common::database`].
+    pub fn control(&self) -> Result<PathBuf, Problems> {
+        config::control(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
     }
 
     /// An empty variable names none: that is how compose files and units unset one.
@@ -148,6 +159,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Holes(args) => wait_for(holes::run(args, &common.database()?)),
         Command::Sql(args) => wait_for(sql::run(args, &common.database()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.database()?)),
+        Command::Node(args) => wait_for(node::run(args, common.control()?)),
     }
 }
 

@@ -11,9 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::Common;
+use crate::admin::control::Control;
 use crate::admin::{self, Watched};
 use crate::config::{Config, Key};
 use crate::proxy::access::Access;
+use crate::proxy::affinity::Cookies;
+use crate::proxy::health::{self, Check};
 use crate::proxy::{Http2, NodeAddress, Nodes, Proxy, Start, tls};
 use crate::recorder::{Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
 use crate::store::place::{FileSystemKind, Place};
@@ -105,10 +108,12 @@ impl Running {
         let certificates = tls::Watch::start(&config.tls, &config.node_tls, has_tls_nodes, protocols, metrics.clone())?;
         let certificates = Arc::new(certificates);
         let place = suitable_place(config)?;
+        let watch = Watch::of(config)?;
         let lock = ArchiveLock::acquire(&place.path)?;
         let admin = TcpListener::bind(config.admin.listen).await;
         let admin = admin.with_context(|| format!("cannot listen on admin.listen = {}", config.admin.listen))?;
         let admin_address = admin.local_addr()?;
+        let control = control(config)?;
         // Before the archive is made or a run begins in it: neither is to come of a start that fails.
         Proxy::probe(config.proxy.listen).with_context(|| cannot_listen(config))?;
         let (options, run) = (options(config, &place), describe_run(config));
@@ -119,8 +124,10 @@ impl Running {
 
         let writer = Recorder::start(config.recording.clone(), store, options, run, metrics.clone())?;
         let recorder = writer.recorder().clone();
-        let nodes = Arc::new(Nodes::new(addresses, &metrics));
-        let proxy = match start_proxy(config, &nodes, &certificates, &recorder, &metrics) {
+        let tls = certificates.connector().cloned();
+        let nodes = Arc::new(Nodes::new(addresses, tls, &config.proxy, &config.nodes, &metrics));
+        health::resolve_first(&nodes).await;
+        let proxy = match start_proxy(config, &nodes, watch.cookies, &certificates, &recorder, &metrics) {
             Ok(proxy) => proxy,
             Err(error) => {
                 writer.close(Duration::from_secs(1));
@@ -128,11 +135,15 @@ impl Running {
             }
         };
         let watched = Arc::new(Watched { recorder, nodes, metrics, draining: AtomicBool::new(false) });
-        let tasks = vec![
+        let mut tasks = vec![
+            tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),
             tokio::spawn(admin::serve(admin, watched.clone())),
             tokio::spawn(watch_space(place.clone(), watched.clone())),
             tokio::spawn(certificates.clone().run()),
         ];
+        if let Some(control) = control {
+            tasks.push(tokio::spawn(control.serve(watched.nodes.clone())));
+        }
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = %proxy.address(),
@@ -227,6 +238,35 @@ impl Running {
     }
 }
 
+/// The socket for `gms-recorder node`. Chats do not depend on it: where the place beside the archive does not take one,
+/// there is none.
+fn control(config: &Config) -> anyhow::Result<Option<Control>> {
+    let path = config.control();
+    match Control::bind(&path) {
+        Ok(control) => Ok(Some(control)),
+        Err(error) if config.admin.control.as_os_str().is_empty() => {
+            tracing::warn!(path = %path.display(), %error, "nodes cannot be drained: set admin.control to another path");
+            Ok(None)
+        }
+        Err(error) => Err(anyhow::Error::new(error)).with_context(|| format!("cannot listen on {}", path.display())),
+    }
+}
+
+/// What the nodes are watched with and kept to by, out of files that only we may read.
+struct Watch {
+    check: Option<Check>,
+    cookies: Cookies,
+}
+
+impl Watch {
+    fn of(config: &Config) -> anyhow::Result<Self> {
+        let check =
+            Check::of(&config.nodes).map_err(anyhow::Error::msg).context("the nodes' health cannot be checked")?;
+        let cookies = Cookies::of(&config.nodes).map_err(anyhow::Error::msg);
+        Ok(Self { check, cookies: cookies.context("sessions cannot be kept to their nodes")? })
+    }
+}
+
 /// Certificates and the log's level. Clients that speak clear text cannot begin to speak TLS on the same port, nor the
 /// other way round.
 fn is_taken_while_running(key: Key, old: &Config, new: &Config) -> bool {
@@ -250,6 +290,7 @@ fn addresses(config: &Config) -> anyhow::Result<Vec<NodeAddress>> {
 fn start_proxy(
     config: &Config,
     nodes: &Arc<Nodes>,
+    cookies: Cookies,
     certificates: &tls::Watch,
     recorder: &Arc<Recorder>,
     metrics: &Arc<Metrics>,
@@ -259,8 +300,8 @@ fn start_proxy(
         config: config.proxy.clone(),
         access,
         nodes: nodes.clone(),
+        cookies,
         tls: certificates.server().cloned(),
-        node_tls: certificates.connector().cloned(),
         recorder: recorder.clone(),
         metrics: metrics.clone(),
     });

@@ -73,6 +73,7 @@ impl Layers {
     pub(super) fn config(&self) -> Config {
         Config {
             proxy: self.section("proxy"),
+            nodes: self.section("nodes"),
             tls: self.section("tls"),
             node_tls: self.section("node_tls"),
             recording: self.section("recording"),
@@ -169,7 +170,7 @@ impl Layers {
             let known = self.known.iter().map(|(key, _)| key.section);
             let remedy = match nearest(section, known) {
                 Some(known) => format!("did you mean [{known}]?"),
-                None => "there are [proxy], [tls], [node_tls], [recording], [admin] and [log]".into(),
+                None => "there are [proxy], [nodes], [tls], [node_tls], [recording], [admin] and [log]".into(),
             };
             let problem = Problem {
                 origin: Some(origin),
@@ -194,7 +195,7 @@ impl Layers {
             _ if self.known.iter().any(|(key, _)| key.section == name) => format!("is a section: write [{name}]"),
             Some((key, _)) => format!("stands in no section; it belongs under [{}]", key.section),
             None => {
-                "unknown key, and in no section; there are [proxy], [tls], [node_tls], [recording], [admin] and [log]"
+                "unknown key, and in no section; there are [proxy], [nodes], [tls], [node_tls], [recording], [admin] and [log]"
                     .into()
             }
         };
@@ -383,6 +384,7 @@ fn wrong_value(key: Key, value: &Value, default: &Value) -> Option<String> {
     let table = Table::from_iter([(key.name.to_string(), value.clone())]);
     let outcome = match key.section {
         "proxy" => table.try_into::<proxy::Config>().err(),
+        "nodes" => table.try_into::<proxy::nodes::Config>().err(),
         "tls" => table.try_into::<proxy::tls::server::Config>().err(),
         "node_tls" => table.try_into::<proxy::tls::connector::Config>().err(),
         "recording" => table.try_into::<recorder::Config>().err(),

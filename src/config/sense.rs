@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::admin::control::PATH_BYTES_MAX;
 use crate::gms::RouteClass;
 use crate::proxy::NodeAddress;
+use crate::proxy::affinity::Rule;
+use crate::proxy::nodes::{self, NODES_MAX};
 use crate::proxy::tls::connector::{self, is_server_name};
 use crate::proxy::tls::server::{self, ClientCertificates};
 use crate::{proxy, recorder, telemetry, units};
@@ -27,6 +30,7 @@ pub(super) fn check(config: &Config, layers: &mut Layers) {
     check_routes(&config.proxy, layers);
     check_origins(&config.proxy.cors_origins, layers);
     check_proxy_bounds(&config.proxy, layers);
+    check_nodes(&config.nodes, layers);
     check_tls(&config.tls, layers);
     check_node_tls(&config.node_tls, layers);
     check_database(&config.recording, layers);
@@ -34,6 +38,10 @@ pub(super) fn check(config: &Config, layers: &mut Layers) {
     check_file_mode(&config.recording.file_mode, layers);
     check_recording_bounds(&config.recording, layers);
     check_listeners(config.proxy.listen, config.admin.listen, layers);
+    if config.admin.control.as_os_str().len() > PATH_BYTES_MAX {
+        let sentence = format!("is longer than the {PATH_BYTES_MAX} bytes that a Unix socket's path may have");
+        layers.object("admin", "control", None, sentence);
+    }
     if let Err(sentence) = telemetry::parse_level(&config.log.level) {
         layers.object("log", "level", None, sentence);
     }
@@ -44,6 +52,10 @@ fn check_upstreams(upstreams: &[String], layers: &mut Layers) {
         let sentence =
             "no GMS node is named; add --upstream http://gms:8080, or upstreams = [\"http://gms:8080\"] under [proxy]";
         layers.object_once("proxy", "upstreams", sentence.into());
+    }
+    if upstreams.len() > NODES_MAX {
+        let sentence = format!("{} nodes are named; at most {NODES_MAX} can be served", upstreams.len());
+        layers.object_once("proxy", "upstreams", sentence);
     }
     let mut names = Vec::new();
     for (n, upstream) in upstreams.iter().enumerate() {
@@ -126,6 +138,45 @@ fn check_proxy_bounds(config: &proxy::Config, layers: &mut Layers) {
     within("proxy", "http2_streams_max", config.http2_streams_max as usize, 1, 1 << 16, layers);
     within("proxy", "connections_max", config.connections_max, 1, 1 << 20, layers);
     within("proxy", "node_connections_max", config.node_connections_max, 1, 1 << 20, layers);
+}
+
+fn check_nodes(config: &nodes::Config, layers: &mut Layers) {
+    let path = &config.health_path;
+    let is_path = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
+    if !path.is_empty() && !is_path {
+        let sentence = format!("\"{path}\" is no path such as \"/genesys/1/admin/node/status\"");
+        layers.object("nodes", "health_path", None, sentence);
+    }
+    let asks_nothing = path.is_empty();
+    let extras = [
+        ("health_text", !config.health_text.is_empty()),
+        ("health_credentials", !config.health_credentials.as_os_str().is_empty()),
+    ];
+    for (name, is_set) in extras {
+        if asks_nothing && is_set {
+            layers.object("nodes", name, None, "without health_path nothing is asked of the nodes".into());
+        }
+    }
+    for (name, wait) in [
+        ("health_interval", config.health_interval),
+        ("health_timeout", config.health_timeout),
+        ("passed_over_max", config.passed_over_max),
+        ("resolve_interval", config.resolve_interval),
+        ("wait_max", config.wait_max),
+    ] {
+        at_least_one_ms("nodes", name, wait, layers);
+    }
+    within("nodes", "health_status", config.health_status, 200, 599, layers);
+    within("nodes", "health_failures", config.health_failures, 1, 100, layers);
+    within("nodes", "health_passes", config.health_passes, 1, 100, layers);
+    within("nodes", "refusals_max", config.refusals_max, 1, 100, layers);
+    within("nodes", "server_errors_max", config.server_errors_max, 0, 10_000, layers);
+    within("nodes", "waiting_max", config.waiting_max, 0, 1 << 16, layers);
+    for (n, rule) in config.cookie_attributes.iter().enumerate() {
+        if let Err(sentence) = Rule::parse(rule) {
+            layers.object("nodes", "cookie_attributes", Some(n), sentence);
+        }
+    }
 }
 
 fn check_tls(config: &server::Config, layers: &mut Layers) {
@@ -284,7 +335,7 @@ fn within(section: &str, name: &str, value: usize, least: usize, most: usize, la
 }
 
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let Config { proxy, tls, node_tls, recording, .. } = config;
+    let Config { proxy, nodes, tls, node_tls, recording, .. } = config;
     let duration = units::format_duration;
     let mut warnings = Vec::new();
     let mut warn = |applies, sentence| {
@@ -320,6 +371,14 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         format!(
             "proxy.node_idle_timeout ({}): nodes close idle connections after 5m, perhaps just as a request is sent",
             duration(proxy.node_idle_timeout)
+        ),
+    );
+    warn(
+        nodes.wait_max >= proxy.chat_timeout,
+        format!(
+            "nodes.wait_max ({}) is not below proxy.chat_timeout ({}): whoever waits for a connection has no time left for an answer",
+            duration(nodes.wait_max),
+            duration(proxy.chat_timeout)
         ),
     );
     warn(

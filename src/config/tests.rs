@@ -151,7 +151,9 @@ fn unknown_names_are_told_with_their_nearest() {
     check("[proxy]\ndatabase = 'x'", &["test.toml:2: proxy.database: unknown key; it belongs under [recording]"]);
     check(
         "[record]\nx = 1",
-        &["test.toml:1: record: unknown section; there are [proxy], [tls], [node_tls], [recording], [admin] and [log]"],
+        &[
+            "test.toml:1: record: unknown section; there are [proxy], [nodes], [tls], [node_tls], [recording], [admin] and [log]",
+        ],
     );
     check("[recordings]\nx = 1", &["test.toml:1: recordings: unknown section; did you mean [recording]?"]);
     check("database = 'x'", &["test.toml:1: database: stands in no section; it belongs under [recording]"]);
@@ -160,7 +162,7 @@ fn unknown_names_are_told_with_their_nearest() {
     check(
         "x = 1",
         &[
-            "test.toml:1: x: unknown key, and in no section; there are [proxy], [tls], [node_tls], [recording], [admin] and [log]",
+            "test.toml:1: x: unknown key, and in no section; there are [proxy], [nodes], [tls], [node_tls], [recording], [admin] and [log]",
         ],
     );
     check(
@@ -289,6 +291,7 @@ fn wrong_values_are_told_with_what_would_be_right() {
 fn what_makes_no_sense_is_told_with_a_remedy() {
     let classes = "chat, chat_ntf, cometd, email, openmedia, chat_v1, other";
     let mode = "\"0600\" keeps it to the owner, \"0640\" lets a group read";
+    let long_control = format!("[admin]\ncontrol = '/{}'", "x".repeat(107));
     let rows = [
         (
             "[proxy]\nallow = [\"chat\",\n\"chats\"]",
@@ -332,6 +335,28 @@ fn what_makes_no_sense_is_told_with_a_remedy() {
         (
             "[recording]\nqueue_bytes_max = '1MiB'",
             "test.toml:2: recording.queue_bytes_max: 1MiB cannot take in one answer of body_max = \"8MiB\"; raise it, or lower body_max".into(),
+        ),
+        (
+            "[nodes]\nhealth_path = 'status'",
+            "test.toml:2: nodes.health_path: \"status\" is no path such as \"/genesys/1/admin/node/status\"".into(),
+        ),
+        (
+            "[nodes]\nhealth_text = 'ONLINE'",
+            "test.toml:2: nodes.health_text: without health_path nothing is asked of the nodes".into(),
+        ),
+        ("[nodes]\nhealth_status = 700", "test.toml:2: nodes.health_status: 700 is out of bounds: 200 to 599".into()),
+        ("[nodes]\nrefusals_max = 0", "test.toml:2: nodes.refusals_max: 0 is out of bounds: 1 to 100".into()),
+        (
+            "[nodes]\nresolve_interval = '0s'",
+            "test.toml:2: nodes.resolve_interval: 0 would be over before it begins; at least 1ms is wanted".into(),
+        ),
+        (
+            "[nodes]\ncookie_attributes = ['A; Secure',\n'Secure']",
+            "test.toml:3: nodes.cookie_attributes: \"Secure\" is not written as \"BAYEUX_BROWSER; SameSite=None; Secure; Partitioned\"".into(),
+        ),
+        (
+            &long_control,
+            "test.toml:2: admin.control: is longer than the 107 bytes that a Unix socket's path may have".into(),
         ),
         (
             "[recording]\nattributes = ['secureKey']",
@@ -393,6 +418,12 @@ fn nodes_are_checked_each_at_its_line() {
     assert_eq!(said.lines().collect::<Vec<_>>(), lines);
     let none = "proxy.upstreams: no GMS node is named; add --upstream http://gms:8080, or upstreams = [\"http://gms:8080\"] under [proxy]";
     assert_eq!(load("", &[], &Flags::default()).expect_err(none), none);
+    let many: Vec<String> = (0..65).map(|n| format!("'http://gms-{n}'")).collect();
+    let many = load(&format!("[proxy]\nupstreams = [{}]", many.join(", ")), &[], &Flags::default());
+    assert_eq!(
+        many.expect_err("too many"),
+        "test.toml:2: proxy.upstreams: 65 nodes are named; at most 64 can be served"
+    );
     assert_eq!(load("[proxy]\nupstreams = 1", &[], &Flags::default()).expect_err("one complaint").lines().count(), 1);
 }
 
@@ -451,6 +482,7 @@ fn what_is_seldom_meant_is_warned_of() {
         ("[proxy]\nchat_timeout = '3s'", "proxy.chat_timeout (3s): chat widgets give up"),
         ("[proxy]\nconnect_timeout = '5s'", "proxy.connect_timeout (5s) is not below"),
         ("[proxy]\nnode_idle_timeout = '5m'", "proxy.node_idle_timeout (5m): nodes close"),
+        ("[nodes]\nwait_max = '3s'", "nodes.wait_max (3s) is not below proxy.chat_timeout (2800ms)"),
         ("[recording]\ndeliver = 'immediately'", "recording.deliver is \"immediately\""),
         ("[recording]\nkeep_typing_text = true", "recording.keep_typing_text"),
     ];
@@ -459,6 +491,19 @@ fn what_is_seldom_meant_is_warned_of() {
         let warnings = config.warnings();
         assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{text}: {warnings:?}");
     }
+}
+
+#[test]
+fn the_control_socket_is_beside_the_archive_unless_told_otherwise() {
+    for (text, path) in [
+        ("", "transcripts.db-control"),
+        ("[recording]\ndatabase = '/srv/a.db'", "/srv/a.db-control"),
+        ("[recording]\ndatabase = '/srv/a.db'\n[admin]\ncontrol = '/run/gms/control'", "/run/gms/control"),
+    ] {
+        let (config, _) = load(text, &[("GMS_RECORDER_UPSTREAM", "http://gms")], &Flags::default()).expect(text);
+        assert_eq!(config.control(), Path::new(path), "{text}");
+    }
+    assert_eq!(control(None, std::iter::empty(), &Flags::default()), Ok("transcripts.db-control".into()));
 }
 
 #[test]

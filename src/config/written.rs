@@ -17,7 +17,7 @@ use super::Config;
 /// The name of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// `proxy`, `tls`, `node_tls`, `recording`, `admin` or `log`.
+    /// `proxy`, `nodes`, `tls`, `node_tls`, `recording`, `admin` or `log`.
     pub section: &'static str,
     /// The name within its section.
     pub name: &'static str,
@@ -38,9 +38,10 @@ impl fmt::Display for Key {
 
 /// Every option with its value, in the order in which they are documented.
 pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
-    let Config { proxy, tls, node_tls, recording, admin, log } = config;
+    let Config { proxy, nodes, tls, node_tls, recording, admin, log } = config;
     let named = |section| move |(name, value)| (Key { section, name }, value);
     let mut options: Vec<_> = proxy_options(proxy).into_iter().map(named("proxy")).collect();
+    options.extend(nodes_options(nodes).into_iter().map(named("nodes")));
     options.extend(tls_options(tls).into_iter().map(named("tls")));
     options.extend(node_tls_options(node_tls).into_iter().map(named("node_tls")));
     options.extend(recording_options(recording).into_iter().map(named("recording")));
@@ -104,6 +105,47 @@ fn proxy_options(config: &proxy::Config) -> Vec<Named> {
     ]
 }
 
+fn nodes_options(config: &proxy::nodes::Config) -> Vec<Named> {
+    let proxy::nodes::Config {
+        health_path,
+        health_status,
+        health_text,
+        health_interval,
+        health_timeout,
+        health_failures,
+        health_passes,
+        health_credentials,
+        refusals_max,
+        server_errors_max,
+        passed_over_max,
+        slow_start,
+        resolve_interval,
+        waiting_max,
+        wait_max,
+        affinity_key,
+        cookie_attributes,
+    } = config;
+    vec![
+        ("health_path", text(health_path)),
+        ("health_status", number(*health_status)),
+        ("health_text", text(health_text)),
+        ("health_interval", duration(*health_interval)),
+        ("health_timeout", duration(*health_timeout)),
+        ("health_failures", number(*health_failures)),
+        ("health_passes", number(*health_passes)),
+        ("health_credentials", path(health_credentials)),
+        ("refusals_max", number(*refusals_max)),
+        ("server_errors_max", number(*server_errors_max)),
+        ("passed_over_max", duration(*passed_over_max)),
+        ("slow_start", duration(*slow_start)),
+        ("resolve_interval", duration(*resolve_interval)),
+        ("waiting_max", number(*waiting_max)),
+        ("wait_max", duration(*wait_max)),
+        ("affinity_key", path(affinity_key)),
+        ("cookie_attributes", list(cookie_attributes)),
+    ]
+}
+
 fn tls_options(config: &server::Config) -> Vec<Named> {
     let server::Config { certificates, keys, client_certificates, client_ca, version_min, handshake_timeout } = config;
     vec![
@@ -163,8 +205,8 @@ fn recording_options(config: &recorder::Config) -> Vec<Named> {
 }
 
 fn admin_options(config: &admin::Config) -> Vec<Named> {
-    let admin::Config { listen } = config;
-    vec![("listen", text(listen))]
+    let admin::Config { listen, control } = config;
+    vec![("listen", text(listen)), ("control", path(control))]
 }
 
 fn log_options(config: &telemetry::Config) -> Vec<Named> {

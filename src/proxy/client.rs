@@ -49,7 +49,7 @@ pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: wa
             After::Switch(lease, watch) => {
                 drop(patience);
                 if let Ok(wire) = Rc::try_unwrap(wire) {
-                    Box::pin(upgrade::join(&gate.config, wire, lease, watch, stopping)).await;
+                    Box::pin(upgrade::join(&gate.config, wire, *lease, watch, stopping)).await;
                 }
                 return;
             }
@@ -67,7 +67,7 @@ enum After {
     /// It is closed once the client has seen its answer: it may still be sending.
     Linger,
     /// It is joined with a node's.
-    Switch(Lease, Option<Box<Watch>>),
+    Switch(Box<Lease>, Option<Box<Watch>>),
 }
 
 /// What came next from a client.
@@ -222,7 +222,7 @@ async fn deliver(gate: &Gate, wire: &Wire, request: &Head, reply: Reply, goes_on
         }
         Reply::Switch { lease, watch, .. } => {
             let is_sent = delivery.send(out, outgoing, &[], &[]).await;
-            return if is_sent { After::Switch(lease, watch) } else { After::Close };
+            return if is_sent { After::Switch(Box::new(lease), watch) } else { After::Close };
         }
     };
     match is_whole {

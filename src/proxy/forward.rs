@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Config;
 use super::access::Access;
+use super::affinity::{self, Cookies};
 use super::answer::{self, Reach, Refusal};
 use super::body::{NodeBody, Reply, Upload};
 use super::framing::Framing;
@@ -49,6 +50,8 @@ pub struct Gate {
     pub access: Access,
     /// Where to.
     pub pool: Rc<Pool>,
+    /// What keeps sessions there.
+    pub cookies: Cookies,
     /// What is kept.
     pub recorder: Arc<Recorder>,
     /// How much may be held.
@@ -146,18 +149,18 @@ impl Asked<'_> {
         let has_body = !matches!(framing, Framing::None | Framing::Length(0));
         let is_safe = matches!(head.method(), "GET" | "HEAD" | "OPTIONS") && !has_body;
         let outbound = Outbound { bytes, upload: upload.clone(), is_safe };
-        let key = affinity(&self.route, &self.noted, &self.client);
+        let key = affinity(&self.route, &self.noted, &self.client, self.pinned());
         let failure = match self.in_time(self.gate.pool.send(&outbound, key.as_affinity(), &self.node)).await {
             Some(Ok((head, lease))) => {
                 self.remember_session(&head);
-                return Ok((head, lease));
+                return Ok((self.with_cookies(head), lease));
             }
             Some(Err(failure)) => failure,
             None if self.node.borrow().is_none() => {
                 Failure { refusal: Refusal::NoNode, reach: Reach::NotForwarded, node: None }
             }
             None => {
-                let refusal = if upload.is_over() { Refusal::NoAnswer } else { Refusal::LateRequest };
+                let refusal = if upload.is_over() { self.late() } else { Refusal::LateRequest };
                 Failure { refusal, reach: Reach::MayHaveActed, node: self.node.take() }
             }
         };
@@ -165,11 +168,39 @@ impl Asked<'_> {
         Err(self.refuse(failure.refusal, failure.reach))
     }
 
+    /// The node's time is over.
+    fn late(&self) -> Refusal {
+        if let Some(node) = &*self.node.borrow() {
+            self.gate.pool.nodes().unanswered(node);
+        }
+        Refusal::NoAnswer
+    }
+
     /// A node that gives a CometD session its cookie alone knows that session.
     fn remember_session(&self, head: &Head) {
         if let (Some(cookie), Some(node)) = (headers::given_cookie(head, SESSION_COOKIE), &*self.node.borrow()) {
             self.gate.pool.nodes().remember_session(cookie, node);
         }
+    }
+
+    /// The node that the client's affinity cookie names.
+    fn pinned(&self) -> Option<&str> {
+        self.gate.cookies.key.as_ref()?.verify(self.noted.cookie(affinity::COOKIE)?)
+    }
+
+    /// The nodes' cookies as configured, and where a CometD session is not pinned to its node yet, ours.
+    fn with_cookies(&self, head: Head) -> Head {
+        let Cookies { key, rules } = &self.gate.cookies;
+        let node = self.node.borrow();
+        let is_session = self.route.class == RouteClass::Cometd && head.status() < 400;
+        let pin = match (key, &*node) {
+            (Some(key), Some(node)) if is_session && self.pinned() != Some(&**node) => {
+                let is_tls = self.peer.is_tls(self.request.head);
+                Some(key.set_cookie(node, &self.gate.config.base_path, is_tls))
+            }
+            _ => None,
+        };
+        headers::with_cookies(head, rules, pin.as_deref())
     }
 
     /// From the head of an answer to what the client gets.
@@ -209,7 +240,7 @@ impl Asked<'_> {
         let mut share = Share::of(&self.gate.budget);
         let taken = tap::take(body, &mut share, |start| could_be_file && !gms::could_be_answer(start, encoding));
         let Some(taken) = self.in_time(taken).await else {
-            return self.refuse(Refusal::NoAnswer, Reach::Executed);
+            return self.refuse(self.late(), Reach::Executed);
         };
         let (bytes, trailer, is_whole) = match taken {
             Taken::Whole { bytes, trailer } => (bytes, trailer, true),
@@ -337,20 +368,23 @@ impl Drop for Departure<'_> {
     }
 }
 
-/// What a request keeps to a node by: its chat; a CometD session's cookie, or else the client's address.
+/// What a request keeps to a node by: its chat; the node that our cookie names; a CometD session's cookie, or else the
+/// client's address.
 enum Key<'a> {
     Chat(&'a str),
+    Pinned { node: &'a str, client: String },
     Session { cookie: &'a str, client: String },
     Client(String),
     None,
 }
 
-fn affinity<'a>(route: &'a Route<'_>, noted: &Noted<'a>, client: &IpAddr) -> Key<'a> {
+fn affinity<'a>(route: &'a Route<'_>, noted: &Noted<'a>, client: &IpAddr, pinned: Option<&'a str>) -> Key<'a> {
     match (route.class, route.chat_id.as_deref()) {
         (_, Some(chat_id)) => Key::Chat(chat_id),
-        (RouteClass::Cometd | RouteClass::ChatNtf, None) => match noted.cookie(SESSION_COOKIE) {
-            Some(cookie) => Key::Session { cookie, client: client.to_string() },
-            None => Key::Client(client.to_string()),
+        (RouteClass::Cometd | RouteClass::ChatNtf, None) => match (pinned, noted.cookie(SESSION_COOKIE)) {
+            (Some(node), _) => Key::Pinned { node, client: client.to_string() },
+            (None, Some(cookie)) => Key::Session { cookie, client: client.to_string() },
+            (None, None) => Key::Client(client.to_string()),
         },
         _ => Key::None,
     }
@@ -360,6 +394,7 @@ impl Key<'_> {
     fn as_affinity(&self) -> Affinity<'_> {
         match self {
             Self::Chat(chat_id) => Affinity::Key(chat_id.as_bytes()),
+            Self::Pinned { node, client } => Affinity::Pinned { node, client: client.as_bytes() },
             Self::Session { cookie, client } => Affinity::Session { cookie, client: client.as_bytes() },
             Self::Client(client) => Affinity::Key(client.as_bytes()),
             Self::None => Affinity::None,

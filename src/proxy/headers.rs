@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::affinity::{self, Rule};
 use super::body::Outgoing;
 use super::framing::{Ambiguous, Framing};
-use super::head::{Head, Known};
+use super::head::{Head, Kind, Known};
 use crate::chat::Secret;
 
 /// What a forwarded request is told to have passed, and by which version it came (RFC 9110, section 7.6.3).
@@ -212,6 +213,12 @@ impl Peer {
         Self { via: VIA_HTTP_2, ..self }
     }
 
+    /// Whether the client's own connection is one of TLS: from a trusted network as X-Forwarded-Proto says.
+    pub fn is_tls(&self, head: &Head) -> bool {
+        let proto = head.value(Known::XForwardedProto).filter(|_| self.is_believed);
+        proto.map_or(self.is_tls, |proto| proto.eq_ignore_ascii_case("https"))
+    }
+
     /// Who the client is: from a trusted network as X-Forwarded-For says, from any other the peer itself.
     pub fn client(&self, head: &Head, trusted: &[IpNet]) -> IpAddr {
         if self.is_believed { claimed_client(head, self.address, trusted) } else { self.address }
@@ -298,6 +305,27 @@ pub fn toward_client(head: &Head, outgoing: Outgoing, connection: &str) -> Vec<u
     out
 }
 
+/// An answer's head with what rules add to its cookies, and with one more of ours.
+pub fn with_cookies(head: Head, rules: &[Rule], added: Option<&str>) -> Head {
+    if added.is_none() && (rules.is_empty() || !head.has(Known::SetCookie)) {
+        return head;
+    }
+    let amended = |known, value: &[u8]| {
+        if known == Known::SetCookie { affinity::amended(value, rules) } else { None }
+    };
+    let version: &[u8] = if head.is_http_10() { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
+    let (status, reason) = head.status_and_reason();
+    let mut out = [version, status, b" ", reason, b"\r\n"].concat();
+    for (known, name, value) in head.fields() {
+        write(&mut out, name, amended(known, value).as_deref().unwrap_or(value));
+    }
+    if let Some(cookie) = added {
+        write(&mut out, b"Set-Cookie", cookie.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+    Head::parse(out.into(), Kind::Answer).unwrap_or(head) // one that grew over the bounds goes out as it came
+}
+
 /// An answer's fields as a client of HTTP/2 gets them: all the same, their names lower.
 pub fn toward_http2(head: &Head, outgoing: Outgoing, fields: &mut HeaderMap) {
     let (passes, has_length) = (passes(head), has_length(head, outgoing));
@@ -319,7 +347,6 @@ pub fn given_cookie<'a>(answer: &'a Head, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::head::Kind;
     use super::*;
 
     fn request(lines: &str) -> Head {
@@ -446,5 +473,23 @@ mod tests {
         assert_eq!(found, ["Basic dXNlcjpwYXNz", "dXNlcjpwYXNz", "three", "one", "two", "four"]);
         assert_eq!(noted.cookie("BAYEUX_BROWSER"), Some("two"));
         assert_eq!(given_cookie(&answer, "JSESSIONID"), Some("four"));
+    }
+
+    #[test]
+    fn cookies_are_amended_and_one_is_added() {
+        let given =
+            "HTTP/1.0 200 Fine\r\nset-cookie: BAYEUX_BROWSER=a; HttpOnly\r\nSet-Cookie: B=2\r\nX-A: \u{e9}\r\n\r\n";
+        let head = |text: &str| Head::parse(text.to_string().into(), Kind::Answer).expect("a head");
+        let rules = [Rule::parse("BAYEUX_BROWSER; Secure").expect("a rule")];
+        let check = |rules: &[Rule], added: Option<&str>, cookies: &[&str]| {
+            let head = with_cookies(head(given), rules, added);
+            assert_eq!(head.values(Known::SetCookie).collect::<Vec<_>>(), cookies);
+            assert_eq!((head.status_and_reason(), head.is_http_10()), ((&b"200"[..], &b"Fine"[..]), true));
+            assert_eq!(head.fields().find(|(_, name, _)| *name == b"X-A").expect("kept").2, "\u{e9}".as_bytes());
+        };
+        check(&[], None, &["BAYEUX_BROWSER=a; HttpOnly", "B=2"]);
+        check(&rules, None, &["BAYEUX_BROWSER=a; HttpOnly; Secure", "B=2"]);
+        check(&rules, Some("c=3"), &["BAYEUX_BROWSER=a; HttpOnly; Secure", "B=2", "c=3"]);
+        check(&[], Some("c=3"), &["BAYEUX_BROWSER=a; HttpOnly", "B=2", "c=3"]);
     }
 }

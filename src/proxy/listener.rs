@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use super::access::Access;
+use super::affinity::Cookies;
 use super::client;
 use super::forward::Gate;
 use super::http2;
@@ -23,7 +24,7 @@ use super::stream::Stream;
 use super::tally::Tally;
 use super::tap::Budget;
 use super::tls;
-use super::upstream::{Limits, Pool};
+use super::upstream::Pool;
 use super::wire::Wire;
 use super::{Config, Http2};
 use crate::recorder::Recorder;
@@ -49,10 +50,10 @@ pub struct Start {
     pub access: Access,
     /// Where to.
     pub nodes: Arc<Nodes>,
+    /// What keeps sessions there.
+    pub cookies: Cookies,
     /// TLS toward clients; none: clear text.
     pub tls: Option<tls::Server>,
-    /// TLS toward nodes, where one is reached so.
-    pub node_tls: Option<tls::Connector>,
     /// What is kept.
     pub recorder: Arc<Recorder>,
     /// What is counted.
@@ -156,6 +157,7 @@ async fn serve(
     let connections_max = gate.config.connections_max.div_ceil(threads);
     let open = Rc::new(Cell::new(0));
     let mut stop = stopping.clone();
+    let mut shortage = gate.pool.nodes().shortage();
     let mut tidy = interval(Duration::from_secs(5));
     loop {
         tokio::select! {
@@ -179,6 +181,7 @@ async fn serve(
                 }
             },
             _ = tidy.tick() => gate.pool.let_go_of_idle(),
+            Ok(()) = shortage.changed() => gate.pool.make_room(),
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
@@ -192,15 +195,9 @@ async fn serve(
 
 fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
     let config = start.config;
-    let limits = Limits {
-        connect_timeout: config.connect_timeout,
-        idle_timeout: config.node_idle_timeout,
-        connections_max: config.node_connections_max,
-        retry_after: config.node_retry_after,
-    };
-    let pool = Rc::new(Pool::new(start.nodes, start.node_tls, limits));
+    let pool = Rc::new(Pool::new(start.nodes, config.node_idle_timeout));
     let (tally, recorder, metrics) = (Tally::new(&start.metrics), start.recorder, start.metrics);
-    Rc::new(Gate { config, access: start.access, pool, recorder, budget, metrics, tally })
+    Rc::new(Gate { config, access: start.access, pool, cookies: start.cookies, recorder, budget, metrics, tally })
 }
 
 /// The stream to talk by; none where the client's handshake failed.

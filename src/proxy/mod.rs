@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod address;
+pub mod affinity;
 mod answer;
 mod body;
 mod client;
@@ -9,10 +10,15 @@ mod forward;
 pub mod framing;
 pub mod head;
 mod headers;
+pub mod health;
 mod http2;
 mod listener;
 pub mod nodes;
+mod permits;
+pub mod places;
+mod private;
 mod socket;
+pub mod standing;
 mod stream;
 mod tally;
 mod tap;

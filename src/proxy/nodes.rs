@@ -1,68 +1,168 @@
-//! The nodes: which one a request goes to, and how they are. A node's health and bounds are the whole process's.
+//! The nodes: which one a request goes to, and how each of them fares. What is known of a node is the whole process's.
+//!
+//! A node is passed over while its health check fails, while it takes no connections, or for a while after a burst of
+//! server errors; it takes nothing new while an operator drains it. Whatever is said against all of them, somebody is
+//! asked: a request is only refused once every node was tried. Knows no HTTP beyond a status.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::address::NodeAddress;
-use crate::recorder::{Generations, now_ms};
+use super::permits::Permits;
+use super::places::Places;
+use super::standing::{Limits, SHARE_WHOLE, SILENCE_WEIGHT, Standing, State};
+use super::tls::Connector;
+use crate::recorder::Generations;
 use crate::telemetry::metrics::Metrics;
+use crate::units;
 
 /// Choices are kept in one word of bits.
 pub const NODES_MAX: usize = 64;
+/// CometD sessions whose node is remembered.
+const SESSIONS_MAX: usize = 100_000;
+/// The `[nodes]` section: how nodes are watched, chosen and kept to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What is asked of a node to know that it is well: a path and perhaps a query. Empty: nothing.
+    pub health_path: String,
+    /// The status of a node that is well.
+    pub health_status: usize,
+    /// What the answer of a node that is well contains. Empty: anything.
+    pub health_text: String,
+    /// From one check of a node to the next.
+    #[serde(deserialize_with = "units::duration")]
+    pub health_interval: Duration,
+    /// A check that takes longer has failed.
+    #[serde(deserialize_with = "units::duration")]
+    pub health_timeout: Duration,
+    /// Checks in a row that fail before a node is passed over.
+    pub health_failures: usize,
+    /// Checks in a row that pass before it is taken back.
+    pub health_passes: usize,
+    /// A file with `user:password` for the check. Empty: none is sent.
+    pub health_credentials: PathBuf,
+    /// Connections in a row that fail before a node is passed over.
+    pub refusals_max: usize,
+    /// By so many a node's server errors may outweigh its other answers before it is passed over; 0: by any number.
+    pub server_errors_max: usize,
+    /// The longest that a node is passed over before it is tried again.
+    #[serde(deserialize_with = "units::duration")]
+    pub passed_over_max: Duration,
+    /// How long a node that came back gets less than its share of new chats.
+    #[serde(deserialize_with = "units::duration")]
+    pub slow_start: Duration,
+    /// From one look-up of the nodes' names to the next.
+    #[serde(deserialize_with = "units::duration")]
+    pub resolve_interval: Duration,
+    /// Requests that wait for a connection to one node.
+    pub waiting_max: usize,
+    /// How long each of them waits.
+    #[serde(deserialize_with = "units::duration")]
+    pub wait_max: Duration,
+    /// A file with the key of the affinity cookie. Empty: no such cookie is given.
+    pub affinity_key: PathBuf,
+    /// What is added to cookies of the nodes: `NAME; Attribute; Attribute=value`.
+    pub cookie_attributes: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            health_path: String::new(),
+            health_status: 200,
+            health_text: String::new(),
+            health_interval: Duration::from_secs(5),
+            health_timeout: Duration::from_secs(2),
+            health_failures: 3,
+            health_passes: 2,
+            health_credentials: PathBuf::new(),
+            refusals_max: 1,
+            server_errors_max: 10,
+            passed_over_max: Duration::from_secs(60),
+            slow_start: Duration::from_secs(10),
+            resolve_interval: Duration::from_secs(30),
+            waiting_max: 256,
+            wait_max: Duration::from_millis(500),
+            affinity_key: PathBuf::new(),
+            cookie_attributes: Vec::new(),
+        }
+    }
+}
 
 /// One GMS node, as the whole process sees it.
 #[derive(Debug)]
 pub struct Node {
     /// As logs and rows name it.
     pub name: Arc<str>,
-    pub(super) address: NodeAddress,
-    /// Passed over until then, milliseconds since the epoch.
-    down_until: AtomicI64,
+    /// As it was configured.
+    pub address: NodeAddress,
+    pub(super) places: Places,
+    pub(super) permits: Permits,
     pub(super) exchanges: AtomicUsize,
-    pub(super) connections: AtomicUsize,
-    up: Gauge,
     pub(super) at_work: Gauge,
+    standing: Standing,
+    counted: Counted,
+}
+
+#[derive(Debug)]
+struct Counted {
+    up: Gauge,
+    drained: Gauge,
+    waiting: Gauge,
+    addresses: Gauge,
     connect_errors: Counter,
+    resolve_errors: Counter,
+    passed_over: Counter,
+    checks_passed: Counter,
+    checks_failed: Counter,
 }
 
-impl Node {
-    /// Whether it is not passed over.
-    pub fn is_well(&self) -> bool {
-        let until = self.down_until.load(Ordering::Relaxed);
-        until == 0 || until <= now_ms()
-    }
-
-    pub(super) fn failed(&self, retry_after: Duration, error: &std::io::Error) {
-        let was_well = self.is_well();
-        self.down_until.store(now_ms() + retry_after.as_millis() as i64, Ordering::Relaxed);
-        self.connect_errors.inc();
-        self.up.set(0);
-        if was_well {
-            tracing::warn!(node = &*self.name, %error, "a node does not take connections; it is passed over for now");
-        }
-    }
-
-    pub(super) fn connected(&self) {
-        if self.up.set(1) == 0 {
-            tracing::info!(node = &*self.name, "a node takes connections");
-        }
-        self.down_until.store(0, Ordering::Relaxed);
-    }
+/// A node as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Its name.
+    pub name: String,
+    /// How it fares.
+    pub state: State,
+    /// An operator drains it.
+    pub drained: bool,
+    /// Why it is passed over, where that is known.
+    pub detail: String,
+    /// `host:port`, as configured.
+    pub address: String,
+    /// Where that leads.
+    pub resolved: Vec<String>,
+    /// Requests that it is answering, long polls among them.
+    pub exchanges: usize,
+    /// Connections to it.
+    pub connections: usize,
+    /// Requests that wait for one.
+    pub waiting: usize,
 }
-
-/// CometD sessions whose node is remembered.
-const SESSIONS_MAX: usize = 100_000;
 
 /// All nodes.
 #[derive(Debug)]
 pub struct Nodes {
     pub(super) all: Vec<Arc<Node>>,
+    /// The clock's zero.
+    began: Instant,
+    /// Choices by load so far: what chance is made of.
+    turns: AtomicU64,
+    /// Held while a node is judged, so that two threads do not pass over the last two.
+    judging: Mutex<()>,
     /// A hash of the cookie that a node gave a CometD session, and which node that was.
     sessions: Mutex<Generations<u64, usize>>,
+    /// Somebody waits for a connection.
+    shortage: watch::Sender<()>,
 }
 
 /// What a request keeps to a node by.
@@ -78,36 +178,75 @@ pub enum Affinity<'a> {
         /// The client's address.
         client: &'a [u8],
     },
+    /// A CometD session by the proxies' own cookie, which names its node.
+    Pinned {
+        /// The node's name, of a cookie that was verified.
+        node: &'a str,
+        /// The client's address, for where there is no such node any more.
+        client: &'a [u8],
+    },
     /// None: the least loaded.
     None,
 }
 
 impl Nodes {
-    /// The nodes in the configuration's order.
-    pub fn new(addresses: Vec<NodeAddress>, metrics: &Metrics) -> Self {
+    /// The nodes in the configuration's order, all of them taken to be well.
+    ///
+    /// `tls` is how those are reached that want TLS.
+    pub fn new(
+        addresses: Vec<NodeAddress>,
+        tls: Option<Connector>,
+        proxy: &super::Config,
+        config: &Config,
+        metrics: &Metrics,
+    ) -> Self {
+        let limits = Limits::new(proxy, config);
+        let shortage = watch::Sender::new(());
         let node = |address: NodeAddress| {
-            let label = [("node", address.name.clone())];
+            let counted = Counted::of(&address.name, metrics);
+            let at_work = metrics.node_exchanges.get_or_create(&[("node", address.name.clone())]).clone();
+            let permits = Permits::new(
+                proxy.node_connections_max,
+                config.waiting_max,
+                config.wait_max,
+                counted.waiting.clone(),
+                shortage.clone(),
+            );
             Arc::new(Node {
                 name: address.name.as_str().into(),
-                down_until: AtomicI64::new(0),
+                places: Places::new(&address, tls.clone(), proxy.connect_timeout),
+                permits,
                 exchanges: AtomicUsize::new(0),
-                connections: AtomicUsize::new(0),
-                up: metrics.node_up.get_or_create(&label).clone(),
-                at_work: metrics.node_exchanges.get_or_create(&label).clone(),
-                connect_errors: metrics.node_connect_errors.get_or_create(&label).clone(),
+                at_work,
+                standing: Standing::new(limits),
+                counted,
                 address,
             })
         };
-        let all: Vec<_> = addresses.into_iter().take(NODES_MAX).map(node).collect();
-        for node in &all {
-            node.up.set(1);
+        Self {
+            all: addresses.into_iter().take(NODES_MAX).map(node).collect(),
+            began: Instant::now(),
+            turns: AtomicU64::new(0),
+            judging: Mutex::new(()),
+            sessions: Mutex::new(Generations::new(SESSIONS_MAX)),
+            shortage,
         }
-        Self { all, sessions: Mutex::new(Generations::new(SESSIONS_MAX)) }
+    }
+
+    /// Every node.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.all.iter()
+    }
+
+    /// Tells when somebody waits for a connection to a node: whoever keeps idle ones then lets [`Node::awaited`] of them
+    /// go.
+    pub fn shortage(&self) -> watch::Receiver<()> {
+        self.shortage.subscribe()
     }
 
     /// A node has begun a CometD session: it alone knows it.
     pub fn remember_session(&self, cookie: &str, name: &str) {
-        if let Some(index) = self.all.iter().position(|node| &*node.name == name) {
+        if let Some(index) = self.index(name) {
             self.sessions().insert(rendezvous(b"", cookie.as_bytes()), index);
         }
     }
@@ -120,37 +259,250 @@ impl Nodes {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every node.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
-        self.all.iter()
+    fn index(&self, name: &str) -> Option<usize> {
+        self.all.iter().position(|node| &*node.name == name)
     }
 
-    /// The best node not tried yet: well ones before the others; by rendezvous hashing, or by load.
+    fn now(&self) -> i64 {
+        self.began.elapsed().as_millis() as i64
+    }
+
+    /// The best node not tried yet: one that is well before one that is drained before any other; by rendezvous hashing,
+    /// or by load.
     pub(super) fn choose(&self, affinity: Affinity<'_>, tried: u64) -> Option<usize> {
         if self.all.len() == 1 {
             return (tried == 0).then_some(0);
         }
-        let key = match affinity {
-            Affinity::Session { cookie, client } => match self.node_of_session(cookie) {
-                Some(index) if tried & (1 << index) == 0 && self.all[index].is_well() => return Some(index),
-                _ => Some(client),
-            },
-            Affinity::Key(key) => Some(key),
-            Affinity::None => None,
+        let now = self.now();
+        let is_untried = |index: usize| tried & (1 << index) == 0;
+        let (kept_to, key) = match affinity {
+            Affinity::Session { cookie, client } => (self.node_of_session(cookie), Some(client)),
+            Affinity::Pinned { node, client } => (self.index(node), Some(client)),
+            Affinity::Key(key) => (None, Some(key)),
+            Affinity::None => (None, None),
         };
-        let untried = (0..self.all.len()).filter(|index| tried & (1 << index) == 0);
-        untried.max_by_key(|&index| {
+        // A session lives in its node: it stays also where that is drained.
+        if let Some(index) = kept_to.filter(|index| is_untried(*index) && self.all[*index].standing.is_well(now)) {
+            return Some(index);
+        }
+        let turn = if key.is_none() { self.turns.fetch_add(1, Ordering::Relaxed).to_be_bytes() } else { [0; 8] };
+        (0..self.all.len()).filter(|index| is_untried(*index)).max_by_key(|&index| {
             let node = &self.all[index];
-            let score = match key {
-                Some(key) => rendezvous(node.name.as_bytes(), key),
-                // Fewer exchanges first; among equals one by chance of the clock, so that no node is always first.
+            let chance = || rendezvous(node.name.as_bytes(), &turn);
+            let (has_turn, score) = match key {
+                Some(key) => (true, rendezvous(node.name.as_bytes(), key)),
+                // Fewer exchanges first; among equals one by chance, so that no node is always first.
                 None => {
                     let idle = u64::MAX - node.exchanges.load(Ordering::Relaxed) as u64;
-                    (idle << 16) | (rendezvous(node.name.as_bytes(), &now_ms().to_be_bytes()) & 0xffff)
+                    let has_turn = chance() % SHARE_WHOLE < node.standing.share(now);
+                    (has_turn, (idle << 16) | (chance() & 0xffff))
                 }
             };
-            (node.is_well(), score)
+            (node.rank(now, has_turn), score)
         })
+    }
+
+    /// A connection to a node failed. The last one that is well is not passed over for it.
+    pub(super) fn refused(&self, index: usize, error: &std::io::Error) {
+        let (node, now) = (&self.all[index], self.now());
+        node.counted.connect_errors.inc();
+        let Some(is_news) = node.standing.refused() else { return };
+        if is_news {
+            tracing::warn!(node = &*node.name, %error, "a node does not take connections");
+            self.show(node);
+        }
+        let _judging = self.judge();
+        if let Some(passed_over) = node.standing.pass_over_refusing(now, self.others_well(index, now) == 0) {
+            node.counted.passed_over.inc();
+            tracing::debug!(node = &*node.name, ?passed_over, "it is passed over, and then tried again");
+        }
+    }
+
+    /// A connection to a node was made.
+    pub(super) fn connected(&self, index: usize) {
+        let node = &self.all[index];
+        if let Some(refusals) = node.standing.connected(|| self.now()) {
+            tracing::info!(node = &*node.name, refusals, "a node takes connections again");
+            self.show(node);
+        }
+    }
+
+    /// A node answered with this status.
+    pub(super) fn answered(&self, index: usize, status: u16) {
+        if status < 500 {
+            self.all[index].standing.answered();
+        } else {
+            self.erred(index, 1);
+        }
+    }
+
+    /// A node took a request and did not answer, in time or at all.
+    pub(super) fn unanswered(&self, name: &str) {
+        if let Some(index) = self.index(name) {
+            self.erred(index, SILENCE_WEIGHT);
+        }
+    }
+
+    /// What most nodes have in common is no node's fault: at most half of them are passed over for it.
+    fn erred(&self, index: usize, weight: u32) {
+        let (node, now) = (&self.all[index], self.now());
+        if !node.standing.erred(weight) {
+            return;
+        }
+        let _judging = self.judge();
+        let erring = self.all.iter().filter(|node| node.standing.is_erring(now)).count();
+        let is_allowed = self.others_well(index, now) > 0 && (erring + 1) * 2 <= self.all.len();
+        if is_allowed && node.standing.is_well(now) {
+            let passed_over = node.standing.pass_over_erring(now);
+            node.counted.passed_over.inc();
+            tracing::warn!(node = &*node.name, ?passed_over, "a node gives server errors; it is passed over");
+            self.show(node);
+        }
+    }
+
+    fn judge(&self) -> MutexGuard<'_, ()> {
+        self.judging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn others_well(&self, index: usize, now: i64) -> usize {
+        let others = self.all.iter().enumerate().filter(|(other, _)| *other != index);
+        others.filter(|(_, node)| node.standing.is_well(now) && !node.standing.is_drained()).count()
+    }
+}
+
+/// What the watch over the nodes finds, and what an operator wants.
+impl Nodes {
+    /// Nodes that took no connection and are to be tried again, by the proxy itself rather than by a client.
+    pub(super) fn to_try(&self) -> impl Iterator<Item = usize> {
+        let now = self.now();
+        (0..self.all.len()).filter(move |index| self.all[*index].standing.is_to_be_tried(now))
+    }
+
+    /// A health check of a node passed, or failed for a reason.
+    pub(super) fn checked(&self, index: usize, outcome: Result<(), String>) {
+        let node = &self.all[index];
+        if outcome.is_ok() { &node.counted.checks_passed } else { &node.counted.checks_failed }.inc();
+        match node.standing.checked(outcome, self.now()) {
+            Some(true) => tracing::info!(node = &*node.name, "a node passes its health check again"),
+            Some(false) => {
+                let why = node.standing.why();
+                tracing::warn!(node = &*node.name, why, "a node fails its health check; it is passed over");
+            }
+            None => {}
+        }
+        self.show(node);
+    }
+
+    /// A look-up of a node's name came to an end.
+    pub(super) fn resolved(&self, index: usize, outcome: std::io::Result<Vec<std::net::SocketAddr>>) {
+        let node = &self.all[index];
+        match outcome {
+            Ok(found) if !found.is_empty() => {
+                if let Some(addresses) = node.places.learn(found) {
+                    node.standing.moved(self.now());
+                    tracing::info!(node = &*node.name, ?addresses, "where a node's name leads");
+                }
+            }
+            outcome => {
+                node.counted.resolve_errors.inc();
+                if node.places.miss() {
+                    let error =
+                        outcome.err().map_or_else(|| "it has no address".to_string(), |error| error.to_string());
+                    let kept = node.places.all().len();
+                    tracing::warn!(node = &*node.name, error, kept, "a node's name cannot be resolved");
+                }
+            }
+        }
+        self.show(node);
+    }
+
+    /// Gives a node nothing new from now on, or again. None where there is no node of that name.
+    ///
+    /// Chats over REST go on at other nodes with their next request: GMS keeps them in the chat server, and any node serves
+    /// any of them. CometD sessions live in their node, and stay there until they end.
+    pub fn set_drained(&self, name: &str, drained: bool) -> Option<Report> {
+        let node = &self.all[self.index(name)?];
+        if node.standing.set_drained(drained, self.now()) {
+            tracing::info!(node = &*node.name, drained, "an operator changed what a node is given");
+        }
+        self.show(node);
+        Some(self.report(node))
+    }
+
+    /// How a node fares now.
+    pub fn report(&self, node: &Node) -> Report {
+        Report {
+            name: node.name.to_string(),
+            state: self.state(node),
+            drained: node.standing.is_drained(),
+            detail: self.detail(node),
+            address: node.address.authority(),
+            resolved: node.places.all().iter().map(ToString::to_string).collect(),
+            exchanges: node.exchanges.load(Ordering::Relaxed),
+            connections: node.permits.given(),
+            waiting: node.permits.awaited(),
+        }
+    }
+
+    fn state(&self, node: &Node) -> State {
+        node.standing.state(self.now())
+    }
+
+    fn detail(&self, node: &Node) -> String {
+        let why = match self.state(node) {
+            State::Failing => node.standing.why(),
+            State::Refusing => "it takes no connections".into(),
+            State::Erring => "it gave too many server errors, or no answers".into(),
+            State::Returning | State::Well => String::new(),
+        };
+        let unresolved = if node.places.is_missed() { "its name cannot be resolved" } else { "" };
+        [why.as_str(), unresolved].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("; ")
+    }
+
+    /// Brings a node's metrics up to date.
+    pub(super) fn show(&self, node: &Node) {
+        let is_up = matches!(self.state(node), State::Well | State::Returning);
+        node.counted.up.set(i64::from(is_up));
+        node.counted.drained.set(i64::from(node.standing.is_drained()));
+        node.counted.addresses.set(node.places.all().len() as i64);
+    }
+}
+
+impl Node {
+    /// How many requests wait for a connection to it.
+    pub fn awaited(&self) -> usize {
+        self.permits.awaited()
+    }
+
+    /// The higher the sooner it is chosen. A drained one is better than one that would fail.
+    fn rank(&self, now: i64, has_turn: bool) -> u8 {
+        match (self.standing.is_well(now), self.standing.is_drained()) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) if !has_turn => 2,
+            (true, false) => 3,
+        }
+    }
+}
+
+impl Counted {
+    fn of(name: &str, metrics: &Metrics) -> Self {
+        let node = || ("node", name.to_string());
+        let checks =
+            |outcome: &str| metrics.node_health_checks.get_or_create(&[node(), ("outcome", outcome.into())]).clone();
+        let counted = Self {
+            up: metrics.node_up.get_or_create(&[node()]).clone(),
+            drained: metrics.node_drained.get_or_create(&[node()]).clone(),
+            waiting: metrics.node_waiting.get_or_create(&[node()]).clone(),
+            addresses: metrics.node_addresses.get_or_create(&[node()]).clone(),
+            connect_errors: metrics.node_connect_errors.get_or_create(&[node()]).clone(),
+            resolve_errors: metrics.node_resolve_errors.get_or_create(&[node()]).clone(),
+            passed_over: metrics.node_passed_over.get_or_create(&[node()]).clone(),
+            checks_passed: checks("passed"),
+            checks_failed: checks("failed"),
+        };
+        counted.up.set(1);
+        counted
     }
 }
 
@@ -170,43 +522,160 @@ fn rendezvous(node: &[u8], key: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    fn nodes(names: &[&str]) -> Nodes {
-        let addresses = names.iter().map(|name| NodeAddress {
-            name: (*name).into(),
-            host: "localhost".into(),
+    const REFUSED: std::io::ErrorKind = std::io::ErrorKind::ConnectionRefused;
+
+    fn nodes(count: usize, change: impl FnOnce(&mut Config)) -> Nodes {
+        let addresses = (1..=count).map(|n| NodeAddress {
+            name: format!("gms-{n}"),
+            host: "127.0.0.1".into(),
             port: 1,
             is_tls: false,
         });
-        Nodes::new(addresses.collect(), &Metrics::default())
+        let mut config = Config::default();
+        change(&mut config);
+        Nodes::new(addresses.collect(), None, &super::super::Config::default(), &config, &Metrics::default())
     }
 
-    #[test]
-    fn a_chat_keeps_to_its_node_and_chats_spread() {
-        let nodes = nodes(&["gms-1", "gms-2", "gms-3"]);
+    /// The shares of so many new chats that the nodes get.
+    fn shares(nodes: &Nodes, chats: usize) -> Vec<usize> {
+        let mut shares = vec![0; nodes.all.len()];
+        for _ in 0..chats {
+            shares[nodes.choose(Affinity::None, 0).expect("a node")] += 1;
+        }
+        shares
+    }
+
+    fn node_of(nodes: &Nodes, chat: &str) -> usize {
+        nodes.choose(Affinity::Key(chat.as_bytes()), 0).expect("a node")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_chat_keeps_to_its_node_and_chats_spread() {
+        let nodes = nodes(3, |_| ());
         let mut counts = [0; 3];
         for chat in 0..3000 {
             let key = format!("00001aCY6K8U{chat:04}");
-            let first = nodes.choose(Affinity::Key(key.as_bytes()), 0).expect("three nodes");
-            assert_eq!(nodes.choose(Affinity::Key(key.as_bytes()), 0), Some(first));
+            let first = node_of(&nodes, &key);
+            assert_eq!(node_of(&nodes, &key), first);
             counts[first] += 1;
         }
         assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
     }
 
-    #[test]
-    fn a_node_that_failed_is_the_last_choice_and_still_one() {
-        let nodes = nodes(&["gms-1", "gms-2"]);
-        let first = nodes.choose(Affinity::Key(b"chat"), 0).expect("two nodes");
-        nodes.all[first].failed(Duration::from_secs(60), &std::io::ErrorKind::ConnectionRefused.into());
-        let second = nodes.choose(Affinity::Key(b"chat"), 0).expect("two nodes");
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_refused_is_the_last_choice_and_still_one() {
+        let nodes = nodes(2, |_| ());
+        let first = node_of(&nodes, "chat");
+        nodes.refused(first, &REFUSED.into());
+        let second = node_of(&nodes, "chat");
         assert_ne!(first, second);
         assert_eq!(nodes.choose(Affinity::Key(b"chat"), 1 << second), Some(first));
         assert_eq!(nodes.choose(Affinity::Key(b"chat"), 0b11), None);
+        // The last one is not passed over, but it is not called well either.
+        nodes.refused(second, &REFUSED.into());
+        assert_eq!(node_of(&nodes, "chat"), second);
+        assert_eq!(nodes.state(&nodes.all[second]), State::Refusing);
+        nodes.connected(second);
+        assert_eq!(nodes.state(&nodes.all[second]), State::Well);
     }
 
-    #[test]
-    fn a_new_chat_goes_to_the_least_loaded() {
-        let nodes = nodes(&["gms-1", "gms-2", "gms-3"]);
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_passed_over_for_longer_each_time_and_tried_by_the_proxy_itself() {
+        let nodes = nodes(2, |_| ());
+        for seconds in [2, 4, 8, 16, 32, 60, 60] {
+            nodes.refused(0, &REFUSED.into());
+            nodes.refused(0, &REFUSED.into()); // while it is passed over, more of it changes nothing
+            tokio::time::advance(Duration::from_millis(seconds * 1000 - 1)).await;
+            assert_eq!(nodes.to_try().count(), 0, "{seconds} s are not over");
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!(nodes.to_try().collect::<Vec<_>>(), [0]);
+            assert_eq!(nodes.choose(Affinity::None, 0), Some(1), "no client tries it first");
+        }
+        nodes.refused(0, &REFUSED.into());
+        nodes.resolved(0, Ok(vec![([127, 0, 0, 9], 1).into()]));
+        assert_eq!(nodes.to_try().count(), 1, "it moved: it is tried at once");
+        nodes.connected(0);
+        tokio::time::advance(Duration::from_secs(61)).await;
+        nodes.refused(0, &REFUSED.into());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(nodes.to_try().count(), 1, "what was long ago is forgiven");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_of_server_errors_is_one_node_s_or_everybody_s() {
+        let nodes = nodes(4, |config| config.server_errors_max = 5);
+        for _ in 0..100 {
+            nodes.answered(0, 500);
+            nodes.answered(0, 200);
+        }
+        assert_eq!(nodes.state(&nodes.all[0]), State::Well, "half of its answers are not a burst");
+        (0..5).for_each(|_| nodes.answered(0, 503));
+        assert_eq!(nodes.state(&nodes.all[0]), State::Erring);
+        for _ in 0..4 {
+            nodes.answered(1, 200); // the head of an answer whose body never came
+            nodes.unanswered("gms-2");
+        }
+        assert_eq!(nodes.state(&nodes.all[1]), State::Erring);
+        (0..50).for_each(|_| nodes.answered(2, 503));
+        assert_eq!(nodes.state(&nodes.all[2]), State::Well, "more than half are not passed over");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(nodes.state(&nodes.all[0]), State::Returning);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_came_back_gets_more_and_more_new_chats_and_its_old_ones_at_once() {
+        let nodes = nodes(2, |_| ());
+        let chats: Vec<String> = (0..100).map(|n| format!("chat-{n}")).collect();
+        let before: Vec<usize> = chats.iter().map(|chat| node_of(&nodes, chat)).collect();
+        nodes.refused(0, &REFUSED.into());
+        assert_eq!(shares(&nodes, 1000)[0], 0);
+        nodes.connected(0);
+        assert_eq!(chats.iter().map(|chat| node_of(&nodes, chat)).collect::<Vec<_>>(), before);
+        for (seconds, share) in [(0, 40..110), (5, 250..330), (5, 460..540)] {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            let got = shares(&nodes, 1000)[0];
+            assert!(share.contains(&got), "{got} of 1000 after {seconds} s more, wanted {share:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drained_node_takes_nothing_new_and_keeps_its_sessions() {
+        let nodes = nodes(3, |_| ());
+        nodes.remember_session("cookie", "gms-1");
+        let session = Affinity::Session { cookie: "cookie", client: b"10.0.0.1" };
+        let pinned = Affinity::Pinned { node: "gms-1", client: b"10.0.0.1" };
+        assert!(nodes.set_drained("gms-1", true).expect("it exists").drained);
+        assert_eq!(nodes.set_drained("gms-4", true), None);
+        assert_eq!(shares(&nodes, 100)[0], 0);
+        assert!((0..100).all(|chat| node_of(&nodes, &chat.to_string()) != 0));
+        assert_eq!(nodes.choose(session, 0), Some(0));
+        assert_eq!(nodes.choose(pinned, 0), Some(0));
+        nodes.refused(1, &REFUSED.into());
+        nodes.refused(2, &REFUSED.into());
+        assert_eq!(nodes.choose(Affinity::None, 1 << 2), Some(0), "rather than one that is down");
+        assert!(!nodes.set_drained("gms-1", false).expect("it exists").drained);
+        assert_eq!(nodes.state(&nodes.all[0]), State::Returning);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_checks_in_a_row_change_what_is_believed() {
+        let nodes = nodes(2, |_| ());
+        let check = |outcomes: &str, state: State| {
+            for outcome in outcomes.chars() {
+                nodes.checked(0, if outcome == '+' { Ok(()) } else { Err("it answered 503, not 200".into()) });
+            }
+            assert_eq!(nodes.state(&nodes.all[0]), state, "after {outcomes}");
+        };
+        check("--+--", State::Well);
+        check("-", State::Failing);
+        assert_eq!(nodes.report(&nodes.all[0]).detail, "it answered 503, not 200");
+        check("+-+-", State::Failing);
+        check("++", State::Returning);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_chat_goes_to_the_least_loaded() {
+        let nodes = nodes(3, |_| ());
         nodes.all[0].exchanges.store(2, Ordering::Relaxed);
         nodes.all[1].exchanges.store(1, Ordering::Relaxed);
         nodes.all[2].exchanges.store(2, Ordering::Relaxed);

@@ -13,15 +13,13 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::answer::{Reach, Refusal};
 use super::body::Upload;
 use super::head::{Head, Kind};
-use super::nodes::{Affinity, Node, Nodes};
-use super::stream::Stream;
-use super::tls::Connector;
+use super::nodes::{Affinity, Nodes};
+use super::permits::Permit;
 use super::wire::{NoHead, Wire};
 
 /// Idle connections a thread keeps to one node: more than two threads' polls ever need at once.
@@ -29,25 +27,12 @@ const IDLE_MAX: usize = 256;
 /// Interim answers (1xx) before an answer. They are not relayed (R1).
 const INTERIM_MAX: usize = 16;
 
-/// How connections are made and kept.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// For one connection.
-    pub connect_timeout: Duration,
-    /// How long an unused one is kept.
-    pub idle_timeout: Duration,
-    /// To one node, of the whole process.
-    pub connections_max: usize,
-    /// How long a node that failed is passed over.
-    pub retry_after: Duration,
-}
-
 /// A thread's connections to all nodes.
 #[derive(Debug)]
 pub struct Pool {
     nodes: Arc<Nodes>,
-    tls: Option<Connector>,
-    limits: Limits,
+    /// How long an unused connection is kept.
+    idle_timeout: Duration,
     idle: RefCell<Vec<VecDeque<Idle>>>,
 }
 
@@ -61,7 +46,9 @@ struct Idle {
 #[derive(Debug)]
 struct Line {
     wire: Wire,
-    _open: Open,
+    /// Where the node's name led, see `Places::version`.
+    version: u32,
+    permit: Permit,
 }
 
 impl Line {
@@ -120,13 +107,13 @@ enum Break {
 
 impl Pool {
     /// No connection yet.
-    pub fn new(nodes: Arc<Nodes>, tls: Option<Connector>, limits: Limits) -> Self {
+    pub fn new(nodes: Arc<Nodes>, idle_timeout: Duration) -> Self {
         let idle = RefCell::new(nodes.all.iter().map(|_| VecDeque::new()).collect());
-        Self { nodes, tls, limits, idle }
+        Self { nodes, idle_timeout, idle }
     }
 
     /// The nodes it leads to.
-    pub fn nodes(&self) -> &Nodes {
+    pub fn nodes(&self) -> &Arc<Nodes> {
         &self.nodes
     }
 
@@ -157,7 +144,10 @@ impl Pool {
             asked.replace(Some(self.nodes.all[index].name.clone()));
             let was_used = lease.was_used;
             let broken = match lease.exchange(request).await {
-                Ok(head) => return Ok((head, lease)),
+                Ok(head) => {
+                    self.nodes.answered(index, head.status());
+                    return Ok((head, lease));
+                }
                 Err(broken) => broken,
             };
             drop(lease);
@@ -180,7 +170,10 @@ impl Pool {
             |refusal| Failure { refusal, reach: Reach::MayHaveActed, node: Some(self.nodes.all[index].name.clone()) };
         let mut lease = self.connect(index).await.map_err(unreachable)?;
         match lease.exchange(request).await {
-            Ok(head) => Ok((head, lease)),
+            Ok(head) => {
+                self.nodes.answered(index, head.status());
+                Ok((head, lease))
+            }
             Err(broken) => Err(self.broken(index, &broken)),
         }
     }
@@ -192,6 +185,9 @@ impl Pool {
             Break::Midway(_, refusal) => *refusal,
             Break::Unsent(_) | Break::Silent(_) => Refusal::BrokenAnswer,
         };
+        if refusal == Refusal::BrokenAnswer {
+            self.nodes.unanswered(&node.name);
+        }
         Failure { refusal, reach: Reach::MayHaveActed, node: Some(node.name.clone()) }
     }
 
@@ -207,7 +203,7 @@ impl Pool {
     fn idle_line(&self, index: usize) -> Option<Line> {
         let mut idle = self.idle.borrow_mut();
         while let Some(latest) = idle[index].pop_back() {
-            if latest.since.elapsed() <= self.limits.idle_timeout && latest.line.is_quiet() {
+            if latest.since.elapsed() <= self.idle_timeout && latest.line.is_quiet() {
                 return Some(latest.line);
             }
         }
@@ -215,32 +211,18 @@ impl Pool {
     }
 
     async fn connect(self: &Rc<Self>, index: usize) -> Result<Lease, Refusal> {
-        let node = self.nodes.all[index].clone();
-        if node.connections.fetch_add(1, Ordering::Relaxed) >= self.limits.connections_max {
-            node.connections.fetch_sub(1, Ordering::Relaxed);
-            return Err(Refusal::NodesFull);
-        }
-        let open = Open(node.clone());
-        let connected = timeout(self.limits.connect_timeout, self.reach(&node)).await;
-        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        let node = &self.nodes.all[index];
+        let permit = node.permits.take().await?;
+        let version = node.places.version();
+        match node.places.connect().await {
             Ok(stream) => {
-                node.connected();
-                Ok(self.leased(index, Line { wire: Wire::new(stream), _open: open }, false))
+                self.nodes.connected(index);
+                Ok(self.leased(index, Line { wire: Wire::new(stream), version, permit }, false))
             }
             Err(error) => {
-                node.failed(self.limits.retry_after, &error);
+                self.nodes.refused(index, &error);
                 Err(Refusal::NoNode)
             }
-        }
-    }
-
-    /// A connection of its own, TLS included.
-    async fn reach(&self, node: &Node) -> io::Result<Stream> {
-        let address = &node.address;
-        let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-        match &self.tls {
-            Some(tls) if address.is_tls => Ok(Stream::Tls(Box::new(tls.connect(stream, &address.host).await?.into()))),
-            _ => Ok(Stream::Clear(stream)),
         }
     }
 
@@ -251,21 +233,23 @@ impl Pool {
         Lease { pool: self.clone(), index, line: Some(line), upload: None, was_used, is_last: false }
     }
 
-    /// Lets go of connections that were unused for too long, or that their node has closed.
+    /// Lets go of connections that were unused for too long, that their node has closed, or that were made before its name
+    /// led elsewhere.
     pub fn let_go_of_idle(&self) {
-        for idle in self.idle.borrow_mut().iter_mut() {
-            idle.retain(|idle| idle.since.elapsed() <= self.limits.idle_timeout && idle.line.is_quiet());
+        for (node, idle) in self.nodes.iter().zip(self.idle.borrow_mut().iter_mut()) {
+            idle.retain(|idle| {
+                let is_young = idle.since.elapsed() <= self.idle_timeout;
+                is_young && idle.line.is_quiet() && idle.line.version == node.places.version()
+            });
         }
     }
-}
 
-/// Counts a connection for as long as it is open.
-#[derive(Debug)]
-struct Open(Arc<Node>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    /// Lets go of as many idle connections as are waited for elsewhere, the oldest first.
+    pub fn make_room(&self) {
+        for (node, idle) in self.nodes.iter().zip(self.idle.borrow_mut().iter_mut()) {
+            let surplus = node.awaited().min(idle.len());
+            idle.drain(..surplus);
+        }
     }
 }
 
@@ -321,21 +305,22 @@ impl Lease {
     }
 
     /// The connection has changed its protocol: it is nobody's but the caller's from here on. It stays counted.
-    pub fn into_wire(mut self) -> (Wire, impl Drop + use<>) {
+    pub fn into_wire(mut self) -> (Wire, Permit) {
         let line = self.line.take().expect("a lease has its connection until it is given back");
-        (line.wire, line._open)
+        (line.wire, line.permit)
     }
 
     /// The exchange is over and its end was seen: the connection may be used again. Not so where the node answered before
-    /// it had the whole request, said more than was asked, or will close.
+    /// it had the whole request, said more than was asked, or will close; or where somebody waits for its place.
     pub fn give_back(mut self) {
         let Some(line) = self.line.take() else { return };
         let is_uploading = self.upload.take().is_some_and(|upload| !upload.is_over());
         if is_uploading || self.is_last || !line.wire.is_blank() || !line.wire.is_flushed() {
             return;
         }
+        let is_wanted = self.pool.nodes.all[self.index].awaited() > 0;
         let mut idle = self.pool.idle.borrow_mut();
-        if idle[self.index].len() < IDLE_MAX {
+        if !is_wanted && idle[self.index].len() < IDLE_MAX {
             idle[self.index].push_back(Idle { line, since: Instant::now() });
         }
     }

@@ -159,12 +159,24 @@ pub struct Metrics {
     pub wal_bytes: Gauge,
     /// Free space of the archive's file system.
     pub free_bytes: Gauge,
-    /// 1 while a node takes connections, by node.
+    /// 1 while a node is well, by node.
     pub node_up: Family<Labels<1>, Gauge>,
     /// Exchanges at a node now.
     pub node_exchanges: Family<Labels<1>, Gauge>,
     /// Connections that failed, by node.
     pub node_connect_errors: Family<Labels<1>, Counter>,
+    /// 1 while an operator drains a node.
+    pub node_drained: Family<Labels<1>, Gauge>,
+    /// How often a node was passed over.
+    pub node_passed_over: Family<Labels<1>, Counter>,
+    /// Health checks by node and outcome (`passed`, `failed`).
+    pub node_health_checks: Family<Labels<2>, Counter>,
+    /// Addresses that a node's name leads to.
+    pub node_addresses: Family<Labels<1>, Gauge>,
+    /// Look-ups of a node's name that failed.
+    pub node_resolve_errors: Family<Labels<1>, Counter>,
+    /// Requests that wait for a connection to a node.
+    pub node_waiting: Family<Labels<1>, Gauge>,
     /// Clients whose TLS handshake failed or took too long.
     pub tls_handshake_errors: Counter,
     /// Days until a certificate of a file expires, by file: the first of its chain that does.
@@ -209,6 +221,12 @@ impl Default for Metrics {
             node_up: Family::default(),
             node_exchanges: Family::default(),
             node_connect_errors: Family::default(),
+            node_drained: Family::default(),
+            node_passed_over: Family::default(),
+            node_health_checks: Family::default(),
+            node_addresses: Family::default(),
+            node_resolve_errors: Family::default(),
+            node_waiting: Family::default(),
             tls_handshake_errors: Counter::default(),
             certificate_days_left: Family::default(),
             certificate_reloads: Family::default(),
@@ -253,10 +271,17 @@ impl Metrics {
         r.register("recording_up", "1 while the archive takes rows", self.recording_up.clone());
         r.register_with_unit("wal", "The write-ahead log's file", Unit::Bytes, self.wal_bytes.clone());
         r.register_with_unit("free", "Free space beside the archive", Unit::Bytes, self.free_bytes.clone());
-        r.register("node_up", "1 while a node takes connections", self.node_up.clone());
+        r.register("node_up", "1 while a node is well: it gets its share of requests", self.node_up.clone());
         r.register("node_exchanges", "Exchanges at a node now", self.node_exchanges.clone());
         let help = "Connections to a node that failed";
         r.register("node_connect_errors", help, self.node_connect_errors.clone());
+        r.register("node_drained", "1 while an operator drains a node", self.node_drained.clone());
+        let help = "Times that a node was passed over for refusing connections or giving server errors";
+        r.register("node_passed_over", help, self.node_passed_over.clone());
+        r.register("node_health_checks", "Health checks by outcome", self.node_health_checks.clone());
+        r.register("node_addresses", "Addresses that a node's name leads to", self.node_addresses.clone());
+        r.register("node_resolve_errors", "Look-ups of a node's name that failed", self.node_resolve_errors.clone());
+        r.register("node_waiting", "Requests that wait for a connection to a node", self.node_waiting.clone());
         let help = "Clients whose TLS handshake failed or took too long";
         r.register("tls_handshake_errors", help, self.tls_handshake_errors.clone());
         let help = "Days until the first certificate of a file's chain expires";

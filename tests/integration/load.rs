@@ -65,7 +65,8 @@ async fn check_account(server: &Server) {
     assert_eq!(fate("dropped") + fate("refused") + fate("variant"), 0);
 }
 
-async fn compare(simulator: &Simulator, chats: usize, archive: &mut Archive) {
+/// The archive holds of every ended chat what the simulator says a client could see, and no message was sent twice.
+pub async fn compare(simulator: &Simulator, chats: usize, archive: &mut Archive) {
     let account = simulator.account();
     // A chat whose opening answer died with its node was opened again: nobody ever had it, and it never ended.
     let held: Vec<_> = account.chats.iter().filter(|chat| chat.ended).collect();

@@ -8,6 +8,7 @@ mod crash;
 mod faults;
 mod http2;
 mod load;
+mod nodes;
 mod reading;
 mod seed;
 mod socket;

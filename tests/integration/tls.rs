@@ -669,6 +669,23 @@ async fn nodes_are_verified_and_refused_before_anything_is_sent() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_s_health_is_asked_over_its_tls() {
+    let (folder, ca) = (folder(), Ca::new("CA"));
+    let origin = Origin::canned(json_answer("{}"));
+    let node = tls_node(origin.address, &ca.issue(&["127.0.0.1"]), None).await;
+    let file = folder.path().join("ca.crt");
+    write(&file, &ca.pem());
+    let settings =
+        format!("[node_tls]\nca = {file:?}\n[nodes]\nhealth_path = \"/status\"\nhealth_interval = \"50ms\"\n");
+    let database = folder.path().join("transcripts.db");
+    let server = Server::start_with_urls(folder.path(), &database, vec![format!("gms-1=https://{node}")], &settings);
+    let line = "gms_recorder_node_health_checks_total{node=\"gms-1\",outcome=\"passed\"}";
+    eventually(line, async || (server.metric(line).await? >= 2.0).then_some(())).await;
+    assert!(origin.received()[0].to_ascii_lowercase().starts_with("get /status http/1.1\r\n"));
+    assert_eq!(run(&["check", "--config", &server.config.display().to_string()]).0, 0);
+}
+
 #[tokio::test]
 async fn whoever_says_nothing_is_closed_at_the_handshake_timeout() {
     let (folder, ca) = (folder(), Ca::new("CA"));
