@@ -30,21 +30,24 @@ const HALF_CLOSED_MAX: Duration = Duration::from_secs(2);
 const LINGER_MAX: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 32 << 20;
 
+/// A client that asked nothing for so long is at rest: between two polls of a widget.
+const REST_AFTER: Duration = Duration::from_millis(200);
+
 /// Serves a client until it or the proxy has enough.
 pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: watch::Receiver<bool>) {
     let peer = Peer::new(peer.ip(), wire.is_tls(), &gate.config.trusted_proxies);
     let wire = Rc::new(wire);
     let mut patience = Patience::new(gate.config.client_timeout, stopping.clone());
     loop {
-        let after = match patience.next(&wire).await {
-            // On the heap, so that a client between two polls takes no room for an exchange.
-            Asked::For(head) => Box::pin(exchange(&gate, &peer, &wire, &head, patience.is_stopping())).await,
-            Asked::Badly(refusal) => Box::pin(refuse(&gate, &wire, refusal)).await,
-            Asked::NothingMore => After::Close,
+        let asked = match patience.next(&wire, gate.config.client_timeout).await {
+            Some(asked) => asked,
+            None if wire.is_blank() => Asked::NothingMore,
+            None => Asked::Badly(Refusal::LateRequest),
         };
-        match after {
-            After::GoOn if !wire.has_ended() => {}
-            After::GoOn | After::Close => return wire.close(),
+        // On the heap, so that a client at rest takes no room for an exchange; and not for each anew.
+        match Box::pin(attend(&gate, &peer, &wire, asked, &mut patience)).await {
+            After::GoOn => {}
+            After::Close => return wire.close(),
             After::Linger => return Box::pin(linger(&wire)).await,
             After::Switch(lease, watch) => {
                 drop(patience);
@@ -53,6 +56,25 @@ pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: wa
                 }
                 return;
             }
+        }
+    }
+}
+
+/// Answers what a client asks until it is at rest.
+async fn attend(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, mut asked: Asked, patience: &mut Patience) -> After {
+    loop {
+        match asked {
+            Asked::For(head) => match exchange(gate, peer, wire, &head, patience.is_stopping()).await {
+                After::GoOn if wire.has_ended() => return After::Close,
+                After::GoOn => {}
+                after => return after,
+            },
+            Asked::Badly(refusal) => return refuse(gate, wire, refusal).await,
+            Asked::NothingMore => return After::Close,
+        }
+        match patience.next(wire, REST_AFTER).await {
+            Some(next) => asked = next,
+            None => return After::GoOn,
         }
     }
 }
@@ -76,14 +98,13 @@ enum Asked {
     For(Head),
     /// What is none.
     Badly(Refusal),
-    /// It went, or was silent for too long, or the proxy stops.
+    /// It went, or the proxy stops.
     NothingMore,
 }
 
-/// How long a client without a request is borne with: some time, and not once the proxy stops.
+/// Waiting for a client to ask: for some time, and not once the proxy stops.
 struct Patience {
-    timeout: Duration,
-    /// Only ever moved back, which costs no more than a store.
+    /// Mostly moved back, which costs no more than a store.
     deadline: Pin<Box<Sleep>>,
     stop: Pin<Box<dyn Future<Output = ()>>>,
     told: watch::Receiver<bool>,
@@ -94,33 +115,32 @@ impl Patience {
     fn new(timeout: Duration, mut stopping: watch::Receiver<bool>) -> Self {
         let told = stopping.clone();
         let stop = Box::pin(async move { drop(stopping.wait_for(|stop| *stop).await) });
-        Self { timeout, deadline: Box::pin(sleep(timeout)), stop, told, is_listening: false }
+        Self { deadline: Box::pin(sleep(timeout)), stop, told, is_listening: false }
     }
 
     fn is_stopping(&self) -> bool {
         self.told.has_changed().unwrap_or(true)
     }
 
-    /// Waits for the next request.
-    async fn next(&mut self, wire: &Wire) -> Asked {
-        self.deadline.as_mut().reset(Instant::now() + self.timeout);
+    /// Waits for the next request; none came within `time_max`.
+    async fn next(&mut self, wire: &Wire, time_max: Duration) -> Option<Asked> {
+        self.deadline.as_mut().reset(Instant::now() + time_max);
         poll_fn(|context| {
             if !self.is_listening {
                 self.is_listening = true;
                 let _ = self.stop.as_mut().poll(context); // it keeps the waker; from then on a look is enough
             }
-            match wire.poll_head(context, Kind::Request) {
-                Poll::Ready(Ok(Some(head))) => return Poll::Ready(Asked::For(head)),
-                Poll::Ready(Ok(None) | Err(NoHead::Broken(_))) => return Poll::Ready(Asked::NothingMore),
+            let asked = match wire.poll_head(context, Kind::Request) {
+                Poll::Ready(Ok(Some(head))) => Asked::For(head),
+                Poll::Ready(Ok(None) | Err(NoHead::Broken(_))) => Asked::NothingMore,
                 Poll::Ready(Err(NoHead::Malformed(Malformed::TooLong | Malformed::TooManyFields))) => {
-                    return Poll::Ready(Asked::Badly(Refusal::LongHead));
+                    Asked::Badly(Refusal::LongHead)
                 }
-                Poll::Ready(Err(NoHead::Malformed(_))) => return Poll::Ready(Asked::Badly(Refusal::BadRequest)),
-                Poll::Pending if wire.is_blank() && self.is_stopping() => return Poll::Ready(Asked::NothingMore),
-                Poll::Pending => {}
-            }
-            ready!(self.deadline.as_mut().poll(context));
-            Poll::Ready(if wire.is_blank() { Asked::NothingMore } else { Asked::Badly(Refusal::LateRequest) })
+                Poll::Ready(Err(NoHead::Malformed(_))) => Asked::Badly(Refusal::BadRequest),
+                Poll::Pending if wire.is_blank() && self.is_stopping() => Asked::NothingMore,
+                Poll::Pending => return self.deadline.as_mut().poll(context).map(|()| None),
+            };
+            Poll::Ready(Some(asked))
         })
         .await
     }

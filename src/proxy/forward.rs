@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::Config;
 use super::access::Access;
@@ -28,7 +28,7 @@ use super::tally::Tally;
 use super::tap::{self, Budget, Share, Taken};
 use super::upstream::{Failure, Lease, Outbound, Pool};
 use crate::gms::{self, Exchange, Operation, Route, RouteClass};
-use crate::recorder::{Recorder, Verdict};
+use crate::recorder::{Recorded, Recorder, Verdict};
 use crate::store::ExchangeFacts;
 use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
@@ -148,7 +148,7 @@ impl Asked<'_> {
         }
         let has_body = !matches!(framing, Framing::None | Framing::Length(0));
         let is_safe = matches!(head.method(), "GET" | "HEAD" | "OPTIONS") && !has_body;
-        let outbound = Outbound { bytes, upload: upload.clone(), is_safe };
+        let outbound = Outbound { bytes, upload: upload.clone(), is_safe, began: self.request.began };
         let key = affinity(&self.route, &self.noted, &self.client, self.pinned());
         let failure = match self.in_time(self.gate.pool.send(&outbound, key.as_affinity(), &self.node)).await {
             Some(Ok((head, lease))) => {
@@ -220,9 +220,10 @@ impl Asked<'_> {
     async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         loop {
-            match timeout(self.time_left(), work.as_mut()).await {
+            let until = self.until();
+            match timeout_at(until, work.as_mut()).await {
                 Ok(done) => return Some(done),
-                Err(_) if self.time_left().is_zero() => return None,
+                Err(_) if self.until() == until => return None,
                 Err(_) => {}
             }
         }
@@ -276,15 +277,24 @@ impl Asked<'_> {
         };
         let node = self.node.borrow().clone();
         let key = recorder.answer_key(self.request.head.method(), self.request.target.path, &exchange);
-        let wait_max = recorder.config().commit_wait_max.min(self.time_left().max(COMMIT_WAIT_MIN));
         if whole && let Some(recorded) = recorder.recognise(&key, node.as_ref()) {
-            return recorder.wait(recorded, wait_max).await;
+            return self.committed(recorded).await;
         }
         let secrets = self.noted.credentials(head);
         let exchange = Exchange { credentials: &secrets, ..exchange };
         let observation = gms::inspect(&exchange, recorder.policy(), &|chat_id| recorder.known_secrets(chat_id));
         let recorded = recorder.observe(observation, key, node.as_ref(), || self.facts());
-        recorder.wait(recorded, wait_max).await
+        self.committed(recorded).await
+    }
+
+    /// Waits for the commit of what was new, if anything was.
+    async fn committed(&self, recorded: Recorded) -> Verdict {
+        let recorder = &self.gate.recorder;
+        if matches!(recorded, Recorded::Nothing) {
+            return Verdict::Deliver;
+        }
+        let time_left = self.until().saturating_duration_since(Instant::now());
+        recorder.wait(recorded, recorder.config().commit_wait_max.min(time_left.max(COMMIT_WAIT_MIN))).await
     }
 
     /// An answer over the bounds: streamed under `pass`, refused under `refuse`.
@@ -322,7 +332,7 @@ impl Asked<'_> {
     }
 
     /// Chats are measured from their request on. Elsewhere a request may be a long upload: from its last part on.
-    fn time_left(&self) -> Duration {
+    fn until(&self) -> Instant {
         let config = &self.gate.config;
         let (whole, since) = match self.route.class {
             RouteClass::Cometd => (config.long_poll_timeout, self.request.began),
@@ -330,7 +340,7 @@ impl Asked<'_> {
             _ if self.request.upload.is_over() => (config.other_timeout, self.request.upload.moved_at()),
             _ => (config.body_idle_timeout.min(config.other_timeout), self.request.upload.moved_at()),
         };
-        whole.saturating_sub(since.elapsed())
+        since + whole
     }
 
     /// Files take their time; chats do not.

@@ -15,6 +15,10 @@ use crate::chat::Secret;
 const VIA_HTTP_1: &[u8] = b"1.1 gms-recorder";
 const VIA_HTTP_2: &[u8] = b"2.0 gms-recorder";
 
+/// Room for most heads, and for the body of a poll behind one. The allocator has pieces of up to 1,032 bytes at hand; for a
+/// larger one it tidies up.
+const HEAD_BYTES: usize = 1_000;
+
 /// Why a request is not forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
@@ -242,7 +246,7 @@ fn address(text: &str) -> Option<IpAddr> {
 /// A request's head as the node gets it. What it is told of the client: from a trusted network the fields are believed
 /// and added to; from any other they are replaced.
 pub fn toward_node(head: &Head, target: &Target<'_>, noted: &Noted<'_>, peer: &Peer, framing: Framing) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1024);
+    let mut out = Vec::with_capacity(HEAD_BYTES);
     out.extend_from_slice(head.method().as_bytes());
     out.push(b' ');
     out.extend_from_slice(target.whole.as_bytes());
@@ -285,7 +289,7 @@ pub fn toward_node(head: &Head, target: &Target<'_>, noted: &Noted<'_>, peer: &P
 
 /// An answer's head as the client gets it: nothing is added but what this connection needs.
 pub fn toward_client(head: &Head, outgoing: Outgoing, connection: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1024);
+    let mut out = Vec::with_capacity(HEAD_BYTES);
     let (status, reason) = head.status_and_reason();
     for piece in [b"HTTP/1.1 ", status, b" ", reason, b"\r\n"] {
         out.extend_from_slice(piece);

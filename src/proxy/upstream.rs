@@ -66,6 +66,8 @@ pub struct Lease {
     /// There until it is given back.
     line: Option<Line>,
     upload: Option<Rc<Upload>>,
+    /// When the exchange began. Its connection counts as unused since then, which spares a look at the clock.
+    began: Instant,
     was_used: bool,
     /// The node will close it, or may.
     is_last: bool,
@@ -80,6 +82,8 @@ pub struct Outbound {
     pub upload: Rc<Upload>,
     /// It may be sent once more where it was lost (R2): it is safe, and has no body.
     pub is_safe: bool,
+    /// When its head was there.
+    pub began: Instant,
 }
 
 /// Why no answer came.
@@ -133,7 +137,7 @@ impl Pool {
         let mut tried = 0_u64;
         let mut full = false;
         while let Some(index) = self.nodes.choose(affinity, tried) {
-            let mut lease = match self.lease(index).await {
+            let mut lease = match self.lease(index, request.began).await {
                 Ok(lease) => lease,
                 Err(refused) => {
                     full |= refused == Refusal::NodesFull;
@@ -168,7 +172,7 @@ impl Pool {
     async fn send_again(self: &Rc<Self>, request: &Outbound, index: usize) -> Result<(Head, Lease), Failure> {
         let unreachable =
             |refusal| Failure { refusal, reach: Reach::MayHaveActed, node: Some(self.nodes.all[index].name.clone()) };
-        let mut lease = self.connect(index).await.map_err(unreachable)?;
+        let mut lease = self.connect(index, request.began).await.map_err(unreachable)?;
         match lease.exchange(request).await {
             Ok(head) => {
                 self.nodes.answered(index, head.status());
@@ -192,32 +196,32 @@ impl Pool {
     }
 
     /// An idle connection that is still alive, or a new one.
-    async fn lease(self: &Rc<Self>, index: usize) -> Result<Lease, Refusal> {
-        match self.idle_line(index) {
-            Some(line) => Ok(self.leased(index, line, true)),
-            None => Box::pin(self.connect(index)).await, // seldom, and large
+    async fn lease(self: &Rc<Self>, index: usize, began: Instant) -> Result<Lease, Refusal> {
+        match self.idle_line(index, began) {
+            Some(line) => Ok(self.leased(index, line, began, true)),
+            None => Box::pin(self.connect(index, began)).await, // seldom, and large
         }
     }
 
     /// The one used last, so that surplus ones grow old and go.
-    fn idle_line(&self, index: usize) -> Option<Line> {
+    fn idle_line(&self, index: usize, now: Instant) -> Option<Line> {
         let mut idle = self.idle.borrow_mut();
         while let Some(latest) = idle[index].pop_back() {
-            if latest.since.elapsed() <= self.idle_timeout && latest.line.is_quiet() {
+            if now.saturating_duration_since(latest.since) <= self.idle_timeout && latest.line.is_quiet() {
                 return Some(latest.line);
             }
         }
         None
     }
 
-    async fn connect(self: &Rc<Self>, index: usize) -> Result<Lease, Refusal> {
+    async fn connect(self: &Rc<Self>, index: usize, began: Instant) -> Result<Lease, Refusal> {
         let node = &self.nodes.all[index];
         let permit = node.permits.take().await?;
         let version = node.places.version();
         match node.places.connect().await {
             Ok(stream) => {
                 self.nodes.connected(index);
-                Ok(self.leased(index, Line { wire: Wire::new(stream), version, permit }, false))
+                Ok(self.leased(index, Line { wire: Wire::new(stream), version, permit }, began, false))
             }
             Err(error) => {
                 self.nodes.refused(index, &error);
@@ -226,11 +230,11 @@ impl Pool {
         }
     }
 
-    fn leased(self: &Rc<Self>, index: usize, line: Line, was_used: bool) -> Lease {
+    fn leased(self: &Rc<Self>, index: usize, line: Line, began: Instant, was_used: bool) -> Lease {
         let node = &self.nodes.all[index];
         node.exchanges.fetch_add(1, Ordering::Relaxed);
         node.at_work.inc();
-        Lease { pool: self.clone(), index, line: Some(line), upload: None, was_used, is_last: false }
+        Lease { pool: self.clone(), index, line: Some(line), upload: None, began, was_used, is_last: false }
     }
 
     /// Lets go of connections that were unused for too long, that their node has closed, or that were made before its name
@@ -321,7 +325,7 @@ impl Lease {
         let is_wanted = self.pool.nodes.all[self.index].awaited() > 0;
         let mut idle = self.pool.idle.borrow_mut();
         if !is_wanted && idle[self.index].len() < IDLE_MAX {
-            idle[self.index].push_back(Idle { line, since: Instant::now() });
+            idle[self.index].push_back(Idle { line, since: self.began });
         }
     }
 }
