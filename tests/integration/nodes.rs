@@ -12,7 +12,9 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::load::compare;
-use crate::support::{Answer, Archive, Chat, Client, Origin, Reply, Server, count, eventually, find, folder, get, run};
+use crate::support::{
+    Answer, Archive, Chat, Client, Origin, Reply, Server, count, eventually, find, folder, get, json_answer, run,
+};
 
 /// Quick enough for a test, and a hung node is found by its health check well before most requests meet it.
 const WATCHED: &str = "[proxy]\nchat_timeout = \"1s\"\nnode_retry_after = \"100ms\"\n[nodes]\n\
@@ -124,6 +126,38 @@ async fn drain(server: &Server, simulator: &Simulator, node: usize) {
     let (code, said, errors) = command(server, &["restore", &name]);
     assert!(code == 0 && !said.contains("drained"), "{said}{errors}");
     eventually("chats come back", async || (chat_requests(simulator, node) > before).then_some(())).await;
+}
+
+/// A node is given another address under its name: the next requests go there, and none fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_name_moves_is_followed() {
+    let named = |name: &'static str| {
+        let body = format!("{{\"statusCode\":0,\"userId\":\"{name}\"}}");
+        move |_: &[u8]| Answer { bytes: json_answer(&body), close: false }
+    };
+    let before = Origin::at(([127, 0, 0, 2], 0).into(), named("before"));
+    let port = before.address.port();
+    let after = Origin::at(([127, 0, 0, 3], port).into(), named("after"));
+    let folder = folder();
+    let hosts = folder.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.2 gms-moving\n").expect("the folder is ours");
+    let server = Server::start_with_hosts(
+        folder.path(),
+        &folder.path().join("transcripts.db"),
+        vec![format!("gms-1=http://gms-moving:{port}")],
+        "[nodes]\nresolve_interval = \"1s\"\n",
+        Some(&hosts),
+    );
+    let mut client = Client::new(server.address);
+    let mut ask = async || {
+        let reply = client.post("/genesys/2/chat/svc/C1/refresh", "").await.expect("an answer");
+        assert_eq!(reply.status, StatusCode::OK);
+        reply.json()["userId"].as_str().map(String::from)
+    };
+    assert_eq!(ask().await.as_deref(), Some("before"));
+    std::fs::write(&hosts, "127.0.0.3 gms-moving\n").expect("the folder is ours");
+    eventually("the new address is asked", async || (ask().await.as_deref() == Some("after")).then_some(())).await;
+    assert!(!after.received().is_empty());
 }
 
 #[test]

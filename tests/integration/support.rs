@@ -47,6 +47,7 @@ pub struct Server {
     pub folder: PathBuf,
     pub database: PathBuf,
     pub config: PathBuf,
+    hosts: Option<PathBuf>,
     runs: usize,
 }
 
@@ -64,6 +65,17 @@ impl Server {
 
     /// The same with nodes as the configuration names them.
     pub fn start_with_urls(folder: &Path, database: &Path, urls: Vec<String>, settings: &str) -> Self {
+        Self::start_with_hosts(folder, database, urls, settings, None)
+    }
+
+    /// The same with a hosts file of its own, which may be written to while it runs.
+    pub fn start_with_hosts(
+        folder: &Path,
+        database: &Path,
+        urls: Vec<String>,
+        settings: &str,
+        hosts: Option<&Path>,
+    ) -> Self {
         let (listen, admin) = (free_address(), free_address());
         let mut sections: HashMap<&str, String> = HashMap::new();
         let mut section = "";
@@ -87,9 +99,9 @@ impl Server {
         }
         let config = folder.join("gms-recorder.toml");
         std::fs::write(&config, text).expect("the folder is ours");
-        let child = spawn(&config, folder, 0);
-        let mut server =
-            Self { child, address: listen, admin, folder: folder.into(), database: database.into(), config, runs: 0 };
+        let (hosts, folder, database) = (hosts.map(Path::to_path_buf), folder.to_path_buf(), database.to_path_buf());
+        let child = spawn(&config, &folder, 0, hosts.as_deref());
+        let mut server = Self { child, address: listen, admin, folder, database, config, hosts, runs: 0 };
         server.await_start();
         server
     }
@@ -125,7 +137,7 @@ impl Server {
     /// Starts it again after a stop or a kill, on the same addresses and the same archive.
     pub fn start_again(&mut self) {
         self.runs += 1;
-        self.child = spawn(&self.config, &self.folder, self.runs);
+        self.child = spawn(&self.config, &self.folder, self.runs, self.hosts.as_deref());
         self.await_start();
     }
 
@@ -162,15 +174,23 @@ impl Drop for Server {
     }
 }
 
-fn spawn(config: &Path, folder: &Path, run: usize) -> Child {
+fn spawn(config: &Path, folder: &Path, run: usize, hosts: Option<&Path>) -> Child {
     let log = std::fs::File::create(folder.join(format!("serve-{run}.log"))).expect("the folder is ours");
-    Command::new(env!("CARGO_BIN_EXE_gms-recorder"))
-        .args(["serve", "--config"])
-        .arg(config)
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("the binary was built")
+    let program = env!("CARGO_BIN_EXE_gms-recorder");
+    let mut command = match hosts {
+        None => Command::new(program),
+        Some(hosts) => {
+            // A file system of its own, as far as this file goes.
+            let mut command = Command::new("unshare");
+            command
+                .args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""])
+                .arg(hosts)
+                .arg(program);
+            command
+        }
+    };
+    command.args(["serve", "--config"]).arg(config).stdout(Stdio::null()).stderr(log);
+    command.spawn().expect("the binary was built")
 }
 
 /// A loopback address that was free a moment ago.
@@ -203,7 +223,12 @@ pub struct Answer {
 impl Origin {
     /// `answer` is given each request whole (head and body); an empty answer closes the connection.
     pub fn start(answer: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        Self::at(([127, 0, 0, 1], 0).into(), answer)
+    }
+
+    /// The same at an address.
+    pub fn at(address: SocketAddr, answer: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).expect("loopback has free ports");
         let address = listener.local_addr().expect("it is bound");
         let origin = Self { address, requests: Arc::default(), connections: Arc::default(), stop: Arc::default() };
         let (requests, connections, stop) = (origin.requests.clone(), origin.connections.clone(), origin.stop.clone());
