@@ -237,8 +237,8 @@ impl Scrubber {
 /// tells: it looks at every fourth place only, since four bytes of a head begin at one of these.
 struct Heads {
     heads: Vec<Head>,
-    /// 1 for the [`slot_of`] each four bytes that a text with a head may have at such a place.
-    grams: [u8; SLOTS],
+    /// A bit for the [`slot_of`] each four bytes that a text with a head may have at such a place.
+    grams: [u64; SLOTS / 64],
 }
 
 type Head = [u8; SECRET_BYTES_MIN];
@@ -257,11 +257,17 @@ impl Heads {
     fn of(secrets: &[Vec<u8>]) -> Self {
         let mut heads = Vec::with_capacity(secrets.len() * HEADS_A_SECRET);
         secrets.iter().for_each(|secret| push_heads(&mut heads, secret));
-        let mut grams = [0; SLOTS];
+        let mut grams = [0; SLOTS / 64];
         for gram in heads.iter().flat_map(|head: &Head| head.array_windows().take(GRAM_BYTES)) {
-            grams[slot_of(gram)] = 1;
+            let slot = slot_of(gram);
+            grams[slot / 64] |= 1 << (slot % 64);
         }
         Self { heads, grams }
+    }
+
+    fn bit_of(&self, gram: &Gram) -> u64 {
+        let slot = slot_of(gram);
+        self.grams[slot / 64] >> (slot % 64) & 1
     }
 
     /// Whether any head is in a text.
@@ -269,7 +275,7 @@ impl Heads {
         let (grams, _) = bytes.as_chunks();
         let (blocks, _) = grams.as_chunks::<BLOCK_GRAMS>();
         let in_blocks = blocks.iter().enumerate().any(|(at, block)| {
-            let is_met = block.iter().fold(0, |met, gram| met | self.grams[slot_of(gram)]) != 0;
+            let is_met = block.iter().fold(0, |met, gram| met | self.bit_of(gram)) != 0;
             is_met && self.are_around(bytes, block, at * BLOCK_GRAMS * GRAM_BYTES)
         });
         let rest = blocks.len() * BLOCK_GRAMS;
@@ -278,7 +284,7 @@ impl Heads {
 
     /// Whether a head begins at one of the grams of a text from a place on, or up to three bytes before.
     fn are_around(&self, bytes: &[u8], grams: &[Gram], from: usize) -> bool {
-        let met = grams.iter().enumerate().filter(|(_, gram)| self.grams[slot_of(gram)] != 0);
+        let met = grams.iter().enumerate().filter(|(_, gram)| self.bit_of(gram) != 0);
         let mut places = met.map(|(at, _)| from + at * GRAM_BYTES);
         places.any(|place| {
             let starts = place.saturating_sub(GRAM_BYTES - 1)..=place;

@@ -157,15 +157,14 @@ impl Head {
     /// soon as it is seen.
     pub fn read(bytes: &[u8], kind: Kind) -> Result<Option<(Unbound, usize)>, Malformed> {
         let mut lines = Lines { bytes, at: 0 };
-        let incomplete = || if bytes.len() > HEAD_BYTES_MAX { Err(Malformed::TooLong) } else { Ok(None) };
-        let Some(line) = lines.next()? else { return incomplete() };
+        let Some(line) = lines.next()? else { return lines.to_come() };
         let start = match kind {
             Kind::Request => request_line(bytes, line)?,
             Kind::Answer => status_line(bytes, line)?,
         };
         let (mut fields, mut has) = (Vec::with_capacity(16), 0);
         loop {
-            let Some(line) = lines.next()? else { return incomplete() };
+            let Some(line) = lines.next()? else { return lines.to_come() };
             if line.is_empty() {
                 // One look at all bytes costs less than one at each value.
                 let head = &bytes[..lines.at];
@@ -332,6 +331,17 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
+    /// The rest may still come, unless it can no longer be a head's.
+    fn to_come<T>(&self) -> Result<Option<T>, Malformed> {
+        let rest = &self.bytes[self.at..];
+        let is_bare = |at: usize| rest.get(at + 1).is_some_and(|next| *next != b'\n');
+        match memchr::memchr(b'\r', rest) {
+            Some(at) if is_bare(at) => Err(Malformed::LineEnd),
+            _ if self.bytes.len() > HEAD_BYTES_MAX => Err(Malformed::TooLong),
+            _ => Ok(None),
+        }
+    }
+
     fn next(&mut self) -> Result<Option<Range<usize>>, Malformed> {
         let Some(length) = memchr::memchr(b'\n', &self.bytes[self.at..]) else { return Ok(None) };
         let line_feed = self.at + length;
@@ -516,6 +526,8 @@ mod tests {
         assert_eq!(read(b"GET / HTTP/1.1\nHost: a\r\n\r\n"), Err(Malformed::LineEnd));
         assert_eq!(read(b"GET / HTTP/1.1\r\nHost: a\n"), Err(Malformed::LineEnd));
         assert_eq!(read(b"\n"), Err(Malformed::LineEnd));
+        assert_eq!(read(b"GET / HTTP/1.1\rHost: a\r\r"), Err(Malformed::LineEnd));
+        assert_eq!(read(b"GET / HTTP/1.1\r"), Ok(None));
         assert_eq!(read(&vec![b'a'; HEAD_BYTES_MAX + 1]), Err(Malformed::TooLong));
     }
 

@@ -131,8 +131,8 @@ impl Wire {
         if looked == 0 && kind == Kind::Request && unread.starts_with(b"\r\n") {
             unread.advance(2); // some clients end a form with one line too many (RFC 9112, section 2.2)
         }
-        // Only a line's end can be a head's: so it is read at most as many times as it may have lines.
-        if memchr::memchr(b'\n', &unread[looked..]).is_none() && unread.len() <= HEAD_BYTES_MAX {
+        // Only a line's end can be a head's: so it is read at most twice as many times as it may have lines.
+        if memchr::memchr2(b'\r', b'\n', &unread[looked..]).is_none() && unread.len() <= HEAD_BYTES_MAX {
             self.looked.set(unread.len());
             return Ok(None);
         }
