@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use gms_recorder::simulator::{AgentScript, Config, Simulator};
@@ -39,16 +40,19 @@ impl Drop for Peer {
     }
 }
 
-/// What a script says at its end, run against this address.
-async fn run(script: &'static str, through: SocketAddr, argument: &'static str) -> Value {
-    let ran = tokio::task::spawn_blocking(move || run_to_end(script, through, argument));
+/// What a script says at its end, run against this address; by TLS with this certificate.
+async fn run(script: &'static str, through: SocketAddr, argument: &'static str, certificate: Option<&Path>) -> Value {
+    let certificate = certificate.map(Path::to_path_buf);
+    let ran = tokio::task::spawn_blocking(move || run_to_end(script, through, argument, certificate.as_deref()));
     ran.await.expect("it panics where it fails")
 }
 
-fn run_to_end(script: &str, through: SocketAddr, argument: &str) -> Value {
-    let url = format!("http://{through}/genesys/cometd");
+fn run_to_end(script: &str, through: SocketAddr, argument: &str, certificate: Option<&Path>) -> Value {
+    let scheme = if certificate.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://localhost:{}/genesys/cometd", through.port());
     let mut node = Command::new("node");
     let node = node.args([script, &url, argument, &PUBLISHED.to_string()]).current_dir(FOLDER);
+    node.envs(certificate.map(|certificate| ("NODE_EXTRA_CA_CERTS", certificate)));
     let output = node.output().expect("node is installed, by tests/run");
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -56,13 +60,19 @@ fn run_to_end(script: &str, through: SocketAddr, argument: &str) -> Value {
 }
 
 /// All published events are acknowledged, come back in order and once, and so many of them are recorded.
-async fn check(kind: &'static str, transport: &'static str, recorded: usize) {
+async fn check(kind: &'static str, transport: &'static str, is_tls: bool, recorded: usize) {
     let peer = Peer::start(kind);
     let folder = folder();
-    let server = Server::start(folder.path(), &[peer.address], "");
-    let direct = run("client.mjs", peer.address, transport).await;
-    let told = run("client.mjs", server.address, transport).await;
-    println!("{kind} over {transport}: {} ms direct, {} ms through the proxy", direct["ms"], told["ms"]);
+    let (certificate, key) = (folder.path().join("localhost.crt"), folder.path().join("localhost.key"));
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_string()]).expect("a sound name");
+    std::fs::write(&certificate, issued.cert.pem()).expect("the folder is ours");
+    std::fs::write(&key, issued.signing_key.serialize_pem()).expect("the folder is ours");
+    let tls = format!("[tls]\ncertificates = [{certificate:?}]\nkeys = [{key:?}]\n");
+    let server = Server::start(folder.path(), &[peer.address], if is_tls { &tls } else { "" });
+    let direct = run("client.mjs", peer.address, transport, None).await;
+    let told = run("client.mjs", server.address, transport, is_tls.then_some(&*certificate)).await;
+    let by_tls = if is_tls { ", by TLS" } else { "" };
+    println!("{kind} over {transport}{by_tls}: {} ms direct, {} ms through the proxy", direct["ms"], told["ms"]);
     let all = (told["acknowledged"] == PUBLISHED, told["received"] == PUBLISHED, told["inOrder"] == true);
     assert_eq!((all, told["transport"] == transport), ((true, true, true), true), "{kind} {transport}: {told}");
     let mut archive = Archive::open(&server.database).await;
@@ -77,10 +87,12 @@ async fn check(kind: &'static str, transport: &'static str, recorded: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_and_servers_of_other_hands_do_not_notice() {
-    check("faye", "websocket", PUBLISHED).await;
-    check("faye-deflate", "websocket", PUBLISHED).await;
-    check("faye", "long-polling", PUBLISHED).await;
-    check("cometd", "long-polling", 0).await;
+    check("faye", "websocket", false, PUBLISHED).await;
+    check("faye-deflate", "websocket", true, PUBLISHED).await;
+    check("faye", "websocket", true, PUBLISHED).await;
+    check("faye", "long-polling", true, PUBLISHED).await;
+    check("cometd", "long-polling", false, 0).await;
+    check("cometd", "long-polling", true, 0).await;
 }
 
 /// A chat in these legs is recorded as the simulator issued it, and nothing of it twice.
@@ -90,7 +102,7 @@ async fn check_chat(legs: &'static str, websocket_deflate: bool) {
         Simulator::start(Config { agent, websocket_deflate, ..Config::nodes(2) }).await.expect("free ports");
     let folder = folder();
     let server = Server::start(folder.path(), &simulator.addresses(), "");
-    let told = run("chat.mjs", server.address, legs).await;
+    let told = run("chat.mjs", server.address, legs, None).await;
     let chat = told["id"].as_str().expect("a delivery names the chat");
     let used: Vec<&str> = told["used"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     assert_eq!(used.join(","), legs);

@@ -10,7 +10,9 @@ const kind = process.argv[2];
 const listen = server => server.listen(0, '127.0.0.1', () => console.log(server.address().port));
 
 if (kind === 'cometd') {
-    listen(createServer(require('cometd-nodejs-server').createCometDServer().handle));
+    // Both clients of the test share one cookie: by default one of them would be told to poll every 2 s instead.
+    const options = { maxSessionsPerBrowser: -1 };
+    listen(createServer(require('cometd-nodejs-server').createCometDServer(options).handle));
 } else {
     const faye = require('faye');
     const bayeux = new faye.NodeAdapter({ mount: '/genesys/cometd', timeout: 10 });
