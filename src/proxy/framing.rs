@@ -66,26 +66,21 @@ impl Framing {
     }
 
     fn declared(head: &Head) -> Result<Option<Self>, Ambiguous> {
-        let (mut length, mut chunked) = (None, false);
-        if !head.has(Known::ContentLength) && !head.has(Known::TransferEncoding) {
-            return Ok(None);
-        }
-        for (known, _, value) in head.fields() {
-            match known {
-                Known::ContentLength if length.is_some() => return Err(Ambiguous::ContentLength),
-                Known::ContentLength => length = Some(digits(value).ok_or(Ambiguous::ContentLength)?),
-                Known::TransferEncoding if chunked || !value.eq_ignore_ascii_case(b"chunked") => {
-                    return Err(Ambiguous::TransferEncoding);
-                }
-                Known::TransferEncoding => chunked = true,
-                _ => {}
+        let length = match head.raw_value(Known::ContentLength) {
+            Some(_) if head.repeats(Known::ContentLength) => return Err(Ambiguous::ContentLength),
+            Some(value) => Some(digits(value).ok_or(Ambiguous::ContentLength)?),
+            None => None,
+        };
+        let is_chunked = match head.raw_value(Known::TransferEncoding) {
+            Some(coding) if head.repeats(Known::TransferEncoding) || !coding.eq_ignore_ascii_case(b"chunked") => {
+                return Err(Ambiguous::TransferEncoding);
             }
-        }
-        match (length, chunked) {
+            coding => coding.is_some(),
+        };
+        match (length, is_chunked) {
             (Some(_), true) => Err(Ambiguous::Both),
             (None, true) if head.is_http_10() => Err(Ambiguous::Both),
             (None, true) => Ok(Some(Self::Chunked)),
-            (Some(0), false) => Ok(Some(Self::Length(0))),
             (length, false) => Ok(length.map(Self::Length)),
         }
     }

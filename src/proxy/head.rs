@@ -54,8 +54,9 @@ pub struct Head {
     bytes: Bytes,
     start: Start,
     fields: Vec<Field>,
-    /// Which of the [`Known`] fields it has, a bit each.
+    /// Which of the [`Known`] fields it has, a bit each, and which more than once.
     has: u32,
+    repeats: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -162,14 +163,14 @@ impl Head {
             Kind::Request => request_line(bytes, line)?,
             Kind::Answer => status_line(bytes, line)?,
         };
-        let (mut fields, mut has) = (Vec::with_capacity(16), 0);
+        let (mut fields, mut has, mut repeats) = (Vec::with_capacity(16), 0, 0);
         loop {
             let Some(line) = lines.next()? else { return lines.to_come() };
             if line.is_empty() {
                 // One look at all bytes costs less than one at each value.
                 let head = &bytes[..lines.at];
                 return if is_text(head, fields.len() + 2) {
-                    Ok(Some((Unbound { start, fields, has }, lines.at)))
+                    Ok(Some((Unbound { start, fields, has, repeats }, lines.at)))
                 } else {
                     Err(Malformed::Control)
                 };
@@ -178,6 +179,7 @@ impl Head {
                 return Err(Malformed::TooManyFields);
             }
             let field = field(bytes, line)?;
+            repeats |= has & field.known.bit();
             has |= field.known.bit();
             fields.push(field);
         }
@@ -277,6 +279,17 @@ impl Head {
         self.has & known.bit() != 0
     }
 
+    /// Whether it has a field more than once.
+    pub fn repeats(&self, known: Known) -> bool {
+        self.repeats & known.bit() != 0
+    }
+
+    /// A field's value as it stands, the first one where there are several.
+    pub fn raw_value(&self, known: Known) -> Option<&[u8]> {
+        let fields = if self.has(known) { &self.fields[..] } else { &[] };
+        fields.iter().find(|field| field.known == known).map(|field| self.slice(&field.value))
+    }
+
     /// The comma-separated tokens of a field, all its lines.
     pub fn tokens(&self, known: Known) -> impl Iterator<Item = &str> {
         self.values(known).flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
@@ -315,12 +328,13 @@ pub struct Unbound {
     start: Start,
     fields: Vec<Field>,
     has: u32,
+    repeats: u32,
 }
 
 impl Unbound {
     /// With the very bytes that it was read from.
     pub fn bind(self, bytes: Bytes) -> Head {
-        Head { bytes, start: self.start, fields: self.fields, has: self.has }
+        Head { bytes, start: self.start, fields: self.fields, has: self.has, repeats: self.repeats }
     }
 }
 

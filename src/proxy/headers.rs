@@ -56,29 +56,29 @@ impl<'a> Target<'a> {
         if matches!(head.method(), "CONNECT" | "TRACE") {
             return Err(Unfit::Method);
         }
-        let mut hosts = head.fields().filter(|(known, ..)| *known == Known::Host).map(|(_, _, value)| value);
-        let host = match (hosts.next(), hosts.next()) {
-            (Some(host), None) if is_authority(host) => Some(host),
-            (None, None) if head.is_http_10() => None,
+        let host = match head.raw_value(Known::Host) {
+            Some(host) if is_authority(host) && !head.repeats(Known::Host) => Some(host),
+            None if head.is_http_10() => None,
             _ => return Err(Unfit::Host),
         };
         let target = head.target();
-        let whole = match target.split_once("://") {
-            _ if target.starts_with('/') || (target == "*" && head.method() == "OPTIONS") => target,
-            // The absolute form names the host once more: it must be the same one.
-            Some((scheme, rest)) if ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) => {
-                let path_at = rest.find(['/', '?']).unwrap_or(rest.len());
-                let same = host.is_none_or(|host| host.eq_ignore_ascii_case(&rest.as_bytes()[..path_at]));
-                match (same, &rest[path_at..]) {
-                    (true, "") => "/",
-                    (true, path) if path.starts_with('/') => path,
-                    _ => return Err(Unfit::Target),
-                }
-            }
-            _ => return Err(Unfit::Target),
-        };
+        let is_path = target.starts_with('/') || (target == "*" && head.method() == "OPTIONS");
+        let whole = if is_path { target } else { path_of_absolute(target, host).ok_or(Unfit::Target)? };
         let (path, query) = whole.split_once('?').map_or((whole, None), |(path, query)| (path, Some(query)));
         Ok(Self { whole, path, query })
+    }
+}
+
+/// The path of an absolute target. It names the host once more, which must be the same one.
+fn path_of_absolute<'a>(target: &'a str, host: Option<&[u8]>) -> Option<&'a str> {
+    let (scheme, rest) = target.split_once("://")?;
+    let is_http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let is_ours = host.is_none_or(|host| host.eq_ignore_ascii_case(authority.as_bytes()));
+    match path {
+        _ if !is_http || !is_ours => None,
+        "" => Some("/"),
+        path => path.starts_with('/').then_some(path),
     }
 }
 
