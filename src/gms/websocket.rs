@@ -187,8 +187,14 @@ impl Reader {
     /// The message under way is not to be waited for any longer: it passes unread, and what depends on it is lost.
     pub fn let_pass(&mut self, trouble: Trouble) -> Item {
         let keeps_context = self.inflater.as_ref().is_some_and(|inflater| inflater.window_bytes_max > 0);
+        // In the midst of a frame's head, or of a control frame, there is more to wait for than this message.
+        let is_of_message = match self.stage {
+            Stage::Head => self.head.length == 0,
+            Stage::Payload(frame) => frame.opcode != Opcode::Control,
+            Stage::Lost => false,
+        };
         match &mut self.message {
-            Some(message) if !(message.is_deflated && keeps_context) => {
+            Some(message) if is_of_message && !(message.is_deflated && keeps_context) => {
                 message.is_passing = true;
                 message.payload = Vec::new();
                 Item::Unread(trouble)

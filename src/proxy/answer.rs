@@ -112,8 +112,8 @@ impl Refusal {
     }
 }
 
-/// The answer of the proxy's own.
-pub fn refuse(refusal: Refusal, reach: Reach, origin: Option<&str>, cors_origins: &[String]) -> Reply {
+/// The answer of the proxy's own to a request of that method: HEAD gets its fields alone.
+pub fn refuse(refusal: Refusal, reach: Reach, method: &str, origin: Option<&str>, cors_origins: &[String]) -> Reply {
     let body = serde_json::json!({
         "error": {
             "source": "gms-recorder",
@@ -144,7 +144,8 @@ pub fn refuse(refusal: Refusal, reach: Reach, origin: Option<&str>, cors_origins
             ("Vary", "origin"),
         ]);
     }
-    Reply::own(Head::answer(refusal.status(), &fields), bytes)
+    let head = Head::answer(refusal.status(), &fields);
+    if method == "HEAD" { Reply::without_body(head) } else { Reply::own(head, bytes) }
 }
 
 /// The audit's row for an answer of the proxy's own.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::framing::{Ambiguous, Decoder, Framing, SizeLine};
 use super::head::{Head, Known};
 use super::socket::Watch;
+use super::tap::Share;
 use super::upstream::Lease;
 use super::wire::Wire;
 
@@ -432,6 +433,8 @@ pub enum Reply {
         trailer: Vec<u8>,
         /// Whether its end came. Where not, the client must see that too.
         is_whole: bool,
+        /// What it takes of the budget until the client has it.
+        share: Option<Share>,
     },
     /// Straight through, after what was taken from its start.
     Stream {
@@ -459,7 +462,13 @@ impl Reply {
     /// An answer of the proxy's own.
     pub fn own(head: Head, bytes: Bytes) -> Self {
         let framing = Framing::Length(bytes.len() as u64);
-        Self::Held { head, framing, bytes, trailer: Vec::new(), is_whole: true }
+        Self::Held { head, framing, bytes, trailer: Vec::new(), is_whole: true, share: None }
+    }
+
+    /// The same without its body.
+    pub fn without_body(head: Head) -> Self {
+        let (framing, bytes) = (Framing::None, Bytes::new());
+        Self::Held { head, framing, bytes, trailer: Vec::new(), is_whole: true, share: None }
     }
 
     /// Its head.

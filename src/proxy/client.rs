@@ -33,6 +33,9 @@ const LINGER_BYTES_MAX: usize = 32 << 20;
 /// A client that asked nothing for so long is at rest: between two polls of a widget.
 const REST_AFTER: Duration = Duration::from_millis(200);
 
+/// A held answer is given to the kernel in pieces of this size, so that what it does not take is not copied.
+const PART_BYTES_MAX: usize = 64 << 10;
+
 /// Serves a client until it or the proxy has enough.
 pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: watch::Receiver<bool>) {
     let peer = Peer::new(peer.ip(), wire.is_tls(), &gate.config.trusted_proxies);
@@ -48,6 +51,7 @@ pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: wa
         match Box::pin(attend(&gate, &peer, &wire, asked, &mut patience)).await {
             After::GoOn => {}
             After::Close => return wire.close(),
+            After::Reset => return wire.reset_at_close(),
             After::Linger => return Box::pin(linger(&wire)).await,
             After::Switch(lease, watch) => {
                 drop(patience);
@@ -69,7 +73,7 @@ async fn attend(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, mut asked: Asked, pat
                 After::GoOn => {}
                 after => return after,
             },
-            Asked::Badly(refusal) => return refuse(gate, wire, refusal).await,
+            Asked::Badly(refusal) => return refuse(gate, wire, refusal, "").await,
             Asked::NothingMore => return After::Close,
         }
         match patience.next(wire, REST_AFTER).await {
@@ -86,6 +90,8 @@ enum After {
     GoOn,
     /// It is closed.
     Close,
+    /// It is broken off: nothing else tells this client that an answer's end is missing.
+    Reset,
     /// It is closed once the client has seen its answer: it may still be sending.
     Linger,
     /// It is joined with a node's.
@@ -151,10 +157,10 @@ async fn exchange(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, head: &Head, is_sto
     let began = Instant::now();
     let (target, framing) = match fit(head) {
         Ok(fit) => fit,
-        Err(Unfit::Method) => return refuse(gate, wire, Refusal::Method).await,
+        Err(Unfit::Method) => return refuse(gate, wire, Refusal::Method, head.method()).await,
         Err(unfit) => {
             tracing::debug!(%unfit, "a request that cannot be forwarded");
-            return refuse(gate, wire, Refusal::BadRequest).await;
+            return refuse(gate, wire, Refusal::BadRequest, head.method()).await;
         }
     };
     let upload = Upload::new(wire, head, framing, began);
@@ -175,11 +181,10 @@ fn fit(head: &Head) -> Result<(Target<'_>, Framing), Unfit> {
 }
 
 /// An answer to what is no request that can be forwarded. Nothing after it can be told apart.
-async fn refuse(gate: &Gate, wire: &Wire, refusal: Refusal) -> After {
-    let reply = answer::refuse(refusal, Reach::NotForwarded, None, &[]);
-    if let Reply::Held { head, bytes, .. } = reply {
+async fn refuse(gate: &Gate, wire: &Wire, refusal: Refusal, method: &str) -> After {
+    if let Reply::Held { head, bytes, .. } = answer::refuse(refusal, Reach::NotForwarded, method, None, &[]) {
         let out = headers::toward_client(&head, Outgoing::Sized, "close");
-        Delivery::new(gate, wire).send(out, Outgoing::Sized, &bytes, &[]).await;
+        Delivery::new(gate, wire).send(out, Outgoing::Sized, bytes, &[]).await;
     }
     After::Linger
 }
@@ -232,28 +237,23 @@ async fn deliver(gate: &Gate, wire: &Wire, request: &Head, reply: Reply, goes_on
         false => Vec::new(),
     };
     let is_whole = match reply {
-        Reply::Held { head, bytes, trailer, is_whole, .. } => {
+        Reply::Held { head, bytes, trailer, is_whole, share: _share, .. } => {
             let last = if is_whole { outgoing.last(&trailer_of(&head, &trailer)) } else { Vec::new() };
-            delivery.send(out, outgoing, &bytes, &last).await && is_whole
+            delivery.send(out, outgoing, bytes, &last).await && is_whole
         }
         Reply::Stream { head, start, rest, .. } => {
             let last = |trailer: &[u8]| outgoing.last(&trailer_of(&head, trailer));
             delivery.stream(out, outgoing, start, rest, last).await
         }
         Reply::Switch { lease, watch, .. } => {
-            let is_sent = delivery.send(out, outgoing, &[], &[]).await;
+            let is_sent = delivery.send(out, outgoing, Bytes::new(), &[]).await;
             return if is_sent { After::Switch(Box::new(lease), watch) } else { After::Close };
         }
     };
     match is_whole {
         true if goes_on => After::GoOn,
-        true => After::Close,
-        false => {
-            if !framed {
-                wire.reset_at_close(); // nothing else tells this client that the end is missing
-            }
-            After::Close
-        }
+        false if !framed => After::Reset,
+        _ => After::Close,
     }
 }
 
@@ -268,17 +268,22 @@ impl<'a> Delivery<'a> {
         Self { wire, idle_max: gate.config.body_idle_timeout }
     }
 
-    /// All at once. Whether all of it went out.
-    async fn send(&self, mut before: Vec<u8>, outgoing: Outgoing, bytes: &[u8], last: &[u8]) -> bool {
+    /// What is there already, piece by piece. Whether all of it went out.
+    async fn send(&self, mut before: Vec<u8>, outgoing: Outgoing, mut bytes: Bytes, last: &[u8]) -> bool {
         let mut is_sent = false;
         self.in_motion(|context| {
-            if !is_sent {
-                is_sent = true;
-                if outgoing.send(self.wire, context, &mut before, bytes, last).is_err() {
+            loop {
+                match ready!(self.wire.poll_flush(context)) {
+                    Ok(()) if !is_sent => {}
+                    flushed => return Poll::Ready(flushed.is_ok()),
+                }
+                let part = bytes.split_to(bytes.len().min(PART_BYTES_MAX));
+                is_sent = bytes.is_empty();
+                let last = if is_sent { last } else { &[] };
+                if outgoing.send(self.wire, context, &mut before, &part, last).is_err() {
                     return Poll::Ready(false);
                 }
             }
-            self.wire.poll_flush(context).map(|flushed| flushed.is_ok())
         })
         .await
     }

@@ -257,7 +257,7 @@ impl Asked<'_> {
         {
             return self.refuse(Refusal::NotRecorded, Reach::Executed);
         }
-        Reply::Held { head, framing, bytes, trailer, is_whole }
+        Reply::Held { head, framing, bytes, trailer, is_whole, share: Some(share) }
     }
 
     /// Reads an answer, unless the same one to the same request was read before and is on disk; has what is new recorded.
@@ -328,7 +328,7 @@ impl Asked<'_> {
     /// The proxy's own answer, and its row in the audit.
     fn refuse(&self, refusal: Refusal, reach: Reach) -> Reply {
         self.gate.recorder.audit(answer::audited(refusal, reach, &self.route), &self.facts());
-        answer::refuse(refusal, reach, self.noted.origin, &self.gate.config.cors_origins)
+        answer::refuse(refusal, reach, self.request.head.method(), self.noted.origin, &self.gate.config.cors_origins)
     }
 
     /// Chats are measured from their request on. Elsewhere a request may be a long upload: from its last part on.

@@ -1,7 +1,7 @@
 //! Clients that speak HTTP/2: hyper takes the streams apart, each is an exchange like any other. Toward the nodes it is
 //! HTTP/1.1, as GMS speaks it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -29,6 +29,7 @@ use super::framing::Framing;
 use super::head::{HEAD_BYTES_MAX, Head, Kind, Known};
 use super::headers::{self, Peer, Target};
 use super::stream::Stream;
+use super::tap::Share;
 
 /// What a peer that is gone is noticed by: no answer to a ping.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -46,7 +47,13 @@ pub async fn converse(gate: Rc<Gate>, stream: Stream, peer: SocketAddr, mut stop
     let is_tls = matches!(stream, Stream::Tls(_));
     let _ = stream.tcp().set_nodelay(true); // a stream that is broken will say so when it is used
     let peer_of = Peer::new(peer.ip(), is_tls, &gate.config.trusted_proxies).over_http2();
-    let client = Rc::new(Client { gate, peer: peer_of, open: Cell::new(0), begun: Cell::new(0) });
+    let client = Rc::new(Client {
+        gate,
+        peer: peer_of,
+        open: Cell::default(),
+        begun: Cell::default(),
+        given: RefCell::default(),
+    });
     let shared = client.clone();
     let service = service_fn(move |request| {
         let client = shared.clone();
@@ -65,6 +72,7 @@ pub async fn converse(gate: Rc<Gate>, stream: Stream, peer: SocketAddr, mut stop
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let mut patience: Pin<Box<dyn Future<Output = ()>>> = Box::pin(client.patience());
+    let mut stalled = pin!(client.stalled());
     let mut is_leaving = false;
     loop {
         tokio::select! {
@@ -74,6 +82,7 @@ pub async fn converse(gate: Rc<Gate>, stream: Stream, peer: SocketAddr, mut stop
                 }
                 return;
             }
+            () = stalled.as_mut() => return tracing::debug!(%peer, "a client takes no more of an answer"),
             _ = stopping.wait_for(|stop| *stop), if !is_leaving => {}
             () = patience.as_mut() => {
                 if is_leaving && client.open.get() == 0 {
@@ -97,6 +106,8 @@ struct Client {
     open: Cell<usize>,
     /// Exchanges ever begun.
     begun: Cell<u64>,
+    /// When each answer under way last gave a part that hyper is to send.
+    given: RefCell<Vec<Rc<Cell<Option<Instant>>>>>,
 }
 
 impl Client {
@@ -106,6 +117,18 @@ impl Client {
             let before = self.begun.get();
             sleep(self.gate.config.client_timeout).await;
             if self.open.get() == 0 && self.begun.get() == before {
+                return;
+            }
+        }
+    }
+
+    /// Ends when the client has taken nothing of an answer for too long: its window is closed, and its node waits.
+    async fn stalled(&self) {
+        let idle_max = self.gate.config.body_idle_timeout;
+        loop {
+            sleep(idle_max / 4).await;
+            let is_late = |given: &Rc<Cell<Option<Instant>>>| given.get().is_some_and(|at| at.elapsed() > idle_max);
+            if self.given.borrow().iter().any(is_late) {
                 return;
             }
         }
@@ -132,26 +155,35 @@ impl Client {
                 let request = forward::Request { head, target, framing, upload, began };
                 (forward(&self.gate, &self.peer, &request).await, takes_trailers)
             }
-            None => (answer::refuse(Refusal::BadRequest, Reach::NotForwarded, None, &[]), false),
+            None => {
+                let method = parts.method.as_str();
+                (answer::refuse(Refusal::BadRequest, Reach::NotForwarded, method, None, &[]), false)
+            }
         };
         respond(reply.0, reply.1, self.gate.config.body_idle_timeout, open)
     }
 }
 
-/// Counts an exchange until its answer was handed over.
-struct Open(Rc<Client>);
+/// Counts an exchange until its answer was handed over, and knows when a part of it last was.
+struct Open {
+    client: Rc<Client>,
+    given: Rc<Cell<Option<Instant>>>,
+}
 
 impl Open {
     fn new(client: &Rc<Client>) -> Self {
         client.open.set(client.open.get() + 1);
         client.begun.set(client.begun.get() + 1);
-        Self(client.clone())
+        let given = Rc::new(Cell::new(None));
+        client.given.borrow_mut().push(given.clone());
+        Self { client: client.clone(), given }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
+        self.client.open.set(self.client.open.get() - 1);
+        self.client.given.borrow_mut().retain(|given| !Rc::ptr_eq(given, &self.given));
     }
 }
 
@@ -191,8 +223,8 @@ fn respond(reply: Reply, takes_trailers: bool, idle_max: Duration, open: Open) -
     headers::toward_http2(reply.head(), outgoing, response.headers_mut());
     let announcing = takes_trailers.then(|| reply.head().clone());
     let content = match reply {
-        Reply::Held { bytes, trailer, is_whole, .. } => {
-            Content::Held { bytes, trailer: fields_of(announcing.as_ref(), &trailer), is_whole }
+        Reply::Held { bytes, trailer, is_whole, share, .. } => {
+            Content::Held { bytes, trailer: fields_of(announcing.as_ref(), &trailer), is_whole, _share: share }
         }
         Reply::Stream { start, rest, .. } => Content::Stream {
             start,
@@ -202,9 +234,9 @@ fn respond(reply: Reply, takes_trailers: bool, idle_max: Duration, open: Open) -
             timer: None,
         },
         // Nobody can ask for it on a stream.
-        Reply::Switch { .. } => Content::Held { bytes: Bytes::new(), trailer: None, is_whole: false },
+        Reply::Switch { .. } => Content::Held { bytes: Bytes::new(), trailer: None, is_whole: false, _share: None },
     };
-    response.map(|()| ReplyBody { content, idle_max, _open: open })
+    response.map(|()| ReplyBody { content, idle_max, open })
 }
 
 fn fields_of(announcing: Option<&Head>, trailer: &[u8]) -> Option<HeaderMap> {
@@ -218,7 +250,7 @@ fn fields_of(announcing: Option<&Head>, trailer: &[u8]) -> Option<HeaderMap> {
 struct ReplyBody {
     content: Content,
     idle_max: Duration,
-    _open: Open,
+    open: Open,
 }
 
 enum Content {
@@ -226,6 +258,7 @@ enum Content {
         bytes: Bytes,
         trailer: Option<HeaderMap>,
         is_whole: bool,
+        _share: Option<Share>,
     },
     Stream {
         start: Bytes,
@@ -246,19 +279,38 @@ impl Body for ReplyBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let idle_max = self.idle_max;
-        match &mut self.content {
-            Content::Held { bytes, .. } if !bytes.is_empty() => {
-                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+        let frame = self.content.poll_frame(context, idle_max);
+        // From then on it is the client that is waited for.
+        self.open.given.set(frame.is_ready().then(Instant::now));
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_end_stream()
+    }
+}
+
+impl Content {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+        idle_max: Duration,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        match self {
+            // In pieces, so that it is seen how a client takes them.
+            Self::Held { bytes, .. } if !bytes.is_empty() => {
+                let part = bytes.split_to(bytes.len().min(STREAM_BYTES_MAX as usize));
+                Poll::Ready(Some(Ok(Frame::data(part))))
             }
-            Content::Held { is_whole: false, .. } => Poll::Ready(Some(Err(body::Error::BrokeOff))),
-            Content::Held { trailer, .. } => Poll::Ready(trailer.take().map(|trailer| Ok(Frame::trailers(trailer)))),
-            Content::Stream { start, .. } if !start.is_empty() => {
+            Self::Held { is_whole: false, .. } => Poll::Ready(Some(Err(body::Error::BrokeOff))),
+            Self::Held { trailer, .. } => Poll::Ready(trailer.take().map(|trailer| Ok(Frame::trailers(trailer)))),
+            Self::Stream { start, .. } if !start.is_empty() => {
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(start)))))
             }
-            Content::Stream { trailer, .. } if trailer.is_some() => {
+            Self::Stream { trailer, .. } if trailer.is_some() => {
                 Poll::Ready(trailer.take().map(Frame::trailers).map(Ok))
             }
-            Content::Stream { rest, announcing, trailer, timer, .. } => loop {
+            Self::Stream { rest, announcing, trailer, timer, .. } => loop {
                 let part = rest.poll_part(context, |part| (Bytes::copy_from_slice(part.bytes), part.end));
                 let Poll::Ready(part) = part else {
                     let timer = timer.get_or_insert_with(|| Box::pin(sleep(idle_max)));
@@ -282,9 +334,9 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Held { bytes, trailer, is_whole } => bytes.is_empty() && trailer.is_none() && *is_whole,
-            Content::Stream { start, rest, trailer, .. } => start.is_empty() && rest.is_over() && trailer.is_none(),
+        match self {
+            Self::Held { bytes, trailer, is_whole, .. } => bytes.is_empty() && trailer.is_none() && *is_whole,
+            Self::Stream { start, rest, trailer, .. } => start.is_empty() && rest.is_over() && trailer.is_none(),
         }
     }
 }

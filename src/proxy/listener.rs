@@ -167,8 +167,20 @@ async fn serve(
                     let (gate, tls, stopping) = (gate.clone(), tls.clone(), stopping.clone());
                     tokio::task::spawn_local(async move {
                         let _guest = guest;
-                        let Some(stream) = secured(tls, stream, peer, &gate.metrics).await else { return };
-                        match speaks_http2(&stream, &gate.config).await {
+                        let mut stop = stopping.clone();
+                        let begun = async {
+                            let stream = secured(tls, stream, peer, &gate.metrics).await?;
+                            let speaks_http2 = speaks_http2(&stream, &gate.config).await;
+                            Some((stream, speaks_http2))
+                        };
+                        // Whoever has not begun when the proxy stops is not waited for.
+                        let begun = tokio::select! {
+                            biased; // most have begun at once
+                            begun = begun => begun,
+                            _ = stop.wait_for(|stop| *stop) => None,
+                        };
+                        let Some((stream, speaks_http2)) = begun else { return };
+                        match speaks_http2 {
                             true => Box::pin(http2::converse(gate, stream, peer, stopping)).await,
                             false => client::converse(gate, Wire::new(stream), peer, stopping).await,
                         }

@@ -28,6 +28,7 @@ impl Budget {
 }
 
 /// A part of the budget: held for as long as the bytes are, given back when dropped.
+#[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
     bytes: usize,

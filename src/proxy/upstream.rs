@@ -10,7 +10,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -24,6 +24,9 @@ use super::wire::{NoHead, Wire};
 
 /// Idle connections a thread keeps to one node: more than two threads' polls ever need at once.
 const IDLE_MAX: usize = 256;
+/// A connection that was idle for longer is proved to be alive by a look at the kernel before a request goes out on it. A
+/// busy one was used a moment ago, and the look would be a tenth of what the proxy itself does for a poll.
+const PROVE_AFTER: Duration = Duration::from_millis(5);
 /// Interim answers (1xx) before an answer. They are not relayed (R1).
 const INTERIM_MAX: usize = 16;
 
@@ -53,8 +56,8 @@ struct Line {
 
 impl Line {
     /// Whether the next request can go out on it: the node has not closed it, and sent nothing that was not asked for.
-    fn is_quiet(&self) -> bool {
-        self.wire.poll_unquiet(&mut Context::from_waker(Waker::noop())).is_pending()
+    fn is_quiet(&self, idle: Duration) -> bool {
+        self.wire.is_quiet(idle > PROVE_AFTER)
     }
 }
 
@@ -207,7 +210,8 @@ impl Pool {
     fn idle_line(&self, index: usize, now: Instant) -> Option<Line> {
         let mut idle = self.idle.borrow_mut();
         while let Some(latest) = idle[index].pop_back() {
-            if now.saturating_duration_since(latest.since) <= self.idle_timeout && latest.line.is_quiet() {
+            let idle = now.saturating_duration_since(latest.since);
+            if idle <= self.idle_timeout && latest.line.is_quiet(idle) {
                 return Some(latest.line);
             }
         }
@@ -242,8 +246,8 @@ impl Pool {
     pub fn let_go_of_idle(&self) {
         for (node, idle) in self.nodes.iter().zip(self.idle.borrow_mut().iter_mut()) {
             idle.retain(|idle| {
-                let is_young = idle.since.elapsed() <= self.idle_timeout;
-                is_young && idle.line.is_quiet() && idle.line.version == node.places.version()
+                let unused = idle.since.elapsed();
+                unused <= self.idle_timeout && idle.line.is_quiet(unused) && idle.line.version == node.places.version()
             });
         }
     }
@@ -269,7 +273,12 @@ impl Lease {
         let mut interim = 0;
         let head = poll_fn(|context| {
             if !is_sent {
-                self.wire().send(context, [&request.bytes]).map_err(Break::Unsent)?;
+                // TLS may have sent a part of it before it failed.
+                let lost = |error| match self.wire().is_tls() {
+                    true => Break::Silent(NoHead::Broken(error)),
+                    false => Break::Unsent(error),
+                };
+                self.wire().send(context, [&request.bytes]).map_err(lost)?;
                 is_sent = true;
             }
             loop {
@@ -297,7 +306,8 @@ impl Lease {
         });
         let head = head.await?;
         self.is_last = !head.keeps_alive();
-        self.upload = (!request.upload.is_over()).then(|| request.upload.clone());
+        let is_sent = request.upload.is_over() && self.wire().is_flushed();
+        self.upload = (!is_sent).then(|| request.upload.clone());
         Ok(head)
     }
 

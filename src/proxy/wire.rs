@@ -4,12 +4,16 @@
 //! cannot be used at once, or sent at once, is kept with the connection.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::unconstrained;
 
 use super::head::{HEAD_BYTES_MAX, Head, Kind, Malformed};
 use super::stream::Stream;
@@ -128,8 +132,11 @@ impl Wire {
     fn take_head(&self, kind: Kind) -> Result<Option<Head>, Malformed> {
         let mut unread = self.unread.borrow_mut();
         let looked = self.looked.get();
-        if looked == 0 && kind == Kind::Request && unread.starts_with(b"\r\n") {
-            unread.advance(2); // some clients end a form with one line too many (RFC 9112, section 2.2)
+        // Some clients end a form with one line too many (RFC 9112, section 2.2).
+        match &unread[..] {
+            b"\r" if kind == Kind::Request => return Ok(None),
+            [b'\r', b'\n', ..] if looked == 0 && kind == Kind::Request => unread.advance(2),
+            _ => {}
         }
         // Only a line's end can be a head's: so it is read at most twice as many times as it may have lines.
         if memchr::memchr2(b'\r', b'\n', &unread[looked..]).is_none() && unread.len() <= HEAD_BYTES_MAX {
@@ -155,12 +162,20 @@ impl Wire {
         self.has_ended.get()
     }
 
-    /// Ready when the peer of an idle connection does anything: nothing but an end is expected of it.
-    pub fn poll_unquiet(&self, context: &mut Context<'_>) -> Poll<()> {
+    /// Whether the peer of an idle connection has said nothing, not even that it ends, as far as this thread was told;
+    /// with `surely`, as far as the kernel knows.
+    pub fn is_quiet(&self, surely: bool) -> bool {
         if !self.is_blank() || self.has_ended() {
-            return Poll::Ready(());
+            return false;
         }
-        READ.with_borrow_mut(|read| self.poll_read(context, read).map(|_| ()))
+        // Not within tokio's budget for a task: out of it, every connection would seem quiet.
+        let mut nobody = Context::from_waker(Waker::noop());
+        let read = pin!(unconstrained(poll_fn(|context| READ.with_borrow_mut(|read| self.poll_read(context, read)))));
+        if read.poll(&mut nobody).is_ready() {
+            return false;
+        }
+        let stream = self.stream.borrow();
+        !surely || recv(stream.tcp(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) == Err(Errno::AGAIN)
     }
 
     /// Reads ahead while the peer waits for an answer. Ready with false when it ends, with true when it breaks.
@@ -295,7 +310,7 @@ impl Wire {
         Poll::Ready(())
     }
 
-    /// The peer will see a reset instead of an end.
+    /// The peer will see a reset instead of an end, once this is dropped.
     pub fn reset_at_close(&self) {
         let _ = self.stream.borrow().tcp().set_zero_linger(); // a stream that is broken is reset already
     }
