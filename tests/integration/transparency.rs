@@ -411,3 +411,92 @@ fn a_101_that_nobody_asked_for_is_refused_and_breaks_nothing() {
     assert!(server.stop().success());
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }
+
+/// What it says itself to HEAD has no body, or the body would be taken for the next answer.
+#[test]
+fn the_proxys_own_answer_to_head_has_no_body() {
+    let folder = folder();
+    let server = Server::start(folder.path(), &[crate::support::free_address()], "");
+    let request =
+        format!("HEAD /genesys/x HTTP/1.1\r\nHost: a\r\n\r\nHEAD /genesys/y HTTP/1.1\r\nHost: a\r\n{CLOSE}\r\n");
+    let received = String::from_utf8(send_raw(server.address, request.as_bytes())).expect("text");
+    assert_eq!(received.matches("HTTP/1.1 502 Bad Gateway\r\n").count(), 2, "{received}");
+    assert!(received.contains("Content-Length: ") && !received.contains('{'), "{received}");
+}
+
+/// A client of HTTP/1.0 is told the end of an unsized answer by the end of the connection: one that broke off is reset.
+#[test]
+fn an_answer_that_breaks_off_is_reset_for_a_client_of_http_1_0() {
+    let folder = folder();
+    let bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    let origin = Origin::start(|_| Answer { bytes: bytes.to_vec(), close: true });
+    let server = Server::start(folder.path(), &[origin.address], "");
+    for path in ["/genesys/other", "/genesys/2/chat/svc/C1/refresh"] {
+        let mut stream = TcpStream::connect(server.address).expect("it listens");
+        stream.set_read_timeout(Some(crate::support::PATIENCE)).expect("a socket");
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("it reads");
+        let mut received = Vec::new();
+        let ended = stream.read_to_end(&mut received);
+        assert_eq!(ended.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset), "{path}");
+    }
+}
+
+/// Some clients end a form with one line too many; it may come in pieces.
+#[test]
+fn an_empty_line_before_a_request_is_ignored() {
+    let folder = folder();
+    let origin = Origin::canned(json_answer("{}"));
+    let server = Server::start(folder.path(), &[origin.address], "");
+    let mut stream = TcpStream::connect(server.address).expect("it listens");
+    stream.set_nodelay(true).expect("a socket");
+    for piece in ["\r", "\n", "GET /genesys/x HTTP/1.1\r\nHost: a\r\nConnection: close\r", "\n\r\n"] {
+        stream.write_all(piece.as_bytes()).expect("it reads");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut received = String::new();
+    stream.read_to_string(&mut received).expect("it answers");
+    assert!(received.starts_with("HTTP/1.1 200 OK\r\n"), "{received}");
+}
+
+/// More idle connections than a task may look at in one go (tokio's budget is 128), all of them closed by the node: the next
+/// request is sent on a new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_that_the_node_closed_are_not_used() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let (listener, folder) = (TcpListener::bind("127.0.0.1:0").expect("free ports"), folder());
+    let node = listener.local_addr().expect("it is bound");
+    let closes = Arc::new(AtomicBool::new(false));
+    let told = closes.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let closes = told.clone();
+            std::thread::spawn(move || {
+                let mut buffer = Vec::new();
+                while crate::support::read_message(&mut stream, &mut buffer).is_some() {
+                    // Slow, so that all clients are there at one time.
+                    std::thread::sleep(Duration::from_millis(if closes.load(Ordering::Relaxed) { 0 } else { 1_000 }));
+                    stream.write_all(&json_answer("{}")).expect("the proxy reads");
+                    while !closes.load(Ordering::Relaxed) {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    return; // it closes
+                }
+            });
+        }
+    });
+    let server = Server::start(folder.path(), &[node], "[proxy]\nthreads = 1\n");
+    let asked: Vec<_> = (0..200)
+        .map(|_| {
+            let mut client = Client::new(server.address);
+            tokio::spawn(async move { client.post("/genesys/x", "").await.expect("an answer").status })
+        })
+        .collect();
+    for status in asked {
+        assert_eq!(status.await.expect("no panic"), StatusCode::OK);
+    }
+    closes.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut client = Client::new(server.address);
+    assert_eq!(client.post("/genesys/x", "").await.expect("an answer").status, StatusCode::OK);
+}

@@ -123,7 +123,9 @@ async fn check_chat(legs: &'static str, websocket_deflate: bool) {
         (holes == [["complete", "0", "1"]] && customer == "anna@example.com").then_some(())
     })
     .await;
-    let errors = archive.rows("SELECT format, http_status, detail, operation, service FROM api_errors").await;
+    // A client that ends a session may let go of a long poll before its answer: that is a row of its own.
+    let errors = "SELECT format, http_status, detail, operation, service FROM api_errors WHERE origin <> 'client'";
+    let errors = archive.rows(errors).await;
     assert_eq!(errors, [["bayeux", "NULL", "402::Unknown client", "sendMessage", "customer-support"]], "{legs}");
     assert_eq!(told["refused"], "402::Unknown client");
     assert!(!server.log().contains(told["key"].as_str().expect("a delivery has the key")), "{legs}");
