@@ -486,6 +486,22 @@ mod tests {
         bytes
     }
 
+    /// Given up in the midst of a frame's head or of a control frame: nothing is held after that, or whoever waits for the
+    /// rest would wait, give up and wait again without an end.
+    #[test]
+    fn what_is_given_up_holds_nothing_any_more() {
+        let start = frame(0x01, b"[{\"a", false);
+        for rest in [&b""[..], &b"\x80"[..], &b"\x89\x05a"[..]] {
+            let (_, mut reader) = Reader::pair("", BYTES_MAX, BYTES_MAX);
+            let bytes = [&start, rest].concat();
+            let mut left = &bytes[..];
+            while reader.next(&mut left).is_some() {}
+            assert!(reader.holds(), "{rest:?}");
+            reader.let_pass(Trouble::TooSlow);
+            assert!(!reader.holds(), "{rest:?}");
+        }
+    }
+
     /// Deflates as RFC 7692 says, on top of what this deflater did before.
     fn deflate(deflater: &mut Compress, text: &[u8]) -> Vec<u8> {
         if text.is_empty() {
