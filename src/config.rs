@@ -158,11 +158,7 @@ pub fn database(
     environment: impl Iterator<Item = (String, String)>,
     flags: &Flags,
 ) -> Result<PathBuf, Problems> {
-    let mut layers = Layers::lay(file, environment, flags);
-    let config = layers.config();
-    sense::check_database(&config.recording, &mut layers);
-    Problems::or(layers.into_problems())?;
-    Ok(config.recording.database)
+    Ok(of_archive(file, environment, flags)?.recording.database)
 }
 
 /// The socket at which a running `serve` takes commands. Like [`database`] it needs nothing else of the configuration.
@@ -174,11 +170,20 @@ pub fn control(
     environment: impl Iterator<Item = (String, String)>,
     flags: &Flags,
 ) -> Result<PathBuf, Problems> {
+    Ok(of_archive(file, environment, flags)?.control())
+}
+
+/// The configuration, of which only what names the archive was looked at.
+fn of_archive(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<Config, Problems> {
     let mut layers = Layers::lay(file, environment, flags);
     let config = layers.config();
     sense::check_database(&config.recording, &mut layers);
     Problems::or(layers.into_problems())?;
-    Ok(config.control())
+    Ok(config)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@
 //! # The life of one answer
 //!
 //! ```text
-//! client ─▶ client ─▶ forward: Route::parse ─▶ Pool::send ─▶ GMS node
+//! client ─▶ proxy::client ─▶ forward: Route::parse ─▶ Pool::send ─▶ GMS node
 //!                other routes: streamed through, no copy
 //! client ◀────── the node's bytes ◀── Recorder::wait ◀── tap::take, up to body_max
 //!                                          │

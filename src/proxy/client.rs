@@ -15,7 +15,7 @@ use super::answer::{self, Reach, Refusal};
 use super::body::{self, NodeBody, Outgoing, Reply, Upload};
 use super::forward::{Gate, Request, forward};
 use super::framing::Framing;
-use super::head::{Head, Kind, Malformed};
+use super::head::{Head, Kind, Known, Malformed};
 use super::headers::{self, Peer, Target, Unfit};
 use super::socket::Watch;
 use super::upgrade;
@@ -231,7 +231,7 @@ async fn deliver(gate: &Gate, wire: &Wire, request: &Head, reply: Reply, goes_on
         (_, true) => "",
     };
     let out = headers::toward_client(reply.head(), outgoing, connection);
-    let takes_trailers = request.has_token(super::head::Known::Te, "trailers");
+    let takes_trailers = request.has_token(Known::Te, "trailers");
     let trailer_of = |head: &Head, trailer: &[u8]| match takes_trailers {
         true => body::announced(Some(head), trailer),
         false => Vec::new(),
@@ -320,13 +320,12 @@ impl<'a> Delivery<'a> {
                 };
                 let sent = match part {
                     Poll::Ready(Ok(sent)) => sent,
-                    // What came before it broke off still goes out, and then no end.
-                    Poll::Ready(Err(_)) => {
-                        end = Some(false);
+                    Poll::Pending if before.is_empty() => return Poll::Pending,
+                    // The head waits for no body; nor for one that broke off, after which there is no end.
+                    without_part => {
+                        end = without_part.is_ready().then_some(false);
                         outgoing.send(self.wire, context, &mut before, &[], &[])
                     }
-                    Poll::Pending if before.is_empty() => return Poll::Pending,
-                    Poll::Pending => outgoing.send(self.wire, context, &mut before, &[], &[]),
                 };
                 if sent.is_err() {
                     return Poll::Ready(false);

@@ -149,7 +149,7 @@ impl Asked<'_> {
         let has_body = !matches!(framing, Framing::None | Framing::Length(0));
         let is_safe = matches!(head.method(), "GET" | "HEAD" | "OPTIONS") && !has_body;
         let outbound = Outbound { bytes, upload: upload.clone(), is_safe, began: self.request.began };
-        let key = affinity(&self.route, &self.noted, &self.client, self.pinned());
+        let key = key_of(&self.route, &self.noted, &self.client, self.pinned());
         let failure = match self.in_time(self.gate.pool.send(&outbound, key.as_affinity(), &self.node)).await {
             Some(Ok((head, lease))) => {
                 self.remember_session(&head);
@@ -388,7 +388,7 @@ enum Key<'a> {
     None,
 }
 
-fn affinity<'a>(route: &'a Route<'_>, noted: &Noted<'a>, client: &IpAddr, pinned: Option<&'a str>) -> Key<'a> {
+fn key_of<'a>(route: &'a Route<'_>, noted: &Noted<'a>, client: &IpAddr, pinned: Option<&'a str>) -> Key<'a> {
     match (route.class, route.chat_id.as_deref()) {
         (_, Some(chat_id)) => Key::Chat(chat_id),
         (RouteClass::Cometd | RouteClass::ChatNtf, None) => match (pinned, noted.cookie(SESSION_COOKIE)) {

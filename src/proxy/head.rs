@@ -435,7 +435,7 @@ fn range(start: usize, end: usize) -> Range<u32> {
 }
 
 /// A character of a method or a field's name (RFC 9110, section 5.6.2).
-pub fn is_token(byte: u8) -> bool {
+fn is_token(byte: u8) -> bool {
     const TOKEN: [bool; 256] = {
         let mut table = [false; 256];
         let (mut at, allowed) = (0, b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz");

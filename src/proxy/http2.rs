@@ -148,7 +148,7 @@ impl Client {
             let framing = framing.or_else(|| Framing::of_request(head).ok())?;
             Some((head, Target::of(head).ok()?, framing))
         });
-        let reply = match fit {
+        let (reply, takes_trailers) = match fit {
             Some((head, target, framing)) => {
                 let upload = Upload::of_stream(incoming, head, framing, began);
                 let takes_trailers = head.has_token(Known::Te, "trailers");
@@ -160,7 +160,7 @@ impl Client {
                 (answer::refuse(Refusal::BadRequest, Reach::NotForwarded, method, None, &[]), false)
             }
         };
-        respond(reply.0, reply.1, self.gate.config.body_idle_timeout, open)
+        respond(reply, takes_trailers, self.gate.config.body_idle_timeout, open)
     }
 }
 

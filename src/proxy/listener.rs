@@ -167,23 +167,7 @@ async fn serve(
                     let (gate, tls, stopping) = (gate.clone(), tls.clone(), stopping.clone());
                     tokio::task::spawn_local(async move {
                         let _guest = guest;
-                        let mut stop = stopping.clone();
-                        let begun = async {
-                            let stream = secured(tls, stream, peer, &gate.metrics).await?;
-                            let speaks_http2 = speaks_http2(&stream, &gate.config).await;
-                            Some((stream, speaks_http2))
-                        };
-                        // Whoever has not begun when the proxy stops is not waited for.
-                        let begun = tokio::select! {
-                            biased; // most have begun at once
-                            begun = begun => begun,
-                            _ = stop.wait_for(|stop| *stop) => None,
-                        };
-                        let Some((stream, speaks_http2)) = begun else { return };
-                        match speaks_http2 {
-                            true => Box::pin(http2::converse(gate, stream, peer, stopping)).await,
-                            false => client::converse(gate, Wire::new(stream), peer, stopping).await,
-                        }
+                        welcome(gate, tls, stream, peer, stopping).await;
                     });
                 }
                 Ok(_) => drop(gate.metrics.connections_refused.inc()),
@@ -210,6 +194,33 @@ fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
     let pool = Rc::new(Pool::new(start.nodes, config.node_idle_timeout));
     let (tally, recorder, metrics) = (Tally::new(&start.metrics), start.recorder, start.metrics);
     Rc::new(Gate { config, access: start.access, pool, cookies: start.cookies, recorder, budget, metrics, tally })
+}
+
+/// One client, by the protocol that it begins with.
+async fn welcome(
+    gate: Rc<Gate>,
+    tls: Option<tls::Server>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    stopping: watch::Receiver<bool>,
+) {
+    let begins = async {
+        let stream = secured(tls, stream, peer, &gate.metrics).await?;
+        let speaks_http2 = speaks_http2(&stream, &gate.config).await;
+        Some((stream, speaks_http2))
+    };
+    let mut stop = stopping.clone();
+    // Whoever has not begun when the proxy stops is not waited for.
+    let begun = tokio::select! {
+        biased; // most have begun at once
+        begun = begins => begun,
+        _ = stop.wait_for(|stop| *stop) => None,
+    };
+    match begun {
+        Some((stream, true)) => Box::pin(http2::converse(gate, stream, peer, stopping)).await,
+        Some((stream, false)) => client::converse(gate, Wire::new(stream), peer, stopping).await,
+        None => {}
+    }
 }
 
 /// The stream to talk by; none where the client's handshake failed.

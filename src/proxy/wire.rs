@@ -115,12 +115,7 @@ impl Wire {
             if let Some(head) = self.take_head(kind)? {
                 return Poll::Ready(Ok(Some(head)));
             }
-            let length = READ.with_borrow_mut(|read| {
-                let length = ready!(self.poll_read(context, read))?;
-                self.unread.borrow_mut().extend_from_slice(&read[..length]);
-                Poll::Ready(io::Result::Ok(length))
-            });
-            if ready!(length)? == 0 {
+            if ready!(self.poll_more(context))? == 0 {
                 return Poll::Ready(match self.is_blank() {
                     true => Ok(None),
                     false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
@@ -181,18 +176,22 @@ impl Wire {
     /// Reads ahead while the peer waits for an answer. Ready with false when it ends, with true when it breaks.
     pub fn poll_gone(&self, context: &mut Context<'_>) -> Poll<bool> {
         while self.unread.borrow().len() < AHEAD_BYTES_MAX {
-            let read = READ.with_borrow_mut(|read| {
-                let length = ready!(self.poll_read(context, read))?;
-                self.unread.borrow_mut().extend_from_slice(&read[..length]);
-                Poll::Ready(io::Result::Ok(length))
-            });
-            match ready!(read) {
+            match ready!(self.poll_more(context)) {
                 Ok(0) => return Poll::Ready(false),
                 Ok(_) => {}
                 Err(_) => return Poll::Ready(true),
             }
         }
         Poll::Pending
+    }
+
+    /// Reads behind what waits. 0: the peer has ended.
+    fn poll_more(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        READ.with_borrow_mut(|read| {
+            let length = ready!(self.poll_read(context, read))?;
+            self.unread.borrow_mut().extend_from_slice(&read[..length]);
+            Poll::Ready(Ok(length))
+        })
     }
 
     fn poll_read(&self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -206,7 +205,7 @@ impl Wire {
     /// Sends slices one after another: what the peer takes at once; the rest is kept for [`Wire::poll_flush`].
     ///
     /// # Errors
-    /// Where the connection is broken: then nothing of these slices went out.
+    /// Where the connection is broken: then nothing of these slices went out, or by TLS perhaps a part.
     pub fn send<const N: usize>(&self, context: &mut Context<'_>, slices: [&[u8]; N]) -> io::Result<()> {
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
         let mut unsent = self.unsent.borrow_mut();
