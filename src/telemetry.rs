@@ -1,6 +1,7 @@
 //! What the program says of itself: logs, counters.
 
 pub mod metrics;
+pub mod pulse;
 
 use std::fmt;
 use std::io::{self, IsTerminal};

@@ -49,6 +49,10 @@ const CONNECTIONS_MAX: usize = 64;
 /// For a request's head, idling included.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A thread that has given no sign of life for so long hangs. The writer is silent while the disk keeps it waiting: a
+/// failover of storage takes less.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// What the probes look at.
 #[derive(Debug)]
 pub struct Watched {
@@ -131,7 +135,10 @@ fn answer(request: &Request<Incoming>, watched: &Watched) -> Response<Full<Bytes
         return text(StatusCode::METHOD_NOT_ALLOWED, "this listener is read-only\n");
     }
     match request.uri().path() {
-        "/live" => text(StatusCode::OK, "alive\n"),
+        "/live" => match watched.metrics.pulses.silent(SILENCE_MAX).join(", ") {
+            silent if silent.is_empty() => text(StatusCode::OK, "alive\n"),
+            silent => text(StatusCode::SERVICE_UNAVAILABLE, format!("no sign of life of {silent}\n")),
+        },
         "/ready" => {
             let (ready, words) = watched.readiness();
             let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

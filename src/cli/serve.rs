@@ -1,5 +1,9 @@
 //! `serve`: the proxy, the recorder and the admin listener, from start report to orderly stop.
 
+mod open_files;
+mod sockets;
+mod systemd;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +27,10 @@ use crate::store::place::{FileSystemKind, Place};
 use crate::store::{ArchiveLock, Options, Run, Store};
 use crate::telemetry::{self, Logging, metrics::Metrics};
 
-/// How often the free space is looked at.
-const SPACE_INTERVAL: Duration = Duration::from_secs(5);
+use sockets::Sockets;
+
+/// How often the free space and the open files are looked at.
+const ROOM_INTERVAL: Duration = Duration::from_secs(5);
 
 const EXAMPLE: &str = "\
 Example:
@@ -59,20 +65,26 @@ pub async fn run(args: &Args, common: &Common) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let running = Running::start(&config).await?;
+    let running = Running::start_on(&config, Sockets::of_systemd()?).await?;
+    systemd::ready(&running.status());
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => match common.load(args) {
-                Ok((new, _)) => running.configure(&mut config, new, &logging),
-                Err(problems) => {
-                    let problems = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                    tracing::error!(problems, "the configuration is not right; the one that was read before stays");
+            _ = hangup.recv() => {
+                systemd::reloading();
+                match common.load(args) {
+                    Ok((new, _)) => running.configure(&mut config, new, &logging),
+                    Err(problems) => {
+                        let problems = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                        tracing::error!(problems, "the configuration is not right; the one that was read before stays");
+                    }
                 }
-            },
+                systemd::ready(&running.status());
+            }
         }
     }
+    systemd::stopping("finishing what is in flight");
     let drain = running.stop(config.proxy.drain_delay);
     tokio::select! {
         () = drain => Ok(()),
@@ -101,7 +113,13 @@ impl Running {
     /// # Errors
     /// Where any of that cannot be done; nothing is left running then.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        Self::start_on(config, Sockets::default()).await
+    }
+
+    /// The same on sockets that listen already.
+    async fn start_on(config: &Config, sockets: Sockets) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::default());
+        open_files::raise(config, &metrics);
         let addresses = addresses(config)?;
         let has_tls_nodes = addresses.iter().any(|address| address.is_tls);
         let protocols = if config.proxy.http2 == Http2::Never { tls::HTTP_1 } else { tls::HTTP_2_OR_1 };
@@ -110,12 +128,14 @@ impl Running {
         let place = suitable_place(config)?;
         let watch = Watch::of(config)?;
         let lock = ArchiveLock::acquire(&place.path)?;
-        let admin = TcpListener::bind(config.admin.listen).await;
+        let admin = admin_listener(config, sockets.admin).await;
         let admin = admin.with_context(|| format!("cannot listen on admin.listen = {}", config.admin.listen))?;
         let admin_address = admin.local_addr()?;
         let control = control(config)?;
         // Before the archive is made or a run begins in it: neither is to come of a start that fails.
-        Proxy::probe(config.proxy.listen).with_context(|| cannot_listen(config))?;
+        if sockets.proxy.is_empty() {
+            Proxy::probe(config.proxy.listen).with_context(|| cannot_listen(config))?;
+        }
         let (options, run) = (options(config, &place), describe_run(config));
         let opened = Store::open(&options, &run).await;
         let store = opened.with_context(|| format!("cannot open the archive {}", place.path.display()))?;
@@ -127,7 +147,16 @@ impl Running {
         let tls = certificates.connector().cloned();
         let nodes = Arc::new(Nodes::new(addresses, tls, &config.proxy, &config.nodes, &metrics));
         health::resolve_first(&nodes).await;
-        let proxy = match start_proxy(config, &nodes, watch.cookies, &certificates, &recorder, &metrics) {
+        let start = Start {
+            config: config.proxy.clone(),
+            access: Access::new(&config.proxy.allow, &config.proxy.deny).map_err(anyhow::Error::msg)?,
+            nodes: nodes.clone(),
+            cookies: watch.cookies,
+            tls: certificates.server().cloned(),
+            recorder: recorder.clone(),
+            metrics: metrics.clone(),
+        };
+        let proxy = match Proxy::start(start, sockets.proxy).with_context(|| cannot_listen(config)) {
             Ok(proxy) => proxy,
             Err(error) => {
                 writer.close(Duration::from_secs(1));
@@ -138,8 +167,9 @@ impl Running {
         let mut tasks = vec![
             tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),
             tokio::spawn(admin::serve(admin, watched.clone())),
-            tokio::spawn(watch_space(place.clone(), watched.clone())),
+            tokio::spawn(watch_room(place.clone(), watched.clone())),
             tokio::spawn(certificates.clone().run()),
+            tokio::spawn(systemd::watch(watched.metrics.clone())),
         ];
         if let Some(control) = control {
             tasks.push(tokio::spawn(control.serve(watched.nodes.clone())));
@@ -181,6 +211,11 @@ impl Running {
         self.admin_address
     }
 
+    /// What it does, in a line.
+    fn status(&self) -> String {
+        format!("recording chats that come to {}; probes and metrics at {}", self.address(), self.admin_address)
+    }
+
     /// What the probes look at.
     pub fn watched(&self) -> &Arc<Watched> {
         &self.watched
@@ -214,8 +249,9 @@ impl Running {
         tracing::info!(drain_delay = ?drain_delay, drain_max = ?self.drain_max, "stopping");
         tokio::time::sleep(drain_delay).await;
         let (proxy, writer, drain_max) = (self.proxy, self.writer, self.drain_max);
+        proxy.ending().stop();
         let stopped = tokio::task::spawn_blocking(move || {
-            proxy.stop();
+            proxy.join();
             writer.close(drain_max);
         });
         if stopped.await.is_err() {
@@ -287,25 +323,10 @@ fn addresses(config: &Config) -> anyhow::Result<Vec<NodeAddress>> {
     config.proxy.upstreams.iter().map(parse).collect()
 }
 
-fn start_proxy(
-    config: &Config,
-    nodes: &Arc<Nodes>,
-    cookies: Cookies,
-    certificates: &tls::Watch,
-    recorder: &Arc<Recorder>,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<Proxy> {
-    let access = Access::new(&config.proxy.allow, &config.proxy.deny).map_err(anyhow::Error::msg)?;
-    let proxy = Proxy::start(Start {
-        config: config.proxy.clone(),
-        access,
-        nodes: nodes.clone(),
-        cookies,
-        tls: certificates.server().cloned(),
-        recorder: recorder.clone(),
-        metrics: metrics.clone(),
-    });
-    proxy.with_context(|| cannot_listen(config))
+async fn admin_listener(config: &Config, given: Option<std::net::TcpListener>) -> std::io::Result<TcpListener> {
+    let Some(given) = given else { return TcpListener::bind(config.admin.listen).await };
+    given.set_nonblocking(true)?;
+    TcpListener::from_std(given)
 }
 
 fn cannot_listen(config: &Config) -> String {
@@ -381,12 +402,13 @@ fn when_unavailable(config: &Config) -> &'static str {
     }
 }
 
-async fn watch_space(place: Place, watched: Arc<Watched>) {
-    let mut ticks = tokio::time::interval(SPACE_INTERVAL);
+async fn watch_room(place: Place, watched: Arc<Watched>) {
+    let mut ticks = tokio::time::interval(ROOM_INTERVAL);
     loop {
         ticks.tick().await;
         if let Ok(now) = Place::of(&place.path) {
             watched.metrics.free_bytes.set(i64::try_from(now.free_bytes).unwrap_or(i64::MAX));
         }
+        open_files::show(&watched.metrics);
     }
 }

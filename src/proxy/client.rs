@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::answer::{self, Reach, Refusal};
@@ -18,6 +17,7 @@ use super::framing::Framing;
 use super::head::{Head, Kind, Known, Malformed};
 use super::headers::{self, Peer, Target, Unfit};
 use super::socket::Watch;
+use super::stage::Told;
 use super::upgrade;
 use super::upstream::Lease;
 use super::wire::{NoHead, Wire};
@@ -37,10 +37,10 @@ const REST_AFTER: Duration = Duration::from_millis(200);
 const PART_BYTES_MAX: usize = 64 << 10;
 
 /// Serves a client until it or the proxy has enough.
-pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: watch::Receiver<bool>) {
+pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, told: Told) {
     let peer = Peer::new(peer.ip(), wire.is_tls(), &gate.config.trusted_proxies);
     let wire = Rc::new(wire);
-    let mut patience = Patience::new(gate.config.client_timeout, stopping.clone());
+    let mut patience = Patience::new(gate.config.client_timeout, told.clone());
     loop {
         let asked = match patience.next(&wire, gate.config.client_timeout).await {
             Some(asked) => asked,
@@ -56,7 +56,7 @@ pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: wa
             After::Switch(lease, watch) => {
                 drop(patience);
                 if let Ok(wire) = Rc::try_unwrap(wire) {
-                    Box::pin(upgrade::join(&gate.config, wire, *lease, watch, stopping)).await;
+                    Box::pin(upgrade::join(&gate.config, wire, *lease, watch, told)).await;
                 }
                 return;
             }
@@ -68,7 +68,7 @@ pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, stopping: wa
 async fn attend(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, mut asked: Asked, patience: &mut Patience) -> After {
     loop {
         match asked {
-            Asked::For(head) => match exchange(gate, peer, wire, &head, patience.is_stopping()).await {
+            Asked::For(head) => match exchange(gate, peer, wire, &head, patience.told.is_leaving()).await {
                 After::GoOn if wire.has_ended() => return After::Close,
                 After::GoOn => {}
                 after => return after,
@@ -113,19 +113,15 @@ struct Patience {
     /// Mostly moved back, which costs no more than a store.
     deadline: Pin<Box<Sleep>>,
     stop: Pin<Box<dyn Future<Output = ()>>>,
-    told: watch::Receiver<bool>,
+    told: Told,
     is_listening: bool,
 }
 
 impl Patience {
-    fn new(timeout: Duration, mut stopping: watch::Receiver<bool>) -> Self {
-        let told = stopping.clone();
-        let stop = Box::pin(async move { drop(stopping.wait_for(|stop| *stop).await) });
+    fn new(timeout: Duration, told: Told) -> Self {
+        let stopping = told.clone();
+        let stop = Box::pin(async move { stopping.stopping().await });
         Self { deadline: Box::pin(sleep(timeout)), stop, told, is_listening: false }
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.told.has_changed().unwrap_or(true)
     }
 
     /// Waits for the next request; none came within `time_max`.
@@ -143,7 +139,7 @@ impl Patience {
                     Asked::Badly(Refusal::LongHead)
                 }
                 Poll::Ready(Err(NoHead::Malformed(_))) => Asked::Badly(Refusal::BadRequest),
-                Poll::Pending if wire.is_blank() && self.is_stopping() => Asked::NothingMore,
+                Poll::Pending if wire.is_blank() && self.told.is_stopping() => Asked::NothingMore,
                 Poll::Pending => return self.deadline.as_mut().poll(context).map(|()| None),
             };
             Poll::Ready(Some(asked))
@@ -153,7 +149,7 @@ impl Patience {
 }
 
 /// One request and its answer.
-async fn exchange(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, head: &Head, is_stopping: bool) -> After {
+async fn exchange(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, head: &Head, is_leaving: bool) -> After {
     let began = Instant::now();
     let (target, framing) = match fit(head) {
         Ok(fit) => fit,
@@ -168,7 +164,7 @@ async fn exchange(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, head: &Head, is_sto
     let Some(reply) = unless_gone(wire, &request.upload, forward(gate, peer, &request)).await else {
         return After::Close;
     };
-    let goes_on = head.keeps_alive() && !is_stopping && request.upload.is_over();
+    let goes_on = head.keeps_alive() && !is_leaving && request.upload.is_over();
     let delivered = deliver(gate, wire, head, reply, goes_on).await;
     match delivered {
         After::GoOn | After::Close if !request.upload.is_over() => After::Linger,

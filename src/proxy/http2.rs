@@ -19,7 +19,6 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::answer::{self, Reach, Refusal};
@@ -28,6 +27,7 @@ use super::forward::{self, Gate, forward};
 use super::framing::Framing;
 use super::head::{HEAD_BYTES_MAX, Head, Kind, Known};
 use super::headers::{self, Peer, Target};
+use super::stage::Told;
 use super::stream::Stream;
 use super::tap::Share;
 
@@ -43,7 +43,7 @@ const CONNECTION_BYTES_MAX: u32 = 1 << 20;
 const RESETS_MAX: usize = 20;
 
 /// Serves a client until it or the proxy has enough.
-pub async fn converse(gate: Rc<Gate>, stream: Stream, peer: SocketAddr, mut stopping: watch::Receiver<bool>) {
+pub async fn converse(gate: Rc<Gate>, stream: Stream, peer: SocketAddr, told: Told) {
     let is_tls = matches!(stream, Stream::Tls(_));
     let _ = stream.tcp().set_nodelay(true); // a stream that is broken will say so when it is used
     let peer_of = Peer::new(peer.ip(), is_tls, &gate.config.trusted_proxies).over_http2();
@@ -83,7 +83,7 @@ pub async fn converse(gate: Rc<Gate>, stream: Stream, peer: SocketAddr, mut stop
                 return;
             }
             () = stalled.as_mut() => return tracing::debug!(%peer, "a client takes no more of an answer"),
-            _ = stopping.wait_for(|stop| *stop), if !is_leaving => {}
+            () = told.leaving(), if !is_leaving => {}
             () = patience.as_mut() => {
                 if is_leaving && client.open.get() == 0 {
                     return;

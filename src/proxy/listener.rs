@@ -1,18 +1,19 @@
 //! Accepting clients: a thread for each core, each with its own listener, connections and nothing shared but counters.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
-use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::access::Access;
 use super::affinity::Cookies;
@@ -20,6 +21,7 @@ use super::client;
 use super::forward::Gate;
 use super::http2;
 use super::nodes::Nodes;
+use super::stage::{Stage, Told};
 use super::stream::Stream;
 use super::tally::Tally;
 use super::tap::Budget;
@@ -30,6 +32,7 @@ use super::{Config, Http2};
 use crate::recorder::Recorder;
 use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::pulse;
 
 /// Connections the kernel completes for us before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -38,6 +41,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const PREFACE_START: &[u8; 6] = b"PRI * ";
 /// Between two looks at a preface that comes in pieces, as hardly any does.
 const PEEK_PAUSE: Duration = Duration::from_millis(10);
+/// Between two signs of life of a thread.
+const PULSE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at whether a proxy that ends still has connections.
+const LEAVING_PAUSE: Duration = Duration::from_millis(10);
 /// A scanner tries many handshakes; a handful a minute show what it is.
 static HANDSHAKES: Repeated = Repeated::new(10, Duration::from_secs(60));
 
@@ -64,34 +71,48 @@ pub struct Start {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    stop: watch::Sender<bool>,
+    drain_max: Duration,
+    stage: Arc<watch::Sender<Stage>>,
+    /// The threads' own, for whoever they are handed over to.
+    listeners: Vec<std::net::TcpListener>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Proxy {
-    /// Binds and starts all threads.
+    /// Starts all threads. Sockets that listen already are accepted from, each by some thread; without any, the configured
+    /// address is bound.
     ///
     /// # Errors
     /// Where the address cannot be had, or a thread cannot be started.
-    pub fn start(start: Start) -> io::Result<Self> {
-        let address = Self::probe(start.config.listen)?;
+    pub fn start(start: Start, listeners: Vec<std::net::TcpListener>) -> io::Result<Self> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if start.config.threads == 0 { cores() } else { start.config.threads };
-        let (stop, stopping) = watch::channel(false);
+        let listeners = match listeners.is_empty() {
+            true => {
+                let address = Self::probe(start.config.listen)?;
+                (0..threads).map(|_| listen(address)).collect::<io::Result<Vec<_>>>()?
+            }
+            false => listeners,
+        };
+        let address = listeners[0].local_addr()?;
+        let drain_max = start.config.drain_max;
+        let (stage, told) = watch::channel(Stage::Serving);
         let recording = start.recorder.config();
         let held = start.metrics.inspected_bytes.clone();
         let budget = Arc::new(Budget::new(recording.body_max, recording.inspected_bytes_max, held));
         let (ready, started) = mpsc::channel();
         let spawn = |number| {
-            let (start, stopping, budget, ready) = (start.clone(), stopping.clone(), budget.clone(), ready.clone());
-            let listener = listen(address)?;
-            let thread = move || run(&ready, serve(start, budget, threads, listener, stopping));
-            std::thread::Builder::new().name(format!("proxy-{number}")).spawn(thread)
+            let (start, told, budget, ready) = (start.clone(), Told::new(told.clone()), budget.clone(), ready.clone());
+            let own = share(&listeners, number, threads)?;
+            let name = format!("proxy-{number}");
+            let pulse = start.metrics.pulses.begin(&name);
+            let thread = move || run(&ready, serve(start, budget, threads, own, told, pulse));
+            std::thread::Builder::new().name(name).spawn(thread)
         };
         let all = (0..threads).map(spawn).collect::<io::Result<Vec<_>>>()?;
         let gone = || Err(io::Error::other("a proxy thread ended before it began"));
         all.iter().try_for_each(|_| started.recv().unwrap_or_else(|_| gone()))?;
-        Ok(Self { address, stop, threads: all })
+        Ok(Self { address, drain_max, stage: Arc::new(stage), listeners, threads: all })
     }
 
     /// Finds out whether the address is free, and which port it is. The threads share it, and with a shared address
@@ -108,15 +129,51 @@ impl Proxy {
         self.address
     }
 
-    /// Stops accepting, finishes what is in flight within `drain_max`, and returns when every thread has ended.
-    pub fn stop(self) {
-        let _ = self.stop.send(true); // a thread that has ended needs no telling
+    /// The sockets that clients connect to.
+    pub fn listeners(&self) -> &[std::net::TcpListener] {
+        &self.listeners
+    }
+
+    /// What ends it, to be kept while it ends.
+    pub fn ending(&self) -> Ending {
+        Ending { stage: self.stage.clone(), drain_max: self.drain_max }
+    }
+
+    /// Returns when every thread has ended, as [`Ending`] tells them to.
+    pub fn join(self) {
+        drop(self.listeners);
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a proxy thread ended abnormally");
             }
         }
     }
+}
+
+/// Ends a proxy.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    stage: Arc<watch::Sender<Stage>>,
+    drain_max: Duration,
+}
+
+impl Ending {
+    /// Stops accepting and finishes what is in flight within `drain_max`.
+    pub fn stop(&self) {
+        self.stage.send_replace(Stage::Stopping { until: Instant::now() + self.drain_max });
+    }
+
+    /// Leaves new clients to another process that accepts from the same sockets, and goes on with those that are here:
+    /// each connection until its next answer, and none longer than `leave_max`.
+    pub fn hand_over(&self, leave_max: Duration) {
+        self.stage.send_replace(Stage::HandedOver { until: Instant::now() + leave_max });
+    }
+}
+
+/// The listeners of one thread: as many as there are for it, or a part in one where there are fewer than threads.
+fn share(all: &[std::net::TcpListener], number: usize, threads: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let places = all.len().max(threads);
+    (number..places).step_by(threads).map(|place| all[place % all.len()].try_clone()).collect()
 }
 
 /// A thread's runtime: its tasks stay on it and share without locks. Reports whether it could be had.
@@ -143,31 +200,60 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// One thread's life: accept until told to stop, then drain.
+/// What a thread accepts from.
+struct Listeners {
+    all: Vec<TcpListener>,
+    /// The one that is asked first next time.
+    turn: Cell<usize>,
+}
+
+impl Listeners {
+    fn new(all: Vec<std::net::TcpListener>) -> io::Result<Self> {
+        let own = |listener: std::net::TcpListener| {
+            listener.set_nonblocking(true)?; // one of another process may block
+            TcpListener::from_std(listener)
+        };
+        Ok(Self { all: all.into_iter().map(own).collect::<io::Result<_>>()?, turn: Cell::new(0) })
+    }
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        poll_fn(|context| self.poll_accept(context)).await
+    }
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let count = self.all.len();
+        let in_turn = (0..count).map(|at| &self.all[turn.wrapping_add(at) % count]);
+        in_turn.map(|listener| listener.poll_accept(context)).find(Poll::is_ready).unwrap_or(Poll::Pending)
+    }
+}
+
+/// One thread's life: accept until told to leave that to others, then drain.
 async fn serve(
     start: Start,
     budget: Arc<Budget>,
     threads: usize,
-    listener: std::net::TcpListener,
-    stopping: watch::Receiver<bool>,
+    listeners: Vec<std::net::TcpListener>,
+    told: Told,
+    pulse: pulse::Pulse,
 ) {
-    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    let Ok(listeners) = Listeners::new(listeners) else { return };
     let tls = start.tls.clone();
     let gate = gate(start, budget);
     let connections_max = gate.config.connections_max.div_ceil(threads);
     let open = Rc::new(Cell::new(0));
-    let mut stop = stopping.clone();
     let mut shortage = gate.pool.nodes().shortage();
-    let mut tidy = interval(Duration::from_secs(5));
+    let (mut tidy, mut sign_of_life) = (interval(Duration::from_secs(5)), interval(PULSE_INTERVAL));
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listeners.accept() => match accepted {
                 Ok((stream, peer)) if open.get() < connections_max => {
                     let guest = Guest::enter(&open, &gate.metrics);
-                    let (gate, tls, stopping) = (gate.clone(), tls.clone(), stopping.clone());
+                    let (gate, tls, told) = (gate.clone(), tls.clone(), told.clone());
                     tokio::task::spawn_local(async move {
                         let _guest = guest;
-                        welcome(gate, tls, stream, peer, stopping).await;
+                        welcome(gate, tls, stream, peer, told).await;
                     });
                 }
                 Ok(_) => drop(gate.metrics.connections_refused.inc()),
@@ -177,16 +263,24 @@ async fn serve(
                 }
             },
             _ = tidy.tick() => gate.pool.let_go_of_idle(),
+            _ = sign_of_life.tick() => pulse.beat(),
             Ok(()) = shortage.changed() => gate.pool.make_room(),
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = told.leaving() => break,
         }
     }
-    drop(listener);
-    let until = Instant::now() + gate.config.drain_max;
-    while open.get() > 0 && timeout_at(until, sleep(Duration::from_millis(10))).await.is_ok() {}
-    if open.get() > 0 {
-        tracing::warn!(connections = open.get(), "closing connections that were still at work after drain_max");
+    drop(listeners);
+    while open.get() > 0 && !told.is_over() {
+        tokio::select! {
+            () = sleep(LEAVING_PAUSE) => {}
+            _ = tidy.tick() => gate.pool.let_go_of_idle(),
+            _ = sign_of_life.tick() => pulse.beat(),
+            Ok(()) = shortage.changed() => gate.pool.make_room(),
+        }
     }
+    if open.get() > 0 {
+        tracing::warn!(connections = open.get(), "closing connections that were still at work at the end");
+    }
+    pulse.end();
 }
 
 fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
@@ -197,28 +291,21 @@ fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
 }
 
 /// One client, by the protocol that it begins with.
-async fn welcome(
-    gate: Rc<Gate>,
-    tls: Option<tls::Server>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    stopping: watch::Receiver<bool>,
-) {
+async fn welcome(gate: Rc<Gate>, tls: Option<tls::Server>, stream: TcpStream, peer: SocketAddr, told: Told) {
     let begins = async {
         let stream = secured(tls, stream, peer, &gate.metrics).await?;
         let speaks_http2 = speaks_http2(&stream, &gate.config).await;
         Some((stream, speaks_http2))
     };
-    let mut stop = stopping.clone();
     // Whoever has not begun when the proxy stops is not waited for.
     let begun = tokio::select! {
         biased; // most have begun at once
         begun = begins => begun,
-        _ = stop.wait_for(|stop| *stop) => None,
+        () = told.stopping() => None,
     };
     match begun {
-        Some((stream, true)) => Box::pin(http2::converse(gate, stream, peer, stopping)).await,
-        Some((stream, false)) => client::converse(gate, Wire::new(stream), peer, stopping).await,
+        Some((stream, true)) => Box::pin(http2::converse(gate, stream, peer, told)).await,
+        Some((stream, false)) => client::converse(gate, Wire::new(stream), peer, told).await,
         None => {}
     }
 }

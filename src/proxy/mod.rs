@@ -18,6 +18,7 @@ mod permits;
 pub mod places;
 mod private;
 mod socket;
+mod stage;
 pub mod standing;
 mod stream;
 mod tally;
@@ -36,7 +37,7 @@ use serde::Deserialize;
 use crate::units;
 
 pub use address::NodeAddress;
-pub use listener::{Proxy, Start};
+pub use listener::{Ending, Proxy, Start};
 pub use nodes::Nodes;
 
 /// The `[proxy]` section.

@@ -15,6 +15,7 @@ use super::{Recorder, now_ms, pledge};
 use crate::gms::{Finding, FindingKind};
 use crate::store::{Appended, ChatRecord, Entry, Error, ErrorKind, Options, Outage, Run, Store, Tally};
 use crate::telemetry::Repeated;
+use crate::telemetry::pulse::Pulse;
 
 /// Lazy facts are written at least this often (R4: within a second), and an idle file is looked after.
 const LAZY_INTERVAL: Duration = Duration::from_millis(500);
@@ -80,17 +81,20 @@ impl Writer {
     /// Writes until the recorder closes and nothing is left, or `drain_max` after it closed.
     pub(super) async fn run(mut self) {
         let _end = End(self.recorder.clone());
+        let pulse = self.recorder.metrics.pulses.begin("writer");
         self.recorder.metrics.recording_up.set(1);
         while !self.recorder.is_closing() || self.has_work() {
+            pulse.beat();
             let batch = self.gather().await;
             let flushes = batch.whole && self.has_put_off();
             if batch.is_empty() && !flushes && !self.recorder.outages.has_finished() {
-                self.look_after_file().await;
-            } else if !self.write(batch).await {
+                self.look_after_file(&pulse).await;
+            } else if !self.write(batch, &pulse).await {
                 break;
             }
         }
         self.finish().await;
+        pulse.end();
     }
 
     fn has_work(&self) -> bool {
@@ -137,10 +141,11 @@ impl Writer {
     }
 
     /// Writes a batch, however long that takes. False when it had to give up at the end of a drain.
-    async fn write(&mut self, mut batch: Batch) -> bool {
+    async fn write(&mut self, mut batch: Batch, pulse: &Pulse) -> bool {
         let began = Instant::now();
         let mut pause = RETRY_FIRST;
         loop {
+            pulse.beat();
             self.outages.extend(self.recorder.outages.take_finished());
             match self.attempt(&mut batch).await {
                 Ok(()) => return true,
@@ -261,14 +266,14 @@ impl Writer {
     }
 
     /// Between batches: is the file still where it was, and how does it do?
-    async fn look_after_file(&mut self) {
+    async fn look_after_file(&mut self, pulse: &Pulse) {
         let checked = match &self.store {
             Some(store) => store.check_still_at_path(),
             None => self.reopen().await,
         };
         match checked {
             Err(error) => self.note_trouble(&error, Duration::MAX, &mut Batch::default()).await,
-            Ok(()) if self.recorder.outages.is_down() => drop(self.write(Batch::default()).await),
+            Ok(()) if self.recorder.outages.is_down() => drop(self.write(Batch::default(), pulse).await),
             Ok(()) => {}
         }
         let wal_bytes = self.store.as_ref().map_or(0, Store::wal_bytes);

@@ -115,6 +115,8 @@ pub struct Metrics {
     registry: Registry,
     /// Promise 4.
     pub ledger: std::sync::Arc<Ledger>,
+    /// Which threads get round.
+    pub pulses: super::pulse::Pulses,
     /// By route class and status class (`2xx`, … or `left` for a client that left).
     pub requests: Family<Labels<2>, Counter>,
     /// From a request's head to the end of its answer's head, by route class.
@@ -159,6 +161,10 @@ pub struct Metrics {
     pub wal_bytes: Gauge,
     /// Free space of the archive's file system.
     pub free_bytes: Gauge,
+    /// Descriptors that the process has open.
+    pub open_files: Gauge,
+    /// Descriptors that it may have open.
+    pub open_files_max: Gauge,
     /// 1 while a node is well, by node.
     pub node_up: Family<Labels<1>, Gauge>,
     /// Exchanges at a node now.
@@ -196,6 +202,7 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("gms_recorder"),
             ledger: std::sync::Arc::default(),
+            pulses: super::pulse::Pulses::default(),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(latency),
             held_seconds: latency(),
@@ -218,6 +225,8 @@ impl Default for Metrics {
             recording_up: Gauge::default(),
             wal_bytes: Gauge::default(),
             free_bytes: Gauge::default(),
+            open_files: Gauge::default(),
+            open_files_max: Gauge::default(),
             node_up: Family::default(),
             node_exchanges: Family::default(),
             node_connect_errors: Family::default(),
@@ -270,6 +279,8 @@ impl Metrics {
         r.register_with_unit("queue", "Size of what waits for the writer", Unit::Bytes, self.queue_bytes.clone());
         r.register("recording_up", "1 while the archive takes rows", self.recording_up.clone());
         r.register_with_unit("wal", "The write-ahead log's file", Unit::Bytes, self.wal_bytes.clone());
+        r.register("open_files", "Descriptors open: connections, files", self.open_files.clone());
+        r.register("open_files_max", "Descriptors that may be open", self.open_files_max.clone());
         r.register_with_unit("free", "Free space beside the archive", Unit::Bytes, self.free_bytes.clone());
         r.register("node_up", "1 while a node is well: it gets its share of requests", self.node_up.clone());
         r.register("node_exchanges", "Exchanges at a node now", self.node_exchanges.clone());

@@ -9,6 +9,7 @@ mod faults;
 mod http2;
 mod load;
 mod nodes;
+mod operation;
 mod reading;
 mod seed;
 mod socket;
