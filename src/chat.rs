@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use compact_str::CompactString;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Names one chat session, as GMS gave it (`00001aCY6K8U003T`). Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct ChatId(Arc<str>);
 
 impl ChatId {
@@ -25,6 +26,13 @@ impl ChatId {
     }
 }
 
+impl<'de> Deserialize<'de> for ChatId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("no id of a chat"))
+    }
+}
+
 impl fmt::Display for ChatId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -38,7 +46,7 @@ impl fmt::Debug for ChatId {
 }
 
 /// The serial number of an event within its chat: 1 to 2^63-1 (seed page: "starts with 1 for the first event").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct EventIndex(i64);
 
 impl EventIndex {
@@ -53,8 +61,14 @@ impl EventIndex {
     }
 }
 
+impl<'de> Deserialize<'de> for EventIndex {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(i64::deserialize(deserializer)?).ok_or_else(|| serde::de::Error::custom("no index of an event"))
+    }
+}
+
 /// A stretch of a transcript, half-open: events with `from <= index < next` were asked for and answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Covered {
     /// The first position covered, at least 1.
     pub from: i64,
@@ -70,7 +84,7 @@ impl Covered {
 }
 
 /// Who generated an event. GMS's party types are an open set (Client, Agent, Supervisor, External, …).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Party {
     /// A party that leaves and joins again gets a new one.
     pub participant_id: Option<i64>,
@@ -87,7 +101,7 @@ pub type ContentDigest = [u8; 16];
 /// One event of a transcript, scrubbed: `raw` and every column are free of secrets.
 ///
 /// Most of its texts are a word or two: up to 24 bytes they need no memory of their own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TranscriptEvent {
     /// Its key within the chat.
     pub index: EventIndex,

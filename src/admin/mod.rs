@@ -81,7 +81,12 @@ impl Watched {
             say(true, "draining: a stop was asked for".into());
         }
         let refuses = !self.recorder.passes_unrecorded();
-        let fate = if refuses { "chats are refused" } else { "chats are passed on, what they bring is kept in memory" };
+        let fate = match (refuses, self.recorder.is_spooling()) {
+            (_, true) => "chats go on, what they bring is kept in the spool and written into the archive from there",
+            (true, _) => "chats are refused",
+            (false, _) => "chats are passed on, what they bring is kept in memory",
+        };
+        let refuses = refuses && !self.recorder.is_spooling();
         if let Some((since, reason, detail)) = self.recorder.outage() {
             let since =
                 jiff::Timestamp::from_millisecond(since).map_or_else(|_| since.to_string(), |at| at.to_string());

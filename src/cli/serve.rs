@@ -268,6 +268,7 @@ impl Running {
             suppressed = account.suppressed,
             refused = account.refused,
             dropped = account.dropped,
+            in_flight = account.in_flight,
             delivered_early = account.delivered_early,
             "stopped"
         );
@@ -399,6 +400,7 @@ fn when_unavailable(config: &Config) -> &'static str {
     match config.recording.when_unavailable {
         WhenUnavailable::Pass => "pass",
         WhenUnavailable::Refuse => "refuse",
+        WhenUnavailable::Spool => "spool",
     }
 }
 

@@ -304,6 +304,19 @@ fn check_recording_bounds(config: &recorder::Config, layers: &mut Layers) {
             format!("{given} cannot hold one answer of body_max = \"{body_max}\"; raise it, or lower body_max");
         layers.object_once("recording", "inspected_bytes_max", sentence);
     }
+    if config.spool_bytes_max < 4 * config.body_max {
+        let given = units::format_size(config.spool_bytes_max);
+        let sentence = format!(
+            "{given} has no room for some answers of body_max = \"{body_max}\", whose events it keeps with all they \
+             mean; at least four times that is wanted"
+        );
+        layers.object_once("recording", "spool_bytes_max", sentence);
+    }
+    let spool = config.spool_path(&config.database);
+    let is_taken = ["", "-wal", "-shm", "-journal", ".lock", "-control"];
+    if is_taken.iter().any(|suffix| crate::store::beside(&config.database, suffix) == spool) {
+        layers.object("recording", "spool", None, "is a file of the archive itself; name another".into());
+    }
     if config.queue_bytes_max < config.body_max {
         let given = units::format_size(config.queue_bytes_max);
         let sentence =
@@ -384,6 +397,10 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     warn(
         recording.deliver == recorder::Deliver::Immediately,
         "recording.deliver is \"immediately\": after a crash clients may hold events that the archive does not".into(),
+    );
+    warn(
+        recording.when_unavailable != recorder::WhenUnavailable::Spool && !recording.spool.as_os_str().is_empty(),
+        "recording.spool names a file, and recording.when_unavailable is not \"spool\": it is only drained".into(),
     );
     warn(
         recording.keep_typing_text,

@@ -170,6 +170,8 @@ fn recording_options(config: &recorder::Config) -> Vec<Named> {
         create,
         deliver,
         when_unavailable,
+        spool,
+        spool_bytes_max,
         commit_wait_max,
         body_max,
         inspected_bytes_max,
@@ -189,6 +191,8 @@ fn recording_options(config: &recorder::Config) -> Vec<Named> {
         ("create", text(create_word(*create))),
         ("deliver", text(deliver_word(*deliver))),
         ("when_unavailable", text(when_unavailable_word(*when_unavailable))),
+        ("spool", path(spool)),
+        ("spool_bytes_max", size(*spool_bytes_max)),
         ("commit_wait_max", duration(*commit_wait_max)),
         ("body_max", size(*body_max)),
         ("inspected_bytes_max", size(*inspected_bytes_max)),
@@ -232,6 +236,7 @@ fn when_unavailable_word(when_unavailable: WhenUnavailable) -> &'static str {
     match when_unavailable {
         WhenUnavailable::Pass => "pass",
         WhenUnavailable::Refuse => "refuse",
+        WhenUnavailable::Spool => "spool",
     }
 }
 

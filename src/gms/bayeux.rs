@@ -177,7 +177,7 @@ fn refusal(message: Value<'_>, asked: &Asked<'_>) -> Option<ApiError> {
         format: ErrorFormat::Bayeux,
         code,
         class: entry.map_or(ErrorClass::Unknown, |entry| entry.class),
-        meaning: entry.map(|entry| entry.meaning),
+        meaning: entry.map(|entry| entry.meaning.into()),
         detail: said.or_else(|| Some("not successful".into())),
         operation: asked.operation.map(|operation| operation.as_str().to_owned()).or(channel),
         ..wire::blank(asked)

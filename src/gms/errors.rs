@@ -3,8 +3,11 @@
 //! The codes are those of the GMS page "API Responses" (Web API Validation Error Codes); 204 comes from the message texts
 //! of Genesys Widgets. Codes outside the table still have a class, by their range.
 
+use serde::{Deserialize, Serialize};
+
 /// Who reported an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// The GMS node.
     Gms,
@@ -34,7 +37,8 @@ impl Origin {
 }
 
 /// The shape an error came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ErrorFormat {
     /// An element of `errors[]` (GMS 8.5.103.09 and higher).
     Errors,
@@ -62,7 +66,8 @@ impl ErrorFormat {
 }
 
 /// What kind of trouble an error is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
     /// A required parameter is missing (100 to 199).
     Missing,

@@ -15,6 +15,9 @@ mod wire;
 mod bayeux;
 pub mod websocket;
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::chat::{ChatId, ContentDigest, Secret, TranscriptEvent};
@@ -156,7 +159,8 @@ pub enum Coverage {
 }
 
 /// How a chat ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ended {
     /// chatEnded at statusCode 0.
     Normally,
@@ -175,7 +179,7 @@ impl Ended {
 }
 
 /// A name and a value known of a chat.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attribute {
     /// The form field's or answer field's name, `userData[key]` for user data.
     pub name: String,
@@ -186,7 +190,8 @@ pub struct Attribute {
 }
 
 /// Where an attribute was said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AttributeSource {
     /// A requestChat or updateData form.
     Request,
@@ -205,7 +210,7 @@ impl AttributeSource {
 }
 
 /// One error that a client was given. The exchange's own facts (node, client, duration) are added where it is recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {
     /// Who said it.
     pub origin: Origin,
@@ -220,7 +225,7 @@ pub struct ApiError {
     /// By code, else by format.
     pub class: ErrorClass,
     /// The catalogue's words for the code.
-    pub meaning: Option<&'static str>,
+    pub meaning: Option<Cow<'static, str>>,
     /// The form field a validation error names.
     pub field: Option<String>,
     /// Message, non-numeric code, Bayeux error or the start of a body: what else was said.
@@ -240,7 +245,7 @@ pub struct ApiError {
 }
 
 /// Something that could not be understood or keyed. Kept, scrubbed, so that a person can look.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// What kind.
     pub kind: FindingKind,
@@ -249,6 +254,7 @@ pub struct Finding {
     /// One sentence for a person.
     pub detail: String,
     /// The bytes: decoded, scrubbed, at most `finding_bytes_max`. Empty where they could not be decoded.
+    #[serde(with = "base64_text")]
     pub raw: Vec<u8>,
     /// The length before the cut.
     pub raw_length: usize,
@@ -256,8 +262,25 @@ pub struct Finding {
     pub events: u64,
 }
 
+/// Bytes as text, where the format has no bytes of its own.
+mod base64_text {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map_err(serde::de::Error::custom)
+    }
+}
+
 /// The kinds of finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FindingKind {
     /// An event without a valid index: it has no key.
     EventWithoutKey,
@@ -277,6 +300,8 @@ pub enum FindingKind {
     TooLarge,
     /// Bytes that are no UTF-8, read with replacement characters.
     InvalidUtf8,
+    /// A stretch of the spool that cannot be read: torn by a crash, or damaged.
+    SpoolDamaged,
     /// A row that the database refused on its own account.
     Unstorable,
     /// Chat V1 traffic: not recorded.
@@ -296,6 +321,7 @@ impl FindingKind {
             Self::Undecodable => "undecodable",
             Self::TooLarge => "too_large",
             Self::InvalidUtf8 => "invalid_utf8",
+            Self::SpoolDamaged => "spool_damaged",
             Self::Unstorable => "unstorable",
             Self::ChatV1 => "chat_v1",
         }

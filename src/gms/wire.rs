@@ -281,7 +281,7 @@ fn read_errors(answer: Value<'_>, status_code: Option<i64>, asked: &Asked<'_>, s
             Some(1) => "temporary error: the client may repeat the request",
             _ => "error: repeating the request does not help",
         };
-        seen.errors.push(ApiError { format: ErrorFormat::Status, meaning: Some(meaning), ..blank });
+        seen.errors.push(ApiError { format: ErrorFormat::Status, meaning: Some(meaning.into()), ..blank });
     }
 }
 
@@ -303,7 +303,7 @@ fn of_element(element: Value<'_>, blank: ApiError) -> ApiError {
         format: ErrorFormat::Errors,
         code,
         class: code.map_or(ErrorClass::Unknown, ErrorClass::of_code),
-        meaning: code.and_then(entry_of).map(|entry| entry.meaning),
+        meaning: code.and_then(entry_of).map(|entry| entry.meaning.into()),
         detail,
         reference_id: advice.as_deref().and_then(reference_id),
         advice,

@@ -10,15 +10,15 @@ mod pledge;
 mod queue;
 mod writer;
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::chat::{ChatId, Secret};
 use crate::gms::{ApiError, ChatAnswer, ChatKey, Coverage, Exchange, Finding, FindingKind, Observation, Policy};
-use crate::store::{self, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Store};
+use crate::store::{self, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Spool, Store};
 use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 use crate::units;
@@ -55,6 +55,11 @@ pub struct Config {
     pub deliver: Deliver,
     /// What happens to answers that cannot be recorded.
     pub when_unavailable: WhenUnavailable,
+    /// The spool file; empty: beside the database.
+    pub spool: PathBuf,
+    /// What the spool may hold.
+    #[serde(deserialize_with = "units::size")]
+    pub spool_bytes_max: usize,
     /// How long an answer waits for its commit.
     #[serde(deserialize_with = "units::duration")]
     pub commit_wait_max: Duration,
@@ -97,6 +102,8 @@ impl Default for Config {
             create: Create::Missing,
             deliver: Deliver::AfterCommit,
             when_unavailable: WhenUnavailable::Pass,
+            spool: PathBuf::new(),
+            spool_bytes_max: 1 << 30,
             commit_wait_max: Duration::from_millis(800),
             body_max: 8 << 20,
             inspected_bytes_max: 64 << 20,
@@ -112,6 +119,13 @@ impl Default for Config {
             quiet_after: Duration::from_secs(3600),
             async_quiet_after: Duration::from_secs(7 * 86_400),
         }
+    }
+}
+
+impl Config {
+    /// Where the spool of an archive lies.
+    pub fn spool_path(&self, database: &Path) -> PathBuf {
+        if self.spool.as_os_str().is_empty() { store::beside(database, "-spool") } else { self.spool.clone() }
     }
 }
 
@@ -143,6 +157,8 @@ pub enum WhenUnavailable {
     Pass,
     /// Let nothing unrecorded out.
     Refuse,
+    /// Keep them in a second file, synced, until the archive takes them; where that cannot be done, as under `Pass`.
+    Spool,
 }
 
 /// Takes observations from every thread of the proxy; one thread writes them.
@@ -160,7 +176,7 @@ pub struct Recorder {
     logged: Mutex<Generations<u64, i64>>,
     closing: AtomicBool,
     writing: AtomicBool,
-    drain_until_ms: AtomicU64,
+    drain_until: OnceLock<Instant>,
 }
 
 /// The writer's thread. Close it, or what waits is lost.
@@ -208,7 +224,8 @@ impl Recorder {
     /// Starts the writer on an opened archive.
     ///
     /// # Errors
-    /// Where the thread cannot be started, or no random numbers are to be had.
+    /// Where the thread cannot be started, no random numbers are to be had, or `when_unavailable = "spool"` and the spool
+    /// cannot be used.
     pub fn start(
         config: Config,
         store: Store,
@@ -238,10 +255,11 @@ impl Recorder {
             logged: Mutex::new(Generations::new(LOGGED_MAX)),
             closing: AtomicBool::new(false),
             writing: AtomicBool::new(true),
-            drain_until_ms: AtomicU64::new(u64::MAX),
+            drain_until: OnceLock::new(),
             config,
         });
-        let thread = writer::spawn(writer::Writer::new(recorder.clone(), options, run, store))?;
+        let spool = recorder.open_spool(&options).map_err(std::io::Error::other)?;
+        let thread = writer::spawn(writer::Writer::new(recorder.clone(), options, run, store, spool))?;
         Ok(WriterThread { recorder, thread })
     }
 
@@ -270,6 +288,11 @@ impl Recorder {
         self.writing.load(Ordering::Acquire)
     }
 
+    /// Whether what the archive does not take is kept in the spool.
+    pub fn is_spooling(&self) -> bool {
+        self.outages.spool_takes()
+    }
+
     /// Since when recording is down (milliseconds since the epoch), the reason and the detail.
     pub fn outage(&self) -> Option<(i64, String, String)> {
         self.outages.current().filter(|_| self.is_down())
@@ -277,12 +300,12 @@ impl Recorder {
 
     /// R3: must a request be refused before it is forwarded?
     pub fn refuses(&self) -> bool {
-        self.config.when_unavailable == WhenUnavailable::Refuse && self.is_down()
+        self.config.when_unavailable == WhenUnavailable::Refuse && self.outages.is_waiting_vain()
     }
 
     /// Whether answers that cannot be recorded are delivered all the same.
     pub fn passes_unrecorded(&self) -> bool {
-        self.config.when_unavailable == WhenUnavailable::Pass
+        self.config.when_unavailable != WhenUnavailable::Refuse
     }
 
     /// By what an exchange is recognised when it comes again.
@@ -398,7 +421,7 @@ impl Recorder {
             Recorded::Nothing => return Verdict::Deliver,
             Recorded::Held(_) if self.config.deliver == Deliver::Immediately => return Verdict::Deliver,
             Recorded::QueueFull(touched) => return self.verdict_on_dropped(&touched),
-            Recorded::Held(ticket) if self.is_down() => (ticket.touched, "down"),
+            Recorded::Held(ticket) if self.outages.is_waiting_vain() => (ticket.touched, "down"),
             Recorded::Held(ticket) => {
                 let began = tokio::time::Instant::now();
                 let committed = tokio::time::timeout(wait_max, ticket.committed).await;
@@ -415,7 +438,7 @@ impl Recorder {
     /// Not on disk yet, but still in the queue: it will be.
     fn verdict_on_waiting(&self, touched: &Touched, reason: &str) -> Verdict {
         let (effect, verdict) = match self.config.when_unavailable {
-            WhenUnavailable::Pass => (Effect::DeliveredEarly, Verdict::Deliver),
+            WhenUnavailable::Pass | WhenUnavailable::Spool => (Effect::DeliveredEarly, Verdict::Deliver),
             WhenUnavailable::Refuse => (Effect::Refused, Verdict::Refuse),
         };
         if verdict == Verdict::Deliver {
@@ -517,7 +540,8 @@ impl Recorder {
     fn is_news(&self, now: i64, record: &ErrorRecord) -> bool {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let key = store::append::fold_key(record);
-        if logged.get_mut(&key).is_some_and(|at| now - *at < LOG_AGAIN_MS) {
+        // A clock that was set back makes it news.
+        if logged.get_mut(&key).is_some_and(|at| (0..LOG_AGAIN_MS).contains(&(now - *at))) {
             return false;
         }
         logged.insert(key, now);
@@ -551,6 +575,21 @@ impl Recorder {
         Recorded::Held(Ticket { committed, touched })
     }
 
+    /// The spool, where it is wanted or an earlier run has left one. What a crash has torn of it is returned too.
+    fn open_spool(&self, options: &store::Options) -> Result<Option<(Spool, Vec<u8>)>, store::Error> {
+        let path = self.config.spool_path(&options.path);
+        let is_wanted = self.config.when_unavailable == WhenUnavailable::Spool;
+        match Spool::open(&path, options.file_mode, self.config.spool_bytes_max as u64, is_wanted) {
+            Ok(Some((spool, torn))) if is_wanted || !spool.is_empty() || !torn.is_empty() => Ok(Some((spool, torn))),
+            Ok(_) => Ok(None),
+            Err(error) if is_wanted => Err(error),
+            Err(error) => {
+                tracing::error!(%error, "there is a spool, and what it holds cannot be written into the archive");
+                Ok(None)
+            }
+        }
+    }
+
     fn live(&self) -> MutexGuard<'_, LiveChats> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -564,7 +603,7 @@ impl Recorder {
     }
 
     fn drain_is_over(&self) -> bool {
-        self.is_closing() && now_ms() as u64 > self.drain_until_ms.load(Ordering::Acquire)
+        self.drain_until.get().is_some_and(|until| Instant::now() > *until)
     }
 }
 
@@ -576,8 +615,7 @@ impl WriterThread {
 
     /// Writes what waits, at most `drain_max` where the file takes nothing, notes the end of the run and closes the file.
     pub fn close(self, drain_max: Duration) {
-        let until = now_ms() as u64 + drain_max.as_millis() as u64;
-        self.recorder.drain_until_ms.store(until, Ordering::Release);
+        let _ = self.recorder.drain_until.set(Instant::now() + drain_max);
         self.recorder.closing.store(true, Ordering::Release);
         self.recorder.queue.wake();
         if self.thread.join().is_err() {
@@ -609,7 +647,7 @@ fn log_error(record: &ErrorRecord) {
         format = error.format.as_str(),
         code = error.code,
         class = error.class.as_str(),
-        meaning = error.meaning,
+        meaning = error.meaning.as_deref(),
         field = error.field,
         detail = error.detail,
         advice = error.advice,

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::chat::ChatId;
 use crate::store::Outage;
+use crate::store::spool::Began;
 
 /// Chats named in one outage's row.
 const CHATS_NAMED: usize = 1_000;
@@ -15,6 +16,8 @@ const FINISHED_MAX: usize = 100;
 #[derive(Debug, Default)]
 pub struct Outages {
     down: AtomicBool,
+    /// Tickets are honoured all the same, out of the spool.
+    spool_takes: AtomicBool,
     log: Mutex<Log>,
 }
 
@@ -38,12 +41,29 @@ pub enum Effect {
     Refused,
     /// The client had it, and it will never be written.
     Dropped,
+    /// It was kept in the spool before the client had it.
+    Spooled,
 }
 
 impl Outages {
     /// Whether recording is known to be down.
     pub fn is_down(&self) -> bool {
         self.down.load(Ordering::Acquire)
+    }
+
+    /// Whether recording is down and nothing else keeps what is seen: nobody need wait then.
+    pub fn is_waiting_vain(&self) -> bool {
+        self.is_down() && !self.spool_takes.load(Ordering::Acquire)
+    }
+
+    /// Whether the spool takes what the archive does not. True where that is news.
+    pub fn set_spool_takes(&self, takes: bool) -> bool {
+        self.spool_takes.swap(takes, Ordering::AcqRel) != takes
+    }
+
+    /// Whether the spool takes what the archive does not.
+    pub fn spool_takes(&self) -> bool {
+        self.spool_takes.load(Ordering::Acquire)
     }
 
     /// The present outage in words: since when (milliseconds since the epoch), reason, detail.
@@ -65,11 +85,15 @@ impl Outages {
         if !was_down {
             outage.reason = reason.into(); // what began as a slow commit or a full queue now has a better name
         }
-        if outage.detail.len() < DETAIL_BYTES_MAX {
-            let separator = if outage.detail.is_empty() { "" } else { "; then " };
-            outage.detail = format!("{}{separator}{detail}", outage.detail);
-        }
+        outage.add_detail(detail);
         true
+    }
+
+    /// Adds to the story of the present outage.
+    pub fn tell(&self, detail: &str) {
+        if let Some(outage) = &mut self.lock().current {
+            outage.add_detail(detail);
+        }
     }
 
     /// An answer was touched, by the present outage or by one that begins with it.
@@ -89,12 +113,46 @@ impl Outages {
             Effect::DeliveredEarly => outage.delivered_early += events,
             Effect::Refused => outage.refused += events,
             Effect::Dropped => outage.dropped += events,
+            Effect::Spooled => outage.spooled += events,
         }
-        for chat_id in chats {
-            if outage.chat_ids.len() < CHATS_NAMED && !outage.chat_ids.contains(chat_id) {
-                outage.chat_ids.push(chat_id.clone());
-            }
+        outage.name(chats);
+    }
+
+    /// Recording was down in an earlier run, and what it brought is in the spool: `answers` with `events`.
+    pub fn resume(&self, began: Began, answers: u64, events: u64) {
+        self.begin(began.at, &began.reason, &began.detail);
+        if let Some(outage) = &mut self.lock().current {
+            (outage.answers, outage.events, outage.spooled) = (answers, events, events);
         }
+    }
+
+    /// Chats that the present outage touched.
+    pub fn name<'a>(&self, chats: impl Iterator<Item = &'a ChatId>) {
+        if let Some(outage) = &mut self.lock().current {
+            outage.name(chats);
+        }
+    }
+
+    /// The present outage as it will be when a batch is committed, taken out: its row goes with that batch.
+    pub fn take(&self, now: i64) -> Option<Outage> {
+        let mut outage = self.lock().current.take()?;
+        outage.ended_at = now;
+        Some(outage)
+    }
+
+    /// That batch was not committed.
+    pub fn put_back(&self, outage: Outage) {
+        let mut log = self.lock();
+        let later = log.current.take();
+        log.current = Some(match later {
+            None => outage,
+            Some(later) => outage.joined(later),
+        });
+    }
+
+    /// That batch was committed.
+    pub fn end_written(&self) {
+        self.down.store(false, Ordering::Release);
     }
 
     /// Rows are taken again. The outage that is over, if there was one.
@@ -125,6 +183,32 @@ impl Outages {
 }
 
 impl Outage {
+    fn add_detail(&mut self, detail: &str) {
+        if self.detail.len() < DETAIL_BYTES_MAX {
+            let separator = if self.detail.is_empty() { "" } else { "; then " };
+            self.detail = format!("{}{separator}{detail}", self.detail);
+        }
+    }
+
+    fn name<'a>(&mut self, chats: impl Iterator<Item = &'a ChatId>) {
+        for chat_id in chats {
+            if self.chat_ids.len() < CHATS_NAMED && !self.chat_ids.contains(chat_id) {
+                self.chat_ids.push(chat_id.clone());
+            }
+        }
+    }
+
+    fn joined(mut self, later: Self) -> Self {
+        self.answers += later.answers;
+        self.events += later.events;
+        self.delivered_early += later.delivered_early;
+        self.refused += later.refused;
+        self.dropped += later.dropped;
+        self.spooled += later.spooled;
+        self.name(later.chat_ids.iter());
+        self
+    }
+
     fn begun(now: i64, reason: &str, detail: &str) -> Self {
         Self {
             started_at: now,
@@ -136,6 +220,7 @@ impl Outage {
             delivered_early: 0,
             refused: 0,
             dropped: 0,
+            spooled: 0,
             chat_ids: Vec::new(),
         }
     }

@@ -33,10 +33,8 @@ const EVENT_BYTES: usize = 512;
 impl Queued {
     /// Wraps an entry and weighs it.
     pub fn new(entry: Entry, keys: Vec<EventKey>, pledge: Option<Pledge>) -> Self {
-        let events = entry.chats.iter().map(|chat| chat.events.len() as u64).sum::<u64>();
-        let found = entry.findings.iter().map(|finding| finding.events).sum::<u64>();
-        let bytes = weigh(&entry);
-        Self { entry, keys, answer: None, pledge, events: events + found, bytes }
+        let (events, bytes) = (entry.events(), weigh(&entry));
+        Self { entry, keys, answer: None, pledge, events, bytes }
     }
 }
 

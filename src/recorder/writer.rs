@@ -1,7 +1,12 @@
 //! The one writer: takes what waits, commits it as a group, tells whoever waited.
 //!
 //! It owns the file. Trouble with it never ends the thread: the batch stays in memory and is tried again until it is
-//! written, on the same connection or on a new one, and everyone may see meanwhile that recording is down.
+//! written, on the same connection or on a new one, and everyone may see meanwhile that recording is down. Where there is a
+//! spool it goes there, and from there into the archive.
+
+mod salvage;
+mod spooling;
+mod trouble;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,10 +17,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::live::Joined;
 use super::queue::Queued;
 use super::{Recorder, now_ms, pledge};
-use crate::gms::{Finding, FindingKind};
-use crate::store::{Appended, ChatRecord, Entry, Error, ErrorKind, Options, Outage, Run, Store, Tally};
+use crate::store::{Appended, Entry, Error, Options, Outage, Run, Spool, Store};
 use crate::telemetry::Repeated;
 use crate::telemetry::pulse::Pulse;
+
+use salvage::append;
+use spooling::Pause;
+use trouble::road_back;
 
 /// Lazy facts are written at least this often (R4: within a second), and an idle file is looked after.
 const LAZY_INTERVAL: Duration = Duration::from_millis(500);
@@ -48,6 +56,14 @@ pub(super) struct Writer {
     outages: Vec<Outage>,
     /// What a store that was let go had put off.
     left_over: Vec<Entry>,
+    spool: Option<Spool>,
+    /// What a crash has torn of it.
+    torn: Vec<u8>,
+    /// When the spool is next written into the archive, or read at all.
+    drain_pause: Pause,
+    read_pause: Pause,
+    /// The outage, by its beginning, that the spool's records are told to be of.
+    told_outage: Option<i64>,
     last_lazy: Instant,
     /// The last batch was a crowd.
     is_crowded: bool,
@@ -64,7 +80,14 @@ struct Batch {
 
 impl Writer {
     /// A writer that goes on with an opened store.
-    pub(super) fn new(recorder: Arc<Recorder>, options: Options, run: Run, store: Store) -> Self {
+    pub(super) fn new(
+        recorder: Arc<Recorder>,
+        options: Options,
+        run: Run,
+        store: Store,
+        spool: Option<(Spool, Vec<u8>)>,
+    ) -> Self {
+        let (spool, torn) = spool.unzip();
         let options = Options { create: false, ..options };
         Self {
             recorder,
@@ -73,6 +96,11 @@ impl Writer {
             store: Some(store),
             outages: Vec::new(),
             left_over: Vec::new(),
+            spool,
+            torn: torn.unwrap_or_default(),
+            drain_pause: Pause::default(),
+            read_pause: Pause::default(),
+            told_outage: None,
             last_lazy: Instant::now(),
             is_crowded: false,
         }
@@ -83,6 +111,7 @@ impl Writer {
         let _end = End(self.recorder.clone());
         let pulse = self.recorder.metrics.pulses.begin("writer");
         self.recorder.metrics.recording_up.set(1);
+        self.take_up_spool();
         while !self.recorder.is_closing() || self.has_work() {
             pulse.beat();
             let batch = self.gather().await;
@@ -92,6 +121,7 @@ impl Writer {
             } else if !self.write(batch, &pulse).await {
                 break;
             }
+            self.show_spool();
         }
         self.finish().await;
         pulse.end();
@@ -99,7 +129,7 @@ impl Writer {
 
     fn has_work(&self) -> bool {
         let is_waited_for = !self.recorder.queue.is_empty() || self.recorder.outages.has_finished();
-        is_waited_for || self.recorder.live().has_pending() || self.has_put_off()
+        is_waited_for || self.recorder.live().has_pending() || self.has_put_off() || self.drains_at_stop()
     }
 
     fn has_put_off(&self) -> bool {
@@ -146,16 +176,33 @@ impl Writer {
         let mut pause = RETRY_FIRST;
         loop {
             pulse.beat();
-            self.outages.extend(self.recorder.outages.take_finished());
-            match self.attempt(&mut batch).await {
-                Ok(()) => return true,
-                Err(error) => self.note_trouble(&error, began.elapsed(), &mut batch).await,
+            let had_backlog = self.has_backlog();
+            let is_kept = if had_backlog {
+                // Nothing overtakes what is in the spool.
+                let is_kept = batch.is_empty() || self.keep(&mut batch);
+                self.drain(pulse).await;
+                is_kept
+            } else {
+                self.outages.extend(self.recorder.outages.take_finished());
+                match self.attempt(&mut batch).await {
+                    Ok(()) => return true,
+                    Err(error) => self.note_trouble(&error, began.elapsed()).await,
+                }
+                self.recorder.is_down() && self.keep(&mut batch)
+            };
+            if is_kept {
+                return true;
+            }
+            if self.recorder.is_down() {
+                self.break_pledges(&mut batch);
             }
             if self.recorder.drain_is_over() {
                 self.give_up(&batch);
                 return false;
             }
-            sleep(pause).await;
+            if !had_backlog || self.has_backlog() {
+                sleep(pause).await;
+            }
             pause = (pause * 2).min(RETRY_MAX);
         }
     }
@@ -167,7 +214,7 @@ impl Writer {
         let store = self.store.as_mut().expect("reopened above");
         let began = Instant::now();
         let entries = batch.take_entries();
-        let appended = append(store, &entries, &self.outages, batch.whole);
+        let appended = append(store, &entries, &self.outages, batch.whole, &[]);
         batch.put_back(entries);
         let appended = appended?;
         store.check_still_at_path()?;
@@ -181,10 +228,7 @@ impl Writer {
         let recorder = &self.recorder;
         self.outages.clear();
         recorder.committed().remember(batch.queued.iter_mut().flat_map(|queued| queued.keys.drain(..)));
-        let joined: Vec<Joined> = {
-            let mut live = recorder.live();
-            batch.queued.iter().filter_map(|queued| queued.answer.as_ref()).map(|key| live.landed(key)).collect()
-        };
+        let joined = self.landed(batch);
         recorder.metrics.ledger.enter(|account| {
             for (queued, tally) in batch.queued.iter().zip(&appended.tallies) {
                 account.new += tally.new;
@@ -198,51 +242,76 @@ impl Writer {
                 account.in_flight -= events;
             }
         });
+        self.say_variants(appended);
+        let own = batch.queued.iter_mut().filter_map(|queued| queued.pledge.take());
+        pledge::keep(own.chain(joined.into_iter().flat_map(|joined| joined.pledges)));
+        if let Some(outage) = recorder.outages.end(now_ms()) {
+            self.say_up(&outage);
+        }
+    }
+
+    /// Who else waited for the answers of a batch, which are on disk now.
+    fn landed(&self, batch: &Batch) -> Vec<Joined> {
+        let mut live = self.recorder.live();
+        batch.queued.iter().filter_map(|queued| queued.answer.as_ref()).map(|key| live.landed(key)).collect()
+    }
+
+    fn say_variants(&self, appended: &Appended) {
         for (chat_id, index, comparison) in &appended.variants {
             let Some(not_shown) = VARIANTS.admit(std::time::Instant::now()) else { continue };
             tracing::warn!(%chat_id, index, kind = ?comparison, not_shown, "an event was delivered with other content than before; both are kept");
         }
-        let own = batch.queued.iter_mut().filter_map(|queued| queued.pledge.take());
-        pledge::keep(own.chain(joined.into_iter().flat_map(|joined| joined.pledges)));
-        if let Some(outage) = recorder.outages.end(now_ms()) {
-            recorder.metrics.recording_up.set(1);
-            let seconds = (outage.ended_at - outage.started_at) as f64 / 1000.0;
-            tracing::info!(
-                reason = outage.reason,
-                seconds,
-                events = outage.events,
-                delivered_early = outage.delivered_early,
-                refused = outage.refused,
-                dropped = outage.dropped,
-                "recording is up again"
-            );
-        }
+    }
+
+    fn say_up(&self, outage: &Outage) {
+        self.recorder.metrics.recording_up.set(1);
+        let seconds = (outage.ended_at - outage.started_at) as f64 / 1000.0;
+        tracing::info!(
+            reason = outage.reason,
+            seconds,
+            events = outage.events,
+            spooled = outage.spooled,
+            delivered_early = outage.delivered_early,
+            refused = outage.refused,
+            dropped = outage.dropped,
+            "recording is up again"
+        );
     }
 
     /// What an error means: how long to keep the connection, and whether recording is down.
-    async fn note_trouble(&mut self, error: &Error, lasted: Duration, batch: &mut Batch) {
+    async fn note_trouble(&mut self, error: &Error, lasted: Duration) {
         let error = match self.store.as_ref().map(Store::check_still_at_path) {
             Some(Err(moved)) => moved,
             _ => error.clone(),
         };
-        let kind = error.kind;
-        self.recorder.metrics.store_errors.get_or_create(&[("kind", kind.as_str().into())]).inc();
-        let patience = if kind == ErrorKind::Busy { self.recorder.config.commit_wait_max } else { Duration::ZERO };
+        self.recorder.metrics.store_errors.get_or_create(&[("kind", error.kind.as_str().into())]).inc();
+        let road = road_back(error.kind);
+        let patience = if road.is_waited_out { self.patience() } else { Duration::ZERO };
         if lasted >= patience {
-            self.declare_down(&error, batch);
+            self.declare_down(&error, road.hint);
         }
-        // After these the same connection goes on; a failed sync or a damaged page must be read anew from the file.
-        if !matches!(kind, ErrorKind::Busy | ErrorKind::Full | ErrorKind::ReadOnly) {
+        if !road.keeps_connection {
             self.let_go().await;
         }
     }
 
-    fn declare_down(&self, error: &Error, batch: &mut Batch) {
+    /// How long a lock is waited for before recording counts as down. What goes into the spool is there well within the
+    /// time that its client waits.
+    fn patience(&self) -> Duration {
+        let wait_max = self.recorder.config.commit_wait_max;
+        if self.recorder.outages.spool_takes() { wait_max / 4 } else { wait_max }
+    }
+
+    fn declare_down(&self, error: &Error, hint: &str) {
         if self.recorder.outages.begin(now_ms(), error.kind.as_str(), &error.message) {
             self.recorder.metrics.recording_up.set(0);
-            tracing::error!(reason = error.kind.as_str(), error = %error, hint = hint(error.kind), "recording is down");
+            let spooling = self.recorder.outages.spool_takes();
+            tracing::error!(reason = error.kind.as_str(), %error, spooling, hint, "recording is down");
         }
-        // Whoever waits is told now, by losing the other end, and does not wait in vain.
+    }
+
+    /// Whoever waits is told now, by losing the other end, and does not wait in vain.
+    fn break_pledges(&self, batch: &mut Batch) {
         batch.queued.iter_mut().for_each(|queued| queued.pledge = None);
         let mut live = self.recorder.live();
         batch.queued.iter().filter_map(|queued| queued.answer.as_ref()).for_each(|key| live.dismiss(key));
@@ -272,8 +341,9 @@ impl Writer {
             None => self.reopen().await,
         };
         match checked {
-            Err(error) => self.note_trouble(&error, Duration::MAX, &mut Batch::default()).await,
-            Ok(()) if self.recorder.outages.is_down() => drop(self.write(Batch::default(), pulse).await),
+            Err(error) => self.note_trouble(&error, Duration::MAX).await,
+            Ok(()) if self.has_backlog() => self.drain(pulse).await,
+            Ok(()) if self.recorder.is_down() => drop(self.write(Batch::default(), pulse).await),
             Ok(()) => {}
         }
         let wal_bytes = self.store.as_ref().map_or(0, Store::wal_bytes);
@@ -296,6 +366,10 @@ impl Writer {
     }
 
     async fn finish(&mut self) {
+        if let Some(spool) = self.spool.as_ref().filter(|spool| !spool.is_empty()) {
+            let (path, left) = (spool.path().display(), spool.backlog());
+            tracing::warn!(%path, events = left.events, "the spool keeps what the archive has not; the next start writes it there");
+        }
         let Some(store) = self.store.take() else { return };
         let ledger = serde_json::to_string(&self.recorder.metrics.ledger.read()).unwrap_or_default();
         if let Err(error) = store.finish(now_ms(), &ledger) {
@@ -328,91 +402,6 @@ impl Batch {
     fn put_back(&mut self, entries: Vec<Entry>) {
         let places = self.queued.iter_mut().map(|queued| &mut queued.entry).chain(&mut self.lazy);
         places.zip(entries).for_each(|(place, entry)| *place = entry);
-    }
-}
-
-/// One transaction; where a row of it is refused, as many as it takes.
-fn append(store: &mut Store, entries: &[Entry], outages: &[Outage], whole: bool) -> Result<Appended, Error> {
-    match store.append(entries, outages, whole) {
-        Err(error) if error.kind == ErrorKind::Row => isolate(store, entries, outages),
-        done => done,
-    }
-}
-
-/// Some row of these entries is refused by the database: every entry alone, and in the one at fault every event alone.
-/// What is refused even then is kept as a finding; the others go on.
-fn isolate(store: &mut Store, entries: &[Entry], outages: &[Outage]) -> Result<Appended, Error> {
-    let mut all = store.append(&[], outages, false)?;
-    for entry in entries {
-        match store.append(std::slice::from_ref(entry), &[], true) {
-            Ok(one) => all.absorb(one),
-            Err(error) if error.kind == ErrorKind::Row => all.absorb(salvage(store, entry)?),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(all)
-}
-
-fn salvage(store: &mut Store, entry: &Entry) -> Result<Appended, Error> {
-    let mut tally = Tally::default();
-    let mut all = Appended::default();
-    for part in parts(entry) {
-        let one = match store.append(std::slice::from_ref(&part), &[], true) {
-            Ok(one) => one,
-            Err(error) if error.kind == ErrorKind::Row => store.append(&[as_finding(&part, &error)], &[], true)?,
-            Err(error) => return Err(error),
-        };
-        tally = one.tallies.iter().fold(tally, |sum, one| sum.plus(*one));
-        all.variants.extend(one.variants);
-    }
-    all.tallies = vec![tally];
-    Ok(all)
-}
-
-/// An entry taken apart into entries of one row each, facts of the chat last.
-fn parts(entry: &Entry) -> Vec<Entry> {
-    let blank = || Entry { at: entry.at, node: entry.node.clone(), ..Entry::default() };
-    let mut parts = Vec::new();
-    for chat in &entry.chats {
-        for event in &chat.events {
-            let record = ChatRecord { events: vec![event.clone()], ..ChatRecord::of(chat.chat_id.clone()) };
-            parts.push(Entry { chats: vec![record], ..blank() });
-        }
-        parts.push(Entry { chats: vec![ChatRecord { events: Vec::new(), ..chat.clone() }], ..blank() });
-    }
-    parts.extend(entry.errors.iter().map(|error| Entry { errors: vec![error.clone()], ..blank() }));
-    parts.extend(entry.findings.iter().map(|finding| Entry { findings: vec![finding.clone()], ..blank() }));
-    parts
-}
-
-fn as_finding(part: &Entry, error: &Error) -> Entry {
-    let chat = part.chats.first();
-    let event = chat.and_then(|chat| chat.events.first());
-    let raw = event.map(|event| event.raw.clone().into_bytes()).unwrap_or_default();
-    let finding = Finding {
-        kind: FindingKind::Unstorable,
-        chat_id: chat.map(|chat| chat.chat_id.clone()),
-        detail: format!("the database refused this row: {error}"),
-        raw_length: raw.len(),
-        raw,
-        events: u64::from(event.is_some()) + part.findings.iter().map(|finding| finding.events).sum::<u64>(),
-    };
-    tracing::error!(chat_id = ?finding.chat_id, %error, "a row was refused by the database; it is kept as a finding");
-    Entry { at: part.at, node: part.node.clone(), findings: vec![finding], ..Entry::default() }
-}
-
-fn hint(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::Busy => "another process holds the write lock: look for a backup tool or an open sqlite3 shell",
-        ErrorKind::Full => "free space on the file system of the archive; recording then goes on by itself",
-        ErrorKind::ReadOnly => "make the file and its folder writable for this user; recording then goes on by itself",
-        ErrorKind::Missing => "put the archive back at its path; it is never made anew while serving",
-        ErrorKind::Replaced => "another file is at the archive's path; recording goes on in it if it is an archive",
-        ErrorKind::Corrupt => "stop, keep the file, and restore a backup; recording goes on when a sound file is there",
-        ErrorKind::Io => "look into the kernel log for disk errors; recording then goes on by itself",
-        ErrorKind::CannotOpen => "check that the folder exists and is writable",
-        ErrorKind::NotAnArchive => "put the archive back at its path",
-        ErrorKind::Row | ErrorKind::Other => "see the error",
     }
 }
 

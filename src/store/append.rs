@@ -9,6 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use rusqlite::{CachedStatement, Connection, params};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Error, Store};
@@ -22,7 +23,7 @@ const FOLD_MS: i64 = 60_000;
 const MEMORY_MAX: usize = 50_000;
 
 /// What one exchange brought.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Entry {
     /// When it was observed, milliseconds since the epoch.
     pub at: i64,
@@ -36,8 +37,16 @@ pub struct Entry {
     pub findings: Vec<Finding>,
 }
 
+impl Entry {
+    /// Events in it, those of its findings included, as the account counts them.
+    pub fn events(&self) -> u64 {
+        let events = self.chats.iter().map(|chat| chat.events.len() as u64).sum::<u64>();
+        events + self.findings.iter().map(|finding| finding.events).sum::<u64>()
+    }
+}
+
 /// What one exchange brought of one chat.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChatRecord {
     /// Which chat.
     pub chat_id: ChatId,
@@ -74,7 +83,7 @@ impl ChatRecord {
 }
 
 /// An error and the exchange it came in.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorRecord {
     /// What was said.
     pub error: ApiError,
@@ -83,7 +92,8 @@ pub struct ErrorRecord {
 }
 
 /// What the audit says of an exchange besides its error. Nothing secret: the path has no query.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ExchangeFacts {
     /// GET, POST, …
     pub method: String,
@@ -120,8 +130,21 @@ pub struct Outage {
     pub refused: u64,
     /// Events that will never be written.
     pub dropped: u64,
+    /// Events that were kept in the spool before clients had them.
+    pub spooled: u64,
     /// The chats affected, the first 1,000.
     pub chat_ids: Vec<ChatId>,
+}
+
+/// How much of a spool is in the archive once a batch is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Of the spool's present filling, 32 hex digits.
+    pub spool_id: String,
+    /// Bytes of it.
+    pub drained_to: u64,
+    /// Milliseconds since the epoch.
+    pub at: i64,
 }
 
 /// What became of an entry's events.
@@ -243,8 +266,23 @@ impl Store {
     /// # Errors
     /// Nothing of the batch is stored then. [`super::ErrorKind::Row`] means that one row is at fault: try smaller batches.
     pub fn append(&mut self, entries: &[Entry], outages: &[Outage], whole: bool) -> Result<Appended, Error> {
+        self.append_marked(entries, outages, whole, None)
+    }
+
+    /// The same with entries of a spool: that they are here is noted in the same transaction.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    pub fn append_marked(
+        &mut self,
+        entries: &[Entry],
+        outages: &[Outage],
+        whole: bool,
+        mark: Option<&Mark>,
+    ) -> Result<Appended, Error> {
         let mut batch = Batch::begin(&self.connection, self.run_id, &self.memory)?;
         let written = batch.write(entries, outages, whole).and_then(|appended| {
+            mark.map_or(Ok(()), |mark| batch.write_mark(mark))?;
             self.connection.prepare_cached("COMMIT")?.execute(())?;
             Ok(appended)
         });
@@ -260,6 +298,16 @@ impl Store {
                 Err(error)
             }
         }
+    }
+
+    /// How many bytes of a spool's filling are here; 0 where it is not known.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn drained_to(&self, spool_id: &str) -> Result<u64, Error> {
+        let mut select = self.connection.prepare_cached("SELECT max(drained_to) FROM spools WHERE spool_id = ?")?;
+        let drained_to: Option<i64> = select.query_row([spool_id], |row| row.get(0))?;
+        Ok(drained_to.unwrap_or_default().cast_unsigned())
     }
 
     /// Whether rows of chats are put off.
@@ -551,11 +599,20 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
+    fn write_mark(&self, mark: &Mark) -> Result<(), Error> {
+        let mut upsert = self.statement(
+            "INSERT INTO spools (spool_id, drained_to, at, run_id) VALUES (?, ?, ?, ?) ON CONFLICT (spool_id) DO UPDATE
+             SET drained_to = max(drained_to, excluded.drained_to), at = excluded.at, run_id = excluded.run_id",
+        )?;
+        upsert.execute(params![mark.spool_id, mark.drained_to.cast_signed(), mark.at, self.run_id])?;
+        Ok(())
+    }
+
     fn write_outage(&self, outage: &Outage) -> Result<(), Error> {
         let ids: Vec<&str> = outage.chat_ids.iter().map(ChatId::as_str).collect();
         self.statement(
             "INSERT INTO outages (started_at, ended_at, reason, detail, events, answers, delivered_early, refused,
-                dropped, chat_ids, run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                dropped, spooled, chat_ids, run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             outage.started_at,
@@ -567,6 +624,7 @@ impl<'s> Batch<'s> {
             outage.delivered_early as i64,
             outage.refused as i64,
             outage.dropped as i64,
+            outage.spooled as i64,
             serde_json::json!(ids).to_string(),
             self.run_id,
         ])?;

@@ -7,6 +7,7 @@ pub mod append;
 pub mod inspect;
 pub mod place;
 pub mod read;
+pub mod spool;
 
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -22,7 +23,8 @@ use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
 
 use crate::gms::errors::catalogue;
 
-pub use append::{Appended, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Outage, Tally};
+pub use append::{Appended, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Mark, Outage, Tally};
+pub use spool::Spool;
 
 /// `PRAGMA application_id` of every archive: "GMSR".
 pub const APPLICATION_ID: i64 = 0x474D_5352;
@@ -31,7 +33,10 @@ pub const APPLICATION_ID: i64 = 0x474D_5352;
 const ENGINE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
 /// The schema's history. Only added to; a landed migration is never edited.
-pub const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "archive", include_str!("../../migrations/0001_archive.sql"))];
+pub const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "archive", include_str!("../../migrations/0001_archive.sql")),
+    (2, "spool", include_str!("../../migrations/0002_spool.sql")),
+];
 
 /// What goes wrong between the program and its file. The kind decides what the recorder does about it.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -159,6 +159,16 @@ pub struct Metrics {
     pub recording_up: Gauge,
     /// The WAL file.
     pub wal_bytes: Gauge,
+    /// The spool file.
+    pub spool_bytes: Gauge,
+    /// Records in it that are not yet in the archive.
+    pub spool_records: Gauge,
+    /// Events in those; they are among the account's `in_flight`.
+    pub spool_events: Gauge,
+    /// Since the first of those was observed.
+    pub spool_oldest_seconds: Gauge,
+    /// Trouble with the spool, by kind.
+    pub spool_errors: Family<Labels<1>, Counter>,
     /// Free space of the archive's file system.
     pub free_bytes: Gauge,
     /// Descriptors that the process has open.
@@ -224,6 +234,11 @@ impl Default for Metrics {
             queue_bytes: Gauge::default(),
             recording_up: Gauge::default(),
             wal_bytes: Gauge::default(),
+            spool_bytes: Gauge::default(),
+            spool_records: Gauge::default(),
+            spool_events: Gauge::default(),
+            spool_oldest_seconds: Gauge::default(),
+            spool_errors: Family::default(),
             free_bytes: Gauge::default(),
             open_files: Gauge::default(),
             open_files_max: Gauge::default(),
@@ -281,6 +296,14 @@ impl Metrics {
         r.register_with_unit("wal", "The write-ahead log's file", Unit::Bytes, self.wal_bytes.clone());
         r.register("open_files", "Descriptors open: connections, files", self.open_files.clone());
         r.register("open_files_max", "Descriptors that may be open", self.open_files_max.clone());
+        r.register_with_unit("spool", "The spool's file", Unit::Bytes, self.spool_bytes.clone());
+        let help = "Records in the spool that are not yet in the archive";
+        r.register("spool_records", help, self.spool_records.clone());
+        let help = "Events in the spool that are not yet in the archive; events_in_flight counts them";
+        r.register("spool_events", help, self.spool_events.clone());
+        let help = "How long the oldest record of the spool waits for the archive";
+        r.register_with_unit("spool_oldest", help, Unit::Seconds, self.spool_oldest_seconds.clone());
+        r.register("spool_errors", "Trouble with the spool's file, by kind", self.spool_errors.clone());
         r.register_with_unit("free", "Free space beside the archive", Unit::Bytes, self.free_bytes.clone());
         r.register("node_up", "1 while a node is well: it gets its share of requests", self.node_up.clone());
         r.register("node_exchanges", "Exchanges at a node now", self.node_exchanges.clone());

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
 
-const SCHEMA: &str = include_str!("../../../migrations/0001_archive.sql");
+const SCHEMA: &str =
+    concat!(include_str!("../../../migrations/0001_archive.sql"), include_str!("../../../migrations/0002_spool.sql"));
 
 /// An archive in a directory of its own, gone with it.
 pub struct Fixture {
