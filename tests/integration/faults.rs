@@ -15,16 +15,16 @@ use crate::support::{Archive, Chat, Client, Origin, Server, count, eventually, f
 const REFUSE: &str = "[recording]\nwhen_unavailable = \"refuse\"\n";
 
 /// A file system of its own, so that it can be full or read-only. Needs the right to mount, as CI has.
-struct Mount(tempfile::TempDir);
+pub struct Mount(pub tempfile::TempDir);
 
 impl Mount {
-    fn new(kib: usize) -> Self {
+    pub fn new(kib: usize) -> Self {
         let mount = Self(folder());
         mount.command(&["mount", "-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"]);
         mount
     }
 
-    fn command(&self, command: &[&str]) {
+    pub fn command(&self, command: &[&str]) {
         let status = Command::new(command[0]).args(&command[1..]).arg(self.0.path()).status();
         assert!(
             status.is_ok_and(|status| status.success()),
@@ -33,14 +33,14 @@ impl Mount {
     }
 
     /// Takes all the room there is.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let _ = Command::new("dd")
             .args(["if=/dev/zero", "bs=4k"])
             .arg(format!("of={}/filler", self.0.path().display()))
             .output();
     }
 
-    fn free(&self) {
+    pub fn free(&self) {
         std::fs::remove_file(self.0.path().join("filler")).expect("it was filled");
     }
 }
@@ -61,11 +61,11 @@ async fn writable(path: &Path) -> SqliteConnection {
     options.connect().await.expect("there is an archive")
 }
 
-async fn is_down(server: &Server) -> Option<()> {
+pub async fn is_down(server: &Server) -> Option<()> {
     (server.metric("gms_recorder_recording_up").await? == 0.0).then_some(())
 }
 
-async fn is_up(server: &Server) -> Option<()> {
+pub async fn is_up(server: &Server) -> Option<()> {
     (server.metric("gms_recorder_recording_up").await? == 1.0).then_some(())
 }
 
@@ -86,7 +86,7 @@ async fn send_until_down(server: &Server, chat: &Chat, client: &mut Client) -> V
     delivered
 }
 
-async fn texts(server: &Server, chat: &Chat) -> Vec<String> {
+pub async fn texts(server: &Server, chat: &Chat) -> Vec<String> {
     let sql =
         format!("SELECT text FROM events WHERE chat_id = '{}' AND party_type = 'Client' AND text IS NOT NULL", chat.id);
     Archive::open(&server.database).await.rows(&sql).await.into_iter().map(|row| row[0].clone()).collect()

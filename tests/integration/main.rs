@@ -13,6 +13,7 @@ mod operation;
 mod reading;
 mod seed;
 mod socket;
+mod spool;
 mod support;
 mod tls;
 mod transparency;
