@@ -270,7 +270,7 @@ fn wrong_values_are_told_with_what_would_be_right() {
         ),
         (
             "[recording]\nwhen_unavailable = 'maybe'",
-            "test.toml:2: recording.when_unavailable: \"maybe\" cannot be chosen; there is \"pass\", \"refuse\" or \"spool\"",
+            "test.toml:2: recording.when_unavailable: \"maybe\" cannot be chosen; there is one of \"pass\", \"refuse\", \"spool\"",
         ),
         ("[recording]\nkeep_typing_text = 'yes'", "test.toml:2: recording.keep_typing_text: true or false is wanted"),
         (

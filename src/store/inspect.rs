@@ -106,10 +106,10 @@ mod tests {
     async fn migrations_are_counted_without_touching_the_file() {
         let table = "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, success BOOLEAN NOT NULL)";
         let rows: [(&[&'static str], &[i64], &[i64]); 4] = [
-            (&["PRAGMA user_version = 0"], &[1], &[]),
-            (&[table], &[1], &[]),
-            (&[table, "INSERT INTO _sqlx_migrations VALUES (1, 1)"], &[], &[]),
-            (&[table, "INSERT INTO _sqlx_migrations VALUES (1, 1), (7, 1), (8, 0)"], &[], &[7]),
+            (&["PRAGMA user_version = 0"], &[1, 2], &[]),
+            (&[table], &[1, 2], &[]),
+            (&[table, "INSERT INTO _sqlx_migrations VALUES (1, 1)"], &[2], &[]),
+            (&[table, "INSERT INTO _sqlx_migrations VALUES (1, 1), (2, 1), (7, 1), (8, 0)"], &[], &[7]),
         ];
         for (statements, pending_versions, newer) in rows {
             let folder = tempfile::tempdir().expect("a temporary folder");

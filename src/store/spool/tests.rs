@@ -64,7 +64,6 @@ fn full(index: i64) -> Entry {
         client: "10.0.0.7".into(),
         request_id: Some("r-1".into()),
         duration_ms: 12,
-        ..ExchangeFacts::default()
     };
     let finding = Finding {
         kind: FindingKind::NotJson,
