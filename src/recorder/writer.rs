@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::live::Joined;
 use super::queue::Queued;
 use super::{Recorder, now_ms, pledge};
-use crate::store::{Appended, Entry, Error, Options, Outage, Run, Spool, Store};
+use crate::store::{Appended, Entry, Error, ErrorKind, Options, Outage, Run, Spool, Store};
 use crate::telemetry::Repeated;
 use crate::telemetry::pulse::Pulse;
 
@@ -287,6 +287,9 @@ impl Writer {
         self.recorder.metrics.store_errors.get_or_create(&[("kind", error.kind.as_str().into())]).inc();
         let road = road_back(error.kind);
         let patience = if road.is_waited_out { self.patience() } else { Duration::ZERO };
+        if matches!(error.kind, ErrorKind::Missing | ErrorKind::Replaced) {
+            self.let_go().await; // once it is said, the file that was moved away is whole
+        }
         if lasted >= patience {
             self.declare_down(&error, road.hint);
         }

@@ -108,7 +108,7 @@ fn check_tells_where_each_option_was_set() {
         "level = \"info\"",
         "chat       passes   allow is empty",
         "other      refused  deny names it",
-        "migrations   1 pending",
+        "migrations   2 pending",
         "served       no",
     ];
     for line in lines {
@@ -127,7 +127,7 @@ fn check_answers_programs_too() {
     assert_eq!(report["config"]["proxy"]["upstreams"][0], url);
     assert_eq!(report["nodes"][0]["problem"], serde_json::Value::Null);
     assert!(report["nodes"][1]["problem"].as_str().expect("it is dead").starts_with("it does not accept connections"));
-    assert_eq!(report["database"]["pending_migrations"], 1);
+    assert_eq!(report["database"]["pending_migrations"], 2);
     assert_eq!(output.status.code(), Some(1));
 
     let output = run(folder.path(), &["check", "--format", "json", "--admin", "x"]);
