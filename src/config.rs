@@ -34,6 +34,8 @@ pub const CONFIG_VARIABLE: &str = "GMS_RECORDER_CONFIG";
 pub struct Config {
     /// `[proxy]`
     pub proxy: proxy::Config,
+    /// `[limits]`
+    pub limits: proxy::limits::Config,
     /// `[nodes]`
     pub nodes: proxy::nodes::Config,
     /// `[tls]`

@@ -149,6 +149,7 @@ impl Running {
         health::resolve_first(&nodes).await;
         let start = Start {
             config: config.proxy.clone(),
+            limits: config.limits.clone(),
             access: Access::new(&config.proxy.allow, &config.proxy.deny).map_err(anyhow::Error::msg)?,
             nodes: nodes.clone(),
             cookies: watch.cookies,

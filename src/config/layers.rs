@@ -73,6 +73,7 @@ impl Layers {
     pub(super) fn config(&self) -> Config {
         Config {
             proxy: self.section("proxy"),
+            limits: self.section("limits"),
             nodes: self.section("nodes"),
             tls: self.section("tls"),
             node_tls: self.section("node_tls"),
@@ -170,7 +171,9 @@ impl Layers {
             let known = self.known.iter().map(|(key, _)| key.section);
             let remedy = match nearest(section, known) {
                 Some(known) => format!("did you mean [{known}]?"),
-                None => "there are [proxy], [nodes], [tls], [node_tls], [recording], [admin] and [log]".into(),
+                None => {
+                    "there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [admin] and [log]".into()
+                }
             };
             let problem = Problem {
                 origin: Some(origin),
@@ -195,7 +198,7 @@ impl Layers {
             _ if self.known.iter().any(|(key, _)| key.section == name) => format!("is a section: write [{name}]"),
             Some((key, _)) => format!("stands in no section; it belongs under [{}]", key.section),
             None => {
-                "unknown key, and in no section; there are [proxy], [nodes], [tls], [node_tls], [recording], [admin] and [log]"
+                "unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [admin] and [log]"
                     .into()
             }
         };
@@ -384,6 +387,7 @@ fn wrong_value(key: Key, value: &Value, default: &Value) -> Option<String> {
     let table = Table::from_iter([(key.name.to_string(), value.clone())]);
     let outcome = match key.section {
         "proxy" => table.try_into::<proxy::Config>().err(),
+        "limits" => table.try_into::<proxy::limits::Config>().err(),
         "nodes" => table.try_into::<proxy::nodes::Config>().err(),
         "tls" => table.try_into::<proxy::tls::server::Config>().err(),
         "node_tls" => table.try_into::<proxy::tls::connector::Config>().err(),

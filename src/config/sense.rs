@@ -8,6 +8,8 @@ use crate::admin::control::PATH_BYTES_MAX;
 use crate::gms::RouteClass;
 use crate::proxy::NodeAddress;
 use crate::proxy::affinity::Rule;
+use crate::proxy::head::{FIELDS_MAX, HEAD_BYTES_MAX};
+use crate::proxy::limits;
 use crate::proxy::nodes::{self, NODES_MAX};
 use crate::proxy::tls::connector::{self, is_server_name};
 use crate::proxy::tls::server::{self, ClientCertificates};
@@ -30,6 +32,7 @@ pub(super) fn check(config: &Config, layers: &mut Layers) {
     check_routes(&config.proxy, layers);
     check_origins(&config.proxy.cors_origins, layers);
     check_proxy_bounds(&config.proxy, layers);
+    check_limits(&config.limits, layers);
     check_nodes(&config.nodes, layers);
     check_tls(&config.tls, layers);
     check_node_tls(&config.node_tls, layers);
@@ -138,6 +141,35 @@ fn check_proxy_bounds(config: &proxy::Config, layers: &mut Layers) {
     within("proxy", "http2_streams_max", config.http2_streams_max as usize, 1, 1 << 16, layers);
     within("proxy", "connections_max", config.connections_max, 1, 1 << 20, layers);
     within("proxy", "node_connections_max", config.node_connections_max, 1, 1 << 20, layers);
+}
+
+fn check_limits(config: &limits::Config, layers: &mut Layers) {
+    for (name, wait) in [
+        ("head_timeout", config.head_timeout),
+        ("pace_time", config.pace_time),
+        ("exchange_time_max", config.exchange_time_max),
+    ] {
+        at_least_one_ms("limits", name, wait, layers);
+    }
+    // What is built in for heads can be narrowed.
+    for (name, size, least, most) in [
+        ("head_bytes_max", config.head_bytes_max, 1 << 10, HEAD_BYTES_MAX),
+        ("target_bytes_max", config.target_bytes_max, 256, HEAD_BYTES_MAX),
+        ("pace_bytes", config.pace_bytes, 1, usize::MAX),
+        ("body_bytes_max", config.body_bytes_max, 1 << 10, usize::MAX),
+    ] {
+        if !(least..=most).contains(&size) {
+            let [given, least, most] = [size, least, most].map(units::format_size);
+            let bounds = if name.starts_with("head") || name.starts_with("target") {
+                format!("{least} to {most}")
+            } else {
+                format!("at least {least}")
+            };
+            layers.object("limits", name, None, format!("{given} is out of bounds: {bounds}"));
+        }
+    }
+    within("limits", "head_fields_max", config.head_fields_max, 16, FIELDS_MAX, layers);
+    within("limits", "client_connections_max", config.client_connections_max, 0, 1 << 20, layers);
 }
 
 fn check_nodes(config: &nodes::Config, layers: &mut Layers) {

@@ -17,7 +17,7 @@ use super::Config;
 /// The name of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// `proxy`, `nodes`, `tls`, `node_tls`, `recording`, `admin` or `log`.
+    /// `proxy`, `limits`, `nodes`, `tls`, `node_tls`, `recording`, `admin` or `log`.
     pub section: &'static str,
     /// The name within its section.
     pub name: &'static str,
@@ -38,9 +38,10 @@ impl fmt::Display for Key {
 
 /// Every option with its value, in the order in which they are documented.
 pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
-    let Config { proxy, nodes, tls, node_tls, recording, admin, log } = config;
+    let Config { proxy, limits, nodes, tls, node_tls, recording, admin, log } = config;
     let named = |section| move |(name, value)| (Key { section, name }, value);
     let mut options: Vec<_> = proxy_options(proxy).into_iter().map(named("proxy")).collect();
+    options.extend(limits_options(limits).into_iter().map(named("limits")));
     options.extend(nodes_options(nodes).into_iter().map(named("nodes")));
     options.extend(tls_options(tls).into_iter().map(named("tls")));
     options.extend(node_tls_options(node_tls).into_iter().map(named("node_tls")));
@@ -102,6 +103,31 @@ fn proxy_options(config: &proxy::Config) -> Vec<Named> {
         ("client_timeout", duration(*client_timeout)),
         ("drain_delay", duration(*drain_delay)),
         ("drain_max", duration(*drain_max)),
+    ]
+}
+
+fn limits_options(config: &proxy::limits::Config) -> Vec<Named> {
+    let proxy::limits::Config {
+        client_connections_max,
+        head_bytes_max,
+        head_fields_max,
+        target_bytes_max,
+        head_timeout,
+        body_bytes_max,
+        pace_bytes,
+        pace_time,
+        exchange_time_max,
+    } = config;
+    vec![
+        ("client_connections_max", number(*client_connections_max)),
+        ("head_bytes_max", size(*head_bytes_max)),
+        ("head_fields_max", number(*head_fields_max)),
+        ("target_bytes_max", size(*target_bytes_max)),
+        ("head_timeout", duration(*head_timeout)),
+        ("body_bytes_max", size(*body_bytes_max)),
+        ("pace_bytes", size(*pace_bytes)),
+        ("pace_time", duration(*pace_time)),
+        ("exchange_time_max", duration(*exchange_time_max)),
     ]
 }
 

@@ -50,10 +50,20 @@ pub enum Refusal {
     TooLarge,
     /// A request that cannot be forwarded.
     BadRequest,
-    /// Its client did not send it in time.
+    /// Its client did not send its head in time.
     LateRequest,
     /// Its head is over the bounds.
     LongHead,
+    /// Its target is.
+    LongTarget,
+    /// Its body is.
+    LargeBody,
+    /// Its client sends its body too slowly.
+    SlowBody,
+    /// The proxy has all the connections it may have.
+    TooManyConnections,
+    /// This client has.
+    TooManyOfClient,
     /// A method that no reverse proxy forwards.
     Method,
 }
@@ -65,10 +75,13 @@ impl Refusal {
             Self::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::LateRequest => StatusCode::REQUEST_TIMEOUT,
+            Self::LateRequest | Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::LongTarget => StatusCode::URI_TOO_LONG,
+            Self::LargeBody => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooManyOfClient => StatusCode::TOO_MANY_REQUESTS,
             Self::Method => StatusCode::NOT_IMPLEMENTED,
-            Self::NodesFull | Self::RecordingDown | Self::NotRecorded | Self::TooLarge => {
+            Self::TooManyConnections | Self::NodesFull | Self::RecordingDown | Self::NotRecorded | Self::TooLarge => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -78,13 +91,19 @@ impl Refusal {
     fn error_type(self) -> &'static str {
         match self {
             Self::NoNode => "destination_unavailable",
-            Self::NodesFull => "connection_limit_reached",
+            Self::NodesFull | Self::TooManyConnections | Self::TooManyOfClient => "connection_limit_reached",
             Self::NoAnswer => "http_response_timeout",
             Self::BrokenAnswer => "http_response_incomplete",
             Self::Denied => "http_request_denied",
             Self::RecordingDown | Self::NotRecorded => "proxy_internal_error",
             Self::TooLarge => "http_response_body_size",
-            Self::BadRequest | Self::LateRequest | Self::LongHead | Self::Method => "http_request_error",
+            Self::BadRequest
+            | Self::LateRequest
+            | Self::LongHead
+            | Self::LongTarget
+            | Self::LargeBody
+            | Self::SlowBody
+            | Self::Method => "http_request_error",
         }
     }
 
@@ -102,13 +121,19 @@ impl Refusal {
             Self::BadRequest => "the request cannot be forwarded",
             Self::LateRequest => "the request did not come in time",
             Self::LongHead => "the head of the request is too long",
+            Self::LongTarget => "the target of the request is too long",
+            Self::LargeBody => "the body of the request is too large",
+            Self::SlowBody => "the body of the request came too slowly",
+            Self::TooManyConnections => "too many clients are connected",
+            Self::TooManyOfClient => "this client has too many connections",
             Self::Method => "this method is not forwarded",
         }
     }
 
     /// Whether trying again soon may help.
     fn is_passing(self) -> bool {
-        matches!(self, Self::NoNode | Self::NodesFull | Self::RecordingDown | Self::NotRecorded)
+        use Refusal::{NoNode, NodesFull, NotRecorded, RecordingDown, TooManyConnections, TooManyOfClient};
+        matches!(self, NoNode | NodesFull | RecordingDown | NotRecorded | TooManyConnections | TooManyOfClient)
     }
 }
 

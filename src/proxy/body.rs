@@ -12,8 +12,10 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::answer::Refusal;
 use super::framing::{Ambiguous, Decoder, Framing, SizeLine};
 use super::head::{Head, Known};
+use super::limits::{self, Pace};
 use super::socket::Watch;
 use super::tap::Share;
 use super::upstream::Lease;
@@ -34,6 +36,16 @@ pub enum Error {
     /// It cannot be told where it ends.
     #[error("{0}")]
     Ambiguous(#[from] Ambiguous),
+    /// It is over `body_bytes_max`.
+    #[error("it is too large")]
+    TooLarge,
+}
+
+impl Error {
+    /// What the client of a request's body is answered.
+    pub fn refusal(&self) -> Refusal {
+        if matches!(self, Self::TooLarge) { Refusal::LargeBody } else { Refusal::BadRequest }
+    }
 }
 
 /// How a body is framed on its way out.
@@ -162,34 +174,55 @@ struct UploadState {
     awaits_continue: bool,
     kept: Vec<u8>,
     kept_max: usize,
+    pace: Pace,
+    /// So much more may come.
+    bytes_left: u64,
 }
 
 impl UploadState {
-    fn keep(&mut self, part: &[u8]) {
+    /// Keeps what is to be kept of a part that came.
+    fn take(&mut self, part: &[u8]) -> Result<(), Error> {
+        self.bytes_left = self.bytes_left.checked_sub(part.len() as u64).ok_or(Error::TooLarge)?;
+        self.pace.moved(part.len(), Instant::now);
         let room = self.kept_max - self.kept.len();
         self.kept.extend_from_slice(&part[..part.len().min(room)]);
+        Ok(())
     }
 }
 
 impl Upload {
     /// The body after a head that was read from a client.
-    pub fn new(client: &Rc<Wire>, head: &Head, framing: Framing, began: Instant) -> Rc<Self> {
+    pub fn new(client: &Rc<Wire>, head: &Head, framing: Framing, began: Instant, limits: &limits::Config) -> Rc<Self> {
         let awaits_continue = head.has_token(Known::Expect, "100-continue") && !head.is_http_10();
-        Self::from(Source::Wire(client.clone()), awaits_continue, head, framing, began)
+        Self::from(Source::Wire(client.clone()), awaits_continue, head, framing, began, limits)
     }
 
     /// The body of a request on a stream of HTTP/2.
-    pub fn of_stream(incoming: Incoming, head: &Head, framing: Framing, began: Instant) -> Rc<Self> {
-        Self::from(Source::Stream(RefCell::new(incoming)), false, head, framing, began)
+    pub fn of_stream(
+        incoming: Incoming,
+        head: &Head,
+        framing: Framing,
+        began: Instant,
+        limits: &limits::Config,
+    ) -> Rc<Self> {
+        Self::from(Source::Stream(RefCell::new(incoming)), false, head, framing, began, limits)
     }
 
-    fn from(source: Source, awaits_continue: bool, head: &Head, framing: Framing, began: Instant) -> Rc<Self> {
+    fn from(
+        source: Source,
+        awaits_continue: bool,
+        head: &Head,
+        framing: Framing,
+        began: Instant,
+        limits: &limits::Config,
+    ) -> Rc<Self> {
         let decoder = Decoder::new(framing);
         let is_over = Cell::new(decoder.is_over());
-        let state = RefCell::new(UploadState { decoder, awaits_continue, kept: Vec::new(), kept_max: 0 });
+        let (pace, bytes_left) = (Pace::new(limits), limits.body_bytes_max as u64);
+        let state = UploadState { decoder, awaits_continue, kept: Vec::new(), kept_max: 0, pace, bytes_left };
         let outgoing = Outgoing::of_request(framing);
         let announcing = head.has(Known::Trailer).then(|| head.clone());
-        Rc::new(Self { source, outgoing, announcing, state, moved_at: Cell::new(began), is_over })
+        Rc::new(Self { source, outgoing, announcing, state: state.into(), moved_at: Cell::new(began), is_over })
     }
 
     /// Keeps at most so many bytes of its start.
@@ -205,6 +238,11 @@ impl Upload {
     /// When its last part came; at first, when the exchange began.
     pub fn moved_at(&self) -> Instant {
         self.moved_at.get()
+    }
+
+    /// When its client has taken too long with the next part; none while nobody waits for it.
+    pub fn due(&self) -> Option<Instant> {
+        if self.is_over() { None } else { self.state.borrow().pace.due() }
     }
 
     /// What was kept so far.
@@ -266,10 +304,15 @@ impl Upload {
 
     /// Takes the next part, and with the last one what follows it.
     fn poll_take(&self, context: &mut Context<'_>, give: impl FnOnce(&[u8], &[u8])) -> Poll<Result<(), Error>> {
-        let is_over = match &self.source {
-            Source::Wire(client) => ready!(self.poll_take_wire(client, context, give))?,
-            Source::Stream(incoming) => ready!(self.poll_take_stream(&mut incoming.borrow_mut(), context, give))?,
+        let taken = match &self.source {
+            Source::Wire(client) => self.poll_take_wire(client, context, give),
+            Source::Stream(incoming) => self.poll_take_stream(&mut incoming.borrow_mut(), context, give),
         };
+        let Poll::Ready(is_over) = taken else {
+            self.state.borrow_mut().pace.wait(Instant::now);
+            return Poll::Pending;
+        };
+        let is_over = is_over?;
         self.is_over.set(is_over);
         if !is_over {
             self.moved_at.set(Instant::now()); // more is to come: it may take long
@@ -294,7 +337,9 @@ impl Upload {
                 Err(ambiguous) => return (0, Err(ambiguous.into())),
             };
             let part = &bytes[..decoded.data];
-            state.keep(part);
+            if let Err(too_large) = state.take(part) {
+                return (0, Err(too_large));
+            }
             let is_over = state.decoder.is_over();
             let last = if is_over { self.last(&state.decoder.take_trailer()) } else { Vec::new() };
             give(part, &last);
@@ -313,7 +358,7 @@ impl Upload {
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(context)).transpose().map_err(io::Error::other)?;
         let trailers = match frame.map(Frame::into_data) {
             Some(Ok(part)) => {
-                self.state.borrow_mut().keep(&part);
+                self.state.borrow_mut().take(&part)?;
                 let is_over = incoming.is_end_stream();
                 give(&part, &if is_over { self.last(&[]) } else { Vec::new() });
                 return Poll::Ready(Ok(is_over));

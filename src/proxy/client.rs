@@ -1,10 +1,11 @@
 //! A client's connection, request after request. While the client does not ask, its connection is all that is kept of it.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,11 +17,13 @@ use super::forward::{Gate, Request, forward};
 use super::framing::Framing;
 use super::head::{Head, Kind, Known, Malformed};
 use super::headers::{self, Peer, Target, Unfit};
+use super::limits::Pace;
 use super::socket::Watch;
 use super::stage::Told;
 use super::upgrade;
 use super::upstream::Lease;
 use super::wire::{NoHead, Wire};
+use crate::telemetry::metrics::Limit;
 
 /// A client that has ended its side gets its answer if that comes so soon. Whoever closes altogether looks the same, and a
 /// long-poll must not be kept for them.
@@ -40,11 +43,14 @@ const PART_BYTES_MAX: usize = 64 << 10;
 pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, told: Told) {
     let peer = Peer::new(peer.ip(), wire.is_tls(), &gate.config.trusted_proxies);
     let wire = Rc::new(wire);
-    let mut patience = Patience::new(gate.config.client_timeout, told.clone());
+    let mut patience = Patience::new(gate.limits.head_timeout, told.clone());
     loop {
         let asked = match patience.next(&wire, gate.config.client_timeout).await {
             Some(asked) => asked,
-            None if wire.is_blank() => Asked::NothingMore,
+            None if wire.is_blank() => {
+                gate.metrics.reached(if patience.head_due.is_some() { Limit::HeadTime } else { Limit::Idle });
+                Asked::NothingMore
+            }
             None => Asked::Badly(Refusal::LateRequest),
         };
         // On the heap, so that a client at rest takes no room for an exchange; and not for each anew.
@@ -73,7 +79,7 @@ async fn attend(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, mut asked: Asked, pat
                 After::GoOn => {}
                 after => return after,
             },
-            Asked::Badly(refusal) => return refuse(gate, wire, refusal, "").await,
+            Asked::Badly(refusal) => return refuse(gate, peer, wire, refusal, None).await,
             Asked::NothingMore => return After::Close,
         }
         match patience.next(wire, REST_AFTER).await {
@@ -112,21 +118,27 @@ enum Asked {
 struct Patience {
     /// Mostly moved back, which costs no more than a store.
     deadline: Pin<Box<Sleep>>,
+    head_timeout: Duration,
+    /// When a head must be there that has begun; the first of a connection begins with it.
+    head_due: Option<Instant>,
     stop: Pin<Box<dyn Future<Output = ()>>>,
     told: Told,
     is_listening: bool,
 }
 
 impl Patience {
-    fn new(timeout: Duration, told: Told) -> Self {
+    fn new(head_timeout: Duration, told: Told) -> Self {
         let stopping = told.clone();
         let stop = Box::pin(async move { stopping.stopping().await });
-        Self { deadline: Box::pin(sleep(timeout)), stop, told, is_listening: false }
+        let deadline = Box::pin(sleep(head_timeout));
+        let head_due = Some(deadline.deadline());
+        Self { deadline, head_timeout, head_due, stop, told, is_listening: false }
     }
 
     /// Waits for the next request; none came within `time_max`.
     async fn next(&mut self, wire: &Wire, time_max: Duration) -> Option<Asked> {
-        self.deadline.as_mut().reset(Instant::now() + time_max);
+        let until = Instant::now() + time_max;
+        self.deadline.as_mut().reset(self.head_due.map_or(until, |due| due.min(until)));
         poll_fn(|context| {
             if !self.is_listening {
                 self.is_listening = true;
@@ -138,10 +150,21 @@ impl Patience {
                 Poll::Ready(Err(NoHead::Malformed(Malformed::TooLong | Malformed::TooManyFields))) => {
                     Asked::Badly(Refusal::LongHead)
                 }
+                Poll::Ready(Err(NoHead::Malformed(Malformed::LongStartLine))) => Asked::Badly(Refusal::LongTarget),
                 Poll::Ready(Err(NoHead::Malformed(_))) => Asked::Badly(Refusal::BadRequest),
                 Poll::Pending if wire.is_blank() && self.told.is_stopping() => Asked::NothingMore,
-                Poll::Pending => return self.deadline.as_mut().poll(context).map(|()| None),
+                Poll::Pending => {
+                    if self.head_due.is_none() && !wire.is_blank() {
+                        let due = Instant::now() + self.head_timeout;
+                        self.head_due = Some(due);
+                        if due < self.deadline.deadline() {
+                            self.deadline.as_mut().reset(due);
+                        }
+                    }
+                    return self.deadline.as_mut().poll(context).map(|()| None);
+                }
             };
+            self.head_due = None;
             Poll::Ready(Some(asked))
         })
         .await
@@ -151,38 +174,54 @@ impl Patience {
 /// One request and its answer.
 async fn exchange(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, head: &Head, is_leaving: bool) -> After {
     let began = Instant::now();
-    let (target, framing) = match fit(head) {
+    let (target, framing) = match fit(gate, head) {
         Ok(fit) => fit,
-        Err(Unfit::Method) => return refuse(gate, wire, Refusal::Method, head.method()).await,
-        Err(unfit) => {
-            tracing::debug!(%unfit, "a request that cannot be forwarded");
-            return refuse(gate, wire, Refusal::BadRequest, head.method()).await;
-        }
+        Err(refusal) => return refuse(gate, peer, wire, refusal, Some(head)).await,
     };
-    let upload = Upload::new(wire, head, framing, began);
+    let upload = Upload::new(wire, head, framing, began, &gate.limits);
     let request = Request { head, target, framing, upload, began };
     let Some(reply) = unless_gone(wire, &request.upload, forward(gate, peer, &request)).await else {
         return After::Close;
     };
     let goes_on = head.keeps_alive() && !is_leaving && request.upload.is_over();
-    let delivered = deliver(gate, wire, head, reply, goes_on).await;
+    let delivered = deliver(&Delivery::new(gate, wire, began), head, reply, goes_on).await;
     match delivered {
         After::GoOn | After::Close if !request.upload.is_over() => After::Linger,
         after => after,
     }
 }
 
-fn fit(head: &Head) -> Result<(Target<'_>, Framing), Unfit> {
-    Ok((Target::of(head)?, Framing::of_request(head)?))
+fn fit<'a>(gate: &Gate, head: &'a Head) -> Result<(Target<'a>, Framing), Refusal> {
+    let refused = |unfit| {
+        tracing::debug!(%unfit, "a request that cannot be forwarded");
+        if unfit == Unfit::Method { Refusal::Method } else { Refusal::BadRequest }
+    };
+    let target = Target::of(head).map_err(refused)?;
+    let framing = Framing::of_request(head).map_err(|ambiguous| refused(ambiguous.into()))?;
+    gate.limits.admit(head, framing)?;
+    Ok((target, framing))
 }
 
 /// An answer to what is no request that can be forwarded. Nothing after it can be told apart.
-async fn refuse(gate: &Gate, wire: &Wire, refusal: Refusal, method: &str) -> After {
+async fn refuse(gate: &Gate, peer: &Peer, wire: &Wire, refusal: Refusal, head: Option<&Head>) -> After {
+    let (method, path) = head.map_or(("", ""), |head| (head.method(), head.target()));
+    gate.turn_away(refusal, peer.address(), method, path);
     if let Reply::Held { head, bytes, .. } = answer::refuse(refusal, Reach::NotForwarded, method, None, &[]) {
         let out = headers::toward_client(&head, Outgoing::Sized, "close");
-        Delivery::new(gate, wire).send(out, Outgoing::Sized, bytes, &[]).await;
+        Delivery::new(gate, wire, Instant::now()).send(out, Outgoing::Sized, bytes, &[]).await;
     }
     After::Linger
+}
+
+/// Tells a client that there is no room for it, and does not read what it asks.
+pub async fn dismiss(refusal: Refusal, wire: Wire) {
+    if let Reply::Held { head, bytes, .. } = answer::refuse(refusal, Reach::NotForwarded, "", None, &[]) {
+        let out = headers::toward_client(&head, Outgoing::Sized, "close");
+        let mut nobody = Context::from_waker(Waker::noop());
+        // It fits into what the kernel keeps for a connection that was just made.
+        let _ = wire.send(&mut nobody, [&out, &bytes]);
+    }
+    linger(&wire).await;
 }
 
 /// Polls an exchange for as long as there is somebody to answer: none where the client broke its connection off, or ended
@@ -210,8 +249,7 @@ async fn unless_gone<T>(wire: &Wire, upload: &Upload, exchange: impl Future<Outp
 }
 
 /// Sends a reply as the client can read it.
-async fn deliver(gate: &Gate, wire: &Wire, request: &Head, reply: Reply, goes_on: bool) -> After {
-    let delivery = Delivery::new(gate, wire);
+async fn deliver(delivery: &Delivery<'_>, request: &Head, reply: Reply, goes_on: bool) -> After {
     let (outgoing, framed) = match &reply {
         Reply::Held { framing, .. } | Reply::Stream { framing, .. } => {
             let outgoing = Outgoing::of_answer(*framing, request.is_http_10());
@@ -248,20 +286,34 @@ async fn deliver(gate: &Gate, wire: &Wire, request: &Head, reply: Reply, goes_on
     };
     match is_whole {
         true if goes_on => After::GoOn,
-        false if !framed => After::Reset,
+        // What the kernel still holds of an answer for whoever does not take it goes at once.
+        false if !framed || delivery.is_late.get() => After::Reset,
         _ => After::Close,
     }
 }
 
 /// Sending to one client, which must take something every so often.
 struct Delivery<'a> {
+    gate: &'a Gate,
     wire: &'a Wire,
-    idle_max: Duration,
+    /// When the exchange is over, whatever happens.
+    until: Instant,
+    /// It was cut off.
+    is_late: Cell<bool>,
+}
+
+/// How an answer moves on.
+struct Motion {
+    timer: Pin<Box<Sleep>>,
+    sent: u64,
+    sent_at: Instant,
+    pace: Pace,
 }
 
 impl<'a> Delivery<'a> {
-    fn new(gate: &Gate, wire: &'a Wire) -> Self {
-        Self { wire, idle_max: gate.config.body_idle_timeout }
+    fn new(gate: &'a Gate, wire: &'a Wire, began: Instant) -> Self {
+        let until = began + gate.limits.exchange_time_max;
+        Self { gate, wire, until, is_late: Cell::new(false) }
     }
 
     /// What is there already, piece by piece. Whether all of it went out.
@@ -331,22 +383,49 @@ impl<'a> Delivery<'a> {
         .await
     }
 
-    /// Polls something for as long as the client takes bytes. False where it took none for too long.
+    /// Polls something for as long as it moves on, and the client keeps up the pace. False where it does not.
     async fn in_motion(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<bool>) -> bool {
-        let mut timer: Option<(Pin<Box<Sleep>>, u64)> = None;
+        let mut motion = None;
         poll_fn(|context| {
             if let Poll::Ready(done) = poll(context) {
                 return Poll::Ready(done);
             }
-            let taken = self.wire.sent();
-            let (timer, before) = timer.get_or_insert_with(|| (Box::pin(sleep(self.idle_max)), taken));
-            if *before != taken {
-                *before = taken;
-                timer.as_mut().reset(Instant::now() + self.idle_max);
-            }
-            timer.as_mut().poll(context).map(|()| false)
+            self.poll_late(motion.get_or_insert_with(|| Motion::new(self)), context).map(|()| false)
         })
         .await
+    }
+
+    /// Ready once too little has moved for too long.
+    fn poll_late(&self, motion: &mut Motion, context: &mut Context<'_>) -> Poll<()> {
+        let (now, sent) = (Instant::now(), self.wire.sent());
+        if sent != motion.sent {
+            motion.pace.moved((sent - motion.sent) as usize, || now);
+            (motion.sent, motion.sent_at) = (sent, now);
+        }
+        match self.wire.is_flushed() {
+            true => motion.pace.rest(|| now), // it is the node that is waited for
+            false => motion.pace.wait(|| now),
+        }
+        let idle = motion.sent_at + self.gate.config.body_idle_timeout;
+        let due = motion.pace.due().map_or(idle, |due| due.min(idle)).min(self.until);
+        if motion.timer.deadline() != due {
+            motion.timer.as_mut().reset(due);
+        }
+        ready!(motion.timer.as_mut().poll(context));
+        if due == self.until {
+            self.gate.metrics.reached(Limit::ExchangeTime);
+        } else if !self.wire.is_flushed() {
+            self.gate.metrics.reached(Limit::AnswerPace);
+        }
+        self.is_late.set(!self.wire.is_flushed());
+        Poll::Ready(())
+    }
+}
+
+impl Motion {
+    fn new(delivery: &Delivery<'_>) -> Self {
+        let timer = Box::pin(sleep(delivery.gate.config.body_idle_timeout));
+        Self { timer, sent: delivery.wire.sent(), sent_at: Instant::now(), pace: Pace::new(&delivery.gate.limits) }
     }
 }
 

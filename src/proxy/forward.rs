@@ -4,15 +4,16 @@
 //! is held until it was read, and if it brought something new until that is committed; then it goes out as it came.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::Config;
 use super::access::Access;
@@ -22,6 +23,7 @@ use super::body::{NodeBody, Reply, Upload};
 use super::framing::Framing;
 use super::head::{Head, Known};
 use super::headers::{self, Noted, Peer, Target};
+use super::limits;
 use super::nodes::Affinity;
 use super::socket::Watch;
 use super::tally::Tally;
@@ -31,7 +33,7 @@ use crate::gms::{self, Exchange, Operation, Route, RouteClass};
 use crate::recorder::{Recorded, Recorder, Verdict};
 use crate::store::ExchangeFacts;
 use crate::telemetry::Repeated;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Limit, Metrics};
 
 /// What GMS binds a CometD session by.
 const SESSION_COOKIE: &str = "BAYEUX_BROWSER";
@@ -46,6 +48,8 @@ static UNRECOGNISED: Repeated = Repeated::new(5, Duration::from_secs(60));
 pub struct Gate {
     /// The `[proxy]` section.
     pub config: Config,
+    /// The `[limits]` section.
+    pub limits: limits::Config,
     /// Who may pass.
     pub access: Access,
     /// Where to.
@@ -87,6 +91,26 @@ struct Asked<'a> {
     client: IpAddr,
     /// The node asked last.
     node: RefCell<Option<Arc<str>>>,
+}
+
+impl Gate {
+    /// Counts and audits a client that is refused before its request can be forwarded.
+    pub fn turn_away(&self, refusal: Refusal, client: IpAddr, method: &str, target: &str) {
+        limits::behind(refusal).into_iter().for_each(|limit| self.metrics.reached(limit));
+        // What is no path may hold anything, a password before a host too.
+        let is_path = target.starts_with('/') && target.len() <= self.limits.target_bytes_max;
+        let path = target.split('?').next().filter(|_| is_path).unwrap_or_default();
+        let facts = ExchangeFacts {
+            method: method.into(),
+            path: path.into(),
+            node: None,
+            client: client.to_string(),
+            request_id: None,
+            duration_ms: 0,
+        };
+        let route = Route::parse(method, path, &self.config.base_path);
+        self.recorder.audit(answer::audited(refusal, Reach::NotForwarded, &route), &facts.into());
+    }
 }
 
 /// Forwards one request and returns the answer for its client.
@@ -143,8 +167,8 @@ impl Asked<'_> {
     async fn ask(&self) -> Result<(Head, Lease), Reply> {
         let Request { head, target, framing, upload, .. } = self.request;
         let mut bytes = headers::toward_node(head, target, &self.noted, self.peer, *framing);
-        if upload.start(&mut bytes).is_err() {
-            return Err(self.refuse(Refusal::BadRequest, Reach::NotForwarded));
+        if let Err(error) = upload.start(&mut bytes) {
+            return Err(self.refuse(error.refusal(), Reach::NotForwarded));
         }
         let has_body = !matches!(framing, Framing::None | Framing::Length(0));
         let is_safe = matches!(head.method(), "GET" | "HEAD" | "OPTIONS") && !has_body;
@@ -160,7 +184,7 @@ impl Asked<'_> {
                 Failure { refusal: Refusal::NoNode, reach: Reach::NotForwarded, node: None }
             }
             None => {
-                let refusal = if upload.is_over() { self.late() } else { Refusal::LateRequest };
+                let refusal = if upload.due().is_none() { self.late() } else { Refusal::SlowBody };
                 Failure { refusal, reach: Reach::MayHaveActed, node: self.node.take() }
             }
         };
@@ -219,14 +243,18 @@ impl Asked<'_> {
     /// Waits for something within the class's time. A long upload that has moved on meanwhile has more of it.
     async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
-        loop {
-            let until = self.until();
-            match timeout_at(until, work.as_mut()).await {
-                Ok(done) => return Some(done),
-                Err(_) if self.until() == until => return None,
-                Err(_) => {}
+        let mut timer = pin!(sleep_until(self.until()));
+        poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
             }
-        }
+            let until = self.until();
+            if timer.deadline() != until {
+                timer.as_mut().reset(until);
+            }
+            timer.as_mut().poll(context).map(|()| None)
+        })
+        .await
     }
 
     /// Is the answer one to hold and read?
@@ -300,6 +328,7 @@ impl Asked<'_> {
     /// An answer over the bounds: streamed under `pass`, refused under `refuse`.
     fn pass_unread(&self, head: Head, framing: Framing, start: Bytes, rest: NodeBody) -> Reply {
         self.gate.metrics.uninspected.inc();
+        self.gate.metrics.reached(Limit::InspectedBytes);
         self.gate.recorder.find(tap::too_large(&self.route, start.len()), &self.facts());
         match self.gate.recorder.passes_unrecorded() {
             true => Reply::Stream { head, framing, start, rest },
@@ -327,11 +356,13 @@ impl Asked<'_> {
 
     /// The proxy's own answer, and its row in the audit.
     fn refuse(&self, refusal: Refusal, reach: Reach) -> Reply {
+        limits::behind(refusal).into_iter().for_each(|limit| self.gate.metrics.reached(limit));
         self.gate.recorder.audit(answer::audited(refusal, reach, &self.route), &self.facts());
         answer::refuse(refusal, reach, self.request.head.method(), self.noted.origin, &self.gate.config.cors_origins)
     }
 
-    /// Chats are measured from their request on. Elsewhere a request may be a long upload: from its last part on.
+    /// Chats are measured from their request on. Elsewhere a request may be a long upload: from its last part on, as long
+    /// as its client keeps up the pace.
     fn until(&self) -> Instant {
         let config = &self.gate.config;
         let (whole, since) = match self.route.class {
@@ -340,7 +371,8 @@ impl Asked<'_> {
             _ if self.request.upload.is_over() => (config.other_timeout, self.request.upload.moved_at()),
             _ => (config.body_idle_timeout.min(config.other_timeout), self.request.upload.moved_at()),
         };
-        since + whole
+        let until = (since + whole).min(self.request.began + self.gate.limits.exchange_time_max);
+        self.request.upload.due().map_or(until, |due| due.min(until))
     }
 
     /// Files take their time; chats do not.

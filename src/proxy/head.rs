@@ -9,7 +9,7 @@ use http::StatusCode;
 /// The longest head: eight times what Jetty takes.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Fields of one message.
-const FIELDS_MAX: usize = 128;
+pub const FIELDS_MAX: usize = 128;
 /// Registered methods have at most 17 letters.
 const METHOD_BYTES_MAX: usize = 32;
 
@@ -37,6 +37,9 @@ pub enum Malformed {
     /// Over [`HEAD_BYTES_MAX`].
     #[error("too long")]
     TooLong,
+    /// The start line alone is.
+    #[error("a start line that is too long")]
+    LongStartLine,
 }
 
 /// Which head is expected.
@@ -226,6 +229,16 @@ impl Head {
         self.text(&self.start.second)
     }
 
+    /// How many bytes it has, its empty line included.
+    pub fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// How many fields it has.
+    pub fn fields_count(&self) -> usize {
+        self.fields.len()
+    }
+
     /// The status code, 100 to 599.
     pub fn status(&self) -> u16 {
         self.start.status
@@ -351,8 +364,9 @@ impl Lines<'_> {
         let is_bare = |at: usize| rest.get(at + 1).is_some_and(|next| *next != b'\n');
         match memchr::memchr(b'\r', rest) {
             Some(at) if is_bare(at) => Err(Malformed::LineEnd),
-            _ if self.bytes.len() > HEAD_BYTES_MAX => Err(Malformed::TooLong),
-            _ => Ok(None),
+            _ if self.bytes.len() <= HEAD_BYTES_MAX => Ok(None),
+            _ if self.at == 0 => Err(Malformed::LongStartLine),
+            _ => Err(Malformed::TooLong),
         }
     }
 
@@ -542,7 +556,7 @@ mod tests {
         assert_eq!(read(b"\n"), Err(Malformed::LineEnd));
         assert_eq!(read(b"GET / HTTP/1.1\rHost: a\r\r"), Err(Malformed::LineEnd));
         assert_eq!(read(b"GET / HTTP/1.1\r"), Ok(None));
-        assert_eq!(read(&vec![b'a'; HEAD_BYTES_MAX + 1]), Err(Malformed::TooLong));
+        assert_eq!(read(&vec![b'a'; HEAD_BYTES_MAX + 1]), Err(Malformed::LongStartLine));
     }
 
     #[test]

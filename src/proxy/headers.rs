@@ -217,6 +217,11 @@ impl Peer {
         Self { via: VIA_HTTP_2, ..self }
     }
 
+    /// Its own address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Whether the client's own connection is one of TLS: from a trusted network as X-Forwarded-Proto says.
     pub fn is_tls(&self, head: &Head) -> bool {
         let proto = head.value(Known::XForwardedProto).filter(|_| self.is_believed);

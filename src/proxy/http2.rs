@@ -144,20 +144,22 @@ impl Client {
             (false, false) => Some(Framing::Chunked),
         };
         let head = head_of(&parts);
-        let fit = head.as_ref().and_then(|head| {
-            let framing = framing.or_else(|| Framing::of_request(head).ok())?;
-            Some((head, Target::of(head).ok()?, framing))
+        let fit = head.as_ref().ok_or(Refusal::BadRequest).and_then(|head| {
+            let framing = framing.or_else(|| Framing::of_request(head).ok()).ok_or(Refusal::BadRequest)?;
+            self.gate.limits.admit(head, framing)?;
+            Ok((head, Target::of(head).map_err(|_| Refusal::BadRequest)?, framing))
         });
         let (reply, takes_trailers) = match fit {
-            Some((head, target, framing)) => {
-                let upload = Upload::of_stream(incoming, head, framing, began);
+            Ok((head, target, framing)) => {
+                let upload = Upload::of_stream(incoming, head, framing, began, &self.gate.limits);
                 let takes_trailers = head.has_token(Known::Te, "trailers");
                 let request = forward::Request { head, target, framing, upload, began };
                 (forward(&self.gate, &self.peer, &request).await, takes_trailers)
             }
-            None => {
+            Err(refusal) => {
                 let method = parts.method.as_str();
-                (answer::refuse(Refusal::BadRequest, Reach::NotForwarded, method, None, &[]), false)
+                self.gate.turn_away(refusal, self.peer.address(), method, parts.uri.path());
+                (answer::refuse(refusal, Reach::NotForwarded, method, None, &[]), false)
             }
         };
         respond(reply, takes_trailers, self.gate.config.body_idle_timeout, open)

@@ -17,9 +17,11 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::access::Access;
 use super::affinity::Cookies;
+use super::answer::Refusal;
 use super::client;
 use super::forward::Gate;
 use super::http2;
+use super::limits::{self, Guest, Guests};
 use super::nodes::Nodes;
 use super::stage::{Stage, Told};
 use super::stream::Stream;
@@ -38,6 +40,8 @@ use crate::telemetry::pulse;
 const BACKLOG: i32 = 4096;
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Clients of a thread that are being told that there is no room for them.
+const TOLD_MAX: usize = 64;
 const PREFACE_START: &[u8; 6] = b"PRI * ";
 /// Between two looks at a preface that comes in pieces, as hardly any does.
 const PEEK_PAUSE: Duration = Duration::from_millis(10);
@@ -48,11 +52,16 @@ const LEAVING_PAUSE: Duration = Duration::from_millis(10);
 /// A scanner tries many handshakes; a handful a minute show what it is.
 static HANDSHAKES: Repeated = Repeated::new(10, Duration::from_secs(60));
 
+/// Under a flood the count is in the metrics; here and in the audit it is enough to know that there was one.
+static TURNED_AWAY: Repeated = Repeated::new(10, Duration::from_secs(60));
+
 /// What a proxy is started with.
 #[derive(Debug, Clone)]
 pub struct Start {
     /// The `[proxy]` section.
     pub config: Config,
+    /// The `[limits]` section.
+    pub limits: limits::Config,
     /// Who may pass.
     pub access: Access,
     /// Where to.
@@ -95,18 +104,26 @@ impl Proxy {
             false => listeners,
         };
         let address = listeners[0].local_addr()?;
+        // Whoever acknowledges nothing of what is sent for so long is cut off by the kernel, also once we have closed.
+        let silence_max = u32::try_from(start.config.body_idle_timeout.as_millis()).unwrap_or(u32::MAX);
+        for listener in &listeners {
+            rustix::net::sockopt::set_tcp_user_timeout(listener, silence_max)?; // accepted connections inherit it
+        }
         let drain_max = start.config.drain_max;
         let (stage, told) = watch::channel(Stage::Serving);
         let recording = start.recorder.config();
         let held = start.metrics.inspected_bytes.clone();
         let budget = Arc::new(Budget::new(recording.body_max, recording.inspected_bytes_max, held));
+        let (all_max, client_max) = (start.config.connections_max, start.limits.client_connections_max);
+        let guests = Guests::new(all_max, client_max, start.metrics.clone());
         let (ready, started) = mpsc::channel();
         let spawn = |number| {
             let (start, told, budget, ready) = (start.clone(), Told::new(told.clone()), budget.clone(), ready.clone());
+            let guests = guests.clone();
             let own = share(&listeners, number, threads)?;
             let name = format!("proxy-{number}");
             let pulse = start.metrics.pulses.begin(&name);
-            let thread = move || run(&ready, serve(start, budget, threads, own, told, pulse));
+            let thread = move || run(&ready, serve(start, budget, guests, own, told, pulse));
             std::thread::Builder::new().name(name).spawn(thread)
         };
         let all = (0..threads).map(spawn).collect::<io::Result<Vec<_>>>()?;
@@ -233,7 +250,7 @@ impl Listeners {
 async fn serve(
     start: Start,
     budget: Arc<Budget>,
-    threads: usize,
+    guests: Arc<Guests>,
     listeners: Vec<std::net::TcpListener>,
     told: Told,
     pulse: pulse::Pulse,
@@ -241,22 +258,23 @@ async fn serve(
     let Ok(listeners) = Listeners::new(listeners) else { return };
     let tls = start.tls.clone();
     let gate = gate(start, budget);
-    let connections_max = gate.config.connections_max.div_ceil(threads);
-    let open = Rc::new(Cell::new(0));
+    let (open, dismissed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let mut shortage = gate.pool.nodes().shortage();
     let (mut tidy, mut sign_of_life) = (interval(Duration::from_secs(5)), interval(PULSE_INTERVAL));
     loop {
         tokio::select! {
             accepted = listeners.accept() => match accepted {
-                Ok((stream, peer)) if open.get() < connections_max => {
-                    let guest = Guest::enter(&open, &gate.metrics);
-                    let (gate, tls, told) = (gate.clone(), tls.clone(), told.clone());
-                    tokio::task::spawn_local(async move {
-                        let _guest = guest;
-                        welcome(gate, tls, stream, peer, told).await;
-                    });
-                }
-                Ok(_) => drop(gate.metrics.connections_refused.inc()),
+                Ok((stream, peer)) => match admit(&gate, &guests, peer) {
+                    Ok(guest) => {
+                        let (gate, tls, told) = (gate.clone(), tls.clone(), told.clone());
+                        let at_work = AtWork::enter(&open);
+                        tokio::task::spawn_local(async move {
+                            let _counted = (guest, at_work);
+                            welcome(gate, tls, stream, peer, told).await;
+                        });
+                    }
+                    Err(refusal) => turn_away(&gate, &dismissed, refusal, stream, peer, tls.is_some()),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -287,7 +305,51 @@ fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
     let config = start.config;
     let pool = Rc::new(Pool::new(start.nodes, config.node_idle_timeout));
     let (tally, recorder, metrics) = (Tally::new(&start.metrics), start.recorder, start.metrics);
-    Rc::new(Gate { config, access: start.access, pool, cookies: start.cookies, recorder, budget, metrics, tally })
+    Rc::new(Gate {
+        config,
+        limits: start.limits,
+        access: start.access,
+        pool,
+        cookies: start.cookies,
+        recorder,
+        budget,
+        metrics,
+        tally,
+    })
+}
+
+/// Whether there is room for one more.
+fn admit(gate: &Gate, guests: &Arc<Guests>, peer: SocketAddr) -> Result<Guest, Refusal> {
+    let mut guest = guests.enter()?;
+    let is_trusted = gate.config.trusted_proxies.iter().any(|network| network.contains(&peer.ip()));
+    if !is_trusted {
+        guest.introduce(peer.ip())?;
+    }
+    Ok(guest)
+}
+
+/// Closes a connection for which there is no room. Its client is told why, where it can read that and not too many are
+/// being told already: then it is just closed.
+fn turn_away(
+    gate: &Gate,
+    dismissed: &Rc<Cell<usize>>,
+    refusal: Refusal,
+    stream: TcpStream,
+    peer: SocketAddr,
+    is_tls: bool,
+) {
+    if let Some(not_shown) = TURNED_AWAY.admit(std::time::Instant::now()) {
+        tracing::warn!(%peer, not_shown, "{}", refusal.sentence());
+        gate.turn_away(refusal, peer.ip(), "", "");
+    } else if let Some(limit) = limits::behind(refusal) {
+        gate.metrics.reached(limit);
+    }
+    if let Some(at_work) = AtWork::enter_below(dismissed, TOLD_MAX).filter(|_| !is_tls) {
+        tokio::task::spawn_local(async move {
+            let _at_work = at_work;
+            client::dismiss(refusal, Wire::new(Stream::Clear(stream))).await;
+        });
+    }
 }
 
 /// One client, by the protocol that it begins with.
@@ -351,23 +413,22 @@ async fn begins_with_preface(stream: &TcpStream) -> bool {
     }
 }
 
-/// Counts a connection for as long as it is open.
-struct Guest {
-    open: Rc<Cell<usize>>,
-    metrics: Arc<Metrics>,
-}
+/// Counts something of this thread for as long as it goes on.
+struct AtWork(Rc<Cell<usize>>);
 
-impl Guest {
-    fn enter(open: &Rc<Cell<usize>>, metrics: &Arc<Metrics>) -> Self {
-        open.set(open.get() + 1);
-        metrics.connections.inc();
-        Self { open: open.clone(), metrics: metrics.clone() }
+impl AtWork {
+    fn enter(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(count.clone())
+    }
+
+    fn enter_below(count: &Rc<Cell<usize>>, most: usize) -> Option<Self> {
+        (count.get() < most).then(|| Self::enter(count))
     }
 }
 
-impl Drop for Guest {
+impl Drop for AtWork {
     fn drop(&mut self) {
-        self.open.set(self.open.get() - 1);
-        self.metrics.connections.dec();
+        self.0.set(self.0.get() - 1);
     }
 }

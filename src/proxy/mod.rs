@@ -12,6 +12,7 @@ pub mod head;
 mod headers;
 pub mod health;
 mod http2;
+pub mod limits;
 mod listener;
 pub mod nodes;
 mod permits;

@@ -284,7 +284,7 @@ impl Lease {
             loop {
                 // A node that takes no more may have answered already: its answer counts.
                 if let Poll::Ready(Err(error)) = request.upload.poll_pump(context, self.wire()) {
-                    return Poll::Ready(Err(Break::Midway(error.to_string(), Refusal::BadRequest)));
+                    return Poll::Ready(Err(Break::Midway(error.to_string(), error.refusal())));
                 }
                 match ready!(self.wire().poll_head(context, Kind::Answer)) {
                     Ok(Some(head)) if head.status() == 101 || head.status() >= 200 => return Poll::Ready(Ok(head)),

@@ -106,6 +106,71 @@ impl Collector for Ledger {
     }
 }
 
+/// The limits that clients can reach, as the label `limit` names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// `proxy.connections_max`
+    Connections,
+    /// `limits.client_connections_max`
+    ClientConnections,
+    /// `limits.head_bytes_max` and `limits.head_fields_max`
+    Head,
+    /// `limits.target_bytes_max`
+    Target,
+    /// `limits.head_timeout`
+    HeadTime,
+    /// `limits.body_bytes_max`
+    Body,
+    /// `limits.pace_bytes` within `limits.pace_time`, of a request; and `proxy.body_idle_timeout`.
+    BodyPace,
+    /// The same of an answer.
+    AnswerPace,
+    /// `limits.exchange_time_max`
+    ExchangeTime,
+    /// `proxy.client_timeout`
+    Idle,
+    /// `proxy.node_connections_max`, and `nodes.waiting_max` or `nodes.wait_max` on top.
+    NodeConnections,
+    /// `recording.body_max` and `recording.inspected_bytes_max`
+    InspectedBytes,
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Connections,
+        Self::ClientConnections,
+        Self::Head,
+        Self::Target,
+        Self::HeadTime,
+        Self::Body,
+        Self::BodyPace,
+        Self::AnswerPace,
+        Self::ExchangeTime,
+        Self::Idle,
+        Self::NodeConnections,
+        Self::InspectedBytes,
+    ];
+
+    /// As the label writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::ClientConnections => "client_connections",
+            Self::Head => "head",
+            Self::Target => "target",
+            Self::HeadTime => "head_time",
+            Self::Body => "body",
+            Self::BodyPace => "body_pace",
+            Self::AnswerPace => "answer_pace",
+            Self::ExchangeTime => "exchange_time",
+            Self::Idle => "idle",
+            Self::NodeConnections => "node_connections",
+            Self::InspectedBytes => "inspected_bytes",
+        }
+    }
+}
+
 /// Label pairs of a counter.
 pub type Labels<const N: usize> = [(&'static str, String); N];
 
@@ -147,8 +212,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// WebSockets open whose messages are read.
     pub websockets: Gauge,
-    /// Client connections refused over `connections_max`.
-    pub connections_refused: Counter,
+    /// Times that a client reached a limit, by limit.
+    pub limits: Family<Labels<1>, Counter>,
     /// Bytes of answers held now.
     pub inspected_bytes: Gauge,
     /// Entries waiting for the writer.
@@ -228,7 +293,7 @@ impl Default for Metrics {
             log_lines_hidden: Counter::default(),
             connections: Gauge::default(),
             websockets: Gauge::default(),
-            connections_refused: Counter::default(),
+            limits: Family::default(),
             inspected_bytes: Gauge::default(),
             queue_entries: Gauge::default(),
             queue_bytes: Gauge::default(),
@@ -287,8 +352,8 @@ impl Metrics {
         r.register("log_lines_hidden", "Log lines not shown because they repeat", self.log_lines_hidden.clone());
         r.register("connections", "Client connections open", self.connections.clone());
         r.register("websockets", "WebSockets open whose messages are read", self.websockets.clone());
-        let help = "Client connections refused over connections_max";
-        r.register("connections_refused", help, self.connections_refused.clone());
+        r.register("limits_reached", "Times that a client reached a limit", self.limits.clone());
+        Limit::ALL.iter().for_each(|limit| drop(self.limits.get_or_create(&[("limit", limit.as_str().into())])));
         r.register_with_unit("inspected", "Answers held now", Unit::Bytes, self.inspected_bytes.clone());
         r.register("queue_entries", "Entries waiting for the writer", self.queue_entries.clone());
         r.register_with_unit("queue", "Size of what waits for the writer", Unit::Bytes, self.queue_bytes.clone());
@@ -322,6 +387,11 @@ impl Metrics {
         r.register("certificate_days_left", help, self.certificate_days_left.clone());
         let help = "Readings of changed TLS files, by outcome";
         r.register("certificate_reloads", help, self.certificate_reloads.clone());
+    }
+
+    /// A client has reached a limit.
+    pub fn reached(&self, limit: Limit) {
+        self.limits.get_or_create(&[("limit", limit.as_str().into())]).inc();
     }
 
     /// The whole list as Prometheus text.

@@ -7,6 +7,7 @@ mod cometd;
 mod crash;
 mod faults;
 mod http2;
+mod limits;
 mod load;
 mod nodes;
 mod operation;

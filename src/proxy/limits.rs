@@ -1,0 +1,276 @@
+//! What clients may take of the proxy: how much, for how long, and how many of them at one time. Every bound is here or in
+//! `[proxy]`, with its metric in [`Limit`]. Knows no sockets: it is told what happens.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::answer::Refusal;
+use super::framing::Framing;
+use super::head::{FIELDS_MAX, HEAD_BYTES_MAX, Head};
+use crate::telemetry::metrics::{Limit, Metrics};
+use crate::units;
+
+/// The `[limits]` section.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Connections of one client address (IPv6: one /64) at one time; 0: as many as there are.
+    pub client_connections_max: usize,
+    /// A request's head, its empty line included.
+    #[serde(deserialize_with = "units::size")]
+    pub head_bytes_max: usize,
+    /// Fields of a request.
+    pub head_fields_max: usize,
+    /// A request's target.
+    #[serde(deserialize_with = "units::size")]
+    pub target_bytes_max: usize,
+    /// From the first byte of a request to the end of its head; at first, from the connection on.
+    #[serde(deserialize_with = "units::duration")]
+    pub head_timeout: Duration,
+    /// A request's body.
+    #[serde(deserialize_with = "units::size")]
+    pub body_bytes_max: usize,
+    /// So much of a body, or its rest, a client sends or takes within `pace_time`.
+    #[serde(deserialize_with = "units::size")]
+    pub pace_bytes: usize,
+    /// What a client has for `pace_bytes`. Waiting for a node does not count.
+    #[serde(deserialize_with = "units::duration")]
+    pub pace_time: Duration,
+    /// From a request's head to the end of its answer.
+    #[serde(deserialize_with = "units::duration")]
+    pub exchange_time_max: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            client_connections_max: 12_288,
+            head_bytes_max: HEAD_BYTES_MAX,
+            head_fields_max: FIELDS_MAX,
+            target_bytes_max: 16 << 10,
+            head_timeout: Duration::from_secs(10),
+            body_bytes_max: 4 << 30,
+            pace_bytes: 10 << 10,
+            pace_time: Duration::from_secs(20),
+            exchange_time_max: Duration::from_secs(3_600),
+        }
+    }
+}
+
+impl Config {
+    /// Whether a request keeps to the bounds that its head shows.
+    ///
+    /// # Errors
+    /// What its client is answered where it does not.
+    pub fn admit(&self, head: &Head, framing: Framing) -> Result<(), Refusal> {
+        match framing {
+            _ if head.target().len() > self.target_bytes_max => Err(Refusal::LongTarget),
+            _ if head.length() > self.head_bytes_max || head.fields_count() > self.head_fields_max => {
+                Err(Refusal::LongHead)
+            }
+            Framing::Length(length) if length > self.body_bytes_max as u64 => Err(Refusal::LargeBody),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How a client moves a body: a little at a time is not for ever. Only the time in which it alone is waited for counts.
+#[derive(Debug)]
+pub struct Pace {
+    bytes: u64,
+    time: Duration,
+    /// Of what `bytes` have not come yet.
+    moved: u64,
+    waited: Duration,
+    waiting_since: Option<Instant>,
+}
+
+impl Pace {
+    /// As configured.
+    pub fn new(config: &Config) -> Self {
+        let bytes = config.pace_bytes as u64;
+        Self { bytes, time: config.pace_time, moved: 0, waited: Duration::ZERO, waiting_since: None }
+    }
+
+    /// The client is waited for; `now` is asked for where that is new.
+    pub fn wait(&mut self, now: impl FnOnce() -> Instant) {
+        self.waiting_since.get_or_insert_with(now);
+    }
+
+    /// Somebody else is.
+    pub fn rest(&mut self, now: impl FnOnce() -> Instant) {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += now().saturating_duration_since(since);
+        }
+    }
+
+    /// The client moved so many bytes, and need not be waited for at the moment.
+    pub fn moved(&mut self, bytes: usize, now: impl FnOnce() -> Instant) {
+        self.rest(now);
+        self.moved += bytes as u64;
+        if self.moved >= self.bytes {
+            (self.moved, self.waited) = (0, Duration::ZERO);
+        }
+    }
+
+    /// When its time is over; none while somebody else is waited for.
+    pub fn due(&self) -> Option<Instant> {
+        self.waiting_since.map(|since| since + self.time.saturating_sub(self.waited))
+    }
+}
+
+/// The clients that are connected, of the whole process.
+#[derive(Debug)]
+pub struct Guests {
+    open: AtomicUsize,
+    open_max: usize,
+    of_client: Mutex<HashMap<IpAddr, usize>>,
+    of_client_max: usize,
+    metrics: Arc<Metrics>,
+}
+
+impl Guests {
+    /// At most so many, and so many of one client; 0: of that no bound.
+    pub fn new(open_max: usize, of_client_max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        let (open, of_client) = (AtomicUsize::new(0), Mutex::default());
+        Arc::new(Self { open, open_max, of_client, of_client_max, metrics })
+    }
+
+    /// Lets one more in.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyConnections`]
+    pub fn enter(self: &Arc<Self>) -> Result<Guest, Refusal> {
+        let more = |open: usize| (open < self.open_max).then_some(open + 1);
+        let entered = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        entered.map_err(|_| Refusal::TooManyConnections)?;
+        self.metrics.connections.inc();
+        Ok(Guest { guests: self.clone(), client: None })
+    }
+
+    fn of_client(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.of_client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub struct Guest {
+    guests: Arc<Guests>,
+    client: Option<IpAddr>,
+}
+
+impl Guest {
+    /// Who it is. Of proxies that are trusted nobody asks: they stand for many.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyOfClient`]
+    pub fn introduce(&mut self, client: IpAddr) -> Result<(), Refusal> {
+        if self.guests.of_client_max == 0 || self.client.is_some() {
+            return Ok(());
+        }
+        let client = network_of(client);
+        let mut counts = self.guests.of_client();
+        let count = counts.entry(client).or_default();
+        if *count >= self.guests.of_client_max {
+            return Err(Refusal::TooManyOfClient);
+        }
+        *count += 1;
+        drop(counts);
+        self.client = Some(client);
+        Ok(())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.guests.open.fetch_sub(1, Ordering::Relaxed);
+        self.guests.metrics.connections.dec();
+        let Some(client) = self.client else { return };
+        let mut counts = self.guests.of_client();
+        if let Some(count) = counts.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&client);
+            }
+        }
+    }
+}
+
+/// By which a client is counted: one household or phone has a /64 of IPv6, and as many addresses as it likes in it.
+fn network_of(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
+
+/// Which limit stands behind an answer of the proxy's own, if one does.
+pub fn behind(refusal: Refusal) -> Option<Limit> {
+    Some(match refusal {
+        Refusal::TooManyConnections => Limit::Connections,
+        Refusal::TooManyOfClient => Limit::ClientConnections,
+        Refusal::LongHead => Limit::Head,
+        Refusal::LongTarget => Limit::Target,
+        Refusal::LateRequest => Limit::HeadTime,
+        Refusal::LargeBody => Limit::Body,
+        Refusal::SlowBody => Limit::BodyPace,
+        Refusal::NodesFull => Limit::NodeConnections,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_judged_by_what_it_moves_while_it_is_waited_for() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut pace = Pace::new(&Config::default());
+        assert_eq!(pace.due(), None);
+        pace.wait(|| at(0));
+        pace.wait(|| at(5)); // it still is
+        assert_eq!(pace.due(), Some(at(20)));
+        pace.moved(1, || at(3));
+        assert_eq!(pace.due(), None);
+        pace.wait(|| at(100)); // a node took its time
+        assert_eq!(pace.due(), Some(at(117)));
+        pace.moved(10 << 10, || at(116));
+        pace.wait(|| at(116));
+        assert_eq!(pace.due(), Some(at(136)));
+        pace.rest(|| at(130));
+        assert_eq!(pace.due(), None);
+        pace.wait(|| at(140));
+        assert_eq!(pace.due(), Some(at(146)));
+    }
+
+    #[test]
+    fn clients_are_counted_together_and_each() {
+        let metrics = Arc::new(Metrics::default());
+        let guests = Guests::new(4, 2, metrics.clone());
+        let enter = |client: &str| {
+            let mut guest = guests.enter()?;
+            guest.introduce(client.parse().expect("an address")).map(|()| guest)
+        };
+        let first = enter("203.0.113.7").expect("there is room");
+        let _second = enter("::ffff:203.0.113.7").expect("there is room");
+        assert_eq!(enter("203.0.113.7").expect_err("its third"), Refusal::TooManyOfClient);
+        let _third = enter("2001:db8::1").expect("another");
+        let fourth = enter("2001:db8::ffff").expect("another");
+        assert_eq!(enter("203.0.113.8").expect_err("the fifth of all"), Refusal::TooManyConnections);
+        drop(fourth);
+        assert_eq!(metrics.connections.get(), 3);
+        assert_eq!(enter("203.0.113.7").expect_err("its third"), Refusal::TooManyOfClient);
+        drop(first);
+        assert!(enter("203.0.113.7").is_ok());
+        assert_eq!(guests.of_client().len(), 2, "who has gone is forgotten");
+    }
+}
