@@ -179,7 +179,7 @@ mod tests {
         let addresses = ["gms-1=http://127.0.0.1:1", "gms-2=http://127.0.0.1:2"];
         let addresses = addresses.map(|text| NodeAddress::parse(text).expect("an address"));
         let (proxy, nodes) = (proxy::Config::default(), proxy::nodes::Config::default());
-        Arc::new(Nodes::new(addresses.into(), None, &proxy, &nodes, &Metrics::default()))
+        Arc::new(Nodes::new(addresses.into(), None, &proxy, &Default::default(), &nodes, &Metrics::default()))
     }
 
     /// What comes back for a line, as it stands on the wire.

@@ -145,7 +145,7 @@ impl Running {
         let writer = Recorder::start(config.recording.clone(), store, options, run, metrics.clone())?;
         let recorder = writer.recorder().clone();
         let tls = certificates.connector().cloned();
-        let nodes = Arc::new(Nodes::new(addresses, tls, &config.proxy, &config.nodes, &metrics));
+        let nodes = Arc::new(Nodes::new(addresses, tls, &config.proxy, &config.limits, &config.nodes, &metrics));
         health::resolve_first(&nodes).await;
         let start = Start {
             config: config.proxy.clone(),

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crate::admin::control::PATH_BYTES_MAX;
 use crate::gms::RouteClass;
-use crate::proxy::NodeAddress;
 use crate::proxy::affinity::Rule;
 use crate::proxy::head::{FIELDS_MAX, HEAD_BYTES_MAX};
 use crate::proxy::limits;
 use crate::proxy::nodes::{self, NODES_MAX};
 use crate::proxy::tls::connector::{self, is_server_name};
 use crate::proxy::tls::server::{self, ClientCertificates};
+use crate::proxy::{NodeAddress, ProxyProtocol};
 use crate::{proxy, recorder, telemetry, units};
 
 use super::Config;
@@ -137,6 +137,10 @@ fn check_proxy_bounds(config: &proxy::Config, layers: &mut Layers) {
     for (name, wait) in waits {
         at_least_one_ms("proxy", name, wait, layers);
     }
+    if config.proxy_protocol == ProxyProtocol::Required && config.trusted_proxies.is_empty() {
+        let sentence = "\"required\" takes connections from proxy.trusted_proxies alone, and that is empty".into();
+        layers.object("proxy", "proxy_protocol", None, sentence);
+    }
     within("proxy", "threads", config.threads, 0, 1_024, layers);
     within("proxy", "http2_streams_max", config.http2_streams_max as usize, 1, 1 << 16, layers);
     within("proxy", "connections_max", config.connections_max, 1, 1 << 20, layers);
@@ -169,6 +173,7 @@ fn check_limits(config: &limits::Config, layers: &mut Layers) {
         }
     }
     within("limits", "head_fields_max", config.head_fields_max, 16, FIELDS_MAX, layers);
+    within("limits", "reserve_percent", config.reserve_percent, 0, 90, layers);
     within("limits", "client_connections_max", config.client_connections_max, 0, 1 << 20, layers);
 }
 

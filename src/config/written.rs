@@ -61,6 +61,8 @@ fn proxy_options(config: &proxy::Config) -> Vec<Named> {
         allow,
         deny,
         trusted_proxies,
+        proxy_protocol,
+        forwarded,
         cors_origins,
         threads,
         http2,
@@ -86,6 +88,8 @@ fn proxy_options(config: &proxy::Config) -> Vec<Named> {
         ("allow", list(allow)),
         ("deny", list(deny)),
         ("trusted_proxies", list(trusted_proxies)),
+        ("proxy_protocol", text(proxy_protocol.as_str())),
+        ("forwarded", Value::Boolean(*forwarded)),
         ("cors_origins", list(cors_origins)),
         ("threads", number(*threads)),
         ("http2", text(http2.as_str())),
@@ -109,6 +113,7 @@ fn proxy_options(config: &proxy::Config) -> Vec<Named> {
 fn limits_options(config: &proxy::limits::Config) -> Vec<Named> {
     let proxy::limits::Config {
         client_connections_max,
+        reserve_percent,
         head_bytes_max,
         head_fields_max,
         target_bytes_max,
@@ -120,6 +125,7 @@ fn limits_options(config: &proxy::limits::Config) -> Vec<Named> {
     } = config;
     vec![
         ("client_connections_max", number(*client_connections_max)),
+        ("reserve_percent", number(*reserve_percent)),
         ("head_bytes_max", size(*head_bytes_max)),
         ("head_fields_max", number(*head_fields_max)),
         ("target_bytes_max", size(*target_bytes_max)),

@@ -40,6 +40,18 @@ impl<'p> Route<'p> {
         route
     }
 
+    /// What others could take the path for that we read as [`normalised`]: they cut no parameters, or cut them later; they
+    /// take a backslash for a character like any other; they decode twice. Each reading with where it leads; empty where
+    /// all read alike, and none where it has what no path has, or can be decoded without an end.
+    pub fn elsewhere(path: &str, base_path: &str) -> Option<Vec<(String, Route<'static>)>> {
+        let readings = readings(path)?;
+        let route = |path: String| {
+            let route = Route::of(&path, base_path).into_owned();
+            (path, route)
+        };
+        Some(readings.into_iter().map(route).collect())
+    }
+
     fn of<'n>(path: &'n str, base_path: &str) -> Route<'n> {
         let below = path.strip_prefix(base_path.trim_end_matches('/')).filter(|below| below.starts_with('/'));
         let known = below.and_then(|below| Route::below_base(below.trim_matches('/')));
@@ -120,6 +132,15 @@ impl<'p> Route<'p> {
     pub fn is_inspected(&self) -> bool {
         use RouteClass::{Chat, ChatNtf, Cometd, Email, OpenMedia};
         matches!(self.class, Chat | ChatNtf | Cometd | Email | OpenMedia)
+    }
+
+    /// It is of a chat in progress, or of a session that may be: under overload it comes before what begins anew.
+    pub fn goes_on(&self) -> bool {
+        match self.class {
+            RouteClass::ChatNtf | RouteClass::Cometd => true,
+            RouteClass::Chat | RouteClass::ChatV1 => self.chat_id.is_some(),
+            RouteClass::Email | RouteClass::OpenMedia | RouteClass::Other => false,
+        }
     }
 
     /// Its answer may be a raw file, which is never to be held: `gms::could_be_answer` tells by the first bytes.
@@ -308,7 +329,52 @@ pub fn normalised(path: &str) -> Cow<'_, str> {
     if is_plain(path) {
         return Cow::Borrowed(path);
     }
-    let decoded = percent_decoded(&without_parameters(path)).replace('\\', "/");
+    Cow::Owned(resolved(&percent_decoded(&without_parameters(path)).replace('\\', "/")))
+}
+
+/// More encodings within one another are nobody's honest path.
+const DECODINGS_MAX: usize = 4;
+
+/// Every other reading of a path, once; see [`Route::elsewhere`].
+fn readings(path: &str) -> Option<Vec<String>> {
+    let mut readings = Vec::new();
+    if is_plain(path) {
+        return Some(readings);
+    }
+    let cut = without_parameters(path);
+    for start in [path, &cut] {
+        let mut text = start.to_owned();
+        for depth in 0.. {
+            if depth > DECODINGS_MAX || has_what_no_path_has(&text) {
+                return None;
+            }
+            let slashed = text.replace('\\', "/");
+            for reading in [&text, &without_parameters(&text), &slashed, &without_parameters(&slashed)] {
+                let reading = resolved(reading);
+                if !readings.contains(&reading) {
+                    readings.push(reading);
+                }
+            }
+            let decoded = percent_decoded(&text.replace("%u00", "%"));
+            if decoded == text {
+                break;
+            }
+            text = decoded;
+        }
+    }
+    Some(readings)
+}
+
+/// A control character, which some readers end at; or an ASCII character in a longer form of UTF-8 than it has, which some
+/// decode and others do not.
+fn has_what_no_path_has(text: &str) -> bool {
+    let encoded: Vec<u8> = text.match_indices('%').filter_map(|(at, _)| percent_byte(&text.as_bytes()[at..])).collect();
+    let is_overlong =
+        |pair: &[u8]| matches!(pair, [0xc0 | 0xc1, 0x80..=0xbf] | [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f]);
+    encoded.iter().any(u8::is_ascii_control) || encoded.windows(2).any(is_overlong)
+}
+
+fn resolved(decoded: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for segment in decoded.split('/') {
         match segment {
@@ -326,7 +392,7 @@ pub fn normalised(path: &str) -> Cow<'_, str> {
     if is_folder {
         path.push('/');
     }
-    Cow::Owned(path)
+    path
 }
 
 fn is_plain(path: &str) -> bool {
@@ -495,6 +561,20 @@ mod tests {
         assert!(is_file("/genesys/2/chat/s/ID/unheardOf"));
         assert!(!is_file("/genesys/2/chat/s/ID/refresh"));
         assert!(!is_file("/genesys/cometd"));
+    }
+
+    #[test]
+    fn chats_in_progress_are_told_from_what_begins() {
+        let goes_on = |path: &str| Route::parse("POST", path, "/genesys").goes_on();
+        for path in
+            ["/2/chat/s/ID/send", "/2/chat/s/ID/file", "/2/chat-ntf", "/cometd/connect", "/1/service/9/ixn/chat/send"]
+        {
+            assert!(goes_on(&format!("/genesys{path}")), "{path}");
+        }
+        for path in ["/2/chat/s", "/2/email/s", "/2/openmedia/s", "/1/service/request-chat", "/1/storage/x", "/2/chats"]
+        {
+            assert!(!goes_on(&format!("/genesys{path}")), "{path}");
+        }
     }
 
     #[test]

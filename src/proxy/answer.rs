@@ -60,6 +60,8 @@ pub enum Refusal {
     LargeBody,
     /// Its client sends its body too slowly.
     SlowBody,
+    /// What is left is for chats in progress.
+    Overload,
     /// The proxy has all the connections it may have.
     TooManyConnections,
     /// This client has.
@@ -81,9 +83,12 @@ impl Refusal {
             Self::LargeBody => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyOfClient => StatusCode::TOO_MANY_REQUESTS,
             Self::Method => StatusCode::NOT_IMPLEMENTED,
-            Self::TooManyConnections | Self::NodesFull | Self::RecordingDown | Self::NotRecorded | Self::TooLarge => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Overload
+            | Self::TooManyConnections
+            | Self::NodesFull
+            | Self::RecordingDown
+            | Self::NotRecorded
+            | Self::TooLarge => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -91,7 +96,9 @@ impl Refusal {
     fn error_type(self) -> &'static str {
         match self {
             Self::NoNode => "destination_unavailable",
-            Self::NodesFull | Self::TooManyConnections | Self::TooManyOfClient => "connection_limit_reached",
+            Self::NodesFull | Self::Overload | Self::TooManyConnections | Self::TooManyOfClient => {
+                "connection_limit_reached"
+            }
             Self::NoAnswer => "http_response_timeout",
             Self::BrokenAnswer => "http_response_incomplete",
             Self::Denied => "http_request_denied",
@@ -124,6 +131,7 @@ impl Refusal {
             Self::LongTarget => "the target of the request is too long",
             Self::LargeBody => "the body of the request is too large",
             Self::SlowBody => "the body of the request came too slowly",
+            Self::Overload => "too much is going on; what is left is for chats in progress",
             Self::TooManyConnections => "too many clients are connected",
             Self::TooManyOfClient => "this client has too many connections",
             Self::Method => "this method is not forwarded",
@@ -132,8 +140,11 @@ impl Refusal {
 
     /// Whether trying again soon may help.
     fn is_passing(self) -> bool {
-        use Refusal::{NoNode, NodesFull, NotRecorded, RecordingDown, TooManyConnections, TooManyOfClient};
-        matches!(self, NoNode | NodesFull | RecordingDown | NotRecorded | TooManyConnections | TooManyOfClient)
+        use Refusal::{NoNode, NodesFull, NotRecorded, Overload, RecordingDown, TooManyConnections, TooManyOfClient};
+        matches!(
+            self,
+            NoNode | NodesFull | Overload | RecordingDown | NotRecorded | TooManyConnections | TooManyOfClient
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::answer::{self, Reach, Refusal};
 use super::body::{self, NodeBody, Outgoing, Reply, Upload};
-use super::forward::{Gate, Request, forward};
+use super::forward::{Attendance, Gate, Request, forward};
 use super::framing::Framing;
 use super::head::{Head, Kind, Known, Malformed};
 use super::headers::{self, Peer, Target, Unfit};
@@ -41,11 +41,15 @@ const PART_BYTES_MAX: usize = 64 << 10;
 
 /// Serves a client until it or the proxy has enough.
 pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, told: Told) {
-    let peer = Peer::new(peer.ip(), wire.is_tls(), &gate.config.trusted_proxies);
+    let peer = Peer::new(peer.ip(), wire.is_tls(), &gate.config);
     let wire = Rc::new(wire);
     let mut patience = Patience::new(gate.limits.head_timeout, told.clone());
     loop {
-        let asked = match patience.next(&wire, gate.config.client_timeout).await {
+        let idle_max = match gate.guests.is_crowded() {
+            true => gate.config.client_timeout.min(gate.limits.head_timeout),
+            false => gate.config.client_timeout,
+        };
+        let asked = match patience.next(&wire, idle_max).await {
             Some(asked) => asked,
             None if wire.is_blank() => {
                 gate.metrics.reached(if patience.head_due.is_some() { Limit::HeadTime } else { Limit::Idle });
@@ -179,8 +183,9 @@ async fn exchange(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, head: &Head, is_lea
         Err(refusal) => return refuse(gate, peer, wire, refusal, Some(head)).await,
     };
     let upload = Upload::new(wire, head, framing, began, &gate.limits);
-    let request = Request { head, target, framing, upload, began };
-    let Some(reply) = unless_gone(wire, &request.upload, forward(gate, peer, &request)).await else {
+    let attendance = Attendance::default();
+    let request = Request { head, target, framing, upload, began, attendance: &attendance };
+    let Some(reply) = unless_gone(wire, &request.upload, &attendance, forward(gate, peer, &request)).await else {
         return After::Close;
     };
     let goes_on = head.keeps_alive() && !is_leaving && request.upload.is_over();
@@ -225,25 +230,31 @@ pub async fn dismiss(refusal: Refusal, wire: Wire) {
 }
 
 /// Polls an exchange for as long as there is somebody to answer: none where the client broke its connection off, or ended
-/// its side and had no answer soon.
-async fn unless_gone<T>(wire: &Wire, upload: &Upload, exchange: impl Future<Output = T>) -> Option<T> {
+/// its side and had no answer soon. An exchange that outlasts its client goes on to its end first.
+async fn unless_gone<T>(
+    wire: &Wire,
+    upload: &Upload,
+    attendance: &Attendance,
+    exchange: impl Future<Output = T>,
+) -> Option<T> {
     let mut exchange = pin!(exchange);
     let mut half_closed: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|context| {
         if let Poll::Ready(done) = exchange.as_mut().poll(context) {
-            return Poll::Ready(Some(done));
+            return Poll::Ready(Some(done).filter(|_| !attendance.is_gone.get()));
         }
-        if !upload.is_over() {
-            return Poll::Pending; // it reads the connection itself
+        if attendance.is_gone.get() || !upload.is_over() {
+            return Poll::Pending; // there is nothing to read, or it reads the connection itself
         }
-        let timer = match &mut half_closed {
-            Some(timer) => timer,
+        let is_over = match &mut half_closed {
+            Some(timer) => timer.as_mut().poll(context).is_ready(),
             none => match ready!(wire.poll_gone(context)) {
-                true => return Poll::Ready(None),
-                false => none.insert(Box::pin(sleep(HALF_CLOSED_MAX))),
+                true => true,
+                false => none.insert(Box::pin(sleep(HALF_CLOSED_MAX))).as_mut().poll(context).is_ready(),
             },
         };
-        timer.as_mut().poll(context).map(|()| None)
+        attendance.is_gone.set(is_over);
+        if is_over && !attendance.is_outlasted.get() { Poll::Ready(None) } else { Poll::Pending }
     })
     .await
 }

@@ -3,7 +3,7 @@
 //! A request is routed, checked, sent to a node. Answers of other routes stream through. An answer of an inspected route
 //! is held until it was read, and if it brought something new until that is committed; then it goes out as it came.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::pin;
@@ -23,7 +23,7 @@ use super::body::{NodeBody, Reply, Upload};
 use super::framing::Framing;
 use super::head::{Head, Known};
 use super::headers::{self, Noted, Peer, Target};
-use super::limits;
+use super::limits::{self, Guests};
 use super::nodes::Affinity;
 use super::socket::Watch;
 use super::tally::Tally;
@@ -50,6 +50,8 @@ pub struct Gate {
     pub config: Config,
     /// The `[limits]` section.
     pub limits: limits::Config,
+    /// The clients that are connected.
+    pub guests: Arc<Guests>,
     /// Who may pass.
     pub access: Access,
     /// Where to.
@@ -79,6 +81,17 @@ pub struct Request<'a> {
     pub upload: Rc<Upload>,
     /// When its head was there.
     pub began: Instant,
+    /// Its client.
+    pub attendance: &'a Attendance,
+}
+
+/// Whether a client is still there, and what becomes of its request if not.
+#[derive(Debug, Default)]
+pub struct Attendance {
+    /// It has left.
+    pub is_gone: Cell<bool>,
+    /// The exchange goes on without it, so that what the node answers is recorded.
+    pub is_outlasted: Cell<bool>,
 }
 
 /// One exchange, as far as it is known before the answer.
@@ -123,6 +136,7 @@ pub async fn forward(gate: &Gate, peer: &Peer, request: &Request<'_>) -> Reply {
     let noted = Noted::of(head, framing);
     let client = peer.client(head, &gate.config.trusted_proxies);
     let asked = Asked { gate, request, route, noted, peer, client, node: RefCell::default() };
+    request.attendance.is_outlasted.set(asked.changes_chat());
     let mut departure = Departure(Some(asked));
     let asked = departure.0.as_ref().expect("it is taken only below");
 
@@ -135,8 +149,10 @@ pub async fn forward(gate: &Gate, peer: &Peer, request: &Request<'_>) -> Reply {
         Ok((head, lease)) => asked.answer(head, lease).await,
         Err(refused) => refused,
     };
-    asked.count(&reply);
-    departure.0 = None;
+    if !request.attendance.is_gone.get() {
+        asked.count(&reply);
+        departure.0 = None;
+    }
     reply
 }
 
@@ -154,13 +170,19 @@ impl Asked<'_> {
             self.gate.recorder.find(finding, &self.facts());
         }
         let disconnects = self.route.operation == Some(Operation::Disconnect);
+        self.gate.access.admit(&self.route, self.request.target.path, &self.gate.config.base_path)?;
         match () {
-            () if !self.gate.access.admits(&self.route, self.request.target.path) => Err(Refusal::Denied),
+            () if !self.route.goes_on() && self.is_short() => Err(Refusal::Overload),
             () if self.route.is_inspected() && !disconnects && self.gate.recorder.refuses() => {
                 Err(Refusal::RecordingDown)
             }
             () => Ok(()),
         }
+    }
+
+    /// Whether only what is kept for chats in progress is left.
+    fn is_short(&self) -> bool {
+        self.gate.guests.is_crowded() || self.gate.budget.is_short()
     }
 
     /// Sends the request to a node and waits for the head of its answer, within the class's time.
@@ -172,7 +194,8 @@ impl Asked<'_> {
         }
         let has_body = !matches!(framing, Framing::None | Framing::Length(0));
         let is_safe = matches!(head.method(), "GET" | "HEAD" | "OPTIONS") && !has_body;
-        let outbound = Outbound { bytes, upload: upload.clone(), is_safe, began: self.request.began };
+        let goes_on = self.route.goes_on();
+        let outbound = Outbound { bytes, upload: upload.clone(), is_safe, goes_on, began: self.request.began };
         let key = key_of(&self.route, &self.noted, &self.client, self.pinned());
         let failure = match self.in_time(self.gate.pool.send(&outbound, key.as_affinity(), &self.node)).await {
             Some(Ok((head, lease))) => {
@@ -375,6 +398,11 @@ impl Asked<'_> {
         self.request.upload.due().map_or(until, |due| due.min(until))
     }
 
+    /// Whether its answer tells of what a node did, and comes soon. A long poll must free its node when nobody waits for it.
+    fn changes_chat(&self) -> bool {
+        self.route.class == RouteClass::Chat && self.route.operation.is_some() && !self.moves_file()
+    }
+
     /// Files take their time; chats do not.
     fn moves_file(&self) -> bool {
         self.route.may_be_file() || self.route.operation == Some(Operation::FileUpload)
@@ -397,7 +425,7 @@ impl Asked<'_> {
     }
 }
 
-/// Notices a client that leaves before its answer: then, and only then, the exchange is dropped unanswered.
+/// Notices a client that leaves before its answer: then, and only then, it is not taken out before the end.
 struct Departure<'a>(Option<Asked<'a>>);
 
 impl Drop for Departure<'_> {

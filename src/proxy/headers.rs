@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::Config;
 use super::affinity::{self, Rule};
 use super::body::Outgoing;
+use super::forwarded::{self, Hop};
 use super::framing::{Ambiguous, Framing};
 use super::head::{Head, Kind, Known};
 use crate::chat::Secret;
@@ -161,11 +163,10 @@ fn is_hop_by_hop(known: Known) -> bool {
 
 /// Whether a peer may name a field away in its `Connection` field.
 fn is_nameable(known: Known) -> bool {
-    use Known::{Authorization, ContentLength, Cookie, Host, Via, XForwardedFor, XForwardedHost, XForwardedProto};
-    !matches!(
-        known,
-        Host | ContentLength | Cookie | Authorization | Via | XForwardedFor | XForwardedProto | XForwardedHost
-    )
+    use Known::{Authorization, ContentLength, Cookie, Forwarded, Host, Via};
+    use Known::{XForwardedFor, XForwardedHost, XForwardedProto};
+    let are_ours = matches!(known, Forwarded | XForwardedFor | XForwardedProto | XForwardedHost | Via);
+    !(are_ours || matches!(known, Host | ContentLength | Cookie | Authorization))
 }
 
 /// Whether a field of a head passes: not those of one connection, and not those that `Connection` names.
@@ -202,14 +203,17 @@ pub struct Peer {
     is_believed: bool,
     /// It came over TLS.
     is_tls: bool,
+    /// The nodes are told of it by Forwarded, too.
+    is_told_twice: bool,
     via: &'static [u8],
 }
 
 impl Peer {
     /// At an address, believed if a trusted network holds it.
-    pub fn new(address: IpAddr, is_tls: bool, trusted: &[IpNet]) -> Self {
-        let is_believed = trusted.iter().any(|network| network.contains(&address));
-        Self { address, field: address.to_string(), is_believed, is_tls, via: VIA_HTTP_1 }
+    pub fn new(address: IpAddr, is_tls: bool, config: &Config) -> Self {
+        let is_believed = config.trusted_proxies.iter().any(|network| network.contains(&address));
+        let (field, is_told_twice) = (address.to_string(), config.forwarded);
+        Self { address, field, is_believed, is_tls, is_told_twice, via: VIA_HTTP_1 }
     }
 
     /// The same, by HTTP/2.
@@ -222,27 +226,50 @@ impl Peer {
         self.address
     }
 
-    /// Whether the client's own connection is one of TLS: from a trusted network as X-Forwarded-Proto says.
+    /// Whether the client's own connection is one of TLS: from a trusted network as X-Forwarded-Proto says, or else as the
+    /// nearest hop of Forwarded that says so: those before it may be the client's own invention.
     pub fn is_tls(&self, head: &Head) -> bool {
-        let proto = head.value(Known::XForwardedProto).filter(|_| self.is_believed);
-        proto.map_or(self.is_tls, |proto| proto.eq_ignore_ascii_case("https"))
+        if let Some(proto) = head.value(Known::XForwardedProto).filter(|_| self.is_believed) {
+            return proto.eq_ignore_ascii_case("https");
+        }
+        self.hops(head).iter().rev().find_map(|hop| hop.is_https).unwrap_or(self.is_tls)
     }
 
-    /// Who the client is: from a trusted network as X-Forwarded-For says, from any other the peer itself.
+    /// Who the client is: from a trusted network as X-Forwarded-For says, or Forwarded where there is no such field; from
+    /// any other the peer itself.
     pub fn client(&self, head: &Head, trusted: &[IpNet]) -> IpAddr {
-        if self.is_believed { claimed_client(head, self.address, trusted) } else { self.address }
+        match () {
+            () if !self.is_believed => self.address,
+            () if head.has(Known::XForwardedFor) => {
+                nearest_outside(head.tokens(Known::XForwardedFor).map(address).collect(), self.address, trusted)
+            }
+            () => nearest_outside(self.hops(head).iter().map(|hop| hop.address).collect(), self.address, trusted),
+        }
+    }
+
+    /// What Forwarded says that is to be believed: not where X-Forwarded-For stands beside it.
+    fn hops(&self, head: &Head) -> Vec<Hop> {
+        let is_to_be_read = self.is_believed && head.has(Known::Forwarded) && !head.has(Known::XForwardedFor);
+        let hops = is_to_be_read.then(|| forwarded::hops(head.values(Known::Forwarded))).flatten();
+        hops.unwrap_or_default()
     }
 }
 
-/// The nearest address of X-Forwarded-For that is not one of our own proxies.
-fn claimed_client(head: &Head, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let hops: Vec<IpAddr> = head.tokens(Known::XForwardedFor).map_while(address).collect();
-    let outside = hops.iter().rev().find(|hop| !trusted.iter().any(|network| network.contains(*hop)));
-    outside.or(hops.first()).copied().unwrap_or(peer)
+/// The nearest address that is not one of our own proxies. What stands before something else than an address is worth
+/// nothing: it may be the client's own invention.
+fn nearest_outside(hops: Vec<Option<IpAddr>>, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let mut nearest = peer;
+    for hop in hops.into_iter().rev().map_while(|hop| hop) {
+        nearest = hop;
+        if !trusted.iter().any(|network| network.contains(&hop)) {
+            break;
+        }
+    }
+    nearest
 }
 
 /// `203.0.113.7`, `203.0.113.7:4711`, `2001:db8::1` or `[2001:db8::1]:4711`.
-fn address(text: &str) -> Option<IpAddr> {
+pub fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.split(']').next());
     let port_less = || text.rsplit_once(':').and_then(|(host, _)| host.parse().ok());
     bare.unwrap_or(text).parse().ok().or_else(port_less)
@@ -259,6 +286,7 @@ pub fn toward_node(head: &Head, target: &Target<'_>, noted: &Noted<'_>, peer: &P
     let passes = passes(head);
     head.copy_lines(&mut out, |known, name| match known {
         Known::XForwardedFor => false,
+        Known::Forwarded => peer.is_believed && !peer.is_told_twice,
         Known::XForwardedProto | Known::XForwardedHost => peer.is_believed,
         known => passes(known, name),
     });
@@ -267,10 +295,24 @@ pub fn toward_node(head: &Head, target: &Target<'_>, noted: &Noted<'_>, peer: &P
         out.extend_from_slice(line.as_bytes());
         out.extend_from_slice(b", ");
     }
+    // What Forwarded alone says is told by the field that nodes know.
+    for hop in peer.hops(head) {
+        out.extend_from_slice(hop.address.map_or("unknown".into(), |address| address.to_string()).as_bytes());
+        out.extend_from_slice(b", ");
+    }
     out.extend_from_slice(peer.field.as_bytes());
     out.extend_from_slice(b"\r\n");
+    if peer.is_told_twice {
+        out.extend_from_slice(b"Forwarded: ");
+        for line in head.values(Known::Forwarded).filter(|_| peer.is_believed) {
+            out.extend_from_slice(line.as_bytes());
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(forwarded::element(peer.address, head.value(Known::Host), peer.is_tls).as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
     if !(peer.is_believed && head.has(Known::XForwardedProto)) {
-        let scheme: &[u8] = if peer.is_tls { b"https" } else { b"http" };
+        let scheme: &[u8] = if peer.is_tls(head) { b"https" } else { b"http" };
         write(&mut out, b"X-Forwarded-Proto", scheme);
     }
     if let Some(host) = head.value(Known::Host).filter(|_| !(peer.is_believed && head.has(Known::XForwardedHost))) {
@@ -364,7 +406,8 @@ mod tests {
     }
 
     fn peer(address: &str, trusted: &[IpNet]) -> Peer {
-        Peer::new(address.parse().expect("an address"), false, trusted)
+        let config = Config { trusted_proxies: trusted.to_vec(), ..Config::default() };
+        Peer::new(address.parse().expect("an address"), false, &config)
     }
 
     fn sent(head: &Head, peer: &Peer) -> String {
@@ -441,6 +484,81 @@ mod tests {
         );
         check("10.0.0.1", Some("198.51.100.9:4711"), "198.51.100.9", "198.51.100.9:4711, 10.0.0.1");
         check("10.0.0.1", None, "10.0.0.1", "10.0.0.1");
+        // What stands before an entry that is no address may be the client's own invention.
+        check("10.0.0.1", Some("1.1.1.1, x, 198.51.100.9"), "198.51.100.9", "1.1.1.1, x, 198.51.100.9, 10.0.0.1");
+        check("10.0.0.1", Some("1.1.1.1, x, 10.0.0.2"), "10.0.0.2", "1.1.1.1, x, 10.0.0.2, 10.0.0.1");
+        check("10.0.0.1", Some("10.0.0.3, 10.0.0.2"), "10.0.0.3", "10.0.0.3, 10.0.0.2, 10.0.0.1");
+    }
+
+    #[test]
+    fn forwarded_is_believed_where_it_stands_alone_and_told_where_that_is_wanted() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network")];
+        let check = |address: &str, fields: &str, is_told: bool, client: &str, told: &[&str]| {
+            let config = Config { trusted_proxies: trusted.clone(), forwarded: is_told, ..Config::default() };
+            let peer = Peer::new(address.parse().expect("an address"), false, &config);
+            let head = request(fields);
+            assert_eq!(peer.client(&head, &trusted).to_string(), client, "{fields}");
+            let out = sent(&head, &peer);
+            let lines: Vec<&str> = out.lines().filter(|line| line.to_lowercase().contains("forwarded")).collect();
+            assert_eq!(lines, told, "{fields}");
+        };
+        let host = "X-Forwarded-Host: gms";
+        let (http, https) = ("X-Forwarded-Proto: http", "X-Forwarded-Proto: https");
+        check(
+            "203.0.113.7",
+            "Forwarded: for=1.2.3.4;proto=https\r\n",
+            false,
+            "203.0.113.7",
+            &["X-Forwarded-For: 203.0.113.7", http, host],
+        );
+        check(
+            "203.0.113.7",
+            "Forwarded: for=1.2.3.4\r\nConnection: forwarded\r\n",
+            true,
+            "203.0.113.7",
+            &["X-Forwarded-For: 203.0.113.7", "Forwarded: for=203.0.113.7;host=\"gms\";proto=http", http, host],
+        );
+        let two = "Forwarded: for=1.2.3.4;proto=http, for=198.51.100.9;proto=https\r\n";
+        let kept = two.trim_end();
+        check(
+            "10.0.0.1",
+            two,
+            false,
+            "198.51.100.9",
+            &[kept, "X-Forwarded-For: 1.2.3.4, 198.51.100.9, 10.0.0.1", https, host],
+        );
+        let appended = format!("{kept}, for=10.0.0.1;host=\"gms\";proto=http");
+        check(
+            "10.0.0.1",
+            two,
+            true,
+            "198.51.100.9",
+            &["X-Forwarded-For: 1.2.3.4, 198.51.100.9, 10.0.0.1", &appended, https, host],
+        );
+        // Beside X-Forwarded-For it counts for nothing.
+        let both = "Forwarded: for=1.2.3.4;proto=https\r\nX-Forwarded-For: 198.51.100.9\r\n";
+        check(
+            "10.0.0.1",
+            both,
+            false,
+            "198.51.100.9",
+            &["Forwarded: for=1.2.3.4;proto=https", "X-Forwarded-For: 198.51.100.9, 10.0.0.1", http, host],
+        );
+        // Nor where it is malformed.
+        check(
+            "10.0.0.1",
+            "Forwarded: for=\"1.2.3.4\r\n",
+            false,
+            "10.0.0.1",
+            &["Forwarded: for=\"1.2.3.4", "X-Forwarded-For: 10.0.0.1", http, host],
+        );
+        check(
+            "10.0.0.1",
+            "Forwarded: for=1.2.3.4, for=_hidden\r\n",
+            false,
+            "10.0.0.1",
+            &["Forwarded: for=1.2.3.4, for=_hidden", "X-Forwarded-For: 1.2.3.4, unknown, 10.0.0.1", http, host],
+        );
     }
 
     #[test]

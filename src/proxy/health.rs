@@ -250,7 +250,7 @@ mod tests {
 
     fn nodes(addresses: &[NodeAddress]) -> Arc<Nodes> {
         let (proxy, nodes) = (Config::default(), nodes::Config::default());
-        Arc::new(Nodes::new(addresses.to_vec(), None, &proxy, &nodes, &Metrics::default()))
+        Arc::new(Nodes::new(addresses.to_vec(), None, &proxy, &Default::default(), &nodes, &Metrics::default()))
     }
 
     fn at(host: impl ToString, port: u16) -> NodeAddress {
@@ -362,7 +362,14 @@ mod tests {
         let (port, _asked) = node(Ipv4Addr::LOCALHOST, 0, well).await;
         let config = Config { node_retry_after: Duration::from_millis(50), ..Config::default() };
         let addresses = vec![at("127.0.0.1", port), at("127.0.0.2", port)];
-        let nodes = Arc::new(Nodes::new(addresses, None, &config, &nodes::Config::default(), &Metrics::default()));
+        let nodes = Arc::new(Nodes::new(
+            addresses,
+            None,
+            &config,
+            &Default::default(),
+            &nodes::Config::default(),
+            &Metrics::default(),
+        ));
         nodes.refused(0, &io::ErrorKind::ConnectionRefused.into());
         assert_eq!(nodes.choose(Affinity::None, 0), Some(1));
         let watching = tokio::spawn(watch(nodes.clone(), None, Duration::from_secs(30)));

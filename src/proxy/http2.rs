@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::answer::{self, Reach, Refusal};
 use super::body::{self, NodeBody, Outgoing, Reply, Upload};
-use super::forward::{self, Gate, forward};
+use super::forward::{self, Attendance, Gate, forward};
 use super::framing::Framing;
 use super::head::{HEAD_BYTES_MAX, Head, Kind, Known};
 use super::headers::{self, Peer, Target};
@@ -46,7 +46,7 @@ const RESETS_MAX: usize = 20;
 pub async fn converse(gate: Rc<Gate>, stream: Stream, peer: SocketAddr, told: Told) {
     let is_tls = matches!(stream, Stream::Tls(_));
     let _ = stream.tcp().set_nodelay(true); // a stream that is broken will say so when it is used
-    let peer_of = Peer::new(peer.ip(), is_tls, &gate.config.trusted_proxies).over_http2();
+    let peer_of = Peer::new(peer.ip(), is_tls, &gate.config).over_http2();
     let client = Rc::new(Client {
         gate,
         peer: peer_of,
@@ -153,7 +153,8 @@ impl Client {
             Ok((head, target, framing)) => {
                 let upload = Upload::of_stream(incoming, head, framing, began, &self.gate.limits);
                 let takes_trailers = head.has_token(Known::Te, "trailers");
-                let request = forward::Request { head, target, framing, upload, began };
+                let attendance = &Attendance::default();
+                let request = forward::Request { head, target, framing, upload, began, attendance };
                 (forward(&self.gate, &self.peer, &request).await, takes_trailers)
             }
             Err(refusal) => {

@@ -22,6 +22,8 @@ use crate::units;
 pub struct Config {
     /// Connections of one client address (IPv6: one /64) at one time; 0: as many as there are.
     pub client_connections_max: usize,
+    /// Percent of connections, of the nodes' connections and of held bytes that are kept for chats in progress.
+    pub reserve_percent: usize,
     /// A request's head, its empty line included.
     #[serde(deserialize_with = "units::size")]
     pub head_bytes_max: usize,
@@ -51,6 +53,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             client_connections_max: 12_288,
+            reserve_percent: 10,
             head_bytes_max: HEAD_BYTES_MAX,
             head_fields_max: FIELDS_MAX,
             target_bytes_max: 16 << 10,
@@ -64,6 +67,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What of so much is for everybody; the rest is for chats in progress.
+    pub fn for_all(&self, most: usize) -> usize {
+        most - most / 100 * self.reserve_percent - most % 100 * self.reserve_percent / 100
+    }
+
     /// Whether a request keeps to the bounds that its head shows.
     ///
     /// # Errors
@@ -130,16 +138,24 @@ impl Pace {
 pub struct Guests {
     open: AtomicUsize,
     open_max: usize,
+    open_for_all: usize,
     of_client: Mutex<HashMap<IpAddr, usize>>,
     of_client_max: usize,
     metrics: Arc<Metrics>,
 }
 
 impl Guests {
-    /// At most so many, and so many of one client; 0: of that no bound.
-    pub fn new(open_max: usize, of_client_max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// At most so many, and of one client as the configuration says.
+    pub fn new(open_max: usize, config: &Config, metrics: Arc<Metrics>) -> Arc<Self> {
         let (open, of_client) = (AtomicUsize::new(0), Mutex::default());
-        Arc::new(Self { open, open_max, of_client, of_client_max, metrics })
+        let (open_for_all, of_client_max) = (config.for_all(open_max), config.client_connections_max);
+        Arc::new(Self { open, open_max, open_for_all, of_client, of_client_max, metrics })
+    }
+
+    /// Whether only places for chats in progress are left.
+    pub fn is_crowded(&self) -> bool {
+        let open = self.open.load(Ordering::Relaxed);
+        open > self.open_for_all && self.open_for_all < self.open_max
     }
 
     /// Lets one more in.
@@ -222,6 +238,7 @@ pub fn behind(refusal: Refusal) -> Option<Limit> {
         Refusal::LargeBody => Limit::Body,
         Refusal::SlowBody => Limit::BodyPace,
         Refusal::NodesFull => Limit::NodeConnections,
+        Refusal::Overload => Limit::Reserve,
         _ => return None,
     })
 }
@@ -255,7 +272,8 @@ mod tests {
     #[test]
     fn clients_are_counted_together_and_each() {
         let metrics = Arc::new(Metrics::default());
-        let guests = Guests::new(4, 2, metrics.clone());
+        let config = Config { client_connections_max: 2, ..Config::default() };
+        let guests = Guests::new(4, &config, metrics.clone());
         let enter = |client: &str| {
             let mut guest = guests.enter()?;
             guest.introduce(client.parse().expect("an address")).map(|()| guest)
@@ -272,5 +290,23 @@ mod tests {
         drop(first);
         assert!(enter("203.0.113.7").is_ok());
         assert_eq!(guests.of_client().len(), 2, "who has gone is forgotten");
+    }
+
+    #[test]
+    fn a_part_is_kept_for_chats_in_progress() {
+        let config = Config::default();
+        let parts = [0, 1, 9, 10, 99, 100, 1_024, usize::MAX].map(|most| most - config.for_all(most));
+        assert_eq!(parts, [0, 0, 0, 1, 9, 10, 102, usize::MAX / 10]);
+        let guests = Guests::new(10, &config, Arc::new(Metrics::default()));
+        let nine: Vec<_> = (0..9).map(|_| guests.enter().expect("there is room")).collect();
+        assert!(!guests.is_crowded());
+        let _tenth = guests.enter().expect("there is room");
+        assert!(guests.is_crowded());
+        drop(nine);
+        assert!(!guests.is_crowded());
+        let config = Config { reserve_percent: 0, ..Config::default() };
+        let guests = Guests::new(1, &config, Arc::new(Metrics::default()));
+        let _one = guests.enter().expect("there is room");
+        assert!(!guests.is_crowded());
     }
 }

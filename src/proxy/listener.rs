@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
@@ -30,10 +31,10 @@ use super::tap::Budget;
 use super::tls;
 use super::upstream::Pool;
 use super::wire::Wire;
-use super::{Config, Http2};
+use super::{Config, Http2, ProxyProtocol, proxy_protocol};
 use crate::recorder::Recorder;
 use crate::telemetry::Repeated;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Limit, Metrics};
 use crate::telemetry::pulse;
 
 /// Connections the kernel completes for us before they are accepted.
@@ -54,6 +55,9 @@ static HANDSHAKES: Repeated = Repeated::new(10, Duration::from_secs(60));
 
 /// Under a flood the count is in the metrics; here and in the audit it is enough to know that there was one.
 static TURNED_AWAY: Repeated = Repeated::new(10, Duration::from_secs(60));
+
+/// Nor need every port scan be told of.
+static HEADERS: Repeated = Repeated::new(10, Duration::from_secs(60));
 
 /// What a proxy is started with.
 #[derive(Debug, Clone)]
@@ -113,9 +117,9 @@ impl Proxy {
         let (stage, told) = watch::channel(Stage::Serving);
         let recording = start.recorder.config();
         let held = start.metrics.inspected_bytes.clone();
-        let budget = Arc::new(Budget::new(recording.body_max, recording.inspected_bytes_max, held));
-        let (all_max, client_max) = (start.config.connections_max, start.limits.client_connections_max);
-        let guests = Guests::new(all_max, client_max, start.metrics.clone());
+        let for_all = start.limits.for_all(recording.inspected_bytes_max);
+        let budget = Arc::new(Budget::new(recording.body_max, recording.inspected_bytes_max, for_all, held));
+        let guests = Guests::new(start.config.connections_max, &start.limits, start.metrics.clone());
         let (ready, started) = mpsc::channel();
         let spawn = |number| {
             let (start, told, budget, ready) = (start.clone(), Told::new(told.clone()), budget.clone(), ready.clone());
@@ -257,7 +261,7 @@ async fn serve(
 ) {
     let Ok(listeners) = Listeners::new(listeners) else { return };
     let tls = start.tls.clone();
-    let gate = gate(start, budget);
+    let gate = gate(start, budget, guests.clone());
     let (open, dismissed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let mut shortage = gate.pool.nodes().shortage();
     let (mut tidy, mut sign_of_life) = (interval(Duration::from_secs(5)), interval(PULSE_INTERVAL));
@@ -269,8 +273,8 @@ async fn serve(
                         let (gate, tls, told) = (gate.clone(), tls.clone(), told.clone());
                         let at_work = AtWork::enter(&open);
                         tokio::task::spawn_local(async move {
-                            let _counted = (guest, at_work);
-                            welcome(gate, tls, stream, peer, told).await;
+                            let _at_work = at_work;
+                            welcome(gate, guest, tls, stream, peer, told).await;
                         });
                     }
                     Err(refusal) => turn_away(&gate, &dismissed, refusal, stream, peer, tls.is_some()),
@@ -301,13 +305,14 @@ async fn serve(
     pulse.end();
 }
 
-fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
+fn gate(start: Start, budget: Arc<Budget>, guests: Arc<Guests>) -> Rc<Gate> {
     let config = start.config;
     let pool = Rc::new(Pool::new(start.nodes, config.node_idle_timeout));
     let (tally, recorder, metrics) = (Tally::new(&start.metrics), start.recorder, start.metrics);
     Rc::new(Gate {
         config,
         limits: start.limits,
+        guests,
         access: start.access,
         pool,
         cookies: start.cookies,
@@ -321,11 +326,14 @@ fn gate(start: Start, budget: Arc<Budget>) -> Rc<Gate> {
 /// Whether there is room for one more.
 fn admit(gate: &Gate, guests: &Arc<Guests>, peer: SocketAddr) -> Result<Guest, Refusal> {
     let mut guest = guests.enter()?;
-    let is_trusted = gate.config.trusted_proxies.iter().any(|network| network.contains(&peer.ip()));
-    if !is_trusted {
+    if !is_trusted(gate, peer.ip()) {
         guest.introduce(peer.ip())?;
     }
     Ok(guest)
+}
+
+fn is_trusted(gate: &Gate, address: IpAddr) -> bool {
+    gate.config.trusted_proxies.iter().any(|network| network.contains(&address))
 }
 
 /// Closes a connection for which there is no room. Its client is told why, where it can read that and not too many are
@@ -353,11 +361,22 @@ fn turn_away(
 }
 
 /// One client, by the protocol that it begins with.
-async fn welcome(gate: Rc<Gate>, tls: Option<tls::Server>, stream: TcpStream, peer: SocketAddr, told: Told) {
+async fn welcome(
+    gate: Rc<Gate>,
+    mut guest: Guest,
+    tls: Option<tls::Server>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    told: Told,
+) {
     let begins = async {
+        let peer = match gate.config.proxy_protocol {
+            ProxyProtocol::Never => peer,
+            ProxyProtocol::Required => Box::pin(client_behind(&gate, &mut guest, &mut stream, peer)).await?,
+        };
         let stream = secured(tls, stream, peer, &gate.metrics).await?;
         let speaks_http2 = speaks_http2(&stream, &gate.config).await;
-        Some((stream, speaks_http2))
+        Some((stream, peer, speaks_http2))
     };
     // Whoever has not begun when the proxy stops is not waited for.
     let begun = tokio::select! {
@@ -366,9 +385,54 @@ async fn welcome(gate: Rc<Gate>, tls: Option<tls::Server>, stream: TcpStream, pe
         () = told.stopping() => None,
     };
     match begun {
-        Some((stream, true)) => Box::pin(http2::converse(gate, stream, peer, told)).await,
-        Some((stream, false)) => client::converse(gate, Wire::new(stream), peer, told).await,
+        Some((stream, peer, true)) => Box::pin(http2::converse(gate, stream, peer, told)).await,
+        Some((stream, peer, false)) => client::converse(gate, Wire::new(stream), peer, told).await,
         None => {}
+    }
+}
+
+/// The client that a load balancer speaks for, by the header that its connection begins with; none where it is to be closed.
+async fn client_behind(gate: &Gate, guest: &mut Guest, stream: &mut TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+    let header = async {
+        if !is_trusted(gate, peer.ip()) {
+            return Err(io::Error::other("it is not of proxy.trusted_proxies"));
+        }
+        timeout(gate.limits.head_timeout, header_of(stream)).await?
+    };
+    let client = match header.await {
+        Ok(header) => header.client.unwrap_or(peer),
+        Err(error) => {
+            gate.metrics.reached(Limit::ProxyProtocol);
+            if let Some(not_shown) = HEADERS.admit(std::time::Instant::now()) {
+                tracing::info!(%error, %peer, not_shown, "a connection without a PROXY header to believe was closed");
+            }
+            return None;
+        }
+    };
+    if !is_trusted(gate, client.ip())
+        && let Err(refusal) = guest.introduce(client.ip())
+    {
+        gate.turn_away(refusal, client.ip(), "", "");
+        return None;
+    }
+    Some(client)
+}
+
+/// Takes the header, and nothing behind it, from the stream.
+async fn header_of(stream: &mut TcpStream) -> io::Result<proxy_protocol::Header> {
+    let mut start = [0; proxy_protocol::HEADER_BYTES_MAX];
+    loop {
+        let length = stream.peek(&mut start).await?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match proxy_protocol::read(&start[..length]).map_err(io::Error::other)? {
+            Some(header) => {
+                stream.read_exact(&mut start[..header.length]).await?;
+                return Ok(header);
+            }
+            None => sleep(PEEK_PAUSE).await, // as in `begins_with_preface`
+        }
     }
 }
 

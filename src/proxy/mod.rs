@@ -7,6 +7,7 @@ mod answer;
 mod body;
 mod client;
 mod forward;
+pub mod forwarded;
 pub mod framing;
 pub mod head;
 mod headers;
@@ -18,6 +19,8 @@ pub mod nodes;
 mod permits;
 pub mod places;
 mod private;
+pub mod proxy_protocol;
+mod reuse;
 mod socket;
 mod stage;
 pub mod standing;
@@ -57,6 +60,10 @@ pub struct Config {
     pub deny: Vec<String>,
     /// Networks whose X-Forwarded-* fields are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether clients' connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether the nodes are told of the client by Forwarded (RFC 7239), too.
+    pub forwarded: bool,
     /// Origins whose scripts may read the proxy's own errors.
     pub cors_origins: Vec<String>,
     /// Threads, each with its own listener and connections; 0: one for each core.
@@ -104,6 +111,26 @@ pub struct Config {
     pub drain_max: Duration,
 }
 
+/// `proxy_protocol`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// None does.
+    Never,
+    /// All do, and all come from trusted proxies.
+    Required,
+}
+
+impl ProxyProtocol {
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Required => "required",
+        }
+    }
+}
+
 /// `http2`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -136,6 +163,8 @@ impl Default for Config {
             allow: Vec::new(),
             deny: Vec::new(),
             trusted_proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::Never,
+            forwarded: false,
             cors_origins: Vec::new(),
             threads: 0,
             http2: Http2::Tls,
@@ -147,7 +176,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(1),
             chat_timeout: Duration::from_millis(2_800),
             long_poll_timeout: Duration::from_secs(90),
-            other_timeout: Duration::from_secs(60),
+            other_timeout: Duration::from_secs(20),
             body_idle_timeout: Duration::from_secs(30),
             websocket_idle_timeout: Duration::from_secs(120),
             client_timeout: Duration::from_secs(75),

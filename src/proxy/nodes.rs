@@ -16,8 +16,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::address::NodeAddress;
+use super::limits;
 use super::permits::Permits;
 use super::places::Places;
+use super::reuse::Reuse;
 use super::standing::{Limits, SHARE_WHOLE, SILENCE_WEIGHT, Standing, State};
 use super::tls::Connector;
 use crate::recorder::Generations;
@@ -109,6 +111,9 @@ pub struct Node {
     pub(super) permits: Permits,
     pub(super) exchanges: AtomicUsize,
     pub(super) at_work: Gauge,
+    pub(super) reuse: Reuse,
+    /// Exchanges beyond which only chats in progress are let to it.
+    exchanges_for_all: usize,
     standing: Standing,
     counted: Counted,
 }
@@ -197,6 +202,7 @@ impl Nodes {
         addresses: Vec<NodeAddress>,
         tls: Option<Connector>,
         proxy: &super::Config,
+        bounds: &limits::Config,
         config: &Config,
         metrics: &Metrics,
     ) -> Self {
@@ -208,6 +214,7 @@ impl Nodes {
             let permits = Permits::new(
                 proxy.node_connections_max,
                 config.waiting_max,
+                bounds.for_all(config.waiting_max),
                 config.wait_max,
                 counted.waiting.clone(),
                 shortage.clone(),
@@ -218,6 +225,8 @@ impl Nodes {
                 permits,
                 exchanges: AtomicUsize::new(0),
                 at_work,
+                reuse: Reuse::new(),
+                exchanges_for_all: bounds.for_all(proxy.node_connections_max),
                 standing: Standing::new(limits),
                 counted,
                 address,
@@ -300,6 +309,22 @@ impl Nodes {
             };
             (node.rank(now, has_turn), score)
         })
+    }
+
+    /// Whether a node is so busy that only chats in progress are let to it.
+    pub(super) fn is_short(&self, index: usize) -> bool {
+        let node = &self.all[index];
+        node.exchanges.load(Ordering::Relaxed) >= node.exchanges_for_all
+    }
+
+    /// A node closed a connection, unused for so long before, without a word to the request that was sent on it.
+    pub(super) fn lost(&self, index: usize, unused: Duration) {
+        self.all[index].reuse.lost(unused, self.now());
+    }
+
+    /// Forgets what was learnt long ago.
+    pub(super) fn forget(&self) {
+        self.all.iter().for_each(|node| node.reuse.forget(self.now()));
     }
 
     /// A connection to a node failed. The last one that is well is not passed over for it.
@@ -533,7 +558,8 @@ mod tests {
         });
         let mut config = Config::default();
         change(&mut config);
-        Nodes::new(addresses.collect(), None, &super::super::Config::default(), &config, &Metrics::default())
+        let (proxy, limits) = (super::super::Config::default(), limits::Config::default());
+        Nodes::new(addresses.collect(), None, &proxy, &limits, &config, &Metrics::default())
     }
 
     /// The shares of so many new chats that the nodes get.

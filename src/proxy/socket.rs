@@ -493,7 +493,7 @@ mod tests {
     }
 
     fn watch(writer: &WriterThread) -> Watch {
-        let budget = Budget::new(1 << 20, 1 << 20, writer.recorder().metrics.inspected_bytes.clone());
+        let budget = Budget::new(1 << 20, 1 << 20, 1 << 20, writer.recorder().metrics.inspected_bytes.clone());
         let (method, path) = ("GET".into(), "/genesys/cometd".into());
         let (node, client, request_id) = (None, String::new(), None);
         let facts = ExchangeFacts { method, path, node, client, request_id, duration_ms: 0 };

@@ -16,14 +16,20 @@ use crate::gms::{Finding, FindingKind, Route, RouteClass};
 pub struct Budget {
     one_max: usize,
     all_max: usize,
+    for_all: usize,
     held: AtomicUsize,
     shown: Gauge,
 }
 
 impl Budget {
-    /// `body_max` and `inspected_bytes_max`.
-    pub fn new(one_max: usize, all_max: usize, shown: Gauge) -> Self {
-        Self { one_max, all_max, held: AtomicUsize::new(0), shown }
+    /// `body_max` and `inspected_bytes_max`, and what of that is not kept for chats in progress.
+    pub fn new(one_max: usize, all_max: usize, for_all: usize, shown: Gauge) -> Self {
+        Self { one_max, all_max, for_all, held: AtomicUsize::new(0), shown }
+    }
+
+    /// Whether only what is kept for chats in progress is left.
+    pub fn is_short(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > self.for_all
     }
 }
 

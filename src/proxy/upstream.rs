@@ -71,7 +71,8 @@ pub struct Lease {
     upload: Option<Rc<Upload>>,
     /// When the exchange began. Its connection counts as unused since then, which spares a look at the clock.
     began: Instant,
-    was_used: bool,
+    /// How long the connection was unused before; none: it is new.
+    unused: Option<Duration>,
     /// The node will close it, or may.
     is_last: bool,
 }
@@ -85,6 +86,8 @@ pub struct Outbound {
     pub upload: Rc<Upload>,
     /// It may be sent once more where it was lost (R2): it is safe, and has no body.
     pub is_safe: bool,
+    /// It is of a chat in progress.
+    pub goes_on: bool,
     /// When its head was there.
     pub began: Instant,
 }
@@ -140,7 +143,12 @@ impl Pool {
         let mut tried = 0_u64;
         let mut full = false;
         while let Some(index) = self.nodes.choose(affinity, tried) {
-            let mut lease = match self.lease(index, request.began).await {
+            if !request.goes_on && self.nodes.is_short(index) {
+                full = true;
+                tried |= 1 << index;
+                continue;
+            }
+            let mut lease = match self.lease(index, request).await {
                 Ok(lease) => lease,
                 Err(refused) => {
                     full |= refused == Refusal::NodesFull;
@@ -149,7 +157,7 @@ impl Pool {
                 }
             };
             asked.replace(Some(self.nodes.all[index].name.clone()));
-            let was_used = lease.was_used;
+            let unused = lease.unused;
             let broken = match lease.exchange(request).await {
                 Ok(head) => {
                     self.nodes.answered(index, head.status());
@@ -158,10 +166,13 @@ impl Pool {
                 Err(broken) => broken,
             };
             drop(lease);
+            if let (Break::Silent(_), Some(unused)) = (&broken, unused) {
+                self.nodes.lost(index, unused);
+            }
             match broken {
-                Break::Unsent(_) if was_used => {} // a fresh connection to the same node may do
+                Break::Unsent(_) if unused.is_some() => {} // a fresh connection to the same node may do
                 Break::Unsent(_) => tried |= 1 << index,
-                Break::Silent(_) if was_used && request.is_safe => {
+                Break::Silent(_) if unused.is_some() && request.is_safe => {
                     return Box::pin(self.send_again(request, index)).await;
                 }
                 broken => return Err(self.broken(index, &broken)),
@@ -175,7 +186,7 @@ impl Pool {
     async fn send_again(self: &Rc<Self>, request: &Outbound, index: usize) -> Result<(Head, Lease), Failure> {
         let unreachable =
             |refusal| Failure { refusal, reach: Reach::MayHaveActed, node: Some(self.nodes.all[index].name.clone()) };
-        let mut lease = self.connect(index, request.began).await.map_err(unreachable)?;
+        let mut lease = self.connect(index, request).await.map_err(unreachable)?;
         match lease.exchange(request).await {
             Ok(head) => {
                 self.nodes.answered(index, head.status());
@@ -199,33 +210,36 @@ impl Pool {
     }
 
     /// An idle connection that is still alive, or a new one.
-    async fn lease(self: &Rc<Self>, index: usize, began: Instant) -> Result<Lease, Refusal> {
-        match self.idle_line(index, began) {
-            Some(line) => Ok(self.leased(index, line, began, true)),
-            None => Box::pin(self.connect(index, began)).await, // seldom, and large
+    async fn lease(self: &Rc<Self>, index: usize, request: &Outbound) -> Result<Lease, Refusal> {
+        match self.idle_line(index, request) {
+            Some((line, unused)) => Ok(self.leased(index, line, request.began, Some(unused))),
+            None => Box::pin(self.connect(index, request)).await, // seldom, and large
         }
     }
 
     /// The one used last, so that surplus ones grow old and go.
-    fn idle_line(&self, index: usize, now: Instant) -> Option<Line> {
+    fn idle_line(&self, index: usize, request: &Outbound) -> Option<(Line, Duration)> {
         let mut idle = self.idle.borrow_mut();
         while let Some(latest) = idle[index].pop_back() {
-            let idle = now.saturating_duration_since(latest.since);
-            if idle <= self.idle_timeout && latest.line.is_quiet(idle) {
-                return Some(latest.line);
+            let unused = request.began.saturating_duration_since(latest.since);
+            if !request.is_safe && !self.nodes.all[index].reuse.admits(unused) {
+                return None; // nor would an older one do
+            }
+            if unused <= self.idle_timeout && latest.line.is_quiet(unused) {
+                return Some((latest.line, unused));
             }
         }
         None
     }
 
-    async fn connect(self: &Rc<Self>, index: usize, began: Instant) -> Result<Lease, Refusal> {
+    async fn connect(self: &Rc<Self>, index: usize, request: &Outbound) -> Result<Lease, Refusal> {
         let node = &self.nodes.all[index];
-        let permit = node.permits.take().await?;
+        let permit = node.permits.take(request.goes_on).await?;
         let version = node.places.version();
         match node.places.connect().await {
             Ok(stream) => {
                 self.nodes.connected(index);
-                Ok(self.leased(index, Line { wire: Wire::new(stream), version, permit }, began, false))
+                Ok(self.leased(index, Line { wire: Wire::new(stream), version, permit }, request.began, None))
             }
             Err(error) => {
                 self.nodes.refused(index, &error);
@@ -234,16 +248,17 @@ impl Pool {
         }
     }
 
-    fn leased(self: &Rc<Self>, index: usize, line: Line, began: Instant, was_used: bool) -> Lease {
+    fn leased(self: &Rc<Self>, index: usize, line: Line, began: Instant, unused: Option<Duration>) -> Lease {
         let node = &self.nodes.all[index];
         node.exchanges.fetch_add(1, Ordering::Relaxed);
         node.at_work.inc();
-        Lease { pool: self.clone(), index, line: Some(line), upload: None, began, was_used, is_last: false }
+        Lease { pool: self.clone(), index, line: Some(line), upload: None, began, unused, is_last: false }
     }
 
     /// Lets go of connections that were unused for too long, that their node has closed, or that were made before its name
     /// led elsewhere.
     pub fn let_go_of_idle(&self) {
+        self.nodes.forget();
         for (node, idle) in self.nodes.iter().zip(self.idle.borrow_mut().iter_mut()) {
             idle.retain(|idle| {
                 let unused = idle.since.elapsed();

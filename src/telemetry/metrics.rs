@@ -113,6 +113,10 @@ pub enum Limit {
     Connections,
     /// `limits.client_connections_max`
     ClientConnections,
+    /// `limits.reserve_percent`
+    Reserve,
+    /// `proxy.proxy_protocol`: from elsewhere, malformed, or not there within `limits.head_timeout`.
+    ProxyProtocol,
     /// `limits.head_bytes_max` and `limits.head_fields_max`
     Head,
     /// `limits.target_bytes_max`
@@ -137,9 +141,11 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Connections,
         Self::ClientConnections,
+        Self::Reserve,
+        Self::ProxyProtocol,
         Self::Head,
         Self::Target,
         Self::HeadTime,
@@ -157,6 +163,8 @@ impl Limit {
         match self {
             Self::Connections => "connections",
             Self::ClientConnections => "client_connections",
+            Self::Reserve => "reserve",
+            Self::ProxyProtocol => "proxy_protocol",
             Self::Head => "head",
             Self::Target => "target",
             Self::HeadTime => "head_time",

@@ -194,3 +194,164 @@ async fn slow_clients_of_all_kinds_are_gone_at_their_limits_and_a_good_one_notic
         assert!(reached(&server, limit).await >= clients as f64, "{limit}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_of_the_proxy_protocol_names_the_client_before_anything_else() {
+    let folder = folder();
+    let origin = Origin::canned(json_answer("{}"));
+    let trusting = "[proxy]\nproxy_protocol = \"required\"\ntrusted_proxies = [\"127.0.0.0/8\"]\n\
+                    [limits]\nclient_connections_max = 2\nhead_timeout = \"500ms\"\n";
+    let server = Server::start(folder.path(), &[origin.address], trusting);
+    let request = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let version_1 = |client: &str| format!("PROXY TCP4 {client} 10.0.0.1 4711 443\r\n").into_bytes();
+    let version_2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f\xcb\0\x71\x08\x0a\0\0\x01\x12\x67\x01\xbb\x04\0\0".to_vec();
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
+    for (header, client) in
+        [(version_1("203.0.113.7"), "203.0.113.7"), (version_2, "203.0.113.8"), (local, "127.0.0.1")]
+    {
+        let answer = send_raw(server.address, &[&header[..], request].concat());
+        assert_eq!(status(&answer), "200", "{}", header.escape_ascii());
+        let told = origin.received().pop().expect("it was forwarded");
+        assert!(told.contains(&format!("X-Forwarded-For: {client}\r\n")), "{told}");
+    }
+    // In pieces, too.
+    let mut stream = TcpStream::connect(server.address).expect("it listens");
+    for piece in [&b"PRO"[..], b"XY TCP4 203.0.113.9 10.0.0.1 1", b" 2\r", b"\n", request] {
+        stream.write_all(piece).expect("it reads");
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    assert_eq!(status(&answer), "200");
+    assert!(origin.received().pop().expect("it was forwarded").contains("X-Forwarded-For: 203.0.113.9\r\n"));
+    let before = reached(&server, "proxy_protocol").await;
+    let forwarded = origin.received().len();
+    for nothing in [&request[..], b"PROXY TCP4 x y 1 2\r\n", b"PROXY TCP4 203.0.", b""] {
+        assert_eq!(status(&send_raw(server.address, nothing)), "closed", "{}", nothing.escape_ascii());
+    }
+    assert_eq!(reached(&server, "proxy_protocol").await, before + 4.0);
+    assert_eq!(origin.received().len(), forwarded);
+    // Clients are counted by it.
+    let hold = |client: &str| {
+        let mut stream = TcpStream::connect(server.address).expect("it listens");
+        stream.write_all(&version_1(client)).expect("it reads");
+        stream
+    };
+    let _two = [hold("203.0.113.7"), hold("203.0.113.7")];
+    eventually("its third is turned away", async || {
+        let answer = send_raw(server.address, &[&version_1("203.0.113.7")[..], request].concat());
+        (status(&answer) == "closed" && reached(&server, "client_connections").await >= 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(status(&send_raw(server.address, &[&version_1("203.0.113.6")[..], request].concat())), "200");
+    // From elsewhere nobody is believed.
+    let elsewhere = trusting.replace("127.0.0.0/8", "10.0.0.0/8");
+    let folder = crate::support::folder();
+    let server = Server::start(folder.path(), &[origin.address], &elsewhere);
+    assert_eq!(status(&send_raw(server.address, &[&version_1("203.0.113.7")[..], request].concat())), "closed");
+}
+
+/// A node that answers what has `slow` in its path after a while.
+fn dawdling() -> Origin {
+    Origin::start(|request| {
+        if crate::support::find(request, b"slow").is_some() {
+            std::thread::sleep(Duration::from_millis(1_500));
+        }
+        Answer { bytes: json_answer("{\"statusCode\":0}"), close: false }
+    })
+}
+
+fn post(path: &str) -> Vec<u8> {
+    format!("POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_overload_chats_in_progress_go_on_and_new_ones_wait() {
+    let check = async |settings: &str, busy: usize, limit: &str| {
+        let folder = folder();
+        let origin = dawdling();
+        let server = Server::start(folder.path(), &[origin.address], settings);
+        let none = async || (server.metric("gms_recorder_connections ").await? == 0.0).then_some(());
+        eventually("the one that looked whether it listens has left", none).await;
+        let address = server.address;
+        let slow: Vec<_> = (0..busy)
+            .map(|_| std::thread::spawn(move || status(&send_raw(address, &post("/genesys/2/chat/slow/ID/refresh")))))
+            .collect();
+        let at_work = async || (origin.received().len() == busy).then_some(());
+        eventually("all of them are at the node", at_work).await;
+        for new in ["/genesys/2/chat/s", "/genesys/1/x"] {
+            let answer = send_raw(address, &post(new));
+            assert_eq!(status(&answer), "503", "{new}: {}", String::from_utf8_lossy(&answer));
+            assert!(String::from_utf8_lossy(&answer).contains("Retry-After: 1\r\n"));
+        }
+        for going_on in
+            ["/2/chat/s/ID/send", "/2/chat/s/ID/refresh", "/2/chat/s/ID/disconnect", "/2/chat-ntf", "/cometd"]
+        {
+            assert_eq!(status(&send_raw(address, &post(&format!("/genesys{going_on}")))), "200", "{going_on}");
+        }
+        assert!(reached(&server, limit).await >= 2.0);
+        for slow in slow {
+            assert_eq!(slow.join().expect("it was answered"), "200");
+        }
+        eventually("new ones are let in again", async || {
+            (status(&send_raw(address, &post("/genesys/2/chat/s"))) == "200").then_some(())
+        })
+        .await;
+    };
+    check("[proxy]\nnode_connections_max = 10", 9, "node_connections").await;
+    check("[proxy]\nconnections_max = 20", 18, "reserve").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_takes_nothing_from_the_record() {
+    let folder = folder();
+    let origin = Origin::start(|_| {
+        std::thread::sleep(Duration::from_millis(300));
+        let event =
+            "{\"index\":1,\"type\":\"Message\",\"text\":\"Hello\",\"utcTime\":1,\"from\":{\"participantId\":1}}";
+        let answer = format!("{{\"statusCode\":0,\"chatId\":\"ID\",\"nextPosition\":2,\"messages\":[{event}]}}");
+        Answer { bytes: json_answer(&answer), close: false }
+    });
+    let server = Server::start(folder.path(), &[origin.address], "");
+    let mut stream = TcpStream::connect(server.address).expect("it listens");
+    stream.write_all(&post("/genesys/2/chat/s/ID/send")).expect("it reads");
+    eventually("it is at the node", async || (origin.received().len() == 1).then_some(())).await;
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a socket");
+    drop(stream); // a reset
+    let mut archive = Archive::open(&server.database).await;
+    let event = async || (archive.value("SELECT text FROM events").await == "Hello").then_some(());
+    eventually("what the node answered is kept", event).await;
+    let mut archive = Archive::open(&server.database).await;
+    let row =
+        async || (archive.value("SELECT count(*) FROM api_errors WHERE origin = 'client'").await == "1").then_some(());
+    eventually("and that nobody got it", row).await;
+}
+
+#[test]
+fn a_node_that_closes_connections_soon_loses_few_requests() {
+    let folder = folder();
+    let connections = std::sync::Arc::new(std::sync::Mutex::new(std::collections::HashSet::new()));
+    // It answers once on each connection, and breaks it when more is asked.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let address = listener.local_addr().expect("it is bound");
+    let seen = connections.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let seen = seen.clone();
+            std::thread::spawn(move || {
+                let mut buffer = Vec::new();
+                let Some(request) = crate::support::read_message(&mut stream, &mut buffer) else { return };
+                let target = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_string();
+                assert!(seen.lock().expect("no panic holds it").insert(target), "a request came twice");
+                let _ = stream.write_all(&json_answer("{}"));
+                let _ = crate::support::read_message(&mut stream, &mut buffer);
+                let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+            });
+        }
+    });
+    let server = Server::start(folder.path(), &[address], "[proxy]\nthreads = 1\n");
+    let answers: Vec<_> = (0..60).map(|n| status(&send_raw(server.address, &post(&format!("/x/{n}"))))).collect();
+    let lost = answers.iter().filter(|status| *status == "502").count();
+    assert!(answers.iter().all(|status| status == "200" || status == "502"), "{answers:?}");
+    assert!(lost <= 8, "{lost} of {} were lost", answers.len());
+}
