@@ -38,6 +38,8 @@
 //! directions as they pass, `gms::Dialogue` makes observations of their messages, and a message with something new waits
 //! for its commit before the client gets it.
 //!
+//! A new binary takes over from the running one with its sockets, its lock and its knowledge: `cli::serve`'s `handover`.
+//!
 //! Threads: one current-thread runtime for each core, each with its own listener and its own connections to the nodes; one
 //! for the writer, with the one connection that writes; the main one for signals, the admin listener, the watch over the
 //! nodes (`proxy::health`) and the operators' socket (`admin::control`). They share counters, how the nodes fare

@@ -4,9 +4,11 @@
 //! A connection is one request and its answer, each a line of JSON: `{"command":"drain","node":"gms-1"}`.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -65,6 +67,22 @@ pub enum Answer {
 pub struct Control {
     listener: UnixListener,
     path: PathBuf,
+    is_left: Arc<AtomicBool>,
+}
+
+/// What another process needs to go on at the same socket.
+#[derive(Debug)]
+pub struct Share {
+    /// The socket.
+    pub descriptor: OwnedFd,
+    is_left: Arc<AtomicBool>,
+}
+
+impl Share {
+    /// The other process has it now: the file stays.
+    pub fn leave(&self) {
+        self.is_left.store(true, Ordering::Release);
+    }
 }
 
 impl Control {
@@ -83,9 +101,31 @@ impl Control {
             Ok(_) => std::fs::remove_file(path)?,
             Err(_) => {} // nothing is there, or binding says what is wrong
         }
-        let control = Self { listener: UnixListener::bind(path)?, path: path.into() };
+        let control = Self { listener: UnixListener::bind(path)?, path: path.into(), is_left: Arc::default() };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(control)
+    }
+
+    /// Goes on at a socket that another process has bound. One at another path is given up.
+    ///
+    /// # Errors
+    /// As [`Control::bind`].
+    pub fn inherit(listener: std::os::unix::net::UnixListener, path: &Path) -> io::Result<Self> {
+        let bound = listener.local_addr()?;
+        if bound.as_pathname() != Some(path) {
+            bound.as_pathname().into_iter().for_each(|path| drop(std::fs::remove_file(path)));
+            return Self::bind(path);
+        }
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: UnixListener::from_std(listener)?, path: path.into(), is_left: Arc::default() })
+    }
+
+    /// For [`Control::inherit`] in another process.
+    ///
+    /// # Errors
+    /// Where no descriptor is left.
+    pub fn share(&self) -> io::Result<Share> {
+        Ok(Share { descriptor: self.listener.as_fd().try_clone_to_owned()?, is_left: self.is_left.clone() })
     }
 
     /// Serves until dropped.
@@ -110,7 +150,9 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path); // gone already, or the next start replaces it
+        if !self.is_left.load(Ordering::Acquire) {
+            let _ = std::fs::remove_file(&self.path); // gone already, or the next start replaces it
+        }
     }
 }
 

@@ -1,13 +1,16 @@
 //! `serve`: the proxy, the recorder and the admin listener, from start report to orderly stop.
 
+mod handover;
 mod open_files;
 mod sockets;
 mod systemd;
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -15,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::Common;
-use crate::admin::control::Control;
+use crate::admin::control::{self, Control};
 use crate::admin::{self, Watched};
 use crate::config::{Config, Key};
 use crate::proxy::access::Access;
@@ -24,13 +27,16 @@ use crate::proxy::health::{self, Check};
 use crate::proxy::{Http2, NodeAddress, Nodes, Proxy, Start, tls};
 use crate::recorder::{Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
 use crate::store::place::{FileSystemKind, Place};
-use crate::store::{ArchiveLock, Options, Run, Store};
+use crate::store::{self, ArchiveLock, ErrorKind, Options, Run, Store};
 use crate::telemetry::{self, Logging, metrics::Metrics};
 
+use handover::{Estate, Predecessor, Program, Successor};
 use sockets::Sockets;
 
 /// How often the free space and the open files are looked at.
 const ROOM_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the archive is asked for again while a predecessor writes into it: each of its commits takes milliseconds.
+const BUSY_MAX: Duration = Duration::from_secs(10);
 
 const EXAMPLE: &str = "\
 Example:
@@ -52,7 +58,8 @@ pub struct Args {
     pub admin: Option<String>,
 }
 
-/// Serves until SIGTERM or SIGINT, then drains. A second signal ends it at once. SIGHUP reads the configuration anew.
+/// Serves until SIGTERM or SIGINT, then drains. A second signal ends it at once. SIGHUP reads the configuration anew,
+/// SIGUSR2 hands over to the program that is now at this one's path.
 ///
 /// # Errors
 /// Where it cannot start.
@@ -65,12 +72,18 @@ pub async fn run(args: &Args, common: &Common) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let running = Running::start_on(&config, Sockets::of_systemd()?).await?;
+    let mut upgrade_asked = signal(SignalKind::user_defined2())?;
+    let program = Program::of_this_process()?;
+    let running = match Predecessor::of_this_process().await? {
+        Some((predecessor, sockets)) => Running::take_over(&config, predecessor, sockets).await?,
+        None => Running::start_on(&config, Sockets::of_systemd()?, None).await?,
+    };
     systemd::ready(&running.status());
-    loop {
+    let mut upgrade: Option<Pin<Box<dyn Future<Output = anyhow::Result<Successor>>>>> = None;
+    let successor = loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
             _ = hangup.recv() => {
                 systemd::reloading();
                 match common.load(args) {
@@ -82,14 +95,44 @@ pub async fn run(args: &Args, common: &Common) -> anyhow::Result<()> {
                 }
                 systemd::ready(&running.status());
             }
+            _ = upgrade_asked.recv() => match running.estate() {
+                _ if upgrade.is_some() => tracing::warn!("an upgrade is under way already"),
+                Ok(estate) => {
+                    let start_max = config.proxy.upgrade_start_max;
+                    upgrade = Some(Box::pin(handover::upgrade(program.clone(), estate, start_max)));
+                }
+                Err(error) => running.not_upgraded(&error),
+            },
+            outcome = async { upgrade.as_mut().expect("it is under way").await }, if upgrade.is_some() => {
+                upgrade = None;
+                match outcome {
+                    Ok(successor) => break Some(successor),
+                    Err(error) => running.not_upgraded(&error),
+                }
+            }
         }
-    }
-    systemd::stopping("finishing what is in flight");
-    let drain = running.stop(config.proxy.drain_delay);
-    tokio::select! {
-        () = drain => Ok(()),
-        _ = terminate.recv() => anyhow::bail!("stopped at once by a second signal; what was not yet written is lost"),
-        _ = interrupt.recv() => anyhow::bail!("stopped at once by a second signal; what was not yet written is lost"),
+    };
+    drop(upgrade); // a successor that does not serve yet is ended
+    let ending = running.proxy.ending();
+    let mut is_told = successor.is_none();
+    let mut end: Pin<Box<dyn Future<Output = ()>>> = match successor {
+        None => {
+            systemd::stopping("finishing what is in flight");
+            Box::pin(running.stop(config.proxy.drain_delay))
+        }
+        Some(successor) => Box::pin(running.leave_to(successor, config.proxy.upgrade_drain_max)),
+    };
+    loop {
+        tokio::select! {
+            () = &mut end => return Ok(()),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if is_told {
+            anyhow::bail!("stopped at once by a second signal; what was not yet written is lost");
+        }
+        is_told = true;
+        ending.stop();
     }
 }
 
@@ -103,8 +146,13 @@ pub struct Running {
     admin_address: SocketAddr,
     drain_max: Duration,
     tasks: Vec<JoinHandle<()>>,
+    /// What a successor does instead.
+    fronts: Vec<JoinHandle<()>>,
+    admin: std::net::TcpListener,
+    control: Option<control::Share>,
+    are_activated: bool,
     // Released last.
-    _lock: ArchiveLock,
+    lock: ArchiveLock,
 }
 
 impl Running {
@@ -113,11 +161,22 @@ impl Running {
     /// # Errors
     /// Where any of that cannot be done; nothing is left running then.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
-        Self::start_on(config, Sockets::default()).await
+        Self::start_on(config, Sockets::default(), None).await
+    }
+
+    /// The same in the place of a process that goes on until this one serves.
+    async fn take_over(config: &Config, mut from: Predecessor, mut sockets: Sockets) -> anyhow::Result<Self> {
+        sockets.fit(config);
+        let mut running = Self::start_on(config, sockets, Some(&mut from)).await?;
+        let exchange = from.serving().await;
+        running.lock.sign();
+        let (recorder, nodes) = (running.watched.recorder.clone(), running.watched.nodes.clone());
+        running.tasks.extend(exchange.map(|exchange| tokio::spawn(exchange.run(recorder, nodes))));
+        Ok(running)
     }
 
     /// The same on sockets that listen already.
-    async fn start_on(config: &Config, sockets: Sockets) -> anyhow::Result<Self> {
+    async fn start_on(config: &Config, sockets: Sockets, from: Option<&mut Predecessor>) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::default());
         open_files::raise(config, &metrics);
         let addresses = addresses(config)?;
@@ -127,22 +186,28 @@ impl Running {
         let certificates = Arc::new(certificates);
         let place = suitable_place(config)?;
         let watch = Watch::of(config)?;
-        let lock = ArchiveLock::acquire(&place.path)?;
-        let admin = admin_listener(config, sockets.admin).await;
+        let inherited = sockets.lock.and_then(|lock| ArchiveLock::inherit(lock, &place.path));
+        let lock = inherited.map_or_else(|| ArchiveLock::acquire(&place.path), Ok)?;
+        let admin = sockets.admin.map_or_else(|| std::net::TcpListener::bind(config.admin.listen), Ok);
         let admin = admin.with_context(|| format!("cannot listen on admin.listen = {}", config.admin.listen))?;
+        admin.set_nonblocking(true)?;
         let admin_address = admin.local_addr()?;
-        let control = control(config)?;
+        let control = control(config, sockets.control)?;
         // Before the archive is made or a run begins in it: neither is to come of a start that fails.
         if sockets.proxy.is_empty() {
             Proxy::probe(config.proxy.listen).with_context(|| cannot_listen(config))?;
         }
         let (options, run) = (options(config, &place), describe_run(config));
-        let opened = Store::open(&options, &run).await;
+        let opened = open(&options, &run, from.is_some()).await;
         let store = opened.with_context(|| format!("cannot open the archive {}", place.path.display()))?;
         let archive_id = store.archive_id().to_owned();
         let run_id = store.run_id();
 
-        let writer = Recorder::start(config.recording.clone(), store, options, run, metrics.clone())?;
+        let recording = config.recording.clone();
+        let writer = match &from {
+            Some(from) => Recorder::start_with_key(recording, store, options, run, metrics.clone(), from.digest_key)?,
+            None => Recorder::start(recording, store, options, run, metrics.clone())?,
+        };
         let recorder = writer.recorder().clone();
         let tls = certificates.connector().cloned();
         let nodes = Arc::new(Nodes::new(addresses, tls, &config.proxy, &config.limits, &config.nodes, &metrics));
@@ -157,7 +222,7 @@ impl Running {
             recorder: recorder.clone(),
             metrics: metrics.clone(),
         };
-        let proxy = match Proxy::start(start, sockets.proxy).with_context(|| cannot_listen(config)) {
+        let proxy = match begin(start, sockets.proxy, from).await.with_context(|| cannot_listen(config)) {
             Ok(proxy) => proxy,
             Err(error) => {
                 writer.close(Duration::from_secs(1));
@@ -165,16 +230,17 @@ impl Running {
             }
         };
         let watched = Arc::new(Watched { recorder, nodes, metrics, draining: AtomicBool::new(false) });
-        let mut tasks = vec![
+        let tasks = vec![
             tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),
-            tokio::spawn(admin::serve(admin, watched.clone())),
             tokio::spawn(watch_room(place.clone(), watched.clone())),
             tokio::spawn(certificates.clone().run()),
+        ];
+        let mut fronts = vec![
+            tokio::spawn(admin::serve(TcpListener::from_std(admin.try_clone()?)?, watched.clone())),
             tokio::spawn(systemd::watch(watched.metrics.clone())),
         ];
-        if let Some(control) = control {
-            tasks.push(tokio::spawn(control.serve(watched.nodes.clone())));
-        }
+        let shared_control = control.as_ref().map(Control::share).transpose()?;
+        fronts.extend(control.map(|control| tokio::spawn(control.serve(watched.nodes.clone()))));
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = %proxy.address(),
@@ -198,7 +264,11 @@ impl Running {
             admin_address,
             drain_max: config.proxy.drain_max,
             tasks,
-            _lock: lock,
+            fronts,
+            admin,
+            control: shared_control,
+            are_activated: sockets.are_activated,
+            lock,
         })
     }
 
@@ -249,8 +319,50 @@ impl Running {
         self.watched.draining.store(true, Ordering::Release);
         tracing::info!(drain_delay = ?drain_delay, drain_max = ?self.drain_max, "stopping");
         tokio::time::sleep(drain_delay).await;
+        self.proxy.ending().stop();
+        self.end().await;
+    }
+
+    /// What a successor is given.
+    fn estate(&self) -> anyhow::Result<Estate> {
+        let listeners = self.proxy.listeners().iter().map(|listener| listener.try_clone().map(Into::into));
+        let control = self.control.as_ref().map(|control| control.descriptor.try_clone()).transpose()?;
+        Ok(Estate {
+            lock: self.lock.share()?.into(),
+            proxy: listeners.collect::<std::io::Result<_>>()?,
+            admin: self.admin.try_clone()?.into(),
+            control,
+            are_activated: self.are_activated,
+            recorder: self.watched.recorder.clone(),
+            nodes: self.watched.nodes.clone(),
+        })
+    }
+
+    fn not_upgraded(&self, error: &anyhow::Error) {
+        self.watched.metrics.upgrades_failed.inc();
+        tracing::error!(error = format!("{error:#}"), "the upgrade came to nothing; this process goes on");
+    }
+
+    /// Leaves new clients to a successor that serves already, finishes what is here, writes what waits, closes.
+    async fn leave_to(mut self, successor: Successor, leave_max: Duration) {
+        let pid = successor.pid;
+        systemd::main_is(pid);
+        tracing::info!(successor = pid, ?leave_max, "handed over; finishing what is in flight");
+        self.control.iter().for_each(control::Share::leave);
+        self.fronts.drain(..).for_each(|task| task.abort());
+        match successor.leave_to().await {
+            Ok(exchange) => {
+                let (recorder, nodes) = (self.watched.recorder.clone(), self.watched.nodes.clone());
+                self.tasks.push(tokio::spawn(exchange.run(recorder, nodes)));
+            }
+            Err(error) => tracing::error!(%error, "the successor has died just when it was to go on alone"),
+        }
+        self.proxy.ending().hand_over(leave_max);
+        self.end().await;
+    }
+
+    async fn end(self) {
         let (proxy, writer, drain_max) = (self.proxy, self.writer, self.drain_max);
-        proxy.ending().stop();
         let stopped = tokio::task::spawn_blocking(move || {
             proxy.join();
             writer.close(drain_max);
@@ -258,7 +370,7 @@ impl Running {
         if stopped.await.is_err() {
             tracing::error!("the stop itself went wrong");
         }
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.tasks.iter().chain(&self.fronts).for_each(JoinHandle::abort);
         let account = self.watched.metrics.ledger.read();
         tracing::info!(
             seen = account.seen,
@@ -278,9 +390,9 @@ impl Running {
 
 /// The socket for `gms-recorder node`. Chats do not depend on it: where the place beside the archive does not take one,
 /// there is none.
-fn control(config: &Config) -> anyhow::Result<Option<Control>> {
+fn control(config: &Config, inherited: Option<UnixListener>) -> anyhow::Result<Option<Control>> {
     let path = config.control();
-    match Control::bind(&path) {
+    match inherited.map_or_else(|| Control::bind(&path), |listener| Control::inherit(listener, &path)) {
         Ok(control) => Ok(Some(control)),
         Err(error) if config.admin.control.as_os_str().is_empty() => {
             tracing::warn!(path = %path.display(), %error, "nodes cannot be drained: set admin.control to another path");
@@ -325,10 +437,27 @@ fn addresses(config: &Config) -> anyhow::Result<Vec<NodeAddress>> {
     config.proxy.upstreams.iter().map(parse).collect()
 }
 
-async fn admin_listener(config: &Config, given: Option<std::net::TcpListener>) -> std::io::Result<TcpListener> {
-    let Some(given) = given else { return TcpListener::bind(config.admin.listen).await };
-    given.set_nonblocking(true)?;
-    TcpListener::from_std(given)
+/// Opens the archive. Beside a predecessor that writes, it may be locked for a moment.
+async fn open(options: &Options, run: &Run, is_shared: bool) -> Result<Store, store::Error> {
+    let until = Instant::now() + BUSY_MAX;
+    loop {
+        match Store::open(options, run).await {
+            Err(error) if error.kind == ErrorKind::Busy && is_shared && Instant::now() < until => {}
+            opened => return opened,
+        }
+    }
+}
+
+/// Accepts clients; in the place of a predecessor once everything is known that it knows.
+async fn begin(
+    start: Start,
+    listeners: Vec<std::net::TcpListener>,
+    from: Option<&mut Predecessor>,
+) -> anyhow::Result<Proxy> {
+    if let Some(from) = from {
+        from.prepared(&start.recorder, &start.nodes).await?;
+    }
+    Ok(Proxy::start(start, listeners)?)
 }
 
 fn cannot_listen(config: &Config) -> String {

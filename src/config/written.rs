@@ -80,6 +80,8 @@ fn proxy_options(config: &proxy::Config) -> Vec<Named> {
         client_timeout,
         drain_delay,
         drain_max,
+        upgrade_start_max,
+        upgrade_drain_max,
     } = config;
     vec![
         ("listen", text(listen)),
@@ -107,6 +109,8 @@ fn proxy_options(config: &proxy::Config) -> Vec<Named> {
         ("client_timeout", duration(*client_timeout)),
         ("drain_delay", duration(*drain_delay)),
         ("drain_max", duration(*drain_max)),
+        ("upgrade_start_max", duration(*upgrade_start_max)),
+        ("upgrade_drain_max", duration(*upgrade_drain_max)),
     ]
 }
 

@@ -109,6 +109,12 @@ pub struct Config {
     /// After that: how long what is in flight may take.
     #[serde(deserialize_with = "units::duration")]
     pub drain_max: Duration,
+    /// How long a new program may take until it serves.
+    #[serde(deserialize_with = "units::duration")]
+    pub upgrade_start_max: Duration,
+    /// How long the former one may go on with the connections that it has.
+    #[serde(deserialize_with = "units::duration")]
+    pub upgrade_drain_max: Duration,
 }
 
 /// `proxy_protocol`
@@ -182,6 +188,8 @@ impl Default for Config {
             client_timeout: Duration::from_secs(75),
             drain_delay: Duration::from_secs(1),
             drain_max: Duration::from_secs(30),
+            upgrade_start_max: Duration::from_secs(60),
+            upgrade_drain_max: Duration::from_secs(600),
         }
     }
 }

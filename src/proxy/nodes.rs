@@ -4,6 +4,8 @@
 //! server errors; it takes nothing new while an operator drains it. Whatever is said against all of them, somebody is
 //! asked: a request is only refused once every node was tried. Knows no HTTP beyond a status.
 
+mod sessions;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,14 +24,13 @@ use super::places::Places;
 use super::reuse::Reuse;
 use super::standing::{Limits, SHARE_WHOLE, SILENCE_WEIGHT, Standing, State};
 use super::tls::Connector;
-use crate::recorder::Generations;
 use crate::telemetry::metrics::Metrics;
 use crate::units;
 
+pub use sessions::{Session, Sessions};
+
 /// Choices are kept in one word of bits.
 pub const NODES_MAX: usize = 64;
-/// CometD sessions whose node is remembered.
-const SESSIONS_MAX: usize = 100_000;
 /// The `[nodes]` section: how nodes are watched, chosen and kept to.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -164,8 +165,7 @@ pub struct Nodes {
     turns: AtomicU64,
     /// Held while a node is judged, so that two threads do not pass over the last two.
     judging: Mutex<()>,
-    /// A hash of the cookie that a node gave a CometD session, and which node that was.
-    sessions: Mutex<Generations<u64, usize>>,
+    sessions: Sessions,
     /// Somebody waits for a connection.
     shortage: watch::Sender<()>,
 }
@@ -237,7 +237,7 @@ impl Nodes {
             began: Instant::now(),
             turns: AtomicU64::new(0),
             judging: Mutex::new(()),
-            sessions: Mutex::new(Generations::new(SESSIONS_MAX)),
+            sessions: Sessions::default(),
             shortage,
         }
     }
@@ -256,16 +256,17 @@ impl Nodes {
     /// A node has begun a CometD session: it alone knows it.
     pub fn remember_session(&self, cookie: &str, name: &str) {
         if let Some(index) = self.index(name) {
-            self.sessions().insert(rendezvous(b"", cookie.as_bytes()), index);
+            self.sessions.learn((rendezvous(b"", cookie.as_bytes()), self.all[index].name.clone()));
         }
     }
 
     fn node_of_session(&self, cookie: &str) -> Option<usize> {
-        self.sessions().get_mut(&rendezvous(b"", cookie.as_bytes())).copied()
+        self.index(&self.sessions.node(rendezvous(b"", cookie.as_bytes()))?)
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Generations<u64, usize>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Which node each CometD session lives in.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     fn index(&self, name: &str) -> Option<usize> {

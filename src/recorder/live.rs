@@ -3,15 +3,21 @@
 //! All of it bounded and in memory only. What is lazy (R4: last seen, coverage, attributes, ended) gathers here and is
 //! taken by the writer within a second.
 
+mod facts;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+
+use tokio::sync::broadcast;
 
 use super::memory::{AnswerKey, ByHash, Generations};
 use super::pledge::{Kept, Pledge, pledge};
 use crate::chat::{ChatId, ContentDigest, Covered, Secret};
 use crate::gms::{Attribute, ChatAnswer, Coverage, Ended, OpenedSession};
 use crate::store::{ChatRecord, Entry};
+
+pub use facts::Fact;
 
 /// Secrets remembered of one chat: its secureKey, and one more for each client that joined it.
 const SECRETS_PER_CHAT: usize = 8;
@@ -112,6 +118,8 @@ pub struct LiveChats {
     /// Facts of chats that were let go before they were written.
     orphans: Vec<(ChatId, Pending)>,
     dirty: bool,
+    /// While another process serves these chats, too: what it is told.
+    learnt: Option<broadcast::Sender<Fact>>,
 }
 
 impl LiveChats {
@@ -128,6 +136,7 @@ impl LiveChats {
             hashing: RandomState::new(),
             orphans: Vec::new(),
             dirty: false,
+            learnt: None,
         }
     }
 
@@ -146,18 +155,19 @@ impl LiveChats {
         for digest in &answer.secure_keys {
             if self.by_secure_key.get_mut(digest).is_none_or(|known| known != chat_id) {
                 self.by_secure_key.insert(*digest, chat_id.clone());
+                self.tell(|| facts::secure_key(digest, chat_id));
             }
         }
-        let chat = self.chat(chat_id);
         for secret in &answer.secrets {
-            if !chat.secrets.contains(secret) && chat.secrets.len() < SECRETS_PER_CHAT {
-                chat.secrets.push(secret.clone());
+            if self.keep_secret(chat_id, secret) {
+                self.tell(|| Fact::Secret { chat: chat_id.clone(), secret: secret.clone() });
             }
         }
     }
 
     /// A CometD session asked for a chat that has no name yet.
     pub fn opened(&mut self, opened: OpenedSession) {
+        self.tell(|| Fact::from(&opened));
         self.opened.insert(opened.session, opened);
     }
 
@@ -173,7 +183,9 @@ impl LiveChats {
     /// A session was given something that was not read: where it ended before is no place to go on from.
     pub fn missed(&mut self, session: ContentDigest) {
         let before = self.missed.get_mut(&session).copied().unwrap_or_default();
-        self.missed.insert(session, before.wrapping_add(1));
+        let times = before.wrapping_add(1);
+        self.missed.insert(session, times);
+        self.tell(|| Fact::Missed { session, times });
     }
 
     /// R6: the ground an answer covers, as positions.
@@ -185,7 +197,9 @@ impl LiveChats {
                 let key = (session, chat_id.clone());
                 let missed = self.missed.get_mut(&session).copied().unwrap_or_default();
                 let end = self.session_ends.get_mut(&key).filter(|(_, then)| *then == missed).map(|(end, _)| *end);
-                self.session_ends.insert(key, (end.map_or(next, |end| end.max(next)), missed));
+                let ends = end.map_or(next, |end| end.max(next));
+                self.tell(|| Fact::SessionEnd { session, chat: chat_id.clone(), next: ends, missed });
+                self.session_ends.insert(key, (ends, missed));
                 let from = [end, lowest].into_iter().flatten().min()?;
                 Covered::new(from, next)
             }

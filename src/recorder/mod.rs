@@ -23,10 +23,12 @@ use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 use crate::units;
 use serde::Deserialize;
+use tokio::sync::broadcast;
 
 use live::{Again, KnownAnswer, LiveChats};
 use memory::{Committed, EventKey, HashKey};
 
+pub use live::Fact;
 pub use memory::{AnswerKey, Generations};
 use outage::{Effect, Outages};
 use pledge::{Kept, pledge};
@@ -235,6 +237,21 @@ impl Recorder {
     ) -> std::io::Result<WriterThread> {
         let mut digest_key = [0_u8; 32];
         getrandom::fill(&mut digest_key).map_err(std::io::Error::other)?;
+        Self::start_with_key(config, store, options, run, metrics, digest_key)
+    }
+
+    /// The same with the key of another process whose facts it is to [`Recorder::learn`].
+    ///
+    /// # Errors
+    /// As [`Recorder::start`].
+    pub fn start_with_key(
+        config: Config,
+        store: Store,
+        options: store::Options,
+        run: store::Run,
+        metrics: Arc<Metrics>,
+        digest_key: [u8; 32],
+    ) -> std::io::Result<WriterThread> {
         let policy = Policy {
             decoded_bytes_max: config.body_max,
             finding_bytes_max: config.finding_bytes_max,
@@ -276,6 +293,16 @@ impl Recorder {
     /// Secrets of a chat seen in earlier exchanges, for [`crate::gms::inspect`].
     pub fn known_secrets(&self, chat_id: &ChatId) -> Vec<Secret> {
         self.live().secrets(chat_id)
+    }
+
+    /// What is known of live chats, and from now on what is learnt of them: for another process that serves them, too.
+    pub fn share(&self) -> (Vec<Fact>, broadcast::Receiver<Fact>) {
+        self.live().share()
+    }
+
+    /// Takes what another process knows of live chats.
+    pub fn learn(&self, facts: impl IntoIterator<Item = Fact>) {
+        facts.into_iter().for_each(|fact| self.live().take(fact));
     }
 
     /// Whether recording is known to be down.

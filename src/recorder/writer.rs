@@ -375,7 +375,13 @@ impl Writer {
         }
         let Some(store) = self.store.take() else { return };
         let ledger = serde_json::to_string(&self.recorder.metrics.ledger.read()).unwrap_or_default();
-        if let Err(error) = store.finish(now_ms(), &ledger) {
+        let mut finished = store.finish(now_ms(), &ledger);
+        // Another process that writes, say a successor, lets go of the file between two commits.
+        while finished.as_ref().is_err_and(|error| error.kind == ErrorKind::Busy) && !self.recorder.drain_is_over() {
+            sleep(RETRY_FIRST).await;
+            finished = store.finish(now_ms(), &ledger);
+        }
+        if let Err(error) = finished.and_then(|()| store.close()) {
             tracing::error!(%error, "the end of the run could not be noted");
         }
     }

@@ -11,7 +11,7 @@ pub mod spool;
 
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -181,7 +181,7 @@ pub struct Run {
 /// Admits one `serve` to an archive (R10). Released when dropped, or by the kernel when the process dies.
 #[derive(Debug)]
 pub struct ArchiveLock {
-    _file: File,
+    file: File,
 }
 
 impl ArchiveLock {
@@ -196,7 +196,7 @@ impl ArchiveLock {
             Error::new(ErrorKind::CannotOpen, format!("{}: {e}; {hint}", path.display()))
         };
         let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let mut file = open.map_err(cannot)?;
+        let file = open.map_err(cannot)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -205,9 +205,33 @@ impl ArchiveLock {
             }
             Err(TryLockError::Error(e)) => return Err(cannot(e)),
         }
-        // The number is for people; a stale one does no harm, and neither does a disk too full to take it.
-        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Self { _file: file })
+        let lock = Self { file };
+        lock.sign();
+        Ok(lock)
+    }
+
+    /// Takes the lock as another process hands it over. It is the open file's, whoever has that open: there is no moment
+    /// without it. None where it is another archive's.
+    pub fn inherit(file: File, database: &Path) -> Option<Self> {
+        let theirs = file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        let is_ours = theirs.is_some() && theirs == identity(&Self::path(database));
+        // Granted at once where this open file has it.
+        (is_ours && file.try_lock().is_ok()).then_some(Self { file })
+    }
+
+    /// Writes down which process has it. The number is for people; a stale one does no harm, and neither does a disk too
+    /// full to take it.
+    pub fn sign(&self) {
+        let mut file = &self.file;
+        let _ = file.rewind().and_then(|()| file.set_len(0)).and_then(|()| writeln!(file, "{}", std::process::id()));
+    }
+
+    /// For [`ArchiveLock::inherit`] in another process.
+    ///
+    /// # Errors
+    /// Where no descriptor is left.
+    pub fn share(&self) -> std::io::Result<File> {
+        self.file.try_clone()
     }
 
     /// `<database>.lock`
@@ -329,14 +353,21 @@ impl Store {
         }
     }
 
-    /// Ends the run: notes the stop and what became of everything seen, and closes the file, so that the WAL is folded
-    /// into it.
+    /// Ends the run: notes the stop and what became of everything seen.
+    ///
+    /// # Errors
+    /// As writing goes wrong; then it can be tried again.
+    pub fn finish(&self, stopped_at: i64, ledger: &str) -> Result<(), Error> {
+        let sql = "UPDATE runs SET stopped_at = ?, clean = 1, ledger = ? WHERE run_id = ?";
+        self.connection.execute(sql, params![stopped_at, ledger, self.run_id])?;
+        Ok(())
+    }
+
+    /// Closes the file, so that the WAL is folded into it where nobody else has it open.
     ///
     /// # Errors
     /// As writing goes wrong.
-    pub fn finish(self, stopped_at: i64, ledger: &str) -> Result<(), Error> {
-        let sql = "UPDATE runs SET stopped_at = ?, clean = 1, ledger = ? WHERE run_id = ?";
-        self.connection.execute(sql, params![stopped_at, ledger, self.run_id])?;
+    pub fn close(self) -> Result<(), Error> {
         self.connection.close().map_err(|(_, error)| error.into())
     }
 

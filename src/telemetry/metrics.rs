@@ -244,6 +244,8 @@ pub struct Metrics {
     pub spool_errors: Family<Labels<1>, Counter>,
     /// Free space of the archive's file system.
     pub free_bytes: Gauge,
+    /// Upgrades whose new program did not take over.
+    pub upgrades_failed: Counter,
     /// Descriptors that the process has open.
     pub open_files: Gauge,
     /// Descriptors that it may have open.
@@ -313,6 +315,7 @@ impl Default for Metrics {
             spool_oldest_seconds: Gauge::default(),
             spool_errors: Family::default(),
             free_bytes: Gauge::default(),
+            upgrades_failed: Counter::default(),
             open_files: Gauge::default(),
             open_files_max: Gauge::default(),
             node_up: Family::default(),
@@ -367,6 +370,8 @@ impl Metrics {
         r.register_with_unit("queue", "Size of what waits for the writer", Unit::Bytes, self.queue_bytes.clone());
         r.register("recording_up", "1 while the archive takes rows", self.recording_up.clone());
         r.register_with_unit("wal", "The write-ahead log's file", Unit::Bytes, self.wal_bytes.clone());
+        let help = "Upgrades whose new program did not take over";
+        r.register("upgrades_failed", help, self.upgrades_failed.clone());
         r.register("open_files", "Descriptors open: connections, files", self.open_files.clone());
         r.register("open_files_max", "Descriptors that may be open", self.open_files_max.clone());
         r.register_with_unit("spool", "The spool's file", Unit::Bytes, self.spool_bytes.clone());

@@ -14,6 +14,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use rustix::process::Pid;
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row, SqliteConnection};
@@ -42,6 +43,7 @@ pub async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<
 /// `gms-recorder serve` as a process of its own.
 pub struct Server {
     child: Child,
+    pub program: PathBuf,
     pub address: SocketAddr,
     pub admin: SocketAddr,
     pub folder: PathBuf,
@@ -76,6 +78,25 @@ impl Server {
         settings: &str,
         hosts: Option<&Path>,
     ) -> Self {
+        Self::launch(Path::new(PROGRAM), folder, database, urls, settings, hosts)
+    }
+
+    /// The same from a copy of the program that may be replaced.
+    pub fn start_copy(folder: &Path, upstreams: &[SocketAddr], settings: &str) -> Self {
+        let program = folder.join("gms-recorder");
+        std::fs::copy(PROGRAM, &program).expect("there is room");
+        let urls = upstreams.iter().enumerate().map(|(n, a)| format!("gms-{}=http://{a}", n + 1)).collect();
+        Self::launch(&program, folder, &folder.join("transcripts.db"), urls, settings, None)
+    }
+
+    fn launch(
+        program: &Path,
+        folder: &Path,
+        database: &Path,
+        urls: Vec<String>,
+        settings: &str,
+        hosts: Option<&Path>,
+    ) -> Self {
         let (listen, admin) = (free_address(), free_address());
         let mut sections: HashMap<&str, String> = HashMap::new();
         let mut section = "";
@@ -100,8 +121,9 @@ impl Server {
         let config = folder.join("gms-recorder.toml");
         std::fs::write(&config, text).expect("the folder is ours");
         let (hosts, folder, database) = (hosts.map(Path::to_path_buf), folder.to_path_buf(), database.to_path_buf());
-        let child = spawn(&config, &folder, 0, hosts.as_deref());
-        let mut server = Self { child, address: listen, admin, folder, database, config, hosts, runs: 0 };
+        let program = program.to_path_buf();
+        let child = spawn(&program, &config, &folder, 0, hosts.as_deref());
+        let mut server = Self { child, program, address: listen, admin, folder, database, config, hosts, runs: 0 };
         server.await_start();
         server
     }
@@ -134,10 +156,21 @@ impl Server {
         self.child.wait().expect("it is our child")
     }
 
+    /// The process that has the archive, by its lock: after an upgrade no child of ours.
+    pub fn serving(&self) -> Option<Pid> {
+        let lock = std::fs::read_to_string(format!("{}.lock", self.database.display())).ok()?;
+        Pid::from_raw(lock.trim().parse().ok()?)
+    }
+
+    /// The process that was started here.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
     /// Starts it again after a stop or a kill, on the same addresses and the same archive.
     pub fn start_again(&mut self) {
         self.runs += 1;
-        self.child = spawn(&self.config, &self.folder, self.runs, self.hosts.as_deref());
+        self.child = spawn(&self.program, &self.config, &self.folder, self.runs, self.hosts.as_deref());
         self.await_start();
     }
 
@@ -167,6 +200,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(successor) = self.serving().filter(|pid| runs(*pid, &self.program)) {
+            let _ = rustix::process::kill_process(successor, rustix::process::Signal::KILL);
+        }
         if std::thread::panicking() {
             let log = self.log();
             eprintln!("--- the server's log ---\n{}", &log[log.len().saturating_sub(4000)..]);
@@ -174,9 +210,15 @@ impl Drop for Server {
     }
 }
 
-fn spawn(config: &Path, folder: &Path, run: usize, hosts: Option<&Path>) -> Child {
+/// Whether this process runs that program: its number may be another's by now.
+pub fn runs(pid: Pid, program: &Path) -> bool {
+    std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).is_ok_and(|exe| exe.starts_with(program))
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_gms-recorder");
+
+fn spawn(program: &Path, config: &Path, folder: &Path, run: usize, hosts: Option<&Path>) -> Child {
     let log = std::fs::File::create(folder.join(format!("serve-{run}.log"))).expect("the folder is ours");
-    let program = env!("CARGO_BIN_EXE_gms-recorder");
     let mut command = match hosts {
         None => Command::new(program),
         Some(hosts) => {
@@ -362,8 +404,12 @@ impl Client {
             self.sender = Some(sender);
         }
         let sender = self.sender.as_mut().expect("made above");
+        if sender.ready().await.is_err() {
+            // It was closed after the last answer, as that said.
+            self.sender = None;
+            return Box::pin(self.send(request)).await;
+        }
         let answered = async {
-            sender.ready().await.map_err(|e| e.to_string())?;
             let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
             let (head, body) = response.into_parts();
             let body = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
@@ -404,6 +450,11 @@ impl Chat {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("no chat could be opened");
+    }
+
+    /// One that is open already.
+    pub fn known(id: String, key: String) -> Self {
+        Self { id, key, service: "customer-support" }
     }
 
     /// Does an operation.

@@ -1,9 +1,13 @@
 //! Listening sockets that somebody else opened for us.
 
-use std::net::TcpListener;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 
 use anyhow::{Context, bail};
 use listenfd::ListenFd;
+
+use crate::config::Config;
 
 /// What is inherited; without any, the configured addresses are bound.
 #[derive(Debug, Default)]
@@ -12,6 +16,12 @@ pub struct Sockets {
     pub proxy: Vec<TcpListener>,
     /// Where probes and metrics are.
     pub admin: Option<TcpListener>,
+    /// Where operators connect.
+    pub control: Option<UnixListener>,
+    /// The archive's lock.
+    pub lock: Option<File>,
+    /// The service manager opened them, here or before an upgrade: they are used whatever the configuration says.
+    pub are_activated: bool,
 }
 
 impl Sockets {
@@ -22,7 +32,7 @@ impl Sockets {
     pub fn of_systemd() -> anyhow::Result<Self> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut given = ListenFd::from_env();
-        let mut sockets = Self::default();
+        let mut sockets = Self { are_activated: given.len() > 0, ..Self::default() };
         let names: Vec<&str> = names.split(':').collect();
         for place in 0..given.len() {
             let name = names.get(place).copied().unwrap_or_default();
@@ -36,4 +46,19 @@ impl Sockets {
         }
         Ok(sockets)
     }
+
+    /// Lets go of those that a predecessor had by another configuration.
+    pub fn fit(&mut self, config: &Config) {
+        if self.are_activated {
+            return;
+        }
+        self.proxy.retain(|socket| is_at(socket, config.proxy.listen));
+        self.admin = self.admin.take().filter(|socket| is_at(socket, config.admin.listen));
+    }
+}
+
+/// Port 0 is any.
+fn is_at(socket: &TcpListener, wanted: SocketAddr) -> bool {
+    let bound = socket.local_addr();
+    bound.is_ok_and(|bound| bound.ip() == wanted.ip() && (wanted.port() == 0 || bound.port() == wanted.port()))
 }

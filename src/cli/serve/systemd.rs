@@ -24,6 +24,11 @@ pub fn reloading() {
     }
 }
 
+/// Another process is the one to watch and to signal from now on.
+pub fn main_is(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
 /// No new clients are served.
 pub fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
