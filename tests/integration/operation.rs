@@ -3,12 +3,13 @@
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use http::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Origin, PATIENCE, eventually, folder, free_address, get, json_answer};
+use crate::support::{Origin, PATIENCE, eventually, folder, free_address, get, json_answer, runs};
 
 /// Runs what follows with its standard input as the socket that systemd gives it (sd_listen_fds(3)).
 const ACTIVATE: &str = "export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&0 0</dev/null; exec \"$@\"";
@@ -70,10 +71,21 @@ async fn a_service_manager_opens_the_socket_and_hears_how_it_goes() {
     kill_process(pid, Signal::HUP).expect("it runs");
     await_message(&told, &["RELOADING=1", "MONOTONIC_USEC="]);
     await_message(&told, &["READY=1", "STATUS=recording"]);
-    kill_process(pid, Signal::TERM).expect("it runs");
-    await_message(&told, &["STOPPING=1", "STATUS=finishing"]);
+
+    // An upgrade: the service manager follows the successor, and the socket is its own still, whatever is configured.
+    kill_process(pid, Signal::USR2).expect("it runs");
+    let main = await_message(&told, &["MAINPID="]);
+    let successor: i32 = main.trim().strip_prefix("MAINPID=").and_then(|pid| pid.parse().ok()).expect("a number");
+    await_message(&told, &["READY=1", "STATUS=recording"]);
     let status = eventually("the end", async || server.try_wait().expect("it is our child")).await;
     assert!(status.success(), "{status}");
+    assert_eq!(get(address, "/genesys/late").await.expect("an answer").0, StatusCode::OK);
+    await_message(&told, &["WATCHDOG=1"]);
+    let successor = Pid::from_raw(successor).expect("a number");
+    kill_process(successor, Signal::TERM).expect("it runs");
+    await_message(&told, &["STOPPING=1", "STATUS=finishing"]);
+    let program = Path::new(env!("CARGO_BIN_EXE_gms-recorder"));
+    eventually("the successor's end", async || (!runs(successor, program)).then_some(())).await;
 }
 
 #[test]
