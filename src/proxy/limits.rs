@@ -67,9 +67,11 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What of so much is for everybody; the rest is for chats in progress.
+    /// What of so much is for everybody, where the rest is kept for chats in progress. No bound where nothing is: then the
+    /// other limits do.
     pub fn for_all(&self, most: usize) -> usize {
-        most - most / 100 * self.reserve_percent - most % 100 * self.reserve_percent / 100
+        let kept = most / 100 * self.reserve_percent + most % 100 * self.reserve_percent / 100;
+        if kept == 0 { usize::MAX } else { most - kept }
     }
 
     /// Whether a request keeps to the bounds that its head shows.
@@ -154,8 +156,7 @@ impl Guests {
 
     /// Whether only places for chats in progress are left.
     pub fn is_crowded(&self) -> bool {
-        let open = self.open.load(Ordering::Relaxed);
-        open > self.open_for_all && self.open_for_all < self.open_max
+        self.open.load(Ordering::Relaxed) > self.open_for_all
     }
 
     /// Lets one more in.
@@ -295,8 +296,9 @@ mod tests {
     #[test]
     fn a_part_is_kept_for_chats_in_progress() {
         let config = Config::default();
-        let parts = [0, 1, 9, 10, 99, 100, 1_024, usize::MAX].map(|most| most - config.for_all(most));
-        assert_eq!(parts, [0, 0, 0, 1, 9, 10, 102, usize::MAX / 10]);
+        assert_eq!([0, 1, 9].map(|most| config.for_all(most)), [usize::MAX; 3]);
+        let kept = [10, 99, 100, 1_024, usize::MAX].map(|most| most - config.for_all(most));
+        assert_eq!(kept, [1, 9, 10, 102, usize::MAX / 10]);
         let guests = Guests::new(10, &config, Arc::new(Metrics::default()));
         let nine: Vec<_> = (0..9).map(|_| guests.enter().expect("there is room")).collect();
         assert!(!guests.is_crowded());

@@ -89,7 +89,7 @@ struct Waiting<'a>(&'a Permits);
 
 impl<'a> Waiting<'a> {
     fn enter(permits: &'a Permits, goes_on: bool) -> Option<Self> {
-        let waiting_max = if goes_on { permits.waiting_max } else { permits.waiting_for_all };
+        let waiting_max = if goes_on { permits.waiting_max } else { permits.waiting_max.min(permits.waiting_for_all) };
         let more = |waiting: usize| (waiting < waiting_max).then_some(waiting + 1);
         permits.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         permits.shown.inc();
