@@ -1,6 +1,7 @@
 //! The bodies on their way through: what is copied, how it is framed on its way out, and that an end is seen exactly once.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,6 +24,10 @@ use super::wire::Wire;
 
 /// Messages up to this size go out as one piece.
 const GATHERED_BYTES_MAX: usize = 2 << 10;
+
+/// So much of a request's body comes before a node is asked, or all of it: whoever sends theirs slowly must not hold a
+/// connection to a node meanwhile. Most forms are smaller.
+const AHEAD_BYTES: usize = 8 << 10;
 
 /// What can go wrong with a body under way.
 #[derive(Debug, thiserror::Error)]
@@ -271,6 +276,37 @@ impl Upload {
         }
     }
 
+    /// Waits for the start of it, or all where that is little, and writes it behind the head.
+    ///
+    /// # Errors
+    /// As [`Upload::start`]; and where it breaks off.
+    pub async fn gather(&self, out: &mut Vec<u8>) -> Result<(), Error> {
+        let enough = out.len() + AHEAD_BYTES;
+        poll_fn(|context| {
+            while !self.is_over() && out.len() < enough {
+                self.ask_for_it(context)?;
+                ready!(self.poll_take(context, |part, last| {
+                    self.outgoing.append(out, part);
+                    out.extend_from_slice(last);
+                }))?;
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Tells a client that waits for it that its body is wanted.
+    fn ask_for_it(&self, context: &mut Context<'_>) -> Result<(), Error> {
+        let Source::Wire(client) = &self.source else { return Ok(()) };
+        if std::mem::take(&mut self.state.borrow_mut().awaits_continue) && client.is_blank() {
+            client.send(context, [b"HTTP/1.1 100 Continue\r\n\r\n"]).map_err(Error::Broken)?;
+        }
+        match client.poll_flush(context) {
+            Poll::Ready(Err(error)) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Moves on what has come. Ready when all of it went out.
     ///
     /// # Errors
@@ -283,14 +319,7 @@ impl Upload {
             if self.is_over() {
                 return Poll::Ready(Ok(Ok(())));
             }
-            if let Source::Wire(client) = &self.source {
-                if std::mem::take(&mut self.state.borrow_mut().awaits_continue) && client.is_blank() {
-                    client.send(context, [b"HTTP/1.1 100 Continue\r\n\r\n"]).map_err(Error::Broken)?;
-                }
-                if let Poll::Ready(Err(error)) = client.poll_flush(context) {
-                    return Poll::Ready(Err(error.into()));
-                }
-            }
+            self.ask_for_it(context)?;
             let mut waker = Context::from_waker(context.waker());
             let mut sent = Ok(());
             ready!(self.poll_take(context, |part, last| {

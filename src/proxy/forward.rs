@@ -192,6 +192,15 @@ impl Asked<'_> {
         if let Err(error) = upload.start(&mut bytes) {
             return Err(self.refuse(error.refusal(), Reach::NotForwarded));
         }
+        // What may use the last connections to a node must not hold one for nothing.
+        if self.route.goes_on() && !upload.is_over() {
+            let gathered = Box::pin(self.in_time(upload.gather(&mut bytes))).await;
+            let refusal =
+                gathered.map_or(Some(Refusal::SlowBody), |gathered| gathered.err().map(|error| error.refusal()));
+            if let Some(refusal) = refusal {
+                return Err(self.refuse(refusal, Reach::NotForwarded));
+            }
+        }
         let has_body = !matches!(framing, Framing::None | Framing::Length(0));
         let is_safe = matches!(head.method(), "GET" | "HEAD" | "OPTIONS") && !has_body;
         let goes_on = self.route.goes_on();

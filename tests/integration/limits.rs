@@ -303,6 +303,31 @@ async fn under_overload_chats_in_progress_go_on_and_new_ones_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies_hold_no_connection_to_a_node() {
+    let folder = folder();
+    let origin = dawdling();
+    let server = Server::start(folder.path(), &[origin.address], "[proxy]\nnode_connections_max = 1");
+    let slow: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).expect("it listens");
+            let head = "POST /genesys/2/chat/s/ID/send HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nsecure";
+            stream.write_all(head.as_bytes()).expect("it reads");
+            stream
+        })
+        .collect();
+    eventually("they are in", async || (server.metric("gms_recorder_connections ").await? >= 20.0).then_some(())).await;
+    assert_eq!(status(&send_raw(server.address, &post("/genesys/2/chat/s/ID/send"))), "200");
+    assert_eq!(*origin.connections.lock().expect("no panic holds it"), 1);
+    // The rest comes, and with it the answer.
+    for mut stream in slow {
+        stream.write_all(b"Key=0123456789").expect("it reads");
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(status(&answer), "200");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_takes_nothing_from_the_record() {
     let folder = folder();
     let origin = Origin::start(|_| {
