@@ -11,6 +11,7 @@ mod http2;
 mod limits;
 mod load;
 mod nodes;
+mod power;
 mod operation;
 mod reading;
 mod seed;

@@ -16,7 +16,7 @@ use crate::support::{Archive, Chat, Client, Server, count, eventually, find, fol
 const SPOOL: &str = "[recording]\nwhen_unavailable = \"spool\"\n";
 
 /// The archive's write lock, as a careless shell holds it.
-async fn lock(database: &Path) -> SqliteConnection {
+pub async fn lock(database: &Path) -> SqliteConnection {
     let options = SqliteConnectOptions::new().filename(database).disable_statement_logging();
     let mut shell = options.connect().await.expect("there is an archive");
     sqlx::query("BEGIN IMMEDIATE").execute(&mut shell).await.expect("the lock is free between commits");
@@ -37,7 +37,7 @@ async fn send(chat: &Chat, client: &mut Client, name: &str, messages: usize) -> 
 }
 
 /// Promise 4, from one scrape: the identity, and what was delivered early or dropped.
-async fn account(server: &Server) -> (f64, f64) {
+pub async fn account(server: &Server) -> (f64, f64) {
     let text = get(server.admin, "/metrics").await.expect("it runs").1;
     let number = |line: &str| line.rsplit(' ').next().and_then(|text| text.parse::<f64>().ok()).expect("a number");
     let of = |name: &str| text.lines().find(|line| line.starts_with(name)).map(number).expect("a metric");

@@ -50,6 +50,7 @@ pub struct Server {
     pub database: PathBuf,
     pub config: PathBuf,
     hosts: Option<PathBuf>,
+    environment: Vec<(String, String)>,
     runs: usize,
 }
 
@@ -70,6 +71,17 @@ impl Server {
         Self::start_with_hosts(folder, database, urls, settings, None)
     }
 
+    /// The same with environment variables.
+    pub fn start_with_environment(
+        folder: &Path,
+        upstreams: &[SocketAddr],
+        settings: &str,
+        environment: Vec<(String, String)>,
+    ) -> Self {
+        let urls = upstreams.iter().enumerate().map(|(n, a)| format!("gms-{}=http://{a}", n + 1)).collect();
+        Self::launch(Path::new(PROGRAM), folder, &folder.join("transcripts.db"), urls, settings, None, environment)
+    }
+
     /// The same with a hosts file of its own, which may be written to while it runs.
     pub fn start_with_hosts(
         folder: &Path,
@@ -78,7 +90,7 @@ impl Server {
         settings: &str,
         hosts: Option<&Path>,
     ) -> Self {
-        Self::launch(Path::new(PROGRAM), folder, database, urls, settings, hosts)
+        Self::launch(Path::new(PROGRAM), folder, database, urls, settings, hosts, Vec::new())
     }
 
     /// The same from a copy of the program that may be replaced.
@@ -86,7 +98,7 @@ impl Server {
         let program = folder.join("gms-recorder");
         std::fs::copy(PROGRAM, &program).expect("there is room");
         let urls = upstreams.iter().enumerate().map(|(n, a)| format!("gms-{}=http://{a}", n + 1)).collect();
-        Self::launch(&program, folder, &folder.join("transcripts.db"), urls, settings, None)
+        Self::launch(&program, folder, &folder.join("transcripts.db"), urls, settings, None, Vec::new())
     }
 
     fn launch(
@@ -96,6 +108,7 @@ impl Server {
         urls: Vec<String>,
         settings: &str,
         hosts: Option<&Path>,
+        environment: Vec<(String, String)>,
     ) -> Self {
         let (listen, admin) = (free_address(), free_address());
         let mut sections: HashMap<&str, String> = HashMap::new();
@@ -122,8 +135,9 @@ impl Server {
         std::fs::write(&config, text).expect("the folder is ours");
         let (hosts, folder, database) = (hosts.map(Path::to_path_buf), folder.to_path_buf(), database.to_path_buf());
         let program = program.to_path_buf();
-        let child = spawn(&program, &config, &folder, 0, hosts.as_deref());
-        let mut server = Self { child, program, address: listen, admin, folder, database, config, hosts, runs: 0 };
+        let child = spawn(&program, &config, &folder, 0, hosts.as_deref(), &environment);
+        let mut server =
+            Self { child, program, address: listen, admin, folder, database, config, hosts, environment, runs: 0 };
         server.await_start();
         server
     }
@@ -170,7 +184,7 @@ impl Server {
     /// Starts it again after a stop or a kill, on the same addresses and the same archive.
     pub fn start_again(&mut self) {
         self.runs += 1;
-        self.child = spawn(&self.program, &self.config, &self.folder, self.runs, self.hosts.as_deref());
+        self.child = spawn(&self.program, &self.config, &self.folder, self.runs, self.hosts.as_deref(), &self.environment);
         self.await_start();
     }
 
@@ -217,7 +231,14 @@ pub fn runs(pid: Pid, program: &Path) -> bool {
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gms-recorder");
 
-fn spawn(program: &Path, config: &Path, folder: &Path, run: usize, hosts: Option<&Path>) -> Child {
+fn spawn(
+    program: &Path,
+    config: &Path,
+    folder: &Path,
+    run: usize,
+    hosts: Option<&Path>,
+    environment: &[(String, String)],
+) -> Child {
     let log = std::fs::File::create(folder.join(format!("serve-{run}.log"))).expect("the folder is ours");
     let mut command = match hosts {
         None => Command::new(program),
@@ -231,6 +252,7 @@ fn spawn(program: &Path, config: &Path, folder: &Path, run: usize, hosts: Option
             command
         }
     };
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.args(["serve", "--config"]).arg(config).stdout(Stdio::null()).stderr(log);
     command.spawn().expect("the binary was built")
 }

@@ -1,0 +1,247 @@
+//! Disks that fail, are slow, or lose what was not synced: a small library (`shim.c`) is loaded into the server and does
+//! that to its files, under load.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use gms_recorder::simulator::{Config, Simulator};
+use http::StatusCode;
+
+use crate::faults::is_up;
+use crate::spool::{account, lock};
+use crate::support::{Archive, Chat, Client, Server, count, eventually, folder};
+
+type Held = Arc<Mutex<HashSet<(String, i64)>>>;
+
+/// The library, built once for a folder.
+fn shim(folder: &Path) -> PathBuf {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/shim.c");
+    let library = folder.join("shim.so");
+    let built =
+        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).args([source, "-ldl"]).status();
+    assert!(built.is_ok_and(|status| status.success()), "a C compiler builds it, as it builds SQLite");
+    library
+}
+
+fn faults(library: &Path, folder: &Path, more: &[(&str, &str)]) -> Vec<(String, String)> {
+    let own = [("LD_PRELOAD", library), ("SHIM_LOG", &folder.join("disk.log")), ("SHIM_SWITCH", &folder.join("on"))];
+    let own = own.iter().map(|(name, path)| (name.to_string(), path.display().to_string()));
+    let more = more.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    own.chain([("SHIM_FILES".to_string(), "transcripts.db".to_string())]).chain(more).collect()
+}
+
+/// Customers that note every event that they were given.
+struct Crowd {
+    held: Held,
+    stop: Arc<AtomicBool>,
+    customers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Crowd {
+    fn gather(proxy: SocketAddr, customers: usize) -> Self {
+        let (held, stop) = (Held::default(), Arc::new(AtomicBool::new(false)));
+        let customers = (0..customers).map(|n| tokio::spawn(converse(proxy, n, held.clone(), stop.clone()))).collect();
+        Self { held, stop, customers }
+    }
+
+    async fn leave(self) -> HashSet<(String, i64)> {
+        self.stop.store(true, Ordering::Relaxed);
+        for customer in self.customers {
+            customer.await.expect("no customer fails");
+        }
+        std::mem::take(&mut *self.held.lock().expect("no panic holds it"))
+    }
+}
+
+async fn converse(proxy: SocketAddr, n: usize, held: Held, stop: Arc<AtomicBool>) {
+    let mut client = Client::new(proxy);
+    while !stop.load(Ordering::Relaxed) {
+        let path = "/genesys/2/chat/customer-support";
+        let Ok(reply) = client.post(path, &format!("nickname=Customer{n}")).await else { continue };
+        let (Some(id), Some(key)) =
+            (reply.json()["chatId"].as_str().map(String::from), reply.json()["secureKey"].as_str().map(String::from))
+        else {
+            tokio::time::sleep(Duration::from_millis(10)).await; // refused
+            continue;
+        };
+        for m in 0..20 {
+            let form = format!("secureKey={key}&message=m{m}&transcriptPosition={}", 1 + m);
+            let Ok(reply) = client.post(&format!("{path}/{id}/send"), &form).await else { return };
+            let events = reply.json()["messages"].as_array().cloned().unwrap_or_default();
+            let events = events.iter().filter_map(|event| Some((id.clone(), event["index"].as_i64()?)));
+            held.lock().expect("no panic holds it").extend(events);
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+}
+
+/// What a disk does with what was written and not synced.
+#[derive(Debug, Clone, Copy)]
+enum Unsynced {
+    Lost,
+    /// Each write is there or not, as it comes.
+    Torn,
+}
+
+/// The files as the power cut has left them, by name.
+fn after_power_cut(log: &Path, unsynced: Unsynced, mut seed: u64) -> HashMap<PathBuf, Vec<u8>> {
+    #[derive(Default)]
+    struct Disk {
+        synced: Vec<u8>,
+        pending: Vec<(char, usize, Vec<u8>)>,
+    }
+    fn apply(bytes: &mut Vec<u8>, (what, at, data): (char, usize, Vec<u8>)) {
+        match what {
+            't' => bytes.resize(at, 0),
+            _ => {
+                bytes.resize(bytes.len().max(at + data.len()), 0);
+                bytes[at..at + data.len()].copy_from_slice(&data);
+            }
+        }
+    }
+    let log = std::fs::read(log).expect("it was written");
+    let (mut disks, mut at): (HashMap<PathBuf, Disk>, usize) = (HashMap::new(), 0);
+    while let Some(end) = log[at..].iter().position(|byte| *byte == b'\n') {
+        let line = String::from_utf8_lossy(&log[at..at + end]).into_owned();
+        let mut words = line.splitn(4, ' ');
+        let mut word = || words.next().expect("four words").to_string();
+        let (what, place, length, path) =
+            (word(), word().parse().expect("a place"), word().parse::<usize>().expect("a length"), word());
+        at += end + 1;
+        let data = log[at..at + length].to_vec();
+        at += length;
+        let disk = disks.entry(path.trim_end_matches(" (deleted)").into()).or_default();
+        match what.as_str() {
+            "s" => disk.pending.drain(..).for_each(|change| apply(&mut disk.synced, change)),
+            "e" => disk.pending.clear(), // lost, though the system's memory still shows them
+            "u" => *disk = Disk::default(),
+            what => disk.pending.push((if what == "t" { 't' } else { 'w' }, place, data)),
+        }
+    }
+    let mut toss = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed >> 63 == 0
+    };
+    for disk in disks.values_mut() {
+        for change in std::mem::take(&mut disk.pending) {
+            if matches!(unsynced, Unsynced::Torn) && toss() {
+                apply(&mut disk.synced, change);
+            }
+        }
+    }
+    disks.into_iter().map(|(path, disk)| (path, disk.synced)).collect()
+}
+
+/// Cuts the power under load, lets the server go on with what the disk has, and counts.
+async fn check_power_cut(settings: &str, more: &[(&str, &str)], locks: bool, seed: u64) -> usize {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let library = shim(folder.path());
+    let mut server = Server::start_with_environment(
+        folder.path(),
+        &simulator.addresses(),
+        settings,
+        faults(&library, folder.path(), more),
+    );
+    std::fs::write(folder.path().join("on"), "").expect("the folder is ours");
+    let crowd = Crowd::gather(server.address, 8);
+    for _ in 0..3 {
+        let shell = if locks { Some(lock(&server.database).await) } else { None };
+        tokio::time::sleep(Duration::from_millis(400 + seed % 300)).await;
+        drop(shell);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(account(&server).await.1, 0.0, "none is dropped");
+    server.kill();
+    let held = crowd.leave().await;
+
+    let disk = folder.path().join("disk.log");
+    for (unsynced, seed) in [(Unsynced::Lost, 0), (Unsynced::Torn, seed), (Unsynced::Torn, seed + 1)] {
+        let rebuilt = crate::support::folder();
+        for (path, bytes) in after_power_cut(&disk, unsynced, seed) {
+            std::fs::write(rebuilt.path().join(path.file_name().expect("a file")), bytes).expect("the folder is ours");
+        }
+        let mut server = Server::start(rebuilt.path(), &simulator.addresses(), settings);
+        eventually("drained", async || (server.metric("gms_recorder_spool_events ").await? == 0.0).then_some(())).await;
+        assert!(server.stop().success());
+        let mut archive = Archive::open(&server.database).await;
+        let rows = archive.rows("SELECT chat_id, event_index FROM events").await;
+        let stored: HashSet<(String, i64)> =
+            rows.into_iter().map(|row| (row[0].clone(), row[1].parse().expect("an index"))).collect();
+        let missing: Vec<_> = held.difference(&stored).collect();
+        assert!(
+            missing.is_empty(),
+            "{unsynced:?}, seed {seed}: {} of {} are missing: {missing:?}",
+            missing.len(),
+            held.len()
+        );
+        assert_eq!(archive.value("PRAGMA integrity_check").await, "ok", "{unsynced:?}, seed {seed}");
+    }
+    simulator.stop().await;
+    held.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_takes_no_event_that_a_client_had() {
+    let settings = ["[recording]\nwhen_unavailable = \"refuse\"\n", "[recording]\nwhen_unavailable = \"spool\"\n"];
+    let mut held = 0;
+    for seed in 0..count("TEST_POWER_CUTS", 1) as u64 {
+        for (settings, locks) in settings.iter().zip([false, true]) {
+            held += check_power_cut(settings, &[], locks, seed).await;
+        }
+    }
+    assert!(held > 100, "hardly any load: {held}");
+    println!("power cut: {held} events held by clients, 0 missing");
+}
+
+/// A sync that fails has lost the pages, and the next one that works does not bring them back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn syncs_that_fail_and_a_power_cut_take_no_event_that_a_client_had() {
+    let mut held = 0;
+    for seed in 0..count("TEST_POWER_CUTS", 1) as u64 {
+        for mode in ["refuse", "spool"] {
+            let settings = format!("[recording]\nwhen_unavailable = \"{mode}\"\n");
+            held += check_power_cut(
+                &settings,
+                &[("SHIM_EIO_PERCENT", "40"), ("SHIM_SEED", &seed.to_string())],
+                false,
+                seed,
+            )
+            .await;
+        }
+    }
+    assert!(held > 20, "hardly any load: {held}");
+    println!("40 % of syncs fail, then a power cut: {held} events held by clients, 0 missing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_takes_a_second_to_sync_holds_nobody_longer_than_that_is_allowed() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let library = shim(folder.path());
+    let environment = faults(&library, folder.path(), &[("SHIM_SYNC_MS", "1000")]);
+    let mut server = Server::start_with_environment(folder.path(), &simulator.addresses(), "", environment);
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    std::fs::write(folder.path().join("on"), "").expect("the folder is ours");
+    for n in 0..4 {
+        let began = Instant::now();
+        let form = format!("message=m{n}&transcriptPosition=1");
+        let reply = chat.act(&mut client, "send", &form).await.expect("an answer");
+        assert_eq!(reply.status, StatusCode::OK);
+        assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    }
+    let (early, dropped) = account(&server).await;
+    assert!(early > 0.0 && dropped == 0.0, "{early} early, {dropped} dropped");
+    std::fs::remove_file(folder.path().join("on")).expect("it is ours");
+    eventually("recording up", async || is_up(&server).await).await;
+    assert!(server.stop().success());
+    let mut archive = Archive::open(&server.database).await;
+    assert_eq!(archive.value("SELECT count(*) FROM events WHERE text LIKE 'm_'").await, "4");
+    simulator.stop().await;
+}
