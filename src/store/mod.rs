@@ -286,6 +286,7 @@ impl Store {
         let file = identity(&options.path).ok_or_else(gone)?;
         let connection = writer(&options.path)?;
         migrating.close().await?;
+        fold_wal(&connection)?;
         let path = options.path.clone();
         let (archive_id, memory) = (String::new(), append::Memory::default());
         let mut store = Self { connection, path, file, wal: None, archive_id, run_id: 0, memory };
@@ -482,6 +483,15 @@ fn writer(path: &Path) -> Result<rusqlite::Connection, Error> {
     connection.execute_batch(WRITER_PRAGMAS)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// Brings what the WAL holds into the file, synced, and empties it. False where a reader is in the way.
+///
+/// At every opening: after a sync that failed, or a crash, the system's memory may show frames that the disk has not. Frames
+/// written behind such a gap would be lost with it, synced or not. Brought into the file they are written anew.
+fn fold_wal(connection: &rusqlite::Connection) -> Result<bool, Error> {
+    let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0))?;
+    Ok(busy == 0)
 }
 
 async fn check_engine(connection: &mut SqliteConnection) -> Result<(), Error> {
