@@ -184,7 +184,8 @@ impl Server {
     /// Starts it again after a stop or a kill, on the same addresses and the same archive.
     pub fn start_again(&mut self) {
         self.runs += 1;
-        self.child = spawn(&self.program, &self.config, &self.folder, self.runs, self.hosts.as_deref(), &self.environment);
+        self.child =
+            spawn(&self.program, &self.config, &self.folder, self.runs, self.hosts.as_deref(), &self.environment);
         self.await_start();
     }
 
