@@ -109,12 +109,18 @@ impl Config {
 
     /// The effective configuration as one would write it. Reading it gives the same configuration.
     pub fn to_toml(&self) -> String {
-        written::toml(self, |_| None)
+        written::toml(self, |_| true, |_| None)
     }
 
     /// The same, with a remark behind each option that was set: where.
     pub fn to_toml_traced(&self, origins: &Origins) -> String {
-        written::toml(self, |key| origins.0.get(&key).map(Origin::to_string))
+        written::toml(self, |_| true, |key| origins.remark(key))
+    }
+
+    /// The same, of what is not as it would be by default.
+    pub fn to_toml_changed(&self, origins: &Origins) -> String {
+        let changed = self.differences(&Self::default());
+        written::toml(self, |key| changed.contains(&key), |key| origins.remark(key))
     }
 
     /// The effective configuration for programs: an object a section, values as in TOML.
@@ -148,6 +154,12 @@ impl Config {
     /// Sentences about what is allowed but seldom meant.
     pub fn warnings(&self) -> Vec<String> {
         sense::warnings(self)
+    }
+}
+
+impl Origins {
+    fn remark(&self, key: Key) -> Option<String> {
+        self.0.get(&key).map(Origin::to_string)
     }
 }
 

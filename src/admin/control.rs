@@ -4,6 +4,7 @@
 //! A connection is one request and its answer, each a line of JSON: `{"command":"drain","node":"gms-1"}`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
+    /// Who answers.
+    Serving,
     /// How all nodes fare.
     List,
     /// A node is to be given nothing new.
@@ -52,12 +55,27 @@ pub enum Request {
     },
 }
 
+/// The `serve` that has the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serving {
+    /// Its process.
+    pub pid: u32,
+    /// Where its clients connect.
+    pub listen: SocketAddr,
+    /// Its probes and metrics.
+    pub admin: SocketAddr,
+    /// It was told to stop, and finishes what is in flight.
+    pub draining: bool,
+}
+
 /// What comes of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// The nodes asked for, as they are now.
     Nodes(Vec<Report>),
+    /// Who answers.
+    Serving(Serving),
     /// Why nothing was done.
     Error(String),
 }
@@ -128,16 +146,16 @@ impl Control {
         Ok(Share { descriptor: self.listener.as_fd().try_clone_to_owned()?, is_left: self.is_left.clone() })
     }
 
-    /// Serves until dropped.
-    pub async fn serve(self, nodes: Arc<Nodes>) {
+    /// Serves until dropped. `serving` says who answers.
+    pub async fn serve(self, nodes: Arc<Nodes>, serving: impl Fn() -> Serving + Clone + Send + 'static) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(place) = places.clone().acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) if is_allowed(&stream) => {
-                    let nodes = nodes.clone();
+                    let (nodes, serving) = (nodes.clone(), serving.clone());
                     tokio::spawn(async move {
-                        let _ = timeout(WAIT, converse(stream, &nodes)).await; // whoever left knows that
+                        let _ = timeout(WAIT, converse(stream, &nodes, serving)).await; // whoever left knows that
                         drop(place);
                     });
                 }
@@ -162,17 +180,18 @@ fn is_allowed(stream: &UnixStream) -> bool {
     user.is_ok_and(|user| user == 0 || user == rustix::process::geteuid().as_raw())
 }
 
-async fn converse(stream: UnixStream, nodes: &Nodes) -> io::Result<()> {
+async fn converse(stream: UnixStream, nodes: &Nodes, serving: impl FnOnce() -> Serving) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let answer = match read(&mut stream, REQUEST_BYTES_MAX).await {
-        Ok(request) => answer(&request, nodes),
+        Ok(request) => answer(&request, nodes, serving),
         Err(error) => Answer::Error(error.to_string()),
     };
     write(stream.get_mut(), &answer).await
 }
 
-fn answer(request: &Request, nodes: &Nodes) -> Answer {
+fn answer(request: &Request, nodes: &Nodes, serving: impl FnOnce() -> Serving) -> Answer {
     let (name, changed) = match request {
+        Request::Serving => return Answer::Serving(serving()),
         Request::List => return Answer::Nodes(nodes.iter().map(|node| nodes.report(node)).collect()),
         Request::Drain { node } => (node, nodes.set_drained(node, true)),
         Request::Restore { node } => (node, nodes.set_drained(node, false)),
@@ -237,7 +256,12 @@ mod tests {
     async fn a_line_is_answered_by_a_line() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("transcripts.db-control");
-        let serving = tokio::spawn(Control::bind(&path).expect("a free path").serve(nodes()));
+        let serving = tokio::spawn(Control::bind(&path).expect("a free path").serve(nodes(), || Serving {
+            pid: 7,
+            listen: ([127, 0, 0, 1], 1).into(),
+            admin: ([127, 0, 0, 1], 2).into(),
+            draining: true,
+        }));
         let long = format!("{{\"command\":\"drain\",\"node\":\"{}\"}}\n", "x".repeat(5000));
         let rows = [
             ("{\"command\":\"list\"}\n", "{\"nodes\":[{\"name\":\"gms-1\",\"state\":\"well\",\"drained\":false,"),
@@ -252,6 +276,10 @@ mod tests {
             (
                 "{\"command\":\"drain\",\"node\":\"gms-3\"}\n",
                 "{\"error\":\"no node is named gms-3; there are gms-1, gms-2\"}",
+            ),
+            (
+                "{\"command\":\"serving\"}\n",
+                "{\"serving\":{\"pid\":7,\"listen\":\"127.0.0.1:1\",\"admin\":\"127.0.0.1:2\",\"draining\":true}}",
             ),
             ("{\"command\":\"kill\"}\n", "{\"error\":\"unknown variant `kill`"),
             ("GET / HTTP/1.1\r\n\r\n", "{\"error\":\"expected value"),

@@ -1,43 +1,42 @@
-//! `check`: the effective configuration, and what can be reached through it. Changes nothing and makes no file.
+//! `check`: whether `serve` would do, and with what. Changes nothing and makes no file.
+
+mod listeners;
+mod nodes;
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::net::lookup_host;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::config::{Config, Origins, Problems};
 use crate::gms::RouteClass;
 use crate::proxy::affinity::Cookies;
 use crate::proxy::health::Check;
-use crate::proxy::places::Places;
-use crate::proxy::{NodeAddress, tls};
+use crate::proxy::tls;
 use crate::recorder::{self, Create};
 use crate::store::inspect::{self, Migrations};
 use crate::store::place::Place;
 use crate::{proxy, units};
 
+use listeners::Listener;
+use nodes::Node;
+
 use super::{Common, serve};
+
+pub(super) use listeners::serving;
 
 const EXAMPLE: &str = "\
 Example:
   gms-recorder check --config /etc/gms-recorder.toml
 
 Exit codes:
-  0  the configuration is right, every node was reached and is well, certificates and database can be used
-  1  a node cannot be reached or is not well (`serve` starts all the same), or a certificate, another file
-     named for the nodes or the database cannot be used
+  0  the configuration is right, its addresses are free (or this archive's own running `serve` has
+     them), every node was reached and is well, certificates and database can be used
+  1  a node cannot be reached or is not well (`serve` starts all the same); an address to listen on
+     cannot be had; or a certificate, another file named for the nodes or the database cannot be used
   2  the configuration is not right; everything that is wrong is listed";
-
-/// How long resolving a node's name, connecting to it and a TLS handshake may take together: on the network of a GMS node
-/// it takes ms.
-const NODE_WAIT: Duration = Duration::from_secs(1);
 
 /// Less free space than this is warned of: some days of chats, and room for the journal.
 const FREE_BYTES_WANTED: u64 = 1 << 30;
@@ -53,6 +52,9 @@ pub struct Args {
     /// How the result is written
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+    /// Show every option and every route, not only what differs from the defaults
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// `--format`
@@ -76,7 +78,7 @@ pub async fn run(args: &Args, common: &Common) -> anyhow::Result<()> {
     let report = Report::of(&config, &origins).await;
     let mut stdout = io::stdout().lock();
     match args.format {
-        Format::Text => report.write_text(&mut stdout)?,
+        Format::Text => report.write_text(args.all, &mut stdout)?,
         Format::Json => writeln!(stdout, "{}", serde_json::to_string(&report)?)?,
     }
     stdout.flush()?;
@@ -101,7 +103,11 @@ struct Report {
     config_hash: String,
     #[serde(skip)]
     toml: String,
+    /// Of what differs from the defaults.
+    #[serde(skip)]
+    changed: String,
     warnings: Vec<String>,
+    listeners: Vec<Listener>,
     routes: Vec<Passage>,
     certificates: Vec<Certificates>,
     nodes: Vec<Node>,
@@ -132,17 +138,6 @@ struct Certificates {
     warnings: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct Node {
-    name: String,
-    authority: String,
-    addresses: Vec<SocketAddr>,
-    connect_ms: Option<f64>,
-    problem: Option<String>,
-    /// What its health check said against it.
-    unwell: Option<String>,
-}
-
 #[derive(Debug, Default, Serialize)]
 struct Database {
     path: String,
@@ -161,21 +156,27 @@ impl Report {
     async fn of(config: &Config, origins: &Origins) -> Self {
         let check = Check::of(&config.nodes);
         let files = [check.as_ref().err().cloned(), Cookies::of(&config.nodes).err()];
+        let database = look_at_database(&config.recording).await;
         Self {
             config: config.to_json(),
             config_hash: config.hash(),
             toml: config.to_toml_traced(origins),
+            changed: config.to_toml_changed(origins),
             warnings: config.warnings(),
+            listeners: listeners::look_at(config, database.is_served == Some(true)).await,
             routes: passages(&config.proxy),
             certificates: look_at_certificates(config, Timestamp::now()),
-            nodes: look_at_nodes(config, check.ok().flatten()).await,
+            nodes: nodes::look_at(config, check.ok().flatten()).await,
             files: files.into_iter().flatten().collect(),
-            database: look_at_database(&config.recording).await,
+            database,
         }
     }
 
     /// What keeps `serve` from doing its work.
     fn verdict(&self) -> Option<String> {
+        let untaken: Vec<_> = self.listeners.iter().filter(|listener| listener.problem.is_some()).collect();
+        let untaken =
+            untaken.iter().map(|listener| format!("{} = {} cannot be had", listener.option, listener.address));
         let lost = self.nodes.iter().filter(|node| node.problem.is_some()).count();
         let nodes = (lost > 0).then(|| format!("{lost} of {} nodes cannot be reached", self.nodes.len()));
         let unwell = self.nodes.iter().filter(|node| node.unwell.is_some()).count();
@@ -185,35 +186,53 @@ impl Report {
         let certificates = (unusable > 0)
             .then(|| format!("{unusable} of {} certificate files cannot be used", self.certificates.len()));
         let database = self.database.problem.as_ref().map(|_| "the database cannot be used".to_string());
-        let parts: Vec<String> = [nodes, unwell, files, certificates, database].into_iter().flatten().collect();
+        let others = [nodes, unwell, files, certificates, database].into_iter().flatten();
+        let parts: Vec<String> = untaken.chain(others).collect();
         (!parts.is_empty()).then(|| parts.join(", and "))
     }
 
-    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "# effective configuration, SHA-256 {}\n{}", self.config_hash, self.toml)?;
-        writeln!(out, "# routes")?;
-        let width = self.routes.iter().map(|passage| passage.route.chars().count()).max().unwrap_or(0);
-        for Passage { route, passes, why } in &self.routes {
-            writeln!(out, "{route:width$}  {}  {why}", if *passes { "passes " } else { "refused" })?;
+    /// What matters first.
+    fn write_text(&self, all: bool, out: &mut impl Write) -> io::Result<()> {
+        match self.verdict() {
+            None => writeln!(out, "all is well: `serve` can run with this")?,
+            Some(verdict) => writeln!(out, "NOT WELL: {verdict}")?,
         }
-        if !self.certificates.is_empty() {
-            writeln!(out, "\n# certificates")?;
-        }
-        self.certificates.iter().try_for_each(|certificates| certificates.write_text(out))?;
+        self.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))?;
+        writeln!(out, "\n# listening")?;
+        self.listeners.iter().try_for_each(|listener| writeln!(out, "{}", listener.told()))?;
         writeln!(out, "\n# nodes")?;
         let width = self.nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
         for node in &self.nodes {
             writeln!(out, "{:width$}  {}", node.name, node.told())?;
         }
-        for file in &self.files {
-            writeln!(out, "CANNOT BE USED: {file}")?;
+        self.files.iter().try_for_each(|file| writeln!(out, "CANNOT BE USED: {file}"))?;
+        if !self.certificates.is_empty() {
+            writeln!(out, "\n# certificates")?;
         }
+        self.certificates.iter().try_for_each(|certificates| certificates.write_text(out))?;
         writeln!(out, "\n# database")?;
         self.database.write_text(out)?;
-        for warning in &self.warnings {
-            writeln!(out, "\nwarning: {warning}")?;
+        self.write_routes(all, out)?;
+        match all {
+            true => write!(out, "\n# configuration, SHA-256 {}\n{}", self.config_hash, self.toml),
+            false => write!(
+                out,
+                "\n# what differs from the defaults (--all shows every option), SHA-256 {}\n{}",
+                self.config_hash, self.changed
+            ),
         }
-        Ok(())
+    }
+
+    /// All of them, or nothing where all pass anyway.
+    fn write_routes(&self, all: bool, out: &mut impl Write) -> io::Result<()> {
+        if !all && self.routes.iter().all(|passage| passage.passes) {
+            return Ok(());
+        }
+        writeln!(out, "\n# routes")?;
+        let width = self.routes.iter().map(|passage| passage.route.chars().count()).max().unwrap_or(0);
+        self.routes.iter().try_for_each(|Passage { route, passes, why }| {
+            writeln!(out, "{route:width$}  {}  {why}", if *passes { "passes " } else { "refused" })
+        })
     }
 }
 
@@ -269,72 +288,6 @@ impl Certificates {
             writeln!(out, "CANNOT BE USED: {problem}")?;
         }
         self.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))
-    }
-}
-
-/// All at once: many dead nodes take no longer than one.
-async fn look_at_nodes(config: &Config, check: Option<Check>) -> Vec<Node> {
-    let mut looks = JoinSet::new();
-    let addresses: Vec<_> =
-        config.proxy.upstreams.iter().filter_map(|upstream| NodeAddress::parse(upstream).ok()).collect();
-    // Only where it is needed: it reads all CAs of the system.
-    let has_tls = addresses.iter().any(|address| address.is_tls);
-    let tls = has_tls.then(|| tls::Connector::new(&config.node_tls).map_err(|problems| problems.to_string()));
-    for (n, address) in addresses.into_iter().enumerate() {
-        let tls = if address.is_tls { tls.clone() } else { None };
-        let check = check.clone();
-        looks.spawn(async move { (n, Node::of(address, tls, check).await) });
-    }
-    let mut nodes = looks.join_all().await;
-    nodes.sort_by_key(|(n, _)| *n);
-    nodes.into_iter().map(|(_, node)| node).collect()
-}
-
-impl Node {
-    async fn of(address: NodeAddress, tls: Option<Result<tls::Connector, String>>, check: Option<Check>) -> Self {
-        let (name, authority) = (address.name.clone(), address.authority());
-        let mut node = Self { name, authority, addresses: Vec::new(), connect_ms: None, problem: None, unwell: None };
-        let tls = match tls.transpose() {
-            Ok(tls) => tls,
-            Err(problem) => return Self { problem: Some(problem), ..node },
-        };
-        let places = Places::new(&address, tls, NODE_WAIT);
-        let look = async {
-            node.addresses = lookup_host((address.host.as_str(), address.port)).await?.collect();
-            places.learn(node.addresses.clone());
-            let started = Instant::now();
-            places.connect().await?;
-            // Microseconds are noise to whoever reads this.
-            node.connect_ms = Some((started.elapsed().as_secs_f64() * 10_000.0).round() / 10.0);
-            io::Result::Ok(())
-        };
-        let outcome = timeout(NODE_WAIT, look).await;
-        node.problem = match outcome {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) if node.addresses.is_empty() => Some(format!("its name cannot be resolved: {error}")),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::Other => Some(error.to_string()),
-            Ok(Err(error)) => Some(format!("it does not accept connections: {error}")),
-            Err(_) if node.addresses.is_empty() => Some("its name was not resolved within 1s".into()),
-            Err(_) => Some("it did not accept a connection, TLS included, within 1s".into()),
-        };
-        if let (None, Some(check)) = (&node.problem, check) {
-            node.unwell = check.ask(&node.authority, &places).await.err();
-        }
-        node
-    }
-
-    fn told(&self) -> String {
-        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
-        let resolved = if addresses.is_empty() { self.authority.clone() } else { addresses.join(", ") };
-        let outcome = match (&self.problem, self.connect_ms) {
-            (Some(problem), _) => format!("NOT REACHED: {problem}"),
-            (None, Some(ms)) => match &self.unwell {
-                None => format!("connected in {ms} ms"),
-                Some(why) => format!("connected in {ms} ms, NOT WELL: {why}"),
-            },
-            (None, None) => String::new(),
-        };
-        if resolved == self.name { outcome } else { format!("{resolved}  {outcome}") }
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use super::output::{self, Cell, Format, Ink, Look, Output, Table, shown};
+use super::when::{self, Clock};
 use crate::admin::control::{self, Answer, Request};
 use crate::proxy::nodes::Report;
 use crate::proxy::standing::State;
@@ -73,16 +74,28 @@ async fn ask(socket: &Path, request: &Request) -> anyhow::Result<Vec<Report>> {
     };
     match control::ask(socket, request).await.with_context(told)? {
         Answer::Nodes(nodes) => Ok(nodes),
+        Answer::Serving(_) => anyhow::bail!("`serve` answered something else than was asked"),
         Answer::Error(sentence) => anyhow::bail!(shown(&sentence)),
     }
 }
 
-const NAMES: [&str; 9] =
-    ["node", "state", "drained", "exchanges", "connections", "waiting", "address", "resolved", "detail"];
+const NAMES: [&str; 11] = [
+    "node",
+    "state",
+    "drained",
+    "exchanges",
+    "connections",
+    "waiting",
+    "address",
+    "resolved",
+    "detail",
+    "last_failure",
+    "last_failed_at",
+];
 
 fn print(nodes: &[Report], output: &mut Output<'_>) -> anyhow::Result<()> {
     output.header(&NAMES)?;
-    let names = ["node", "state", "exchanges>", "connections>", "waiting>", "address", "detail"];
+    let names = ["node", "state", "exchanges>", "connections>", "waiting>", "address", "last failure"];
     let mut table = Table::new(&names).keeping(1);
     for node in nodes {
         match output.format {
@@ -103,8 +116,18 @@ fn row(node: &Report) -> Vec<String> {
         node.connections.to_string(),
         node.waiting.to_string(),
         shown(&node.address),
-        shown(&node.detail),
+        shown(&trouble(node)),
     ]
+}
+
+/// What is said against it now, and what went wrong last, once where they are the same.
+fn trouble(node: &Report) -> String {
+    let last = node.last_failed_at.map(|at| format!("{}: {}", Clock::now(false).date_time(at), node.last_failure));
+    match last {
+        None => node.detail.clone(),
+        Some(last) if node.detail.is_empty() || node.detail.ends_with(&node.last_failure) => last,
+        Some(last) => format!("{}; last {last}", node.detail),
+    }
 }
 
 fn record(node: &Report) -> [Cell; NAMES.len()] {
@@ -119,5 +142,7 @@ fn record(node: &Report) -> [Cell; NAMES.len()] {
         node.address.as_str().into(),
         Cell::Json(serde_json::json!(node.resolved).to_string()),
         node.detail.as_str().into(),
+        node.last_failure.as_str().into(),
+        node.last_failed_at.and_then(when::iso).into(),
     ]
 }

@@ -17,8 +17,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
-use super::Common;
-use crate::admin::control::{self, Control};
+use super::{Common, check};
+use crate::admin::control::{self, Control, Serving};
 use crate::admin::{self, Watched};
 use crate::config::{Config, Key};
 use crate::proxy::access::Access;
@@ -187,16 +187,23 @@ impl Running {
         let place = suitable_place(config)?;
         let watch = Watch::of(config)?;
         let inherited = sockets.lock.and_then(|lock| ArchiveLock::inherit(lock, &place.path));
-        let lock = inherited.map_or_else(|| ArchiveLock::acquire(&place.path), Ok)?;
+        let lock = match inherited.map_or_else(|| ArchiveLock::acquire(&place.path), Ok) {
+            Err(error) if error.kind == ErrorKind::Busy => anyhow::bail!(served_already(config, error).await),
+            acquired => acquired?,
+        };
         let admin = sockets.admin.map_or_else(|| std::net::TcpListener::bind(config.admin.listen), Ok);
-        let admin = admin.with_context(|| format!("cannot listen on admin.listen = {}", config.admin.listen))?;
+        let admin = admin.with_context(|| cannot_listen("admin.listen", config.admin.listen, "--admin"))?;
         admin.set_nonblocking(true)?;
         let admin_address = admin.local_addr()?;
         let control = control(config, sockets.control)?;
         // Before the archive is made or a run begins in it: neither is to come of a start that fails.
         if sockets.proxy.is_empty() {
-            Proxy::probe(config.proxy.listen).with_context(|| cannot_listen(config))?;
+            Proxy::probe(config.proxy.listen).with_context(|| cannot_serve_clients(config))?;
         }
+        let tls = certificates.connector().cloned();
+        let nodes = Arc::new(Nodes::new(addresses, tls, &config.proxy, &config.limits, &config.nodes, &metrics));
+        health::resolve_first(&nodes).await;
+        refuse_circle(config, &nodes)?;
         let (options, run) = (options(config, &place), describe_run(config));
         let opened = open(&options, &run, from.is_some()).await;
         let store = opened.with_context(|| format!("cannot open the archive {}", place.path.display()))?;
@@ -209,9 +216,6 @@ impl Running {
             None => Recorder::start(recording, store, options, run, metrics.clone())?,
         };
         let recorder = writer.recorder().clone();
-        let tls = certificates.connector().cloned();
-        let nodes = Arc::new(Nodes::new(addresses, tls, &config.proxy, &config.limits, &config.nodes, &metrics));
-        health::resolve_first(&nodes).await;
         let start = Start {
             config: config.proxy.clone(),
             limits: config.limits.clone(),
@@ -222,14 +226,14 @@ impl Running {
             recorder: recorder.clone(),
             metrics: metrics.clone(),
         };
-        let proxy = match begin(start, sockets.proxy, from).await.with_context(|| cannot_listen(config)) {
+        let proxy = match begin(start, sockets.proxy, from).await.with_context(|| cannot_serve_clients(config)) {
             Ok(proxy) => proxy,
             Err(error) => {
                 writer.close(Duration::from_secs(1));
                 return Err(error);
             }
         };
-        let watched = Arc::new(Watched { recorder, nodes, metrics, draining: AtomicBool::new(false) });
+        let watched = Arc::new(Watched { recorder, nodes: nodes.clone(), metrics, draining: AtomicBool::new(false) });
         let tasks = vec![
             tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),
             tokio::spawn(watch_room(place.clone(), watched.clone())),
@@ -240,7 +244,16 @@ impl Running {
             tokio::spawn(systemd::watch(watched.metrics.clone())),
         ];
         let shared_control = control.as_ref().map(Control::share).transpose()?;
-        fronts.extend(control.map(|control| tokio::spawn(control.serve(watched.nodes.clone()))));
+        if let Some(control) = control {
+            let (listen, watched) = (proxy.address(), watched.clone());
+            let serving = move || Serving {
+                pid: std::process::id(),
+                listen,
+                admin: admin_address,
+                draining: watched.draining.load(Ordering::Acquire),
+            };
+            fronts.push(tokio::spawn(control.serve(nodes, serving)));
+        }
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = %proxy.address(),
@@ -310,7 +323,11 @@ impl Running {
             config.tls = new.tls;
         }
         config.node_tls = new.node_tls;
-        tracing::info!(changed = names(&taken), "the configuration was read anew");
+        match taken.is_empty() {
+            true if left.is_empty() => tracing::info!("the configuration was read anew; nothing in it has changed"),
+            true => tracing::info!("the configuration was read anew; nothing that has changed is taken now"),
+            false => tracing::info!(changed = names(&taken), "the configuration was read anew"),
+        }
         self.certificates.configure(config.tls.clone(), config.node_tls.clone());
     }
 
@@ -460,11 +477,46 @@ async fn begin(
     Ok(Proxy::start(start, listeners)?)
 }
 
-fn cannot_listen(config: &Config) -> String {
+fn cannot_serve_clients(config: &Config) -> String {
+    cannot_listen("proxy.listen", config.proxy.listen, "--listen")
+}
+
+/// A `serve` of another archive may be on its way out: its listeners close one after the other.
+fn cannot_listen(option: &str, address: SocketAddr, flag: &str) -> String {
     format!(
-        "cannot listen on proxy.listen = {}: choose another address with --listen, or stop what is there",
-        config.proxy.listen
+        "cannot listen on {option} = {address}: choose another address with {flag}, or stop what is there; a gms-recorder \
+         that was told to stop keeps it while it drains (proxy.drain_delay + proxy.drain_max)"
     )
+}
+
+/// Why this archive cannot be served, by whom it is, and what to do.
+async fn served_already(config: &Config, error: store::Error) -> String {
+    match check::serving(config).await {
+        Some(Serving { pid, draining: true, .. }) => format!(
+            "{error}: process {pid}, which was told to stop and still finishes what is in flight, for at most \
+             proxy.drain_delay + proxy.drain_max; start again when it has ended"
+        ),
+        Some(Serving { pid, listen, .. }) => {
+            format!("{error}: process {pid}, at {listen}; stop that first, or name another archive with --database")
+        }
+        None => format!("{error}; stop that first, or name another archive with --database"),
+    }
+}
+
+/// What names the configuration gives for nodes that are this proxy itself. Addresses were looked at with it.
+fn refuse_circle(config: &Config, nodes: &Nodes) -> anyhow::Result<()> {
+    let listen = config.proxy.listen;
+    for report in nodes.iter().map(|node| nodes.report(node)) {
+        let mut resolved = report.resolved.iter().filter_map(|address| address.parse().ok());
+        if let Some(address) = resolved.find(|address| Proxy::is_at(listen, *address)) {
+            anyhow::bail!(
+                "node {} leads to {address}, and that is proxy.listen = {listen}, our own address: requests would go \
+                 round in a circle; name the GMS node's own address in proxy.upstreams",
+                report.name
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Network file systems lose SQLite's locks and so the archive; others only deserve a warning.

@@ -44,7 +44,9 @@ impl fmt::Display for Problem {
         if let Some(origin) = &self.origin {
             write!(f, "{origin}: ")?;
         }
-        if let Some(key) = &self.key {
+        // A flag and a variable name their option themselves.
+        let is_named = matches!(self.origin, Some(Origin::Environment(_) | Origin::Flag(_)));
+        if let Some(key) = self.key.as_ref().filter(|_| !is_named) {
             write!(f, "{key}: ")?;
         }
         f.write_str(&self.sentence)

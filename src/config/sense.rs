@@ -1,6 +1,6 @@
 //! What makes sense: values against their bounds and against each other. Each objection says what would be right.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::proxy::limits;
 use crate::proxy::nodes::{self, NODES_MAX};
 use crate::proxy::tls::connector::{self, is_server_name};
 use crate::proxy::tls::server::{self, ClientCertificates};
-use crate::proxy::{NodeAddress, ProxyProtocol};
+use crate::proxy::{NodeAddress, Proxy, ProxyProtocol};
 use crate::{proxy, recorder, telemetry, units};
 
 use super::Config;
@@ -28,7 +28,7 @@ const WIDGET_GIVES_UP_AFTER: Duration = Duration::from_secs(3);
 const ONE_MS: Duration = Duration::from_millis(1);
 
 pub(super) fn check(config: &Config, layers: &mut Layers) {
-    check_upstreams(&config.proxy.upstreams, layers);
+    check_upstreams(&config.proxy, layers);
     check_routes(&config.proxy, layers);
     check_origins(&config.proxy.cors_origins, layers);
     check_proxy_bounds(&config.proxy, layers);
@@ -50,7 +50,8 @@ pub(super) fn check(config: &Config, layers: &mut Layers) {
     }
 }
 
-fn check_upstreams(upstreams: &[String], layers: &mut Layers) {
+fn check_upstreams(config: &proxy::Config, layers: &mut Layers) {
+    let upstreams = &config.upstreams;
     if upstreams.is_empty() {
         let sentence =
             "no GMS node is named; add --upstream http://gms:8080, or upstreams = [\"http://gms:8080\"] under [proxy]";
@@ -72,10 +73,30 @@ fn check_upstreams(upstreams: &[String], layers: &mut Layers) {
                     format!("no certificate can stand for \"{}\"; give a DNS name or an IP address", node.host);
                 layers.object("proxy", "upstreams", Some(n), sentence);
             }
+            Ok(node) if is_circle(config.listen, &node) => {
+                let sentence = format!(
+                    "{} is proxy.listen = \"{}\", our own address: requests would go round in a circle; name the GMS node's",
+                    node.authority(),
+                    config.listen
+                );
+                layers.object("proxy", "upstreams", Some(n), sentence);
+            }
             Ok(node) => names.push(node.name),
             Err(sentence) => layers.object("proxy", "upstreams", Some(n), sentence),
         }
     }
+}
+
+/// Names that have to be looked up are seen to where they are.
+fn is_circle(listen: SocketAddr, node: &NodeAddress) -> bool {
+    let ips = match node.host.parse::<IpAddr>() {
+        Ok(ip) => vec![ip],
+        Err(_) if node.host.eq_ignore_ascii_case("localhost") => {
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        }
+        Err(_) => Vec::new(),
+    };
+    ips.into_iter().any(|ip| Proxy::is_at(listen, SocketAddr::new(ip, node.port)))
 }
 
 fn check_routes(config: &proxy::Config, layers: &mut Layers) {

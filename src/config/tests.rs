@@ -187,23 +187,23 @@ fn wrong_variables_and_flags_are_told_by_name() {
         ),
         (
             &[("GMS_RECORDER_PROXY_THREADS", "many")],
-            "GMS_RECORDER_PROXY_THREADS: proxy.threads: a whole number from 0 is wanted, such as 0",
+            "GMS_RECORDER_PROXY_THREADS: a whole number from 0 is wanted, such as 0",
         ),
         (
             &[("GMS_RECORDER_RECORDING_KEEP_TYPING_TEXT", "yes")],
-            "GMS_RECORDER_RECORDING_KEEP_TYPING_TEXT: recording.keep_typing_text: true or false is wanted",
+            "GMS_RECORDER_RECORDING_KEEP_TYPING_TEXT: true or false is wanted",
         ),
         (
             &[("GMS_RECORDER_DATABASE", "")],
-            "GMS_RECORDER_DATABASE: recording.database: no file is named; name one such as \"transcripts.db\"",
+            "GMS_RECORDER_DATABASE: no file is named; name one such as \"transcripts.db\"",
         ),
-        (&[("GMS_RECORDER_DATABASE", "a\u{FFFD}.db")], "GMS_RECORDER_DATABASE: recording.database: is not UTF-8"),
+        (&[("GMS_RECORDER_DATABASE", "a\u{FFFD}.db")], "GMS_RECORDER_DATABASE: is not UTF-8"),
     ];
     for (variables, line) in rows {
         assert_eq!(load(NODE, variables, &Flags::default()).expect_err(line), line);
     }
     let flags = Flags { listen: Some("8080".into()), ..Flags::default() };
-    let line = "--listen: proxy.listen: \"8080\" cannot be read (invalid socket address syntax); \
+    let line = "--listen: \"8080\" cannot be read (invalid socket address syntax); \
                 wanted is an address and a port, such as \"0.0.0.0:8080\"";
     assert_eq!(load(NODE, &[], &flags).expect_err(line), line);
     assert!(load(NODE, &[("PATH", "/bin"), ("GMS_RECORDER_CONFIG", "x")], &Flags::default()).is_ok());
@@ -439,7 +439,7 @@ fn all_problems_are_told_in_the_order_of_the_file() {
         "test.toml:6: proxy.deny: ",
         "test.toml:8: log.level: ",
         "GMS_RECORDER_Y: ",
-        "--admin: admin.listen: ",
+        "--admin: ",
         "proxy.upstreams: ",
     ];
     let lines: Vec<_> = said.lines().collect();

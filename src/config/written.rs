@@ -304,11 +304,11 @@ fn number(value: usize) -> Value {
     Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-/// TOML, with a remark behind an option where `remark` has one.
-pub(super) fn toml(config: &Config, remark: impl Fn(Key) -> Option<String>) -> String {
+/// TOML of the options that are `shown`, with a remark behind one where `remark` has it.
+pub(super) fn toml(config: &Config, shown: impl Fn(Key) -> bool, remark: impl Fn(Key) -> Option<String>) -> String {
     let mut toml = String::new();
     let mut section = "";
-    for (key, value) in options(config) {
+    for (key, value) in options(config).into_iter().filter(|(key, _)| shown(*key)) {
         if key.section != section {
             let line_break = if section.is_empty() { "" } else { "\n" };
             toml += &format!("{line_break}[{}]\n", key.section);

@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use super::body::Reply;
 use super::head::Head;
+use super::tls::FaultKind;
 use crate::gms::{ApiError, ErrorClass, ErrorFormat, Origin, Route};
 
 /// Did the request reach a node?
@@ -34,6 +35,8 @@ impl Reach {
 pub enum Refusal {
     /// Every node refused or timed out the connection.
     NoNode,
+    /// No node could be reached: the last one's TLS failed.
+    NodeTls(FaultKind),
     /// Every node has all the connections it may have.
     NodesFull,
     /// The node did not answer in time.
@@ -73,7 +76,7 @@ pub enum Refusal {
 impl Refusal {
     fn status(self) -> StatusCode {
         match self {
-            Self::NoNode | Self::BrokenAnswer => StatusCode::BAD_GATEWAY,
+            Self::NoNode | Self::NodeTls(_) | Self::BrokenAnswer => StatusCode::BAD_GATEWAY,
             Self::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::BadRequest => StatusCode::BAD_REQUEST,
@@ -96,6 +99,9 @@ impl Refusal {
     fn error_type(self) -> &'static str {
         match self {
             Self::NoNode => "destination_unavailable",
+            Self::NodeTls(FaultKind::Certificate) => "tls_certificate_error",
+            Self::NodeTls(FaultKind::Alert) => "tls_alert_received",
+            Self::NodeTls(FaultKind::Protocol) => "tls_protocol_error",
             Self::NodesFull | Self::Overload | Self::TooManyConnections | Self::TooManyOfClient => {
                 "connection_limit_reached"
             }
@@ -118,6 +124,7 @@ impl Refusal {
     pub fn sentence(self) -> &'static str {
         match self {
             Self::NoNode => "no GMS node could be reached",
+            Self::NodeTls(_) => "no GMS node could be reached: TLS with it failed",
             Self::NodesFull => "all connections to the GMS nodes are in use",
             Self::NoAnswer => "the GMS node did not answer in time",
             Self::BrokenAnswer => "the connection to the GMS node broke before its answer was whole",
@@ -140,10 +147,19 @@ impl Refusal {
 
     /// Whether trying again soon may help.
     fn is_passing(self) -> bool {
-        use Refusal::{NoNode, NodesFull, NotRecorded, Overload, RecordingDown, TooManyConnections, TooManyOfClient};
+        use Refusal::{
+            NoNode, NodeTls, NodesFull, NotRecorded, Overload, RecordingDown, TooManyConnections, TooManyOfClient,
+        };
         matches!(
             self,
-            NoNode | NodesFull | Overload | RecordingDown | NotRecorded | TooManyConnections | TooManyOfClient
+            NoNode
+                | NodeTls(_)
+                | NodesFull
+                | Overload
+                | RecordingDown
+                | NotRecorded
+                | TooManyConnections
+                | TooManyOfClient
         )
     }
 }
@@ -184,12 +200,13 @@ pub fn refuse(refusal: Refusal, reach: Reach, method: &str, origin: Option<&str>
     if method == "HEAD" { Reply::without_body(head) } else { Reply::own(head, bytes) }
 }
 
-/// The audit's row for an answer of the proxy's own.
-pub fn audited(refusal: Refusal, reach: Reach, route: &Route<'_>) -> ApiError {
+/// The audit's row for an answer of the proxy's own. `why` is for whoever looks into it, and not for the client.
+pub fn audited(refusal: Refusal, reach: Reach, why: Option<&str>, route: &Route<'_>) -> ApiError {
+    let why = why.map(|why| format!("; {why}")).unwrap_or_default();
     ApiError {
         origin: Origin::Proxy,
         http_status: Some(refusal.status().as_u16()),
-        detail: Some(format!("{}: {}", refusal.error_type(), refusal.sentence())),
+        detail: Some(format!("{}: {}{why}", refusal.error_type(), refusal.sentence())),
         advice: Some(reach.sentence().into()),
         ..blank(route)
     }

@@ -122,7 +122,7 @@ impl Gate {
             duration_ms: 0,
         };
         let route = Route::parse(method, path, &self.config.base_path);
-        self.recorder.audit(answer::audited(refusal, Reach::NotForwarded, &route), &facts.into());
+        self.recorder.audit(answer::audited(refusal, Reach::NotForwarded, None, &route), &facts.into());
     }
 }
 
@@ -213,21 +213,21 @@ impl Asked<'_> {
             }
             Some(Err(failure)) => failure,
             None if self.node.borrow().is_none() => {
-                Failure { refusal: Refusal::NoNode, reach: Reach::NotForwarded, node: None }
+                Failure { refusal: Refusal::NoNode, reach: Reach::NotForwarded, node: None, why: None }
             }
             None => {
                 let refusal = if upload.due().is_none() { self.late() } else { Refusal::SlowBody };
-                Failure { refusal, reach: Reach::MayHaveActed, node: self.node.take() }
+                Failure { refusal, reach: Reach::MayHaveActed, node: self.node.take(), why: None }
             }
         };
         self.node.replace(failure.node);
-        Err(self.refuse(failure.refusal, failure.reach))
+        Err(self.refuse_because(failure.refusal, failure.reach, failure.why.as_deref()))
     }
 
     /// The node's time is over.
     fn late(&self) -> Refusal {
         if let Some(node) = &*self.node.borrow() {
-            self.gate.pool.nodes().unanswered(node);
+            self.gate.pool.nodes().unanswered(node, "it did not answer in time");
         }
         Refusal::NoAnswer
     }
@@ -388,8 +388,12 @@ impl Asked<'_> {
 
     /// The proxy's own answer, and its row in the audit.
     fn refuse(&self, refusal: Refusal, reach: Reach) -> Reply {
+        self.refuse_because(refusal, reach, None)
+    }
+
+    fn refuse_because(&self, refusal: Refusal, reach: Reach, why: Option<&str>) -> Reply {
         limits::behind(refusal).into_iter().for_each(|limit| self.gate.metrics.reached(limit));
-        self.gate.recorder.audit(answer::audited(refusal, reach, &self.route), &self.facts());
+        self.gate.recorder.audit(answer::audited(refusal, reach, why, &self.route), &self.facts());
         answer::refuse(refusal, reach, self.request.head.method(), self.noted.origin, &self.gate.config.cors_origins)
     }
 

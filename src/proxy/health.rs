@@ -1,6 +1,7 @@
 //! The watch over the nodes, one for the process: asks them how they are, tries those that took no connections, and looks
 //! their names up again. No client waits for any of it.
 
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use super::nodes::{self, Nodes};
 use super::places::Places;
 use super::private;
 use super::stream::Stream;
+use super::tls::Fault;
 
 /// How often it is seen whose time of being passed over has ended: what a node's return is late by.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -79,30 +81,35 @@ impl Check {
     pub async fn ask(&self, authority: &str, places: &Places) -> Result<(), String> {
         let asked = async {
             let stream = places.connect().await.map_err(|error| format!("it takes no connection: {error}"))?;
-            self.exchange(authority, stream).await
+            let Err(objection) = self.exchange(authority, stream).await else { return Ok(()) };
+            let may_be_tls = matches!(objection, Objection::Broke(_) | Objection::Status(400, _));
+            match may_be_tls && places.speaks_tls().await {
+                true => Err(format!("{objection}; it speaks TLS: write https:// in proxy.upstreams")),
+                false => Err(objection.to_string()),
+            }
         };
         let late = || Err(format!("it did not answer within {:?}", self.timeout));
         timeout(self.timeout, asked).await.unwrap_or_else(|_| late())
     }
 
-    async fn exchange(&self, authority: &str, stream: Stream) -> Result<(), String> {
-        let broken = |error: hyper::Error| format!("the connection broke: {error}");
-        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let request = self.request(authority).map_err(|error| error.to_string())?;
+    async fn exchange(&self, authority: &str, stream: Stream) -> Result<(), Objection> {
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+        let request = self.request(authority).map_err(|error| Objection::Other(error.to_string()))?;
         let judged = async move {
-            let answer = sender.send_request(request).await.map_err(broken)?;
+            let answer = sender.send_request(request).await?;
             let status = answer.status().as_u16();
             if status != self.status {
-                return Err(format!("it answered {status}, not {}", self.status));
+                return Err(Objection::Status(status, self.status));
             }
             if self.text.is_empty() {
                 return Ok(());
             }
             let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|error| format!("its answer could not be read: {error}"))?.to_bytes();
+            let unread = |error| Objection::Other(format!("its answer could not be read: {error}"));
+            let body = body.map_err(unread)?.to_bytes();
             match memchr::memmem::find(&body, self.text.as_bytes()) {
                 Some(_) => Ok(()),
-                None => Err(format!("its answer does not contain {:?}", self.text)),
+                None => Err(Objection::Other(format!("its answer does not contain {:?}", self.text))),
             }
         };
         // The connection ends once the exchange has let go of it; what it ended with, the exchange has seen.
@@ -119,6 +126,23 @@ impl Check {
         }
         request.body(Empty::new())
     }
+}
+
+/// What a check objects to.
+#[derive(Debug, thiserror::Error)]
+enum Objection {
+    #[error("{}", broke(.0))]
+    Broke(#[from] hyper::Error),
+    #[error("it answered {0}, not {1}")]
+    Status(u16, u16),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// A node may refuse our certificate after the handshake (TLS 1.3).
+fn broke(error: &hyper::Error) -> String {
+    let fault = error.source().and_then(|source| Fault::of(source.downcast_ref()?));
+    fault.map_or_else(|| format!("the connection broke: {error}"), |fault| fault.to_string())
 }
 
 /// `user:password` as an `Authorization` field (RFC 7617).
@@ -312,8 +336,8 @@ mod tests {
                 (Err(why), Some(objection)) => assert!(why.starts_with(objection), "{answer}: {why}"),
                 _ => panic!("{answer}: {outcome:?}, wanted {objection:?}"),
             }
-            let asked = String::from_utf8(asked.lock().expect("no panic holds it").clone()).expect("text");
-            let asked = asked.to_ascii_lowercase();
+            // Where it answered as no node does, it was also asked by TLS.
+            let asked = String::from_utf8_lossy(&asked.lock().expect("no panic holds it")).to_ascii_lowercase();
             assert!(
                 asked.starts_with("get /genesys/1/admin/node/status?a=b http/1.1\r\nhost: gms-1:8080\r\n"),
                 "{asked}"
@@ -334,10 +358,8 @@ mod tests {
         let nodes = nodes(&[at("gms-1.example.com", port), at("127.0.0.2", port)]);
         let led_to = async || {
             let stream = nodes.all[0].places.connect().await;
-            stream
-                .and_then(|stream| stream.tcp().peer_addr())
-                .map(|peer| peer.ip().to_string())
-                .map_err(|error| error.kind())
+            let peer = stream.map_err(|error| error.to_string())?.tcp().peer_addr().expect("it is connected");
+            Ok::<_, String>(peer.ip().to_string())
         };
         let found = |ip: &'static str| {
             move |host: String, port: u16| async move {
@@ -346,7 +368,7 @@ mod tests {
                 Ok(vec![SocketAddr::new(ip, port)])
             }
         };
-        assert_eq!(led_to().await, Err(io::ErrorKind::NotFound));
+        assert_eq!(led_to().await.expect_err("it is unknown"), "its name was not resolved yet");
         for (answer, place) in [("127.0.0.2", "127.0.0.2"), ("127.0.0.3", "127.0.0.3"), ("no answer", "127.0.0.3")] {
             resolve(&nodes, |_| true, found(answer)).await;
             assert_eq!(led_to().await.as_deref(), Ok(place), "after {answer}");
@@ -370,7 +392,7 @@ mod tests {
             &nodes::Config::default(),
             &Metrics::default(),
         ));
-        nodes.refused(0, &io::ErrorKind::ConnectionRefused.into());
+        nodes.refused(0, &io::Error::from(io::ErrorKind::ConnectionRefused).into());
         assert_eq!(nodes.choose(Affinity::None, 0), Some(1));
         let watching = tokio::spawn(watch(nodes.clone(), None, Duration::from_secs(30)));
         let back = async {

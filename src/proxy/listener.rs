@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
@@ -145,6 +145,12 @@ impl Proxy {
         std::net::TcpListener::bind(address)?.local_addr()
     }
 
+    /// Whether a proxy that listens at an address is who answers at another: a node there would be the proxy itself.
+    pub fn is_at(listen: SocketAddr, address: SocketAddr) -> bool {
+        let (ours, there) = (listen.ip().to_canonical(), address.ip().to_canonical());
+        listen.port() == address.port() && (ours == there || (ours.is_unspecified() && is_own(there)))
+    }
+
     /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -195,6 +201,17 @@ impl Ending {
 fn share(all: &[std::net::TcpListener], number: usize, threads: usize) -> io::Result<Vec<std::net::TcpListener>> {
     let places = all.len().max(threads);
     (number..places).step_by(threads).map(|place| all[place % all.len()].try_clone()).collect()
+}
+
+/// Whether an address is this machine's: the kernel then takes it for the sender's, too. Nothing is sent.
+fn is_own(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let sender = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    };
+    ip.is_loopback() || ip.is_unspecified() || sender().is_ok_and(|sender| sender.ip() == ip)
 }
 
 /// A thread's runtime: its tasks stay on it and share without locks. Reports whether it could be had.
@@ -494,5 +511,30 @@ impl AtWork {
 impl Drop for AtWork {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_knows_its_own_addresses() {
+        let rows = [
+            ("10.9.8.7:8080", "10.9.8.7:8080", true),
+            ("10.9.8.7:8080", "10.9.8.7:8081", false),
+            ("10.9.8.7:8080", "127.0.0.1:8080", false),
+            ("0.0.0.0:8080", "127.0.0.1:8080", true),
+            ("0.0.0.0:8080", "127.8.8.8:8080", true),
+            ("0.0.0.0:8080", "127.0.0.1:8081", false),
+            ("0.0.0.0:8080", "192.0.2.1:8080", false), // nobody's (RFC 5737)
+            ("[::]:8080", "127.0.0.1:8080", true),
+            ("[::]:8080", "[::1]:8080", true),
+            ("[::ffff:10.9.8.7]:8080", "10.9.8.7:8080", true),
+        ];
+        for (listen, address, is_at) in rows {
+            let parse = |text: &str| text.parse().expect("an address");
+            assert_eq!(Proxy::is_at(parse(listen), parse(address)), is_at, "{listen}, {address}");
+        }
     }
 }

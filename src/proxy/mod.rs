@@ -24,7 +24,7 @@ mod reuse;
 mod socket;
 mod stage;
 pub mod standing;
-mod stream;
+pub mod stream;
 mod tally;
 mod tap;
 pub mod tls;

@@ -20,10 +20,12 @@ use tokio::time::Instant;
 use super::address::NodeAddress;
 use super::limits;
 use super::permits::Permits;
-use super::places::Places;
+use super::places::{Places, Unreached};
 use super::reuse::Reuse;
 use super::standing::{Limits, SHARE_WHOLE, SILENCE_WEIGHT, Standing, State};
 use super::tls::Connector;
+use crate::recorder::now_ms;
+use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 use crate::units;
 
@@ -31,6 +33,8 @@ pub use sessions::{Session, Sessions};
 
 /// Choices are kept in one word of bits.
 pub const NODES_MAX: usize = 64;
+/// A node that is tried again and again may fail in a different way each time.
+static REFUSALS: Repeated = Repeated::new(20, Duration::from_secs(60));
 /// The `[nodes]` section: how nodes are watched, chosen and kept to.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -153,6 +157,10 @@ pub struct Report {
     pub connections: usize,
     /// Requests that wait for one.
     pub waiting: usize,
+    /// What it did last that it should not have; empty: nothing.
+    pub last_failure: String,
+    /// When: milliseconds since the epoch.
+    pub last_failed_at: Option<i64>,
 }
 
 /// All nodes.
@@ -329,13 +337,15 @@ impl Nodes {
     }
 
     /// A connection to a node failed. The last one that is well is not passed over for it.
-    pub(super) fn refused(&self, index: usize, error: &std::io::Error) {
+    pub(super) fn refused(&self, index: usize, error: &Unreached) {
         let (node, now) = (&self.all[index], self.now());
         node.counted.connect_errors.inc();
-        let Some(is_news) = node.standing.refused() else { return };
+        let Some(is_news) = node.standing.refused(&error.to_string(), now) else { return };
         if is_news {
-            tracing::warn!(node = &*node.name, %error, "a node does not take connections");
             self.show(node);
+            if let Some(not_shown) = REFUSALS.admit(std::time::Instant::now()) {
+                tracing::warn!(node = &*node.name, %error, not_shown, "a node does not take connections");
+            }
         }
         let _judging = self.judge();
         if let Some(passed_over) = node.standing.pass_over_refusing(now, self.others_well(index, now) == 0) {
@@ -358,20 +368,21 @@ impl Nodes {
         if status < 500 {
             self.all[index].standing.answered();
         } else {
-            self.erred(index, 1);
+            self.erred(index, 1, &format!("it answered {status}"));
         }
     }
 
     /// A node took a request and did not answer, in time or at all.
-    pub(super) fn unanswered(&self, name: &str) {
+    pub(super) fn unanswered(&self, name: &str, why: &str) {
         if let Some(index) = self.index(name) {
-            self.erred(index, SILENCE_WEIGHT);
+            self.erred(index, SILENCE_WEIGHT, why);
         }
     }
 
     /// What most nodes have in common is no node's fault: at most half of them are passed over for it.
-    fn erred(&self, index: usize, weight: u32) {
+    fn erred(&self, index: usize, weight: u32, why: &str) {
         let (node, now) = (&self.all[index], self.now());
+        node.standing.failed(why, now);
         if !node.standing.erred(weight) {
             return;
         }
@@ -411,8 +422,22 @@ impl Nodes {
         match node.standing.checked(outcome, self.now()) {
             Some(true) => tracing::info!(node = &*node.name, "a node passes its health check again"),
             Some(false) => {
-                let why = node.standing.why();
-                tracing::warn!(node = &*node.name, why, "a node fails its health check; it is passed over");
+                let (why, name) = (node.standing.unwell(), &*node.name);
+                match self.others_well(index, self.now()) {
+                    0 if self.all.len() == 1 => {
+                        tracing::warn!(
+                            node = name,
+                            why,
+                            "the only node fails its health check; requests still go to it"
+                        );
+                    }
+                    0 => tracing::error!(
+                        node = name,
+                        why,
+                        "a node fails its health check, and no other one is well; requests still go to all of them"
+                    ),
+                    _ => tracing::warn!(node = name, why, "a node fails its health check; it is passed over"),
+                }
             }
             None => {}
         }
@@ -457,6 +482,7 @@ impl Nodes {
 
     /// How a node fares now.
     pub fn report(&self, node: &Node) -> Report {
+        let last = node.standing.last_failure();
         Report {
             name: node.name.to_string(),
             state: self.state(node),
@@ -467,6 +493,8 @@ impl Nodes {
             exchanges: node.exchanges.load(Ordering::Relaxed),
             connections: node.permits.given(),
             waiting: node.permits.awaited(),
+            last_failed_at: last.as_ref().map(|last| now_ms() - (self.now() - last.at)),
+            last_failure: last.map(|last| last.what).unwrap_or_default(),
         }
     }
 
@@ -476,8 +504,8 @@ impl Nodes {
 
     fn detail(&self, node: &Node) -> String {
         let why = match self.state(node) {
-            State::Failing => node.standing.why(),
-            State::Refusing => "it takes no connections".into(),
+            State::Failing => node.standing.unwell(),
+            State::Refusing => format!("it takes no connections: {}", node.standing.refusal()),
             State::Erring => "it gave too many server errors, or no answers".into(),
             State::Returning | State::Well => String::new(),
         };
@@ -548,7 +576,9 @@ fn rendezvous(node: &[u8], key: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    const REFUSED: std::io::ErrorKind = std::io::ErrorKind::ConnectionRefused;
+    fn refusal() -> Unreached {
+        std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into()
+    }
 
     fn nodes(count: usize, change: impl FnOnce(&mut Config)) -> Nodes {
         let addresses = (1..=count).map(|n| NodeAddress {
@@ -593,15 +623,17 @@ mod tests {
     async fn a_node_that_refused_is_the_last_choice_and_still_one() {
         let nodes = nodes(2, |_| ());
         let first = node_of(&nodes, "chat");
-        nodes.refused(first, &REFUSED.into());
+        nodes.refused(first, &refusal());
         let second = node_of(&nodes, "chat");
         assert_ne!(first, second);
         assert_eq!(nodes.choose(Affinity::Key(b"chat"), 1 << second), Some(first));
         assert_eq!(nodes.choose(Affinity::Key(b"chat"), 0b11), None);
         // The last one is not passed over, but it is not called well either.
-        nodes.refused(second, &REFUSED.into());
+        nodes.refused(second, &refusal());
         assert_eq!(node_of(&nodes, "chat"), second);
-        assert_eq!(nodes.state(&nodes.all[second]), State::Refusing);
+        let report = nodes.report(&nodes.all[second]);
+        assert_eq!((report.state, &*report.detail), (State::Refusing, "it takes no connections: connection refused"));
+        assert_eq!((&*report.last_failure, report.last_failed_at.is_some()), ("connection refused", true));
         nodes.connected(second);
         assert_eq!(nodes.state(&nodes.all[second]), State::Well);
     }
@@ -610,20 +642,20 @@ mod tests {
     async fn a_node_is_passed_over_for_longer_each_time_and_tried_by_the_proxy_itself() {
         let nodes = nodes(2, |_| ());
         for seconds in [2, 4, 8, 16, 32, 60, 60] {
-            nodes.refused(0, &REFUSED.into());
-            nodes.refused(0, &REFUSED.into()); // while it is passed over, more of it changes nothing
+            nodes.refused(0, &refusal());
+            nodes.refused(0, &refusal()); // while it is passed over, more of it changes nothing
             tokio::time::advance(Duration::from_millis(seconds * 1000 - 1)).await;
             assert_eq!(nodes.to_try().count(), 0, "{seconds} s are not over");
             tokio::time::advance(Duration::from_millis(1)).await;
             assert_eq!(nodes.to_try().collect::<Vec<_>>(), [0]);
             assert_eq!(nodes.choose(Affinity::None, 0), Some(1), "no client tries it first");
         }
-        nodes.refused(0, &REFUSED.into());
+        nodes.refused(0, &refusal());
         nodes.resolved(0, Ok(vec![([127, 0, 0, 9], 1).into()]));
         assert_eq!(nodes.to_try().count(), 1, "it moved: it is tried at once");
         nodes.connected(0);
         tokio::time::advance(Duration::from_secs(61)).await;
-        nodes.refused(0, &REFUSED.into());
+        nodes.refused(0, &refusal());
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(nodes.to_try().count(), 1, "what was long ago is forgiven");
     }
@@ -640,7 +672,7 @@ mod tests {
         assert_eq!(nodes.state(&nodes.all[0]), State::Erring);
         for _ in 0..4 {
             nodes.answered(1, 200); // the head of an answer whose body never came
-            nodes.unanswered("gms-2");
+            nodes.unanswered("gms-2", "it did not answer in time");
         }
         assert_eq!(nodes.state(&nodes.all[1]), State::Erring);
         (0..50).for_each(|_| nodes.answered(2, 503));
@@ -654,7 +686,7 @@ mod tests {
         let nodes = nodes(2, |_| ());
         let chats: Vec<String> = (0..100).map(|n| format!("chat-{n}")).collect();
         let before: Vec<usize> = chats.iter().map(|chat| node_of(&nodes, chat)).collect();
-        nodes.refused(0, &REFUSED.into());
+        nodes.refused(0, &refusal());
         assert_eq!(shares(&nodes, 1000)[0], 0);
         nodes.connected(0);
         assert_eq!(chats.iter().map(|chat| node_of(&nodes, chat)).collect::<Vec<_>>(), before);
@@ -677,8 +709,8 @@ mod tests {
         assert!((0..100).all(|chat| node_of(&nodes, &chat.to_string()) != 0));
         assert_eq!(nodes.choose(session, 0), Some(0));
         assert_eq!(nodes.choose(pinned, 0), Some(0));
-        nodes.refused(1, &REFUSED.into());
-        nodes.refused(2, &REFUSED.into());
+        nodes.refused(1, &refusal());
+        nodes.refused(2, &refusal());
         assert_eq!(nodes.choose(Affinity::None, 1 << 2), Some(0), "rather than one that is down");
         assert!(!nodes.set_drained("gms-1", false).expect("it exists").drained);
         assert_eq!(nodes.state(&nodes.all[0]), State::Returning);

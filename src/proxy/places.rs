@@ -12,11 +12,25 @@ use tokio::time::{Instant, timeout};
 
 use super::address::NodeAddress;
 use super::stream::Stream;
-use super::tls::Connector;
+use super::tls::{self, Connector, Fault};
 
 /// Addresses of one name. A connection tries them one after another within `connect_timeout`: of more, none would have
 /// time enough.
 const ADDRESSES_MAX: usize = 8;
+
+/// Why a node could not be connected to.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreached {
+    /// No address of it is known.
+    #[error("its name was not resolved yet")]
+    Unresolved,
+    /// It takes no connection.
+    #[error("{0}")]
+    Refused(#[from] io::Error),
+    /// It is not who it should be, or speaks no TLS that we know.
+    #[error("{0}")]
+    Tls(Fault),
+}
 
 /// The addresses of one node.
 #[derive(Debug)]
@@ -87,12 +101,12 @@ impl Places {
     /// Connects to the first address that takes it, TLS included, within `connect_timeout` for all of them together.
     ///
     /// # Errors
-    /// The last address's; `NotFound` where none is known.
-    pub async fn connect(&self) -> io::Result<Stream> {
+    /// The last address's.
+    pub async fn connect(&self) -> Result<Stream, Unreached> {
         let addresses = self.all();
         let deadline = Instant::now() + self.connect_timeout;
         let first = self.first.load(Ordering::Relaxed);
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "its name was not resolved yet");
+        let mut last = Unreached::Unresolved;
         for turn in 0..addresses.len() {
             let at = (first + turn) % addresses.len();
             // One that is silent must leave time for the others.
@@ -103,18 +117,25 @@ impl Places {
                     return Ok(stream);
                 }
                 Ok(Err(error)) => last = error,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
+                Err(_) => last = io::Error::from(io::ErrorKind::TimedOut).into(),
             }
         }
         Err(last)
     }
 
-    async fn reach(&self, address: SocketAddr) -> io::Result<Stream> {
+    /// Whether it speaks TLS, although it is reached in clear text. To be asked where it does not answer as it should.
+    pub async fn speaks_tls(&self) -> bool {
+        match self.connect().await {
+            Ok(Stream::Clear(stream)) => timeout(self.connect_timeout, tls::speaks_tls(stream)).await.unwrap_or(false),
+            _ => false,
+        }
+    }
+
+    async fn reach(&self, address: SocketAddr) -> Result<Stream, Unreached> {
         let stream = TcpStream::connect(address).await?;
         match &self.tls {
             Some((tls, name)) => {
-                let failed = |error| io::Error::other(format!("its TLS is not accepted: {error}"));
-                let stream = tls.connect(stream, name).await.map_err(failed)?;
+                let stream = tls.connect(stream, name).await.map_err(Unreached::Tls)?;
                 Ok(Stream::Tls(Box::new(stream.into())))
             }
             None => Ok(Stream::Clear(stream)),
@@ -177,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn the_address_that_answers_is_found_and_kept_to() {
         let places = named();
-        assert_eq!(places.connect().await.expect_err("it is unknown").kind(), io::ErrorKind::NotFound);
+        assert!(matches!(places.connect().await, Err(Unreached::Unresolved)));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
         let port = listener.local_addr().expect("it is bound").port();
         let found = ["127.0.0.2", "127.0.0.3", "127.0.0.1"].map(|ip| SocketAddr::new(ip.parse().expect("an IP"), port));
@@ -188,6 +209,7 @@ mod tests {
         }
         assert_eq!(places.all()[places.first.load(Ordering::Relaxed)].ip(), Ipv4Addr::LOCALHOST);
         drop(listener);
-        assert_eq!(places.connect().await.expect_err("none").kind(), io::ErrorKind::ConnectionRefused);
+        let refused = places.connect().await.expect_err("none listens");
+        assert!(matches!(&refused, Unreached::Refused(error) if error.kind() == io::ErrorKind::ConnectionRefused));
     }
 }

@@ -140,7 +140,7 @@ impl Watch {
 
     /// The client must go: with a row in the audit, as for the proxy's own answers.
     fn refused(&self, refusal: Refusal, reach: Reach, code: u16) -> Ended {
-        let row = answer::audited(refusal, reach, self.dialogue.borrow().exchange(b"").route);
+        let row = answer::audited(refusal, reach, None, self.dialogue.borrow().exchange(b"").route);
         self.recorder.audit(ApiError { http_status: None, ..row }, &self.facts);
         Ended::Told(code)
     }

@@ -97,13 +97,25 @@ pub struct Standing {
     health: Mutex<Health>,
 }
 
-/// The last checks.
+/// The last checks, and what went wrong last.
 #[derive(Debug, Default)]
 struct Health {
     /// Outcomes in a row that speak against what is believed.
     against: usize,
-    /// What the last failure was.
-    why: String,
+    /// Why its last failed check failed.
+    unwell: String,
+    /// Why its last failed connection failed.
+    refusal: String,
+    last: Option<LastFailure>,
+}
+
+/// What a node did last that it should not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastFailure {
+    /// When, on the nodes' clock.
+    pub at: i64,
+    /// What, in words that hold nothing of an exchange.
+    pub what: String,
 }
 
 impl Standing {
@@ -184,10 +196,19 @@ impl Standing {
         is_news
     }
 
-    /// A connection failed. Where enough did in a row to pass the node over: whether that is news.
-    pub fn refused(&self) -> Option<bool> {
+    /// A connection failed. Where enough did in a row to pass the node over: whether that is news, or why it is.
+    pub fn refused(&self, why: &str, now: i64) -> Option<bool> {
         let refusals = self.refusals.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        (refusals >= self.limits.refusals_max).then_some(refusals == self.limits.refusals_max)
+        let mut health = self.health();
+        let is_other = health.refusal != why;
+        why.clone_into(&mut health.refusal);
+        health.fail(why, now);
+        (refusals >= self.limits.refusals_max).then_some(refusals == self.limits.refusals_max || is_other)
+    }
+
+    /// An exchange with it failed.
+    pub fn failed(&self, why: &str, now: i64) {
+        self.health().fail(why, now);
     }
 
     /// Passes it over until it takes a connection. For how long it is not even tried; none where that goes on already, or
@@ -262,7 +283,8 @@ impl Standing {
         let enough = if passes { self.limits.health_passes } else { self.limits.health_failures };
         let mut health = self.health();
         if let Err(why) = outcome {
-            health.why = why;
+            health.fail(&why, now);
+            health.unwell = why;
         }
         let is_against = passes != self.is_passing.load(Ordering::Relaxed);
         health.against = if is_against { health.against + 1 } else { 0 };
@@ -278,11 +300,27 @@ impl Standing {
     }
 
     /// Why its last failed check failed.
-    pub fn why(&self) -> String {
-        self.health().why.clone()
+    pub fn unwell(&self) -> String {
+        self.health().unwell.clone()
+    }
+
+    /// Why its last failed connection failed.
+    pub fn refusal(&self) -> String {
+        self.health().refusal.clone()
+    }
+
+    /// What it did last that it should not have.
+    pub fn last_failure(&self) -> Option<LastFailure> {
+        self.health().last.clone()
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Health {
+    fn fail(&mut self, what: &str, at: i64) {
+        self.last = Some(LastFailure { at, what: what.into() });
     }
 }

@@ -20,6 +20,8 @@ use super::body::Upload;
 use super::head::{Head, Kind};
 use super::nodes::{Affinity, Nodes};
 use super::permits::Permit;
+use super::places::Unreached;
+use super::tls::Fault;
 use super::wire::{NoHead, Wire};
 
 /// Idle connections a thread keeps to one node: more than two threads' polls ever need at once.
@@ -101,6 +103,15 @@ pub struct Failure {
     pub reach: Reach,
     /// The node asked last.
     pub node: Option<Arc<str>>,
+    /// What went wrong last, and at which node: for operators.
+    pub why: Option<String>,
+}
+
+/// Why a node was not asked.
+#[derive(Debug)]
+struct Closed {
+    refusal: Refusal,
+    why: Option<String>,
 }
 
 /// How an exchange on a connection broke.
@@ -141,17 +152,19 @@ impl Pool {
         asked: &RefCell<Option<Arc<str>>>,
     ) -> Result<(Head, Lease), Failure> {
         let mut tried = 0_u64;
-        let mut full = false;
+        let mut closed = Closed { refusal: Refusal::NoNode, why: None };
         while let Some(index) = self.nodes.choose(affinity, tried) {
             if !request.goes_on && self.nodes.is_short(index) {
-                full = true;
+                closed = Closed { refusal: Refusal::NodesFull, why: None };
                 tried |= 1 << index;
                 continue;
             }
             let mut lease = match self.lease(index, request).await {
                 Ok(lease) => lease,
-                Err(refused) => {
-                    full |= refused == Refusal::NodesFull;
+                Err(other) => {
+                    if closed.refusal != Refusal::NodesFull {
+                        closed = other; // it is said that all are in use where any is
+                    }
                     tried |= 1 << index;
                     continue;
                 }
@@ -178,14 +191,18 @@ impl Pool {
                 broken => return Err(self.broken(index, &broken)),
             }
         }
-        let refusal = if full { Refusal::NodesFull } else { Refusal::NoNode };
-        Err(Failure { refusal, reach: Reach::NotForwarded, node: asked.borrow().clone() })
+        let Closed { refusal, why } = closed;
+        Err(Failure { refusal, reach: Reach::NotForwarded, node: asked.borrow().clone(), why })
     }
 
     /// The one repetition of a safe request, on a connection of its own.
     async fn send_again(self: &Rc<Self>, request: &Outbound, index: usize) -> Result<(Head, Lease), Failure> {
-        let unreachable =
-            |refusal| Failure { refusal, reach: Reach::MayHaveActed, node: Some(self.nodes.all[index].name.clone()) };
+        let unreachable = |Closed { refusal, why }| Failure {
+            refusal,
+            reach: Reach::MayHaveActed,
+            node: Some(self.nodes.all[index].name.clone()),
+            why,
+        };
         let mut lease = self.connect(index, request).await.map_err(unreachable)?;
         match lease.exchange(request).await {
             Ok(head) => {
@@ -199,18 +216,24 @@ impl Pool {
     fn broken(&self, index: usize, broken: &Break) -> Failure {
         let node = &self.nodes.all[index];
         tracing::debug!(node = &*node.name, %broken, "an exchange with a node broke");
-        let refusal = match broken {
-            Break::Midway(_, refusal) => *refusal,
-            Break::Unsent(_) | Break::Silent(_) => Refusal::BrokenAnswer,
+        let (refusal, why) = match broken {
+            Break::Midway(why, refusal) => (*refusal, why.clone()),
+            Break::Silent(NoHead::Broken(error)) => match Fault::of(error) {
+                Some(fault) => (Refusal::NodeTls(fault.kind), fault.to_string()),
+                None => (Refusal::BrokenAnswer, broken.to_string()),
+            },
+            Break::Unsent(_) | Break::Silent(_) => (Refusal::BrokenAnswer, broken.to_string()),
         };
-        if refusal == Refusal::BrokenAnswer {
-            self.nodes.unanswered(&node.name);
+        let is_node_s = matches!(refusal, Refusal::BrokenAnswer | Refusal::NodeTls(_));
+        if is_node_s {
+            self.nodes.unanswered(&node.name, &why);
         }
-        Failure { refusal, reach: Reach::MayHaveActed, node: Some(node.name.clone()) }
+        let why = is_node_s.then(|| format!("{}: {why}", node.name));
+        Failure { refusal, reach: Reach::MayHaveActed, node: Some(node.name.clone()), why }
     }
 
     /// An idle connection that is still alive, or a new one.
-    async fn lease(self: &Rc<Self>, index: usize, request: &Outbound) -> Result<Lease, Refusal> {
+    async fn lease(self: &Rc<Self>, index: usize, request: &Outbound) -> Result<Lease, Closed> {
         match self.idle_line(index, request) {
             Some((line, unused)) => Ok(self.leased(index, line, request.began, Some(unused))),
             None => Box::pin(self.connect(index, request)).await, // seldom, and large
@@ -232,9 +255,10 @@ impl Pool {
         None
     }
 
-    async fn connect(self: &Rc<Self>, index: usize, request: &Outbound) -> Result<Lease, Refusal> {
+    async fn connect(self: &Rc<Self>, index: usize, request: &Outbound) -> Result<Lease, Closed> {
         let node = &self.nodes.all[index];
-        let permit = node.permits.take(request.goes_on).await?;
+        let permit = node.permits.take(request.goes_on).await;
+        let permit = permit.map_err(|refusal| Closed { refusal, why: None })?;
         let version = node.places.version();
         match node.places.connect().await {
             Ok(stream) => {
@@ -243,7 +267,11 @@ impl Pool {
             }
             Err(error) => {
                 self.nodes.refused(index, &error);
-                Err(Refusal::NoNode)
+                let refusal = match &error {
+                    Unreached::Tls(fault) => Refusal::NodeTls(fault.kind),
+                    Unreached::Refused(_) | Unreached::Unresolved => Refusal::NoNode,
+                };
+                Err(Closed { refusal, why: Some(format!("{}: {error}", node.name)) })
             }
         }
     }
@@ -307,6 +335,10 @@ impl Lease {
                     Ok(Some(_)) => {
                         let too_many = "interim answers without an end".into();
                         return Poll::Ready(Err(Break::Midway(too_many, Refusal::BrokenAnswer)));
+                    }
+                    Err(_) if self.wire().speaks_tls() => {
+                        let why = "it speaks TLS: write https:// in proxy.upstreams".into();
+                        return Poll::Ready(Err(Break::Midway(why, Refusal::BrokenAnswer)));
                     }
                     Ok(None) => {
                         let ended = io::Error::from(io::ErrorKind::UnexpectedEof);

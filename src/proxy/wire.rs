@@ -17,6 +17,7 @@ use tokio::task::unconstrained;
 
 use super::head::{HEAD_BYTES_MAX, Head, Kind, Malformed};
 use super::stream::Stream;
+use super::tls;
 
 /// What is read at once: a transcript of 300 events.
 const READ_BYTES_MAX: usize = 64 << 10;
@@ -245,6 +246,11 @@ impl Wire {
     /// Whether nobody on the way can read it.
     pub fn is_tls(&self) -> bool {
         self.is_tls
+    }
+
+    /// Whether what waits is TLS, on a connection in clear text.
+    pub fn speaks_tls(&self) -> bool {
+        !self.is_tls && tls::begins_record(&self.unread.borrow())
     }
 
     /// How many bytes the peer took so far.

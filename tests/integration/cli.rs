@@ -9,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 fn program(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gms-recorder"));
     command.args(arguments).current_dir(folder).env_clear().stdin(Stdio::null());
+    // What the defaults say may be taken on this machine.
+    command.envs([("GMS_RECORDER_LISTEN", "127.0.0.1:0"), ("GMS_RECORDER_ADMIN", "127.0.0.1:0")]);
     command
 }
 
@@ -94,18 +96,29 @@ fn check_makes_no_file() {
 fn check_tells_where_each_option_was_set() {
     let folder = folder();
     let (_node, url) = node();
-    fs::write(folder.path().join("a.toml"), "[proxy]\nlisten = \"127.0.0.1:1\"\ndeny = [\"other\"]\n").expect("a file");
-    let output = program(folder.path(), &["check", "--upstream", &url])
-        .env("GMS_RECORDER_CONFIG", "a.toml")
-        .env("GMS_RECORDER_LOG_FORMAT", "json")
-        .output()
-        .expect("the program runs");
-    let out = text(&output.stdout);
+    let file = "[proxy]\nlisten = \"127.0.0.1:0\"\ndeny = [\"other\"]\nthreads = 0\n";
+    fs::write(folder.path().join("a.toml"), file).expect("a file");
+    let check = |all: &[&str]| {
+        let output = program(folder.path(), &[&["check", "--upstream", &url], all].concat())
+            .env_remove("GMS_RECORDER_LISTEN")
+            .env("GMS_RECORDER_CONFIG", "a.toml")
+            .env("GMS_RECORDER_LOG_FORMAT", "json")
+            .output()
+            .expect("the program runs");
+        text(&output.stdout)
+    };
+    let out = check(&[]);
+    assert!(
+        out.starts_with("all is well: `serve` can run with this\n\n# listening\nproxy.listen  127.0.0.1:0\n"),
+        "{out}"
+    );
+    for default in ["level = ", "threads = ", "[recording]"] {
+        assert!(!out.contains(default), "{default} is as by default: {out}");
+    }
     let lines = [
-        "listen = \"127.0.0.1:1\"  # a.toml:2",
+        "listen = \"127.0.0.1:0\"  # a.toml:2",
         &format!("upstreams = [\"{url}\"]  # --upstream"),
         "format = \"json\"  # GMS_RECORDER_LOG_FORMAT",
-        "level = \"info\"",
         "chat       passes   allow is empty",
         "other      refused  deny names it",
         "migrations   2 pending",
@@ -113,6 +126,10 @@ fn check_tells_where_each_option_was_set() {
     ];
     for line in lines {
         assert!(out.lines().any(|printed| printed == line), "{line} is not in\n{out}");
+    }
+    let all = check(&["--all"]);
+    for line in ["level = \"info\"", "threads = 0  # a.toml:4", "listen = \"127.0.0.1:0\"  # a.toml:2"] {
+        assert!(all.lines().any(|printed| printed == line), "{line} is not in\n{all}");
     }
     let wrong = program(folder.path(), &["check"]).env("GMS_RECORDER_CONFIG", "").output().expect("the program runs");
     assert!(text(&wrong.stderr).contains("\nproxy.upstreams: no GMS node is named"), "an empty variable names no file");
@@ -156,6 +173,35 @@ fn check_sees_a_database_that_is_served_or_is_none() {
         .expect("the program runs");
     assert!(text(&output.stdout).contains("CANNOT BE USED: there is no such file"));
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn check_sees_addresses_that_cannot_be_had_and_circles() {
+    let folder = folder();
+    let (node, url) = node();
+    let taken = node.local_addr().expect("it is bound").to_string();
+    let rows: [(&[&str], i32, &str, String); 4] = [
+        (&["--listen", &taken], 1, "CANNOT BE HAD: another program listens", format!("error: proxy.listen = {taken} ")),
+        (
+            &["--admin", "192.0.2.1:1"],
+            1,
+            "this machine has no such address",
+            "error: admin.listen = 192.0.2.1:1 ".into(),
+        ),
+        (&["--listen", &taken, "--upstream", &url], 2, "", format!("\n--upstream: {taken} is proxy.listen")),
+        (&["--listen", "0.0.0.0:7", "--upstream", "http://127.0.0.1:7"], 2, "", "\n--upstream: 127.0.0.1:7 is ".into()),
+    ];
+    let other = ["--upstream", &dead_node()].map(String::from);
+    for (arguments, code, stdout, stderr) in rows {
+        let mut command = program(folder.path(), &["check"]);
+        if !arguments.contains(&"--upstream") {
+            command.args(&other);
+        }
+        let output = command.args(arguments).output().expect("the program runs");
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {out}{err}");
+        assert!(out.contains(stdout) && err.contains(&stderr), "{arguments:?}: {out}{err}");
+    }
 }
 
 #[test]

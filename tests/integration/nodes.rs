@@ -324,7 +324,7 @@ fn check_asks_the_nodes_how_they_are_and_sees_files_that_others_can_read() {
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("the file is ours");
         let config = folder.path().join("check.toml");
         let text = format!(
-            "[proxy]\nupstreams = [\"http://{}\", \"http://{}\"]\n[nodes]\naffinity_key = {key:?}\n\
+            "[proxy]\nlisten = \"127.0.0.1:0\"\nupstreams = [\"http://{}\", \"http://{}\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n[nodes]\naffinity_key = {key:?}\n\
              health_path = \"/genesys/1/admin/node/status\"\nhealth_text = \"ONLINE\"\n",
             nodes[0].address, nodes[1].address
         );

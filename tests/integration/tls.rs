@@ -515,6 +515,10 @@ async fn files_that_change_are_taken_without_a_signal_and_bad_ones_told_once() {
 async fn days_left_are_counted_and_warned_of() {
     let (folder, ca) = (folder(), Ca::new("CA"));
     let between = ca.below("CA between");
+    let whole = |mut issued: Issued| {
+        issued.chain += &ca.pem();
+        issued
+    };
     let end = |days: u32| SystemTime::now() + days * DAY + DAY / 2;
     let mut chained = between.issue_until(&["chained.example.com"], end(90));
     chained.chain += &between.pem();
@@ -522,15 +526,15 @@ async fn days_left_are_counted_and_warned_of() {
     broken.chain += &ca.pem();
     let mut forged = ca.below("CA between").issue_until(&["forged.example.com"], end(90));
     forged.chain += &between.pem();
-    let early = ca.issue_during(&["early.example.com"], SystemTime::now() + DAY, end(90));
+    let early = whole(ca.issue_during(&["early.example.com"], SystemTime::now() + DAY, end(90)));
     // Days left, what the log says of its file, and what `check` does; nothing where nothing is wrong.
     let rows = [
-        ("far", ca.issue_until(&["far.example.com"], end(22)), 22.0, "", ""),
-        ("weeks", ca.issue_until(&["weeks.example.com"], end(21)), 21.0, "expires soon", "expires soon"),
-        ("week", ca.issue_until(&["week.example.com"], end(7)), 7.0, "expires soon", "expires soon"),
+        ("far", whole(ca.issue_until(&["far.example.com"], end(22))), 22.0, "", ""),
+        ("weeks", whole(ca.issue_until(&["weeks.example.com"], end(21))), 21.0, "expires soon", "expires soon"),
+        ("week", whole(ca.issue_until(&["week.example.com"], end(7))), 7.0, "expires soon", "expires soon"),
         (
             "over",
-            ca.issue_until(&["over.example.com"], SystemTime::now() - DAY / 2),
+            whole(ca.issue_until(&["over.example.com"], SystemTime::now() - DAY / 2)),
             -1.0,
             "has expired",
             "has expired",
@@ -539,13 +543,20 @@ async fn days_left_are_counted_and_warned_of() {
         ("broken", broken, 90.0, "its chain does not build: certificate 1 was issued by", "its chain does not build"),
         ("forged", forged, 90.0, "its chain does not build: ", "its chain does not build: "),
         ("early", early, 90.0, "is not valid before", "is not valid before"),
-        ("nameless", ca.issue_until(&[], end(90)), 90.0, "stands for no name", "stands for no name"),
+        ("nameless", whole(ca.issue_until(&[], end(90))), 90.0, "stands for no name", "stands for no name"),
         (
             "open",
-            ca.issue_until(&["open.example.com"], end(90)),
+            whole(ca.issue_until(&["open.example.com"], end(90))),
             90.0,
             "everybody on this machine may read",
             "everybody",
+        ),
+        (
+            "lone",
+            between.issue_until(&["lone.example.com"], end(90)),
+            90.0,
+            "does not hold the certificate of \\\"CN=CA between",
+            "does not hold the certificate of \"CN=CA between",
         ),
     ];
     let paths: Vec<_> = rows.iter().map(|(name, issued, ..)| issued.write(folder.path(), name)).collect();
@@ -635,7 +646,12 @@ async fn nodes_are_verified_and_refused_before_anything_is_sent() {
         ("another CA", by_address, ca_file("other"), Some("UnknownIssuer")),
         ("the system's CAs", by_address, String::new(), Some("UnknownIssuer")),
         ("expired", expired, ca_file("ca"), Some("expired")),
-        ("no TLS at all", clear, ca_file("ca"), Some("corrupt message")),
+        (
+            "no TLS at all",
+            clear,
+            ca_file("ca"),
+            Some("what answers there is no TLS (if it speaks clear text, write http://)"),
+        ),
         ("it asks for our certificate", asking, ca_file("ca") + &shown, None),
     ];
     for (n, (what, node, settings, problem)) in rows.into_iter().enumerate() {
@@ -650,12 +666,14 @@ async fn nodes_are_verified_and_refused_before_anything_is_sent() {
         let Some(problem) = problem else {
             assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("{\"node\":1}"), "{what}: {answer}");
             assert_eq!((code, origin.received().len()), (0, before + 1), "{what}: {stdout}");
+            assert!(stdout.contains("in use by the serve that runs on this archive (process "), "{stdout}");
             continue;
         };
         let answer = answer.to_ascii_lowercase();
         assert!(answer.starts_with("http/1.1 502 "), "{what}: {answer}");
         let status = answer.lines().find(|line| line.starts_with("proxy-status: ")).unwrap_or_default();
-        assert!(status.contains("details=\"not forwarded\""), "{what}: {answer}");
+        let kind = if node == clear { "tls_protocol_error" } else { "tls_certificate_error" };
+        assert!(status.contains(&format!("error={kind}; details=\"not forwarded\"")), "{what}: {answer}");
         let log = server.log();
         let told = log.lines().find(|line| line.contains("a node does not take connections")).unwrap_or_default();
         assert!(told.contains(problem), "{what}: {log}");
@@ -664,9 +682,61 @@ async fn nodes_are_verified_and_refused_before_anything_is_sent() {
             stdout.contains("NOT REACHED: its TLS is not accepted: ") && stdout.contains(problem),
             "{what}: {stdout}"
         );
+        // Wherever somebody may look.
+        let config = server.config.display().to_string();
+        let listed = run(&["node", "list", "--format", "json", "--config", &config]).1;
+        let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+        for field in ["detail", "last_failure"] {
+            assert!(listed[field].as_str().is_some_and(|text| text.contains(problem)), "{what}: {listed}");
+        }
+        let (_, ready) = crate::support::get(server.admin, "/ready").await.expect("it runs");
+        assert!(ready.contains(problem), "{what}: {ready}");
+        let audited = eventually("a row in the audit", async || {
+            let rows = run(&["errors", "--format", "json", "--config", &config]).1;
+            rows.contains("\"proxy\"").then_some(rows)
+        });
+        let audited = audited.await;
+        assert!(audited.contains(&format!("{kind}: ")) && audited.contains(problem), "{what}: {audited}");
         let requests = origin.received();
         assert!(!requests[before..].iter().any(|request| request.contains("storage")), "{what}: {requests:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_spoken_to_otherwise_than_it_speaks_is_told_so() {
+    let (folder, ca, other) = (folder(), Ca::new("CA"), Ca::new("another CA"));
+    let origin = Origin::canned(json_answer("{}"));
+    let node = tls_node(origin.address, &ca.issue(&["127.0.0.1"]), None).await;
+    // TLS 1.3: it refuses when the handshake is over for us.
+    let asking = tls_node(origin.address, &ca.issue(&["127.0.0.1"]), Some(&other)).await;
+    let file = folder.path().join("ca.crt");
+    write(&file, &ca.pem());
+    let node_tls = format!("[node_tls]\nca = {file:?}\n");
+    let health = "[nodes]\nhealth_path = \"/status\"\nhealth_interval = \"50ms\"\n";
+    let rows = [
+        (format!("http://{node}"), String::new(), "it speaks TLS: write https://", "http_response_incomplete"),
+        (format!("http://{node}"), health.into(), "it speaks TLS: write https://", "http_response_incomplete"),
+        (format!("https://{asking}"), node_tls.clone(), "it wants a certificate of ours", "tls_alert_received"),
+        (format!("https://{asking}"), node_tls + health, "it wants a certificate of ours", "tls_alert_received"),
+    ];
+    for (n, (url, settings, problem, kind)) in rows.into_iter().enumerate() {
+        let run_folder = folder.path().join(n.to_string());
+        std::fs::create_dir(&run_folder).expect("the folder is ours");
+        let database = run_folder.join("transcripts.db");
+        let server = Server::start_with_urls(&run_folder, &database, vec![format!("gms-1={url}")], &settings);
+        let config = server.config.display().to_string();
+        let (code, stdout, _) = run(&["check", "--config", &config]);
+        assert!(code == 1 && stdout.contains(problem), "{url}: {stdout}");
+        if settings.contains("health_path") {
+            said(&server, problem).await;
+        }
+        let request = b"GET /genesys/1/storage/x HTTP/1.1\r\nhost: gms\r\nconnection: close\r\n\r\n";
+        let answer = String::from_utf8_lossy(&crate::support::send_raw(server.address, request)).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains(kind), "{url}: {answer}");
+        let listed = run(&["node", "list", "--format", "json", "--config", &config]).1;
+        assert!(listed.contains(problem), "{url}: {listed}");
+    }
+    assert_eq!(origin.received().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

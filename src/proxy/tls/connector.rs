@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::fault::Fault;
 use super::files::{Authorities, Identity, Problem, Problems};
 use super::{Current, HTTP_1, provider, renewed};
 
@@ -84,13 +85,14 @@ impl Connector {
     ///
     /// # Errors
     /// A node whose certificate is not good for that name, or that is no TLS server. Nothing was sent to it then.
-    pub async fn connect(&self, stream: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn connect(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, Fault> {
         let terms = self.0.get();
+        let failed = |error: io::Error| Fault::of_handshake(&error);
         let name = match &terms.server_name {
             Some(name) => name.clone(),
-            None => ServerName::try_from(host).map_err(io::Error::other)?.to_owned(),
+            None => ServerName::try_from(host).map_err(|error| failed(io::Error::other(error)))?.to_owned(),
         };
-        TlsConnector::from(terms.rustls.clone()).connect(name, stream).await
+        TlsConnector::from(terms.rustls.clone()).connect(name, stream).await.map_err(failed)
     }
 
     /// Our certificate, if we show one.

@@ -100,9 +100,26 @@ impl Identity {
     pub fn doubts(&self, now: Timestamp) -> Vec<Problem> {
         let leaf = &self.chain[0];
         let no_name = || "stands for no name: it has no subjectAltName, and clients look at nothing else".into();
-        let doubts = [not_yet_valid(&self.chain, now), self.broken_chain(now), leaf.names.is_empty().then(no_name)];
+        let doubts = [
+            not_yet_valid(&self.chain, now),
+            self.broken_chain(now),
+            self.lone_leaf(),
+            leaf.names.is_empty().then(no_name),
+        ];
         let doubts = doubts.into_iter().flatten().map(|reason| Problem::new(&self.certificate, reason));
         doubts.chain(readable_by_others(&self.key)).collect()
+    }
+
+    /// Public CAs issue through intermediates, and peers know roots: whoever is not sent what is between follows no chain.
+    fn lone_leaf(&self) -> Option<String> {
+        let [leaf] = &self.chain[..] else { return None };
+        (leaf.issuer != leaf.subject).then(|| {
+            format!(
+                "does not hold the certificate of \"{}\", who issued it: peers that do not know that one already refuse it; \
+                 append it (what the CA calls intermediate, chain or fullchain), unless all peers have it among their roots",
+                leaf.issuer
+            )
+        })
     }
 
     /// Follows the file from the certificate to the last one above it. Whether peers trust that one is theirs to know.

@@ -8,6 +8,7 @@
 
 pub mod connector;
 mod facts;
+mod fault;
 mod files;
 mod inspected;
 pub mod server;
@@ -19,6 +20,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use connector::Connector;
 pub use facts::{Facts, Urgency};
+pub use fault::{Fault, Kind as FaultKind, begins_record, speaks_tls};
 pub use files::{Authorities, Identity, Problem, Problems};
 pub use inspected::{Inspected, inspect};
 pub use server::Server;
