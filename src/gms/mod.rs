@@ -348,6 +348,29 @@ pub fn inspect(
     inspect_answer(exchange, &Request::read(exchange), policy, known_secrets)
 }
 
+/// The keyed digest of the CometD session that a request is of, for where its answer is not read: what that delivered is not
+/// delivered again, and what comes later does not follow on what came before (R6).
+pub fn session(
+    route: &Route<'_>,
+    request_content_type: Option<&str>,
+    request_body: &[u8],
+    policy: &Policy,
+) -> Option<ContentDigest> {
+    let exchange = Exchange {
+        route,
+        query: None,
+        request_content_type,
+        request_body,
+        credentials: &[],
+        status: 0,
+        content_encoding: None,
+        body: b"",
+        body_complete: false,
+    };
+    let is_cometd = route.class == RouteClass::Cometd;
+    is_cometd.then(|| bayeux::session(&Request::read(&exchange), policy)).flatten()
+}
+
 /// The same with the request read before.
 fn inspect_answer(
     exchange: &Exchange<'_>,

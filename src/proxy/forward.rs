@@ -361,10 +361,20 @@ impl Asked<'_> {
     fn pass_unread(&self, head: Head, framing: Framing, start: Bytes, rest: NodeBody) -> Reply {
         self.gate.metrics.uninspected.inc();
         self.gate.metrics.reached(Limit::InspectedBytes);
+        self.miss();
         self.gate.recorder.find(tap::too_large(&self.route, start.len()), &self.facts());
         match self.gate.recorder.passes_unrecorded() {
             true => Reply::Stream { head, framing, start, rest },
             false => self.refuse(Refusal::TooLarge, Reach::Executed),
+        }
+    }
+
+    /// What the node answers, or would have, goes unread.
+    fn miss(&self) {
+        let (recorder, content_type) = (&self.gate.recorder, self.noted.content_type);
+        if self.route.class == RouteClass::Cometd {
+            let session = gms::session(&self.route, content_type, &self.request.upload.take(), recorder.policy());
+            session.into_iter().for_each(|session| recorder.missed(session));
         }
     }
 
@@ -393,6 +403,9 @@ impl Asked<'_> {
 
     fn refuse_because(&self, refusal: Refusal, reach: Reach, why: Option<&str>) -> Reply {
         limits::behind(refusal).into_iter().for_each(|limit| self.gate.metrics.reached(limit));
+        if reach != Reach::NotForwarded {
+            self.miss();
+        }
         self.gate.recorder.audit(answer::audited(refusal, reach, why, &self.route), &self.facts());
         answer::refuse(refusal, reach, self.request.head.method(), self.noted.origin, &self.gate.config.cors_origins)
     }
@@ -446,6 +459,7 @@ impl Drop for Departure<'_> {
         let Some(asked) = &self.0 else { return };
         asked.gate.tally.of(asked.route.class).left();
         if asked.route.is_inspected() {
+            asked.miss();
             asked.gate.recorder.audit(answer::client_left(&asked.route), &asked.facts());
         }
     }

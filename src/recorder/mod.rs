@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::chat::{ChatId, Secret};
+use crate::chat::{ChatId, ContentDigest, Secret};
 use crate::gms::{ApiError, ChatAnswer, ChatKey, Coverage, Exchange, Finding, FindingKind, Observation, Policy};
 use crate::store::{self, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Spool, Store};
 use crate::telemetry::Repeated;
@@ -421,6 +421,11 @@ impl Recorder {
             && !seen.chat_id_mismatch
             && !matches!(answer.coverage, Coverage::Session { .. });
         is_plain.then(|| KnownAnswer::of(answer, chat_id))
+    }
+
+    /// A CometD session was given something that was not read (R6).
+    pub fn missed(&self, session: ContentDigest) {
+        self.live().missed(session);
     }
 
     /// Records an error that is no node's: the proxy's own answers, and clients that left. Nobody waits for it.

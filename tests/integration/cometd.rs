@@ -2,6 +2,7 @@
 //! recorded, whatever else shares the envelope.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use gms_recorder::simulator::{AgentScript, Config, Simulator};
@@ -12,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{Archive, Client, PATIENCE, Server, eventually, find, folder};
+use crate::support::{Answer, Archive, Client, Origin, PATIENCE, Server, eventually, find, folder, json_answer};
 
 const CHANNEL: &str = "/service/chatV2/customer-support";
 
@@ -208,4 +209,69 @@ async fn a_session_that_changes_to_websocket_and_back_covers_all_of_its_chat() {
     })
     .await;
     simulator.stop().await;
+}
+
+/// One event of chat A, as an answer to a poll.
+fn delivery(index: u64) -> String {
+    let data = json!({
+        "statusCode": 0, "chatId": "A", "nextPosition": index + 1,
+        "messages": [{"index": index, "type": "Message", "text": "t"}],
+    });
+    json!([{"channel": CHANNEL, "data": data}]).to_string()
+}
+
+/// Asks, and is gone before the answer.
+async fn leave(server: &Server, node: &Origin, messages: &Value) {
+    let mut stream = TcpStream::connect(server.address).await.expect("it listens");
+    let body = messages.to_string();
+    let head = format!(
+        "POST /genesys/cometd HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + &body).as_bytes()).await.expect("it reads");
+    eventually("the node has it", async || (node.received().len() == 2).then_some(())).await;
+    stream.set_zero_linger().expect("it is open");
+    drop(stream);
+    let left = "gms_recorder_requests_total{route=\"cometd\",status=\"left\"}";
+    eventually(left, async || (server.metric(left).await? == 1.0).then_some(())).await;
+}
+
+/// Of three polls the second one's answer is not read: what it may have held is not covered by what comes after it.
+async fn check_unread(second: &'static str) {
+    let polls = AtomicU64::new(0);
+    let node = Origin::start(move |_| match polls.fetch_add(1, Ordering::Relaxed) {
+        0 => Answer { bytes: json_answer(&delivery(1)), close: false },
+        1 if second == "too large" => Answer { bytes: json_answer(&(delivery(3) + &" ".repeat(8_000))), close: false },
+        1 if second == "left" => {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            Answer { bytes: json_answer(&delivery(3)), close: true }
+        }
+        1 => Answer { bytes: Vec::new(), close: true },
+        _ => Answer { bytes: json_answer(&delivery(5)), close: false },
+    });
+    let folder = folder();
+    let server = Server::start(folder.path(), &[node.address], "[recording]\nbody_max = \"4KiB\"\n");
+    let connect = json!([{"channel": "/meta/connect", "clientId": "c", "connectionType": "long-polling"}]);
+    let mut client = Client::new(server.address);
+    for n in 0..3 {
+        if n == 1 && second == "left" {
+            leave(&server, &node, &connect).await;
+        } else {
+            let _ = client.send(envelope(&connect, "")).await; // what breaks off is no answer
+        }
+    }
+    eventually(second, async || {
+        let mut archive = Archive::open(&server.database).await;
+        let stored = archive.rows("SELECT event_index FROM events ORDER BY event_index").await.concat();
+        let uncovered = archive.rows("SELECT holes FROM completeness").await.concat();
+        (stored == ["1", "5"] && uncovered == ["1"]).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_after_an_answer_that_was_not_read_does_not_cover_it() {
+    check_unread("too large").await;
+    check_unread("broken").await;
+    check_unread("left").await;
 }
