@@ -445,7 +445,17 @@ impl NodeBody {
         self.decoder.left()
     }
 
-    /// Hands over the next part. The rest of the request is moved on meanwhile, should there be any.
+    /// Moves on what is left of the request, should there be any.
+    pub fn pump(&self, context: &mut Context<'_>) {
+        self.lease.iter().for_each(|lease| lease.pump(context));
+    }
+
+    /// When a part of the request came last, where the node answers before it has the whole of it.
+    pub fn request_moved_at(&self) -> Option<Instant> {
+        self.lease.as_ref()?.request_moved_at()
+    }
+
+    /// Hands over the next part. The rest of the request is moved on meanwhile.
     ///
     /// # Errors
     /// Where it breaks off. Then the connection is closed.

@@ -15,7 +15,7 @@ use super::answer::{self, Reach, Refusal};
 use super::body::{self, NodeBody, Outgoing, Reply, Upload};
 use super::forward::{Attendance, Gate, Request, forward};
 use super::framing::Framing;
-use super::head::{Head, Kind, Known, Malformed};
+use super::head::{Head, Kind, Malformed};
 use super::headers::{self, Peer, Target, Unfit};
 use super::limits::Pace;
 use super::socket::Watch;
@@ -189,7 +189,7 @@ async fn exchange(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, head: &Head, is_lea
         return After::Close;
     };
     let goes_on = head.keeps_alive() && !is_leaving && request.upload.is_over();
-    let delivered = deliver(&Delivery::new(gate, wire, began), head, reply, goes_on).await;
+    let delivered = deliver(&Delivery::new(gate, wire, began, Some(&request.upload)), head, reply, goes_on).await;
     match delivered {
         After::GoOn | After::Close if !request.upload.is_over() => After::Linger,
         after => after,
@@ -213,7 +213,7 @@ async fn refuse(gate: &Gate, peer: &Peer, wire: &Wire, refusal: Refusal, head: O
     gate.turn_away(refusal, peer.address(), method, path);
     if let Reply::Held { head, bytes, .. } = answer::refuse(refusal, Reach::NotForwarded, method, None, &[]) {
         let out = headers::toward_client(&head, Outgoing::Sized, "close");
-        Delivery::new(gate, wire, Instant::now()).send(out, Outgoing::Sized, bytes, &[]).await;
+        Delivery::new(gate, wire, Instant::now(), None).send(out, Outgoing::Sized, bytes, &[]).await;
     }
     After::Linger
 }
@@ -276,7 +276,7 @@ async fn deliver(delivery: &Delivery<'_>, request: &Head, reply: Reply, goes_on:
         (_, true) => "",
     };
     let out = headers::toward_client(reply.head(), outgoing, connection);
-    let takes_trailers = request.has_token(Known::Te, "trailers");
+    let takes_trailers = request.takes_trailers();
     let trailer_of = |head: &Head, trailer: &[u8]| match takes_trailers {
         true => body::announced(Some(head), trailer),
         false => Vec::new(),
@@ -303,10 +303,12 @@ async fn deliver(delivery: &Delivery<'_>, request: &Head, reply: Reply, goes_on:
     }
 }
 
-/// Sending to one client, which must take something every so often.
+/// Sending to one client, which must take something every so often, or still be sending.
 struct Delivery<'a> {
     gate: &'a Gate,
     wire: &'a Wire,
+    /// What the client may still be sending: a node can answer before it has the whole request.
+    upload: Option<&'a Upload>,
     /// When the exchange is over, whatever happens.
     until: Instant,
     /// It was cut off.
@@ -322,9 +324,9 @@ struct Motion {
 }
 
 impl<'a> Delivery<'a> {
-    fn new(gate: &'a Gate, wire: &'a Wire, began: Instant) -> Self {
+    fn new(gate: &'a Gate, wire: &'a Wire, began: Instant, upload: Option<&'a Rc<Upload>>) -> Self {
         let until = began + gate.limits.exchange_time_max;
-        Self { gate, wire, until, is_late: Cell::new(false) }
+        Self { gate, wire, upload: upload.map(Rc::as_ref), until, is_late: Cell::new(false) }
     }
 
     /// What is there already, piece by piece. Whether all of it went out.
@@ -358,6 +360,7 @@ impl<'a> Delivery<'a> {
     ) -> bool {
         let mut end = None;
         self.in_motion(|context| {
+            rest.pump(context); // also while the client takes nothing
             loop {
                 match ready!(self.wire.poll_flush(context)) {
                     Ok(()) => {}
@@ -394,7 +397,7 @@ impl<'a> Delivery<'a> {
         .await
     }
 
-    /// Polls something for as long as it moves on, and the client keeps up the pace. False where it does not.
+    /// Polls something for as long as bytes move, either way, and the client keeps up the pace. False where it does not.
     async fn in_motion(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<bool>) -> bool {
         let mut motion = None;
         poll_fn(|context| {
@@ -417,7 +420,8 @@ impl<'a> Delivery<'a> {
             true => motion.pace.rest(|| now), // it is the node that is waited for
             false => motion.pace.wait(|| now),
         }
-        let idle = motion.sent_at + self.gate.config.body_idle_timeout;
+        let moved_at = self.upload.map_or(motion.sent_at, |upload| upload.moved_at().max(motion.sent_at));
+        let idle = moved_at + self.gate.config.body_idle_timeout;
         let due = motion.pace.due().map_or(idle, |due| due.min(idle)).min(self.until);
         if motion.timer.deadline() != due {
             motion.timer.as_mut().reset(due);

@@ -324,6 +324,11 @@ impl Head {
             && (!self.is_http_10() || self.has_token(Known::Connection, "keep-alive"))
     }
 
+    /// Whether its sender reads the trailer section of an answer (RFC 9110, section 6.5.1).
+    pub fn takes_trailers(&self) -> bool {
+        self.has_token(Known::Te, "trailers")
+    }
+
     fn name(&self, field: &Field) -> &[u8] {
         self.slice(&(field.line.start..field.name_end))
     }

@@ -120,7 +120,7 @@ impl<'a> Noted<'a> {
                 Known::Upgrade if matches!(framing, Framing::None | Framing::Length(0)) => {
                     noted.upgrade = upgrade_of(head)
                 }
-                Known::Te => noted.takes_trailers = head.has_token(Known::Te, "trailers"),
+                Known::Te => noted.takes_trailers = head.takes_trailers(),
                 Known::RequestId => noted.request_id = noted.request_id.or_else(text),
                 Known::Authorization | Known::ProxyAuthorization | Known::ApiKey => noted.credentials.extend(text()),
                 _ => {}

@@ -25,7 +25,7 @@ use super::answer::{self, Reach, Refusal};
 use super::body::{self, NodeBody, Outgoing, Reply, Upload};
 use super::forward::{self, Attendance, Gate, forward};
 use super::framing::Framing;
-use super::head::{HEAD_BYTES_MAX, Head, Kind, Known};
+use super::head::{HEAD_BYTES_MAX, Head, Kind};
 use super::headers::{self, Peer, Target};
 use super::stage::Told;
 use super::stream::Stream;
@@ -152,7 +152,7 @@ impl Client {
         let (reply, takes_trailers) = match fit {
             Ok((head, target, framing)) => {
                 let upload = Upload::of_stream(incoming, head, framing, began, &self.gate.limits);
-                let takes_trailers = head.has_token(Known::Te, "trailers");
+                let takes_trailers = head.takes_trailers();
                 let attendance = &Attendance::default();
                 let request = forward::Request { head, target, framing, upload, began, attendance };
                 (forward(&self.gate, &self.peer, &request).await, takes_trailers)
@@ -317,6 +317,12 @@ impl Content {
                 let part = rest.poll_part(context, |part| (Bytes::copy_from_slice(part.bytes), part.end));
                 let Poll::Ready(part) = part else {
                     let timer = timer.get_or_insert_with(|| Box::pin(sleep(idle_max)));
+                    // A request that still comes is a movement, too.
+                    if let Some(until) = rest.request_moved_at().map(|moved_at| moved_at + idle_max)
+                        && until > timer.deadline()
+                    {
+                        timer.as_mut().reset(until);
+                    }
                     return timer.as_mut().poll(context).map(|()| Some(Err(body::Error::BrokeOff)));
                 };
                 *timer = None;

@@ -478,15 +478,7 @@ mod tests {
             quiet_after: Duration::from_secs(1),
             async_quiet_after: Duration::from_secs(1),
         };
-        let run = Run {
-            instance: "i".into(),
-            started_at: 1,
-            deliver: "after_commit",
-            when_unavailable: "pass",
-            settings: "{}".into(),
-            config_hash: "h".into(),
-            resumes: None,
-        };
+        let run = Run::plain();
         let store = Store::open(&options, &run).await.expect("a new archive");
         let config = recorder::Config::default();
         Recorder::start(config, store, options, run, Arc::new(Metrics::default())).expect("a thread")

@@ -365,6 +365,11 @@ impl Lease {
         }
     }
 
+    /// When a part of the request came last, where it is not all sent yet.
+    pub fn request_moved_at(&self) -> Option<Instant> {
+        self.upload.as_ref().map(|upload| upload.moved_at())
+    }
+
     /// The connection has changed its protocol: it is nobody's but the caller's from here on. It stays counted.
     pub fn into_wire(mut self) -> (Wire, Permit) {
         let line = self.line.take().expect("a lease has its connection until it is given back");

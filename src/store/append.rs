@@ -742,18 +742,6 @@ mod tests {
         }
     }
 
-    fn run() -> Run {
-        Run {
-            instance: "i".into(),
-            started_at: 1,
-            deliver: "after_commit",
-            when_unavailable: "pass",
-            settings: "{}".into(),
-            config_hash: "h".into(),
-            resumes: None,
-        }
-    }
-
     fn answer(at: i64, index: i64, raw: &str) -> Entry {
         let chat_id = ChatId::parse("00001aCY6K8U003T").expect("valid");
         let event = TranscriptEvent {
@@ -781,7 +769,7 @@ mod tests {
     #[tokio::test]
     async fn the_row_of_a_chat_comes_with_its_first_event_and_follows_later() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut store = Store::open(&options(&folder), &run()).await.expect("a new archive");
+        let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
         store.append(&[answer(10, 1, "{}")], &[], false).expect("stored");
         assert_eq!((next_position(&store), store.has_put_off()), (Some(2), false));
         store.append(&[answer(20, 2, "{}")], &[], false).expect("stored");
@@ -792,7 +780,7 @@ mod tests {
         store.append(&[answer(30, 3, "{}")], &[], false).expect("stored");
         let left = store.take_put_off();
         drop(store);
-        let mut store = Store::open(&options(&folder), &run()).await.expect("the same archive");
+        let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("the same archive");
         assert_eq!(next_position(&store), Some(3));
         store.append(&left, &[], true).expect("stored");
         assert_eq!(next_position(&store), Some(4), "taken over from a store that was let go");
@@ -801,7 +789,7 @@ mod tests {
     #[tokio::test]
     async fn the_file_decides_what_is_new_also_within_a_batch() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut store = Store::open(&options(&folder), &run()).await.expect("a new archive");
+        let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
         let batch =
             [(1, r#"{"a":1}"#), (1, r#"{"a":1}"#), (1, r#"{ "a": 1.0 }"#), (1, r#"{"a":2}"#), (1, r#"{"a":2}"#)];
         let entries: Vec<Entry> = batch.iter().map(|(index, raw)| answer(1, *index, raw)).collect();

@@ -178,6 +178,22 @@ pub struct Run {
     pub resumes: Option<(String, i64)>,
 }
 
+#[cfg(test)]
+impl Run {
+    /// One that says nothing of importance.
+    pub(crate) fn plain() -> Self {
+        Self {
+            instance: "i".into(),
+            started_at: 1,
+            deliver: "after_commit",
+            when_unavailable: "pass",
+            settings: "{}".into(),
+            config_hash: "h".into(),
+            resumes: None,
+        }
+    }
+}
+
 /// Admits one `serve` to an archive (R10). Released when dropped, or by the kernel when the process dies.
 #[derive(Debug)]
 pub struct ArchiveLock {

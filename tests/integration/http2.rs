@@ -1,8 +1,9 @@
 //! HTTP/2 from outside: curl, nghttp and h2load as peers, and floods by hand.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::Command;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gms_recorder::simulator::{Config, Simulator};
@@ -247,4 +248,65 @@ fn a_stop_ends_a_connection_between_two_requests() {
     let began = Instant::now();
     assert!(server.stop().success());
     assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+}
+
+/// A node that answers before it has the request, but for the last byte, and what came to it.
+fn early_node() -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("free ports");
+    let (address, had) = (listener.local_addr().expect("it is bound"), Arc::new(Mutex::new(Vec::new())));
+    let kept = had.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let (mut came, mut part) = (Vec::new(), [0; 4096]);
+            let mut until = |mark: &[u8], stream: &mut TcpStream| {
+                while find(&came, mark).is_none() {
+                    match stream.read(&mut part) {
+                        Ok(length @ 1..) => came.extend_from_slice(&part[..length]),
+                        _ => return,
+                    }
+                }
+                *kept.lock().expect("no panic holds it") = came.clone();
+            };
+            until(b"\r\n\r\n", &mut stream);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nearly"); // it may be gone
+            until(b"the end", &mut stream);
+            let _ = stream.write_all(b"!");
+        }
+    });
+    (address, had)
+}
+
+#[test]
+fn an_answer_that_began_early_goes_on_for_as_long_as_its_request_comes() {
+    let (folder, (node, had)) = (folder(), early_node());
+    let settings = "[proxy]\nhttp2 = \"always\"\nbody_idle_timeout = \"600ms\"\n";
+    let server = Server::start(folder.path(), &[node], settings);
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let mut curl = Command::new("curl")
+            .args([
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "20",
+                version,
+                "--upload-file",
+                ".",
+                "--header",
+                "Expect:",
+            ])
+            .arg(format!("http://{}/genesys/1/storage", server.address))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("curl is installed");
+        let mut body = curl.stdin.take().expect("it is piped");
+        for part in [&b"part "[..]; 10].into_iter().chain([&b"the end"[..]]) {
+            std::thread::sleep(Duration::from_millis(150));
+            body.write_all(part).expect("curl reads");
+        }
+        drop(body);
+        let output = curl.wait_with_output().expect("it ends");
+        assert!(output.status.success() && output.stdout == b"early!", "{version}: {output:?}");
+        assert!(find(&had.lock().expect("no panic holds it"), b"the end").is_some(), "{version}");
+    }
 }
