@@ -10,9 +10,38 @@ use clap::Args;
 use crate::simulator::{AgentScript, Chance, Config, ErrorFormat, Faults, Growth, Simulator};
 use crate::units::parse_duration;
 
+const MORE: &str = "\
+Example:
+  gms-recorder simulate --nodes 3
+
+What goes wrong can be changed at any time; what is not named is as by default:
+  curl http://127.0.0.1:8010/__faults -d '{\"unexpected\": 0.05, \"truncated\": {\"every\": 20}}'
+
+How often: a probability from 0 to 1, or each n-th exchange.
+  unexpected            error 240 as HTTP 400, not executed
+  media_server          error 249 and statusCode 2 in HTTP 200, not executed
+  temporary             a bare statusCode 1 in HTTP 200, not executed
+  server_error          HTTP 500 with a page of HTML, not executed
+  unavailable           HTTP 503 with a page of HTML, not executed
+  delay                 held back, from delay_ms_min to delay_ms_max milliseconds
+  reset_before_reading  the connection is reset, not executed
+  reset_after_reading   executed, then the connection is reset
+  truncated             the answer breaks off in its body
+  malformed             the answer is no JSON
+  python                the answer is written as Python prints it
+  slow                  written in small pieces over slow_ms milliseconds
+  gzip, deflate, zstd   the answer is encoded so
+  chunked               framed in chunks
+  variant               an event comes again with another text
+Numbers, 0 for never:
+  requests_per_connection  after so many requests a connection is closed
+  idle_ms                  an idle connection is closed after so many milliseconds
+
+GET /__account tells what was issued.";
+
 /// Runs simulated GMS nodes that share their chats, until it is interrupted.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  gms-recorder simulate --nodes 3")]
+#[command(after_help = MORE)]
 #[group(skip)]
 pub struct Simulate {
     /// Where the first node listens; the others take the ports after it (port 0: each a free one)
@@ -167,6 +196,15 @@ mod tests {
         for (arguments, ports) in rows {
             let listen = config(arguments).expect(arguments).listen;
             assert_eq!(listen.iter().map(SocketAddr::port).collect::<Vec<_>>(), ports, "{arguments}");
+        }
+    }
+
+    #[test]
+    fn every_fault_is_in_the_help() {
+        let faults = serde_json::to_value(Faults::default()).expect("they are plain");
+        let words: Vec<&str> = MORE.split(|letter: char| !(letter.is_alphanumeric() || letter == '_')).collect();
+        for name in faults.as_object().expect("fields").keys() {
+            assert!(words.contains(&name.as_str()), "{name}");
         }
     }
 
