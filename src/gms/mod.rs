@@ -9,7 +9,7 @@ pub mod decode;
 mod json;
 mod content;
 pub mod scrub;
-mod request;
+pub mod request;
 mod body;
 mod wire;
 mod bayeux;
@@ -379,7 +379,9 @@ fn inspect_answer(
     known_secrets: &dyn Fn(&ChatId) -> Vec<Secret>,
 ) -> Observation {
     let mut seen = Observation::default();
-    let path_chat = exchange.route.chat_id.as_deref().and_then(ChatId::parse);
+    // Where a client has put its secureKey in a chat's place, that is no chat.
+    let is_secret = |id: &ChatId| request.secrets.iter().any(|secret| secret.expose() == id.as_str());
+    let path_chat = exchange.route.chat_id.as_deref().and_then(ChatId::parse).filter(|id| !is_secret(id));
     let known = Known {
         requested: &request.secrets,
         credentials: exchange.credentials,

@@ -510,3 +510,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_secret_in_a_chat_s_place_is_no_chat() {
+    let refused = br#"{"statusCode":2,"errors":[{"code":249,"advice":"no chat e4071047872b7820630f"}]}"#;
+    let path = format!("/genesys/2/chat/support/{KEY}/refresh");
+    let case = Case { request: b"secureKey=e4071047872b7820630f", ..to(&path) };
+    let error = case.answered(refused).errors.remove(0);
+    assert_eq!((error.chat_id, error.advice.as_deref()), (None, Some("no chat ********************")));
+    // Elsewhere the path names the chat.
+    let error = to(&path).answered(refused).errors.remove(0);
+    assert_eq!(error.chat_id.as_ref().map(ChatId::as_str), Some(KEY));
+}
