@@ -1,16 +1,20 @@
 //! What the program says of itself: logs, counters.
 
+pub mod access;
 pub mod metrics;
 pub mod pulse;
 
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+use access::Access;
 
 /// The `[log]` section.
 #[derive(Debug, Clone, Deserialize)]
@@ -20,11 +24,23 @@ pub struct Config {
     pub format: Format,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,gms_recorder::proxy=debug`.
     pub level: String,
+    /// How a line an exchange looks, if there is one.
+    pub access: Access,
+    /// The file of these lines; empty: stdout.
+    pub access_file: PathBuf,
+    /// Which part of the lines is written, 0 to 1, of those that are neither errors nor audited.
+    pub access_sample: f64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { format: Format::Text, level: "info".into() }
+        Self {
+            format: Format::Text,
+            level: "info".into(),
+            access: Access::None,
+            access_file: PathBuf::new(),
+            access_sample: 1.0,
+        }
     }
 }
 

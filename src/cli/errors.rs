@@ -172,6 +172,7 @@ fn request(error: &ApiError) -> String {
         named("from client", &error.client),
         error.duration_ms.map(|ms| format!("after {}", when::span(ms))),
         named("request", &error.request_id),
+        named("trace", &error.trace_id),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
@@ -209,7 +210,7 @@ fn by_class(error: &ApiError, node: &str) -> String {
 }
 
 /// The names of an error's fields in JSON and CSV: those of `error_audit`, the customer, and what to do.
-pub(super) const NAMES: [&str; 31] = [
+pub(super) const NAMES: [&str; 32] = [
     "id",
     "at",
     "last_at",
@@ -235,6 +236,7 @@ pub(super) const NAMES: [&str; 31] = [
     "node",
     "client",
     "request_id",
+    "trace_id",
     "duration_ms",
     "remedy",
     "what_to_do",
@@ -273,6 +275,7 @@ pub(super) fn record(error: &ApiError, customer: Option<String>) -> [Cell; NAMES
         error.node.into(),
         error.client.into(),
         error.request_id.into(),
+        error.trace_id.into(),
         error.duration_ms.into(),
         error.remedy.into(),
         what_to_do.into(),

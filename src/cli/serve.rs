@@ -28,6 +28,7 @@ use crate::proxy::{Http2, NodeAddress, Nodes, Proxy, Start, tls};
 use crate::recorder::{Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
 use crate::store::place::{FileSystemKind, Place};
 use crate::store::{self, ArchiveLock, ErrorKind, Options, Run, Store};
+use crate::telemetry::access::AccessLog;
 use crate::telemetry::{self, Logging, metrics::Metrics};
 
 use handover::{Estate, Predecessor, Program, Successor};
@@ -86,6 +87,7 @@ pub async fn run(args: &Args, common: &Common) -> anyhow::Result<()> {
             _ = interrupt.recv() => break None,
             _ = hangup.recv() => {
                 systemd::reloading();
+                running.access_log.iter().for_each(|log| log.reopen());
                 match common.load(args) {
                     Ok((new, _)) => running.configure(&mut config, new, &logging),
                     Err(problems) => {
@@ -145,6 +147,7 @@ pub struct Running {
     certificates: Arc<tls::Watch>,
     admin_address: SocketAddr,
     drain_max: Duration,
+    access_log: Option<Arc<AccessLog>>,
     tasks: Vec<JoinHandle<()>>,
     /// What a successor does instead.
     fronts: Vec<JoinHandle<()>>,
@@ -196,6 +199,9 @@ impl Running {
         admin.set_nonblocking(true)?;
         let admin_address = admin.local_addr()?;
         let control = control(config, sockets.control)?;
+        let access_log = AccessLog::start(&config.log, &metrics)
+            .with_context(|| format!("cannot write log.access_file = {}", config.log.access_file.display()))?
+            .map(Arc::new);
         // Before the archive is made or a run begins in it: neither is to come of a start that fails.
         if sockets.proxy.is_empty() {
             Proxy::probe(config.proxy.listen).with_context(|| cannot_serve_clients(config))?;
@@ -225,6 +231,7 @@ impl Running {
             tls: certificates.server().cloned(),
             recorder: recorder.clone(),
             metrics: metrics.clone(),
+            access_log: access_log.clone(),
         };
         let proxy = match begin(start, sockets.proxy, from).await.with_context(|| cannot_serve_clients(config)) {
             Ok(proxy) => proxy,
@@ -276,6 +283,7 @@ impl Running {
             certificates,
             admin_address,
             drain_max: config.proxy.drain_max,
+            access_log,
             tasks,
             fronts,
             admin,
@@ -379,10 +387,11 @@ impl Running {
     }
 
     async fn end(self) {
-        let (proxy, writer, drain_max) = (self.proxy, self.writer, self.drain_max);
+        let (proxy, writer, access_log, drain_max) = (self.proxy, self.writer, self.access_log, self.drain_max);
         let stopped = tokio::task::spawn_blocking(move || {
             proxy.join();
             writer.close(drain_max);
+            access_log.iter().for_each(|log| log.close());
         });
         if stopped.await.is_err() {
             tracing::error!("the stop itself went wrong");

@@ -311,7 +311,7 @@ fn setting(value: &Spanned<DeValue<'_>>, origin: Origin, at: &dyn Fn(usize) -> O
     Setting { value: plain(value.get_ref()), origin, elements: elements.unwrap_or_default() }
 }
 
-/// The value without its place in the file. What no option takes becomes a float, which no option takes.
+/// The value without its place in the file. What no option takes becomes a number that is none, which no option takes.
 fn plain(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => Value::String(text.to_string()),
@@ -321,7 +321,8 @@ fn plain(value: &DeValue<'_>) -> Value {
             i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Float(f64::NAN), Value::Integer)
         }
         DeValue::Table(_) => Value::Table(Table::new()),
-        DeValue::Float(_) | DeValue::Datetime(_) => Value::Float(f64::NAN),
+        DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Datetime(_) => Value::Float(f64::NAN),
     }
 }
 
@@ -344,6 +345,7 @@ fn from_variable(text: &str, default: &Value) -> Value {
             Value::Array(elements.map(|element| Value::String(element.into())).collect())
         }
         Value::Integer(_) => text.trim().parse().map_or_else(|_| verbatim(), Value::Integer),
+        Value::Float(_) => text.trim().parse().map_or_else(|_| verbatim(), Value::Float),
         Value::Boolean(_) => text.trim().parse().map_or_else(|_| verbatim(), Value::Boolean),
         _ => verbatim(),
     }
@@ -371,9 +373,12 @@ fn wrong_shape(value: &Value, default: &Value) -> Option<String> {
     match (default, value) {
         (Value::String(_), Value::String(_)) | (Value::Boolean(_), Value::Boolean(_)) => None,
         (Value::Integer(_), Value::Integer(0..)) => None,
+        (Value::Float(_), Value::Float(number)) if number.is_finite() => None,
+        (Value::Float(_), Value::Integer(_)) => None,
         (Value::Array(_), Value::Array(elements)) if elements.iter().all(Value::is_str) => None,
         (Value::String(_), _) => Some(format!("a text in quotes is wanted, such as {default}")),
         (Value::Integer(_), _) => Some(format!("a whole number from 0 is wanted, such as {default}")),
+        (Value::Float(_), _) => Some(format!("a number is wanted, such as {default}")),
         (Value::Boolean(_), _) => Some("true or false is wanted".into()),
         _ => Some("a list of texts is wanted, such as [\"…\", \"…\"]".into()),
     }

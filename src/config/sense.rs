@@ -13,6 +13,7 @@ use crate::proxy::nodes::{self, NODES_MAX};
 use crate::proxy::tls::connector::{self, is_server_name};
 use crate::proxy::tls::server::{self, ClientCertificates};
 use crate::proxy::{NodeAddress, Proxy, ProxyProtocol};
+use crate::telemetry::access::Access;
 use crate::{proxy, recorder, telemetry, units};
 
 use super::Config;
@@ -47,6 +48,10 @@ pub(super) fn check(config: &Config, layers: &mut Layers) {
     }
     if let Err(sentence) = telemetry::parse_level(&config.log.level) {
         layers.object("log", "level", None, sentence);
+    }
+    if !(0.0..=1.0).contains(&config.log.access_sample) {
+        let sentence = format!("{} is out of bounds: 0 (none but errors) to 1 (all)", config.log.access_sample);
+        layers.object("log", "access_sample", None, sentence);
     }
 }
 
@@ -406,7 +411,7 @@ fn within(section: &str, name: &str, value: usize, least: usize, most: usize, la
 }
 
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let Config { proxy, nodes, tls, node_tls, recording, .. } = config;
+    let Config { proxy, nodes, tls, node_tls, recording, log, .. } = config;
     let duration = units::format_duration;
     let mut warnings = Vec::new();
     let mut warn = |applies, sentence| {
@@ -472,6 +477,12 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     warn(
         *node_tls != connector::Config::default() && !proxy.upstreams.iter().any(is_https),
         "[node_tls] is set, and no node is reached by https://: it is not used".into(),
+    );
+    let defaults = telemetry::Config::default();
+    let tunes = log.access_file != defaults.access_file || log.access_sample != defaults.access_sample;
+    warn(
+        log.access == Access::None && tunes,
+        "log.access_file or log.access_sample is set, and log.access is \"none\": no access log is written".into(),
     );
     warnings
 }

@@ -147,7 +147,10 @@ fn unknown_names_are_told_with_their_nearest() {
     );
     check("[proxy]\nuptreams = []", &["test.toml:2: proxy.uptreams: unknown key; did you mean upstreams?"]);
     check("[admin]\nlisten_on = 'x'", &["test.toml:2: admin.listen_on: unknown key; did you mean listen?"]);
-    check("[log]\ncolour = true", &["test.toml:2: log.colour: unknown key; [log] has format, level"]);
+    check(
+        "[log]\ncolour = true",
+        &["test.toml:2: log.colour: unknown key; [log] has format, level, access, access_file, access_sample"],
+    );
     check("[proxy]\ndatabase = 'x'", &["test.toml:2: proxy.database: unknown key; it belongs under [recording]"]);
     check(
         "[record]\nx = 1",
@@ -277,6 +280,15 @@ fn wrong_values_are_told_with_what_would_be_right() {
             "[recording]\nbatch_events_max = 0",
             "test.toml:2: recording.batch_events_max: 0 is out of bounds: 1 to 100000",
         ),
+        (
+            "[log]\naccess = 'apache'",
+            "test.toml:2: log.access: \"apache\" cannot be chosen; there is one of \"none\", \"combined\", \"json\"",
+        ),
+        (
+            "[log]\naccess_sample = 1.5",
+            "test.toml:2: log.access_sample: 1.5 is out of bounds: 0 (none but errors) to 1 (all)",
+        ),
+        ("[log]\naccess_sample = nan", "test.toml:2: log.access_sample: a number is wanted, such as 1.0"),
         (
             "[log]\nlevel = 'inof'",
             "test.toml:2: log.level: \"inof\" is not a level (error, warn, info, debug, trace, off) or a filter such as \"info,gms_recorder::proxy=debug\"",

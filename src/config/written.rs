@@ -250,8 +250,14 @@ fn admin_options(config: &admin::Config) -> Vec<Named> {
 }
 
 fn log_options(config: &telemetry::Config) -> Vec<Named> {
-    let telemetry::Config { format, level } = config;
-    vec![("format", text(format.as_str())), ("level", text(level))]
+    let telemetry::Config { format, level, access, access_file, access_sample } = config;
+    vec![
+        ("format", text(format.as_str())),
+        ("level", text(level)),
+        ("access", text(access.as_str())),
+        ("access_file", path(access_file)),
+        ("access_sample", Value::Float(*access_sample)),
+    ]
 }
 
 fn create_word(create: Create) -> &'static str {

@@ -47,6 +47,17 @@ pub(super) struct Request<'a> {
     pub secrets: Vec<Secret>,
 }
 
+/// The secrets that a request names as such, in its query or what was kept of its body.
+pub fn secrets_of(exchange: &Exchange<'_>) -> Vec<Secret> {
+    Request::read(exchange).secrets
+}
+
+/// The secrets in a query.
+pub fn secrets_of_query(query: &str) -> Vec<Secret> {
+    let fields = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| is_secret_name(name.as_bytes()));
+    fields.filter_map(|(_, value)| Secret::new(&*value)).collect()
+}
+
 /// One message of a CometD request.
 pub(super) struct Message<'a> {
     /// `channel`.

@@ -88,6 +88,28 @@ pub fn scrub(bytes: &mut [u8], secrets: &[Secret]) {
     }
 }
 
+/// Stars secrets in words of a request that are kept of it elsewhere: ids, names of pages and browsers.
+pub fn scrub_words<'w>(words: impl IntoIterator<Item = &'w mut String>, secrets: &[Secret]) {
+    let scrubber = Scrubber::new(secrets, &[]);
+    words.into_iter().for_each(|word| scrubber.word(word));
+}
+
+/// Stars what a path has behind `;name=`: servers put sessions there (`;jsessionid=…`), GMS nothing.
+pub fn scrub_path_parameters(path: &mut String) {
+    let mut bytes = std::mem::take(path).into_bytes();
+    let (mut is_parameter, mut is_value) = (false, false);
+    for byte in &mut bytes {
+        match byte {
+            b'/' => (is_parameter, is_value) = (false, false),
+            b';' => (is_parameter, is_value) = (true, false),
+            b'=' if is_parameter && !is_value => is_value = true,
+            byte if is_value => *byte = b'*',
+            _ => {}
+        }
+    }
+    *path = String::from_utf8(bytes).expect("a character of several bytes is starred whole");
+}
+
 /// Whether a field of this name holds a secret: `secureKey`, `SMS_SecureKeyL`, `userData[secure_key]`, `apikey`.
 pub(super) fn is_secret_name(name: &[u8]) -> bool {
     const WORDS: [&[u8]; 2] = [b"securekey", b"apikey"];
@@ -649,6 +671,22 @@ mod tests {
             Scrubber::new(&secrets, &[]).tail(&mut bytes);
             assert_eq!(bytes, expected.as_bytes());
         }
+    }
+
+    #[test]
+    fn paths_keep_no_session_and_words_no_secret() {
+        let check = |path: &str, expected: &str| {
+            let mut path = path.to_string();
+            scrub_path_parameters(&mut path);
+            assert_eq!(path, expected);
+        };
+        check("/genesys/2/chat/a=b/c", "/genesys/2/chat/a=b/c");
+        check("/a;jsessionid=n0de/b;v=\u{e9}=2;w/c", "/a;jsessionid=****/b;v=****;w/c");
+        check("/a;jsessionid", "/a;jsessionid");
+        let mut words =
+            ["/svc/0123456789abcdef/x", "securekey=0123abcd0123abcd", "%30123456789abcdef"].map(String::from);
+        scrub_words(&mut words, &[Secret::new("0123456789abcdef").expect("not empty")]);
+        assert_eq!(words, ["/svc/****************/x", "securekey=****************", "******************"]);
     }
 
     #[test]

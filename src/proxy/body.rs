@@ -1,6 +1,6 @@
 //! The bodies on their way through: what is copied, how it is framed on its way out, and that an end is seen exactly once.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -250,9 +250,9 @@ impl Upload {
         if self.is_over() { None } else { self.state.borrow().pace.due() }
     }
 
-    /// What was kept so far.
-    pub fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.state.borrow_mut().kept)
+    /// What was kept so far. Nothing of it can move on meanwhile.
+    pub fn kept(&self) -> Ref<'_, [u8]> {
+        Ref::map(self.state.borrow(), |state| &state.kept[..])
     }
 
     /// Writes what has come with the head behind it, so that small requests are one piece.

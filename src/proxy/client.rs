@@ -20,6 +20,7 @@ use super::headers::{self, Peer, Target, Unfit};
 use super::limits::Pace;
 use super::socket::Watch;
 use super::stage::Told;
+use super::trail::Trail;
 use super::upgrade;
 use super::upstream::Lease;
 use super::wire::{NoHead, Wire};
@@ -63,10 +64,10 @@ pub async fn converse(gate: Rc<Gate>, wire: Wire, peer: SocketAddr, told: Told) 
             After::Close => return wire.close(),
             After::Reset => return wire.reset_at_close(),
             After::Linger => return Box::pin(linger(&wire)).await,
-            After::Switch(lease, watch) => {
+            After::Switch(lease, watch, trail) => {
                 drop(patience);
                 if let Ok(wire) = Rc::try_unwrap(wire) {
-                    Box::pin(upgrade::join(&gate.config, wire, *lease, watch, told)).await;
+                    Box::pin(upgrade::join(&gate.config, wire, *lease, watch, trail, told)).await;
                 }
                 return;
             }
@@ -83,7 +84,10 @@ async fn attend(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, mut asked: Asked, pat
                 After::GoOn => {}
                 after => return after,
             },
-            Asked::Badly(refusal) => return refuse(gate, peer, wire, refusal, None).await,
+            Asked::Badly(refusal) => {
+                let trail = Trail::begin(gate, peer, None, "", Instant::now());
+                return refuse(gate, peer, wire, refusal, None, trail.as_deref()).await;
+            }
             Asked::NothingMore => return After::Close,
         }
         match patience.next(wire, REST_AFTER).await {
@@ -105,7 +109,7 @@ enum After {
     /// It is closed once the client has seen its answer: it may still be sending.
     Linger,
     /// It is joined with a node's.
-    Switch(Box<Lease>, Option<Box<Watch>>),
+    Switch(Box<Lease>, Option<Box<Watch>>, Option<Box<Trail>>),
 }
 
 /// What came next from a client.
@@ -178,19 +182,23 @@ impl Patience {
 /// One request and its answer.
 async fn exchange(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, head: &Head, is_leaving: bool) -> After {
     let began = Instant::now();
+    let protocol = if head.is_http_10() { "HTTP/1.0" } else { "HTTP/1.1" };
+    let trail = Trail::begin(gate, peer, Some(head), protocol, began);
     let (target, framing) = match fit(gate, head) {
         Ok(fit) => fit,
-        Err(refusal) => return refuse(gate, peer, wire, refusal, Some(head)).await,
+        Err(refusal) => return refuse(gate, peer, wire, refusal, Some(head), trail.as_deref()).await,
     };
     let upload = Upload::new(wire, head, framing, began, &gate.limits);
     let attendance = Attendance::default();
-    let request = Request { head, target, framing, upload, began, attendance: &attendance };
+    let request = Request { head, target, framing, upload, began, attendance: &attendance, trail: trail.as_deref() };
     let Some(reply) = unless_gone(wire, &request.upload, &attendance, forward(gate, peer, &request)).await else {
         return After::Close;
     };
     let goes_on = head.keeps_alive() && !is_leaving && request.upload.is_over();
-    let delivered = deliver(&Delivery::new(gate, wire, began, Some(&request.upload)), head, reply, goes_on).await;
+    let delivery = Delivery::new(gate, wire, began, Some(&request.upload), trail.as_deref());
+    let delivered = deliver(&delivery, head, reply, goes_on).await;
     match delivered {
+        After::Switch(lease, watch, _) => After::Switch(lease, watch, trail),
         After::GoOn | After::Close if !request.upload.is_over() => After::Linger,
         after => after,
     }
@@ -208,12 +216,25 @@ fn fit<'a>(gate: &Gate, head: &'a Head) -> Result<(Target<'a>, Framing), Refusal
 }
 
 /// An answer to what is no request that can be forwarded. Nothing after it can be told apart.
-async fn refuse(gate: &Gate, peer: &Peer, wire: &Wire, refusal: Refusal, head: Option<&Head>) -> After {
+async fn refuse(
+    gate: &Gate,
+    peer: &Peer,
+    wire: &Wire,
+    refusal: Refusal,
+    head: Option<&Head>,
+    trail: Option<&Trail>,
+) -> After {
     let (method, path) = head.map_or(("", ""), |head| (head.method(), head.target()));
     gate.turn_away(refusal, peer.address(), method, path);
     if let Reply::Held { head, bytes, .. } = answer::refuse(refusal, Reach::NotForwarded, method, None, &[]) {
         let out = headers::toward_client(&head, Outgoing::Sized, "close");
-        Delivery::new(gate, wire, Instant::now(), None).send(out, Outgoing::Sized, bytes, &[]).await;
+        let delivery = Delivery::new(gate, wire, Instant::now(), None, trail);
+        delivery.begins(head.status());
+        let is_sent = delivery.send(out, Outgoing::Sized, bytes, &[]).await;
+        if let Some(trail) = trail {
+            trail.audited();
+            trail.ends(is_sent);
+        }
     }
     After::Linger
 }
@@ -261,6 +282,7 @@ async fn unless_gone<T>(
 
 /// Sends a reply as the client can read it.
 async fn deliver(delivery: &Delivery<'_>, request: &Head, reply: Reply, goes_on: bool) -> After {
+    delivery.begins(reply.head().status());
     let (outgoing, framed) = match &reply {
         Reply::Held { framing, .. } | Reply::Stream { framing, .. } => {
             let outgoing = Outgoing::of_answer(*framing, request.is_http_10());
@@ -292,9 +314,10 @@ async fn deliver(delivery: &Delivery<'_>, request: &Head, reply: Reply, goes_on:
         }
         Reply::Switch { lease, watch, .. } => {
             let is_sent = delivery.send(out, outgoing, Bytes::new(), &[]).await;
-            return if is_sent { After::Switch(Box::new(lease), watch) } else { After::Close };
+            return if is_sent { After::Switch(Box::new(lease), watch, None) } else { After::Close };
         }
     };
+    delivery.trail.into_iter().for_each(|trail| trail.ends(is_whole));
     match is_whole {
         true if goes_on => After::GoOn,
         // What the kernel still holds of an answer for whoever does not take it goes at once.
@@ -313,6 +336,9 @@ struct Delivery<'a> {
     until: Instant,
     /// It was cut off.
     is_late: Cell<bool>,
+    trail: Option<&'a Trail>,
+    /// What the client had before, and with the head.
+    before_body: Cell<u64>,
 }
 
 /// How an answer moves on.
@@ -324,14 +350,32 @@ struct Motion {
 }
 
 impl<'a> Delivery<'a> {
-    fn new(gate: &'a Gate, wire: &'a Wire, began: Instant, upload: Option<&'a Rc<Upload>>) -> Self {
+    fn new(
+        gate: &'a Gate,
+        wire: &'a Wire,
+        began: Instant,
+        upload: Option<&'a Rc<Upload>>,
+        trail: Option<&'a Trail>,
+    ) -> Self {
         let until = began + gate.limits.exchange_time_max;
-        Self { gate, wire, upload: upload.map(Rc::as_ref), until, is_late: Cell::new(false) }
+        let (upload, before_body) = (upload.map(Rc::as_ref), Cell::new(wire.sent()));
+        Self { gate, wire, upload, until, is_late: Cell::new(false), trail, before_body }
+    }
+
+    fn begins(&self, status: u16) {
+        if let Some(trail) = self.trail {
+            trail.answers(status);
+        }
+    }
+
+    fn begins_with(&self, head: &[u8]) {
+        self.before_body.set(self.before_body.get() + head.len() as u64);
     }
 
     /// What is there already, piece by piece. Whether all of it went out.
     async fn send(&self, mut before: Vec<u8>, outgoing: Outgoing, mut bytes: Bytes, last: &[u8]) -> bool {
         let mut is_sent = false;
+        self.begins_with(&before);
         self.in_motion(|context| {
             loop {
                 match ready!(self.wire.poll_flush(context)) {
@@ -359,6 +403,7 @@ impl<'a> Delivery<'a> {
         last: impl Fn(&[u8]) -> Vec<u8>,
     ) -> bool {
         let mut end = None;
+        self.begins_with(&before);
         self.in_motion(|context| {
             rest.pump(context); // also while the client takes nothing
             loop {
@@ -441,6 +486,15 @@ impl Motion {
     fn new(delivery: &Delivery<'_>) -> Self {
         let timer = Box::pin(sleep(delivery.gate.config.body_idle_timeout));
         Self { timer, sent: delivery.wire.sent(), sent_at: Instant::now(), pace: Pace::new(&delivery.gate.limits) }
+    }
+}
+
+/// However the delivery ended, what the client took of it is known.
+impl Drop for Delivery<'_> {
+    fn drop(&mut self) {
+        if let Some(trail) = self.trail {
+            trail.sent().set(self.wire.sent().saturating_sub(self.before_body.get()));
+        }
     }
 }
 

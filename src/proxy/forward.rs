@@ -28,11 +28,16 @@ use super::nodes::Affinity;
 use super::socket::Watch;
 use super::tally::Tally;
 use super::tap::{self, Budget, Share, Taken};
+use super::trail::Trail;
 use super::upstream::{Failure, Lease, Outbound, Pool};
-use crate::gms::{self, Exchange, Operation, Route, RouteClass};
+use crate::chat::{ChatId, Secret};
+use crate::gms::request::{secrets_of, secrets_of_query};
+use crate::gms::scrub::{scrub_path_parameters, scrub_words};
+use crate::gms::{self, ApiError, Exchange, Finding, Operation, Route, RouteClass};
 use crate::recorder::{Recorded, Recorder, Verdict};
 use crate::store::ExchangeFacts;
 use crate::telemetry::Repeated;
+use crate::telemetry::access::Pen;
 use crate::telemetry::metrics::{Limit, Metrics};
 
 /// What GMS binds a CometD session by.
@@ -66,6 +71,8 @@ pub struct Gate {
     pub metrics: Arc<Metrics>,
     /// The same of exchanges, found once.
     pub tally: Tally,
+    /// The access log, if there is one.
+    pub access_log: Option<Rc<Pen>>,
 }
 
 /// A request that can be forwarded.
@@ -83,6 +90,8 @@ pub struct Request<'a> {
     pub began: Instant,
     /// Its client.
     pub attendance: &'a Attendance,
+    /// What the access log is told of it.
+    pub trail: Option<&'a Trail>,
 }
 
 /// Whether a client is still there, and what becomes of its request if not.
@@ -112,17 +121,18 @@ impl Gate {
         limits::behind(refusal).into_iter().for_each(|limit| self.metrics.reached(limit));
         // What is no path may hold anything, a password before a host too.
         let is_path = target.starts_with('/') && target.len() <= self.limits.target_bytes_max;
-        let path = target.split('?').next().filter(|_| is_path).unwrap_or_default();
-        let facts = ExchangeFacts {
-            method: method.into(),
-            path: path.into(),
-            node: None,
-            client: client.to_string(),
-            request_id: None,
-            duration_ms: 0,
-        };
-        let route = Route::parse(method, path, &self.config.base_path);
-        self.recorder.audit(answer::audited(refusal, Reach::NotForwarded, None, &route), &facts.into());
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let mut path = path.to_string();
+        if !is_path {
+            path.clear();
+        }
+        scrub_path_parameters(&mut path);
+        scrub_words([&mut path], &secrets_of_query(query));
+        let route = Route::parse(method, &path, &self.config.base_path);
+        let error = answer::audited(refusal, Reach::NotForwarded, None, &route);
+        let facts =
+            ExchangeFacts { method: method.into(), path: path.clone(), client: client.to_string(), ..ExchangeFacts::default() };
+        self.recorder.audit(error, &facts.into());
     }
 }
 
@@ -151,6 +161,7 @@ pub async fn forward(gate: &Gate, peer: &Peer, request: &Request<'_>) -> Reply {
     };
     if !request.attendance.is_gone.get() {
         asked.count(&reply);
+        asked.tell();
         departure.0 = None;
     }
     reply
@@ -162,12 +173,12 @@ impl Asked<'_> {
         if self.route.looks_like_chat {
             self.gate.metrics.unrecognised.inc();
             if let Some(not_shown) = UNRECOGNISED.admit(std::time::Instant::now()) {
-                let path = self.request.target.path;
+                let (path, _) = self.clean_words();
                 tracing::warn!(path, not_shown, "looks like chat but matches no route: forwarded, not recorded");
             }
         }
         if let Some(finding) = tap::chat_v1(&self.route) {
-            self.gate.recorder.find(finding, &self.facts());
+            self.find(finding);
         }
         let disconnects = self.route.operation == Some(Operation::Disconnect);
         self.gate.access.admit(&self.route, self.request.target.path, &self.gate.config.base_path)?;
@@ -206,7 +217,10 @@ impl Asked<'_> {
         let goes_on = self.route.goes_on();
         let outbound = Outbound { bytes, upload: upload.clone(), is_safe, goes_on, began: self.request.began };
         let key = key_of(&self.route, &self.noted, &self.client, self.pinned());
-        let failure = match self.in_time(self.gate.pool.send(&outbound, key.as_affinity(), &self.node)).await {
+        self.note(Trail::asks);
+        let answered = self.in_time(self.gate.pool.send(&outbound, key.as_affinity(), &self.node)).await;
+        self.note(|trail| trail.asked(self.node.borrow().as_ref(), matches!(answered, Some(Ok(_)))));
+        let failure = match answered {
             Some(Ok((head, lease))) => {
                 self.remember_session(&head);
                 return Ok((self.with_cookies(head), lease));
@@ -312,39 +326,49 @@ impl Asked<'_> {
             Taken::File { start, rest } => return Reply::Stream { head, framing, start, rest },
             Taken::TooLarge { start, rest } => return self.pass_unread(head, framing, start, rest),
         };
-        if self.keep(&head, &bytes, is_whole).await == Verdict::Refuse
-            && self.route.operation != Some(Operation::Disconnect)
-        {
+        let recorded = self.keep(&head, &bytes, is_whole);
+        if self.committed(recorded).await == Verdict::Refuse && self.route.operation != Some(Operation::Disconnect) {
             return self.refuse(Refusal::NotRecorded, Reach::Executed);
         }
         Reply::Held { head, framing, bytes, trailer, is_whole, share: Some(share) }
     }
 
     /// Reads an answer, unless the same one to the same request was read before and is on disk; has what is new recorded.
-    async fn keep(&self, head: &Head, body: &[u8], whole: bool) -> Verdict {
+    fn keep(&self, head: &Head, body: &[u8], whole: bool) -> Recorded {
         let recorder = &self.gate.recorder;
-        let request_body = self.request.upload.take();
+        let request_body = self.request.upload.kept();
         let exchange = Exchange {
-            route: &self.route,
-            query: self.request.target.query,
-            request_content_type: self.noted.content_type,
-            request_body: &request_body,
-            credentials: &[],
             status: head.status(),
             content_encoding: head.value(Known::ContentEncoding),
             body,
             body_complete: whole,
+            ..self.said(&request_body)
         };
         let node = self.node.borrow().clone();
         let key = recorder.answer_key(self.request.head.method(), self.request.target.path, &exchange);
         if whole && let Some(recorded) = recorder.recognise(&key, node.as_ref()) {
-            return self.committed(recorded).await;
+            return recorded;
         }
         let secrets = self.noted.credentials(head);
         let exchange = Exchange { credentials: &secrets, ..exchange };
         let observation = gms::inspect(&exchange, recorder.policy(), &|chat_id| recorder.known_secrets(chat_id));
-        let recorded = recorder.observe(observation, key, node.as_ref(), || self.facts());
-        self.committed(recorded).await
+        self.note(|trail| trail.read(&observation));
+        recorder.observe(observation, key, node.as_ref(), || self.facts())
+    }
+
+    /// The exchange as far as its client said it.
+    fn said<'s>(&'s self, request_body: &'s [u8]) -> Exchange<'s> {
+        Exchange {
+            route: &self.route,
+            query: self.request.target.query,
+            request_content_type: self.noted.content_type,
+            request_body,
+            credentials: &[],
+            status: 0,
+            content_encoding: None,
+            body: b"",
+            body_complete: false,
+        }
     }
 
     /// Waits for the commit of what was new, if anything was.
@@ -353,8 +377,12 @@ impl Asked<'_> {
         if matches!(recorded, Recorded::Nothing) {
             return Verdict::Deliver;
         }
-        let time_left = self.until().saturating_duration_since(Instant::now());
-        recorder.wait(recorded, recorder.config().commit_wait_max.min(time_left.max(COMMIT_WAIT_MIN))).await
+        let since = Instant::now();
+        let time_left = self.until().saturating_duration_since(since);
+        let wait_max = recorder.config().commit_wait_max.min(time_left.max(COMMIT_WAIT_MIN));
+        let verdict = recorder.wait(recorded, wait_max).await;
+        self.note(|trail| trail.held(since));
+        verdict
     }
 
     /// An answer over the bounds: streamed under `pass`, refused under `refuse`.
@@ -362,7 +390,7 @@ impl Asked<'_> {
         self.gate.metrics.uninspected.inc();
         self.gate.metrics.reached(Limit::InspectedBytes);
         self.miss();
-        self.gate.recorder.find(tap::too_large(&self.route, start.len()), &self.facts());
+        self.find(tap::too_large(&self.route, start.len()));
         match self.gate.recorder.passes_unrecorded() {
             true => Reply::Stream { head, framing, start, rest },
             false => self.refuse(Refusal::TooLarge, Reach::Executed),
@@ -406,7 +434,7 @@ impl Asked<'_> {
         if reach != Reach::NotForwarded {
             self.miss();
         }
-        self.gate.recorder.audit(answer::audited(refusal, reach, why, &self.route), &self.facts());
+        self.audit(answer::audited(refusal, reach, why, &self.route));
         answer::refuse(refusal, reach, self.request.head.method(), self.noted.origin, &self.gate.config.cors_origins)
     }
 
@@ -434,15 +462,68 @@ impl Asked<'_> {
         self.route.may_be_file() || self.route.operation == Some(Operation::FileUpload)
     }
 
+    /// A row in the audit. A client may have put its key anywhere in the path.
+    fn audit(&self, mut error: ApiError) {
+        let secrets = self.secrets();
+        error.chat_id = error.chat_id.filter(|id| !is_among(&secrets, id));
+        scrub_words([&mut error.service, &mut error.operation].into_iter().flatten(), &secrets);
+        self.gate.recorder.audit(error, &self.facts());
+    }
+
+    fn find(&self, mut finding: Finding) {
+        finding.chat_id = finding.chat_id.filter(|id| !is_among(&self.secrets(), id));
+        self.gate.recorder.find(finding, &self.facts());
+    }
+
+    /// What is kept of the exchange with an error or a finding: free of the secrets that it named (R5).
     fn facts(&self) -> Arc<ExchangeFacts> {
+        self.note(Trail::audited);
+        let (path, request_id) = self.clean_words();
         Arc::new(ExchangeFacts {
             method: self.request.head.method().into(),
-            path: self.request.target.path.into(),
+            path,
             node: self.node.borrow().clone(),
             client: self.client.to_string(),
-            request_id: self.noted.request_id.map(String::from),
+            request_id,
+            trace_id: self.noted.trace_id.map(String::from),
             duration_ms: self.request.began.elapsed().as_millis() as i64,
         })
+    }
+
+    /// The path and the request's id.
+    fn clean_words(&self) -> (String, Option<String>) {
+        let mut path = self.request.target.path.to_string();
+        let mut request_id = self.noted.request_id.map(String::from);
+        scrub_path_parameters(&mut path);
+        scrub_words([&mut path].into_iter().chain(&mut request_id), &self.secrets());
+        (path, request_id)
+    }
+
+    /// All that its client named.
+    fn secrets(&self) -> Vec<Secret> {
+        let mut secrets = self.noted.request_credentials();
+        secrets.extend(self.secrets_said());
+        secrets
+    }
+
+    /// The secrets in query and body.
+    fn secrets_said(&self) -> Vec<Secret> {
+        secrets_of(&self.said(&self.request.upload.kept()))
+    }
+
+    /// For the access log, if there is one.
+    fn note(&self, notice: impl FnOnce(&Trail)) {
+        if let Some(trail) = self.request.trail {
+            notice(trail);
+        }
+    }
+
+    /// What it is told in any case, whatever became of the exchange.
+    fn tell(&self) {
+        self.note(|trail| {
+            trail.routed(&self.route);
+            trail.learn(self.secrets_said());
+        });
     }
 
     fn count(&self, reply: &Reply) {
@@ -451,16 +532,21 @@ impl Asked<'_> {
     }
 }
 
+fn is_among(secrets: &[Secret], id: &ChatId) -> bool {
+    secrets.iter().any(|secret| secret.expose() == id.as_str())
+}
+
 /// Notices a client that leaves before its answer: then, and only then, it is not taken out before the end.
 struct Departure<'a>(Option<Asked<'a>>);
 
 impl Drop for Departure<'_> {
     fn drop(&mut self) {
         let Some(asked) = &self.0 else { return };
+        asked.tell();
         asked.gate.tally.of(asked.route.class).left();
         if asked.route.is_inspected() {
             asked.miss();
-            asked.gate.recorder.audit(answer::client_left(&asked.route), &asked.facts());
+            asked.audit(answer::client_left(&asked.route));
         }
     }
 }

@@ -99,6 +99,8 @@ pub struct Noted<'a> {
     pub origin: Option<&'a str>,
     /// `X-Request-Id`.
     pub request_id: Option<&'a str>,
+    /// The trace that `traceparent` puts it into.
+    pub trace_id: Option<&'a str>,
     /// The protocol that the client would change to: WebSocket, or none. Another one would be traffic unread.
     pub upgrade: Option<&'a str>,
     /// It takes trailers.
@@ -121,6 +123,7 @@ impl<'a> Noted<'a> {
                     noted.upgrade = upgrade_of(head)
                 }
                 Known::Te => noted.takes_trailers = head.takes_trailers(),
+                Known::TraceParent if !head.repeats(known) => noted.trace_id = text().and_then(trace_id),
                 Known::RequestId => noted.request_id = noted.request_id.or_else(text),
                 Known::Authorization | Known::ProxyAuthorization | Known::ApiKey => noted.credentials.extend(text()),
                 _ => {}
@@ -137,16 +140,36 @@ impl<'a> Noted<'a> {
 
     /// The credentials among an exchange's fields: to be scrubbed from whatever is kept of it (R5).
     pub fn credentials(&self, answer: &Head) -> Vec<Secret> {
+        let given = answer.values(Known::SetCookie).filter_map(|line| line.split(';').next());
+        self.request_credentials().into_iter().chain(given.filter_map(cookie_value)).collect()
+    }
+
+    /// Those of the request alone.
+    pub fn request_credentials(&self) -> Vec<Secret> {
         let mut found = Vec::new();
         for value in &self.credentials {
             found.extend(Secret::new(*value));
             found.extend(value.split_once(' ').and_then(|(_, token)| Secret::new(token.trim())));
         }
-        let given = answer.values(Known::SetCookie).filter_map(|line| line.split(';').next());
-        let pairs = self.cookies.iter().flat_map(|line| line.split(';')).chain(given);
-        found.extend(pairs.filter_map(|pair| pair.split_once('=')).filter_map(|(_, value)| Secret::new(value.trim())));
+        found.extend(self.cookies.iter().flat_map(|line| line.split(';')).filter_map(cookie_value));
         found
     }
+}
+
+fn cookie_value(pair: &str) -> Option<Secret> {
+    Secret::new(pair.split_once('=')?.1.trim())
+}
+
+/// The trace of a `traceparent` (W3C Trace Context, section 3.2.2): of version 00, or of a later one as far as that is alike.
+fn trace_id(traceparent: &str) -> Option<&str> {
+    let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_id = |text: &str, length| text.len() == length && is_hex(text) && text.bytes().any(|byte| byte != b'0');
+    let mut parts = traceparent.splitn(5, '-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_version = version.len() == 2 && is_hex(version) && version != "ff";
+    let is_all = parts.next().is_none() || version != "00";
+    let is_sound = is_version && is_id(trace, 32) && is_id(parent, 16) && flags.len() == 2 && is_hex(flags) && is_all;
+    is_sound.then_some(trace)
 }
 
 /// The protocol asked for by an upgrade, if the request asks for one.
@@ -571,6 +594,37 @@ mod tests {
         let replaced = sent(&head, &peer("203.0.113.7", &trusted));
         assert!(replaced.contains("X-Forwarded-Proto: http\r\nX-Forwarded-Host: gms\r\nVia: 1.1 gms-recorder\r\n"));
         assert!(!replaced.contains("https") && !replaced.contains("shop"));
+    }
+
+    #[test]
+    fn a_trace_is_known_by_a_sound_traceparent_and_any_is_passed_on_as_it_came() {
+        const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let check = |lines: &str, expected: Option<&str>| {
+            let head = request(lines);
+            assert_eq!(Noted::of(&head, Framing::None).trace_id, expected, "{lines:?}");
+            assert!(sent(&head, &peer("203.0.113.7", &[])).contains(lines), "{lines:?}");
+        };
+        let sound = format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n");
+        check(&format!("{sound}tracestate: a=1,b=2\r\n"), Some(TRACE));
+        check(&format!("TraceParent: 00-{TRACE}-00f067aa0ba902b7-00\r\n"), Some(TRACE));
+        check(&format!("traceparent: cc-{TRACE}-00f067aa0ba902b7-01-what-the-future\r\n"), Some(TRACE));
+        check(&sound.repeat(2), None);
+        for wrong in [
+            format!("00-{TRACE}-00f067aa0ba902b7-01-"),
+            format!("ff-{TRACE}-00f067aa0ba902b7-01"),
+            format!("0-{TRACE}-00f067aa0ba902b7-01"),
+            format!("00-{}-00f067aa0ba902b7-01", TRACE.to_uppercase()),
+            format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+            format!("00-{TRACE}-{}-01", "0".repeat(16)),
+            format!("00-{TRACE}-00f067aa0ba902b7-1"),
+            format!("00-{TRACE}-00f067aa0ba902b7-0g"),
+            format!("00-{TRACE}-00f067aa0ba902b-01"),
+            format!("00-{TRACE}"),
+            "4bf92f35".into(),
+            String::new(),
+        ] {
+            check(&format!("traceparent: {wrong}\r\n"), None);
+        }
     }
 
     #[test]

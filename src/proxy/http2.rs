@@ -30,6 +30,7 @@ use super::headers::{self, Peer, Target};
 use super::stage::Told;
 use super::stream::Stream;
 use super::tap::Share;
+use super::trail::Trail;
 
 /// What a peer that is gone is noticed by: no answer to a ping.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -144,6 +145,7 @@ impl Client {
             (false, false) => Some(Framing::Chunked),
         };
         let head = head_of(&parts);
+        let trail = Trail::begin(&self.gate, &self.peer, head.as_ref(), "HTTP/2.0", began);
         let fit = head.as_ref().ok_or(Refusal::BadRequest).and_then(|head| {
             let framing = framing.or_else(|| Framing::of_request(head).ok()).ok_or(Refusal::BadRequest)?;
             self.gate.limits.admit(head, framing)?;
@@ -154,16 +156,22 @@ impl Client {
                 let upload = Upload::of_stream(incoming, head, framing, began, &self.gate.limits);
                 let takes_trailers = head.takes_trailers();
                 let attendance = &Attendance::default();
-                let request = forward::Request { head, target, framing, upload, began, attendance };
+                let request =
+                    forward::Request { head, target, framing, upload, began, attendance, trail: trail.as_deref() };
                 (forward(&self.gate, &self.peer, &request).await, takes_trailers)
             }
             Err(refusal) => {
                 let method = parts.method.as_str();
-                self.gate.turn_away(refusal, self.peer.address(), method, parts.uri.path());
+                let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+                self.gate.turn_away(refusal, self.peer.address(), method, target);
+                trail.iter().for_each(|trail| trail.audited());
                 (answer::refuse(refusal, Reach::NotForwarded, method, None, &[]), false)
             }
         };
-        respond(reply, takes_trailers, self.gate.config.body_idle_timeout, open)
+        if let Some(trail) = &trail {
+            trail.answers(reply.head().status());
+        }
+        respond(reply, takes_trailers, self.gate.config.body_idle_timeout, open, trail)
     }
 }
 
@@ -216,7 +224,13 @@ fn head_of(parts: &Parts) -> Option<Head> {
 }
 
 /// A reply as a stream carries it.
-fn respond(reply: Reply, takes_trailers: bool, idle_max: Duration, open: Open) -> Response<ReplyBody> {
+fn respond(
+    reply: Reply,
+    takes_trailers: bool,
+    idle_max: Duration,
+    open: Open,
+    trail: Option<Box<Trail>>,
+) -> Response<ReplyBody> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(reply.head().status()).unwrap_or(StatusCode::BAD_GATEWAY);
     let outgoing = match &reply {
@@ -239,7 +253,7 @@ fn respond(reply: Reply, takes_trailers: bool, idle_max: Duration, open: Open) -
         // Nobody can ask for it on a stream.
         Reply::Switch { .. } => Content::Held { bytes: Bytes::new(), trailer: None, is_whole: false, _share: None },
     };
-    response.map(|()| ReplyBody { content, idle_max, open })
+    response.map(|()| ReplyBody { content, idle_max, open, trail })
 }
 
 fn fields_of(announcing: Option<&Head>, trailer: &[u8]) -> Option<HeaderMap> {
@@ -254,6 +268,15 @@ struct ReplyBody {
     content: Content,
     idle_max: Duration,
     open: Open,
+    trail: Option<Box<Trail>>,
+}
+
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        if let Some(trail) = &self.trail {
+            trail.ends(self.content.is_end_stream());
+        }
+    }
 }
 
 enum Content {
@@ -285,6 +308,10 @@ impl Body for ReplyBody {
         let frame = self.content.poll_frame(context, idle_max);
         // From then on it is the client that is waited for.
         self.open.given.set(frame.is_ready().then(Instant::now));
+        if let (Some(trail), Poll::Ready(Some(Ok(frame)))) = (&self.trail, &frame) {
+            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+            trail.sent().set(trail.sent().get() + length);
+        }
         frame
     }
 

@@ -34,6 +34,7 @@ use super::wire::Wire;
 use super::{Config, Http2, ProxyProtocol, proxy_protocol};
 use crate::recorder::Recorder;
 use crate::telemetry::Repeated;
+use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::{Limit, Metrics};
 use crate::telemetry::pulse;
 
@@ -78,6 +79,8 @@ pub struct Start {
     pub recorder: Arc<Recorder>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The access log, if there is one.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 /// A running proxy.
@@ -337,6 +340,7 @@ fn gate(start: Start, budget: Arc<Budget>, guests: Arc<Guests>) -> Rc<Gate> {
         budget,
         metrics,
         tally,
+        access_log: start.access_log.map(|log| Rc::new(log.pen())),
     })
 }
 

@@ -28,6 +28,7 @@ pub mod stream;
 mod tally;
 mod tap;
 pub mod tls;
+mod trail;
 mod upgrade;
 mod upstream;
 mod wire;

@@ -185,25 +185,30 @@ struct Shared<'a> {
     moved_at: Cell<Instant>,
     /// The client has whole frames only: one more can be put after them.
     is_between_frames: Cell<bool>,
+    /// What the client was sent, in bytes.
+    sent: &'a Cell<u64>,
 }
 
 /// Joins two sides until both have said all, either breaks, nothing moved for `idle_timeout`, or `stop` comes: a
 /// WebSocket does not end because the proxy is to stop, so it has a deadline then (`drain_max`).
 ///
 /// Without a watch nothing is read. With one, the client is told by a Close frame why it must go, where the node is not in
-/// the midst of a frame.
+/// the midst of a frame. `sent` counts the bytes that it is sent. Whether both sides have said all.
 pub async fn relay<C, N>(
     client: Side<C>,
     node: Side<N>,
     watch: Option<&Watch>,
     idle_timeout: Duration,
+    sent: &Cell<u64>,
     stop: impl Future<Output = ()>,
-) where
+) -> bool
+where
     C: AsyncRead + AsyncWrite + Unpin,
     N: AsyncRead + AsyncWrite + Unpin,
 {
     let ((mut from_client, mut to_client), (mut from_node, mut to_node)) = (split(client.stream), split(node.stream));
-    let shared = Shared { watch, moved_at: Cell::new(Instant::now()), is_between_frames: Cell::new(watch.is_some()) };
+    let shared =
+        Shared { watch, moved_at: Cell::new(Instant::now()), is_between_frames: Cell::new(watch.is_some()), sent };
     let ended = {
         let up = upstream(&mut from_client, client.start, &mut to_node, &shared);
         let down = downstream(&mut from_node, node.start, &mut to_client, &shared);
@@ -213,6 +218,7 @@ pub async fn relay<C, N>(
             () = stop => Err(Ended::Told(GOING_AWAY)),
         }
     };
+    let is_whole = ended.is_ok();
     match ended {
         Ok(()) => {}
         Err(Ended::Broken(error)) => tracing::debug!(%error, "an upgraded connection broke"),
@@ -224,6 +230,7 @@ pub async fn relay<C, N>(
             }
         }
     }
+    is_whole
 }
 
 /// Waits until nothing has moved for `idle_timeout`. Before that, what rests is made small.
@@ -378,6 +385,7 @@ impl<C: AsyncWrite> Outgoing<'_, C> {
         self.client.flush().await?;
         self.bytes.advance(self.clear);
         self.gone += self.clear as u64;
+        self.shared.sent.set(self.gone);
         (self.read, self.clear) = (self.read - self.clear, 0);
         (self.held_since, self.share) = (None, None);
         if self.bytes.is_empty() {
@@ -488,7 +496,7 @@ mod tests {
         let budget = Budget::new(1 << 20, 1 << 20, 1 << 20, writer.recorder().metrics.inspected_bytes.clone());
         let (method, path) = ("GET".into(), "/genesys/cometd".into());
         let (node, client, request_id) = (None, String::new(), None);
-        let facts = ExchangeFacts { method, path, node, client, request_id, duration_ms: 0 };
+        let facts = ExchangeFacts { method, path, node, client, request_id, trace_id: None, duration_ms: 0 };
         Watch::new(writer.recorder(), &Arc::new(budget), Arc::new(facts), Vec::new(), "")
     }
 
@@ -501,12 +509,12 @@ mod tests {
     async fn check(watch: Option<&Watch>, node_said: &'static [u8], client_has: &[u8]) {
         let ((client, mut to_client), (node, mut to_node)) = (side(b"from the client"), side(node_said));
         let (mut client_read, mut node_read) = (Vec::new(), Vec::new());
-        let stop = sleep_until(Instant::now() + Duration::from_millis(100));
+        let (stop, sent) = (sleep_until(Instant::now() + Duration::from_millis(100)), Cell::new(0));
         let peers = async {
             to_node.read_to_end(&mut node_read).await.expect("an end");
             to_client.read_to_end(&mut client_read).await.expect("an end")
         };
-        let relayed = async { tokio::join!(relay(client, node, watch, PATIENCE, stop), peers) };
+        let relayed = async { tokio::join!(relay(client, node, watch, PATIENCE, &sent, stop), peers) };
         timeout(PATIENCE, relayed).await.expect("the stop ends it");
         assert_eq!((&client_read[..], &node_read[..]), (client_has, &b"from the client"[..]));
     }
@@ -528,8 +536,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_at_rest_is_small() {
-        let ((client, _), (node, _)) = (side(b""), side(b""));
-        let bytes = size_of_val(&relay(client, node, None, PATIENCE, pending()));
+        let ((client, _), (node, _), sent) = (side(b""), side(b""), Cell::new(0));
+        let bytes = size_of_val(&relay(client, node, None, PATIENCE, &sent, pending()));
         assert!(bytes < 3_000, "{bytes} bytes, without streams and what is remembered");
     }
 }

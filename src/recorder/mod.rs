@@ -691,6 +691,7 @@ fn log_error(record: &ErrorRecord) {
         client = exchange.client,
         path = exchange.path,
         request_id = exchange.request_id,
+        trace_id = exchange.trace_id,
         duration_ms = exchange.duration_ms,
         "api error"
     );

@@ -105,6 +105,8 @@ pub struct ExchangeFacts {
     pub client: String,
     /// The client's X-Request-Id, if it sent one.
     pub request_id: Option<String>,
+    /// The trace that its `traceparent` belongs to, if it sent one.
+    pub trace_id: Option<String>,
     /// From the request's head to its answer, milliseconds.
     pub duration_ms: i64,
 }
@@ -547,9 +549,9 @@ impl<'s> Batch<'s> {
         let mut insert = self.statement(
             "INSERT INTO api_errors (observed_at, last_observed_at, origin, http_status, status_code, format, code,
              meaning, class, field, detail, advice, reference_id, service, operation, chat_id, alias, method, path,
-             node, client, request_id, duration_ms, run_id)
+             node, client, request_id, trace_id, duration_ms, run_id)
              VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
-             ?21, ?22, ?23)",
+             ?21, ?22, ?23, ?24)",
         )?;
         let id = insert.insert(params![
             at,
@@ -573,6 +575,7 @@ impl<'s> Batch<'s> {
             exchange.node.as_deref(),
             exchange.client,
             exchange.request_id,
+            exchange.trace_id,
             exchange.duration_ms,
             self.run_id,
         ])?;

@@ -590,6 +590,7 @@ pub struct ApiError {
     pub node: Option<String>,
     pub client: Option<String>,
     pub request_id: Option<String>,
+    pub trace_id: Option<String>,
     pub duration_ms: Option<i64>,
     pub run_id: i64,
     pub remedy: Option<String>,
@@ -622,6 +623,7 @@ impl FromRow<'_, SqliteRow> for ApiError {
             node: row.try_get("node")?,
             client: row.try_get("client")?,
             request_id: row.try_get("request_id")?,
+            trace_id: row.try_get("trace_id").unwrap_or_default(), // schema 1 has none
             duration_ms: row.try_get("duration_ms")?,
             run_id: row.try_get("run_id")?,
             remedy: row.try_get("remedy")?,

@@ -216,6 +216,8 @@ pub struct Metrics {
     pub uninspected: Counter,
     /// Log lines not shown because they repeat.
     pub log_lines_hidden: Counter,
+    /// Lines of the access log, by fate: `written`, or `dropped` where the disk or a pipe did not take them in time.
+    pub access_lines: Family<Labels<1>, Counter>,
     /// Client connections open.
     pub connections: Gauge,
     /// WebSockets open whose messages are read.
@@ -301,6 +303,7 @@ impl Default for Metrics {
             unrecognised: Counter::default(),
             uninspected: Counter::default(),
             log_lines_hidden: Counter::default(),
+            access_lines: Family::default(),
             connections: Gauge::default(),
             websockets: Gauge::default(),
             limits: Family::default(),
@@ -361,6 +364,7 @@ impl Metrics {
         let help = "Answers delivered without being read: too large, or too many at once";
         r.register("uninspected_answers", help, self.uninspected.clone());
         r.register("log_lines_hidden", "Log lines not shown because they repeat", self.log_lines_hidden.clone());
+        r.register("access_lines", "Lines of the access log, by fate", self.access_lines.clone());
         r.register("connections", "Client connections open", self.connections.clone());
         r.register("websockets", "WebSockets open whose messages are read", self.websockets.clone());
         r.register("limits_reached", "Times that a client reached a limit", self.limits.clone());

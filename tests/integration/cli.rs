@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use gms_recorder::store::MIGRATIONS;
+
 /// The program in a folder of its own, with nothing of this process's environment.
 fn program(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gms-recorder"));
@@ -121,7 +123,7 @@ fn check_tells_where_each_option_was_set() {
         "format = \"json\"  # GMS_RECORDER_LOG_FORMAT",
         "chat       passes   allow is empty",
         "other      refused  deny names it",
-        "migrations   2 pending",
+        &format!("migrations   {} pending", MIGRATIONS.len()),
         "served       no",
     ];
     for line in lines {
@@ -144,7 +146,7 @@ fn check_answers_programs_too() {
     assert_eq!(report["config"]["proxy"]["upstreams"][0], url);
     assert_eq!(report["nodes"][0]["problem"], serde_json::Value::Null);
     assert!(report["nodes"][1]["problem"].as_str().expect("it is dead").starts_with("it does not accept connections"));
-    assert_eq!(report["database"]["pending_migrations"], 2);
+    assert_eq!(report["database"]["pending_migrations"], MIGRATIONS.len());
     assert_eq!(output.status.code(), Some(1));
 
     let output = run(folder.path(), &["check", "--format", "json", "--admin", "x"]);

@@ -1,5 +1,6 @@
 //! The one integration binary: real sockets, real SQLite files, the real program.
 
+mod access_log;
 mod again;
 mod architecture;
 mod cli;

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
 
-const SCHEMA: &str =
-    concat!(include_str!("../../../migrations/0001_archive.sql"), include_str!("../../../migrations/0002_spool.sql"));
+use crate::store::{APPLICATION_ID, MIGRATIONS};
 
 /// An archive in a directory of its own, gone with it.
 pub struct Fixture {
@@ -21,7 +20,8 @@ impl Fixture {
         let path = directory.path().join("transcripts.db");
         let fixture = Self { directory, path };
         let mut writer = fixture.writer().await;
-        let sql = format!("PRAGMA application_id = {}; {SCHEMA}; {ARCHIVE}; {rows}", crate::store::APPLICATION_ID);
+        let schema = MIGRATIONS.map(|(_, _, sql)| sql).concat();
+        let sql = format!("PRAGMA application_id = {APPLICATION_ID}; {schema}; {ARCHIVE}; {rows}");
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut writer).await.expect("the rows fit the schema");
         writer.close().await.expect("closed");
         fixture

@@ -63,6 +63,7 @@ fn full(index: i64) -> Entry {
         node: Some("gms-1".into()),
         client: "10.0.0.7".into(),
         request_id: Some("r-1".into()),
+        trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".into()),
         duration_ms: 12,
     };
     let finding = Finding {
