@@ -195,8 +195,10 @@ async fn exchange(gate: &Gate, peer: &Peer, wire: &Rc<Wire>, head: &Head, is_lea
         return After::Close;
     };
     let goes_on = head.keeps_alive() && !is_leaving && request.upload.is_over();
-    let delivery = Delivery::new(gate, wire, began, Some(&request.upload), trail.as_deref());
-    let delivered = deliver(&delivery, head, reply, goes_on).await;
+    let delivered = {
+        let delivery = Delivery::new(gate, wire, began, Some(&request.upload), trail.as_deref());
+        deliver(&delivery, head, reply, goes_on).await
+    };
     match delivered {
         After::Switch(lease, watch, _) => After::Switch(lease, watch, trail),
         After::GoOn | After::Close if !request.upload.is_over() => After::Linger,

@@ -130,8 +130,12 @@ impl Gate {
         scrub_words([&mut path], &secrets_of_query(query));
         let route = Route::parse(method, &path, &self.config.base_path);
         let error = answer::audited(refusal, Reach::NotForwarded, None, &route);
-        let facts =
-            ExchangeFacts { method: method.into(), path: path.clone(), client: client.to_string(), ..ExchangeFacts::default() };
+        let facts = ExchangeFacts {
+            method: method.into(),
+            path: path.clone(),
+            client: client.to_string(),
+            ..ExchangeFacts::default()
+        };
         self.recorder.audit(error, &facts.into());
     }
 }
@@ -401,7 +405,7 @@ impl Asked<'_> {
     fn miss(&self) {
         let (recorder, content_type) = (&self.gate.recorder, self.noted.content_type);
         if self.route.class == RouteClass::Cometd {
-            let session = gms::session(&self.route, content_type, &self.request.upload.take(), recorder.policy());
+            let session = gms::session(&self.route, content_type, &self.request.upload.kept(), recorder.policy());
             session.into_iter().for_each(|session| recorder.missed(session));
         }
     }

@@ -51,6 +51,8 @@ const PEEK_PAUSE: Duration = Duration::from_millis(10);
 const PULSE_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks at whether a proxy that ends still has connections.
 const LEAVING_PAUSE: Duration = Duration::from_millis(10);
+/// Without descriptors it is so after each pause.
+static UNACCEPTED: Repeated = Repeated::new(2, Duration::from_secs(60));
 /// A scanner tries many handshakes; a handful a minute show what it is.
 static HANDSHAKES: Repeated = Repeated::new(10, Duration::from_secs(60));
 
@@ -300,7 +302,9 @@ async fn serve(
                     Err(refusal) => turn_away(&gate, &dismissed, refusal, stream, peer, tls.is_some()),
                 },
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if let Some(not_shown) = UNACCEPTED.admit(std::time::Instant::now()) {
+                        tracing::warn!(%error, not_shown, "a connection could not be accepted");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -203,6 +203,30 @@ impl Server {
         line.rsplit(' ').next()?.parse().ok()
     }
 
+    fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
+    /// From now on it may have so many files open, sockets among them.
+    pub fn limit_files(&self, count: usize) {
+        use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+        let limit = Rlimit { current: Some(count as u64), ..getrlimit(Resource::Nofile) };
+        prlimit(Some(self.pid()), Resource::Nofile, limit).expect("it is our child");
+    }
+
+    /// Files it has open now, sockets among them.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
+    }
+
+    /// What it has taken of the processors so far, in user and kernel.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        let fields = stat.rsplit(") ").next().expect("after the name").split(' ');
+        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 10) // a hundred a second, on every Linux
+    }
+
     /// Resident memory now, in KiB.
     pub fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
