@@ -30,18 +30,18 @@ impl Access {
     /// Whether a request may pass. The path is judged as a node would read it: as GMS's own server does, first of all.
     ///
     /// # Errors
-    /// [`Refusal::Denied`]; or [`Refusal::BadRequest`] where another reader of the same path could be led to what is not
+    /// [`Refusal::Denied`]; or [`Refusal::AmbiguousPath`] where another reader of the same path could be led to what is not
     /// let through here, or to what is recorded and would not be.
     pub fn admit(&self, route: &Route<'_>, path: &str, base_path: &str) -> Result<(), Refusal> {
         if !self.is_empty() && !self.admits(route, &normalised(path)) {
             return Err(Refusal::Denied);
         }
-        let elsewhere = Route::elsewhere(path, base_path).ok_or(Refusal::BadRequest)?;
+        let elsewhere = Route::elsewhere(path, base_path).ok_or(Refusal::AmbiguousPath)?;
         let is_same = |(path, other): &(String, Route<'_>)| {
             let dodges = other.is_inspected() && other.class != route.class;
             !dodges && (self.is_empty() || self.admits(other, path))
         };
-        elsewhere.iter().all(is_same).then_some(()).ok_or(Refusal::BadRequest)
+        elsewhere.iter().all(is_same).then_some(()).ok_or(Refusal::AmbiguousPath)
     }
 
     fn is_empty(&self) -> bool {

@@ -53,6 +53,8 @@ pub enum Refusal {
     TooLarge,
     /// A request that cannot be forwarded.
     BadRequest,
+    /// Its path leads elsewhere for other readers.
+    AmbiguousPath,
     /// Its client did not send its head in time.
     LateRequest,
     /// Its head is over the bounds.
@@ -79,7 +81,7 @@ impl Refusal {
             Self::NoNode | Self::NodeTls(_) | Self::BrokenAnswer => StatusCode::BAD_GATEWAY,
             Self::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
             Self::Denied => StatusCode::FORBIDDEN,
-            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::BadRequest | Self::AmbiguousPath => StatusCode::BAD_REQUEST,
             Self::LateRequest | Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::LongTarget => StatusCode::URI_TOO_LONG,
@@ -111,6 +113,7 @@ impl Refusal {
             Self::RecordingDown | Self::NotRecorded => "proxy_internal_error",
             Self::TooLarge => "http_response_body_size",
             Self::BadRequest
+            | Self::AmbiguousPath
             | Self::LateRequest
             | Self::LongHead
             | Self::LongTarget
@@ -133,6 +136,9 @@ impl Refusal {
             Self::NotRecorded => "the answer could not be recorded in time, and none is let out unrecorded",
             Self::TooLarge => "the answer is too large to be recorded, and none is let out unrecorded",
             Self::BadRequest => "the request cannot be forwarded",
+            Self::AmbiguousPath => {
+                "the path can be read in more than one way, and they differ in what is let through or recorded"
+            }
             Self::LateRequest => "the request did not come in time",
             Self::LongHead => "the head of the request is too long",
             Self::LongTarget => "the target of the request is too long",
