@@ -382,6 +382,7 @@ impl Running {
             }
             Err(error) => tracing::error!(%error, "the successor has died just when it was to go on alone"),
         }
+        self.watched.recorder.leave_spool();
         self.proxy.ending().hand_over(leave_max);
         self.end().await;
     }

@@ -177,6 +177,7 @@ pub struct Recorder {
     live: Mutex<LiveChats>,
     logged: Mutex<Generations<u64, i64>>,
     closing: AtomicBool,
+    leaves_spool: AtomicBool,
     writing: AtomicBool,
     drain_until: OnceLock<Instant>,
 }
@@ -237,10 +238,11 @@ impl Recorder {
     ) -> std::io::Result<WriterThread> {
         let mut digest_key = [0_u8; 32];
         getrandom::fill(&mut digest_key).map_err(std::io::Error::other)?;
-        Self::start_with_key(config, store, options, run, metrics, digest_key)
+        Self::begin(config, store, options, run, metrics, digest_key, false)
     }
 
-    /// The same with the key of another process whose facts it is to [`Recorder::learn`].
+    /// The same beside another process whose place it is to take: with the key of that one, whose facts it is to
+    /// [`Recorder::learn`], and with the spool once that one has let it go.
     ///
     /// # Errors
     /// As [`Recorder::start`].
@@ -251,6 +253,18 @@ impl Recorder {
         run: store::Run,
         metrics: Arc<Metrics>,
         digest_key: [u8; 32],
+    ) -> std::io::Result<WriterThread> {
+        Self::begin(config, store, options, run, metrics, digest_key, true)
+    }
+
+    fn begin(
+        config: Config,
+        store: Store,
+        options: store::Options,
+        run: store::Run,
+        metrics: Arc<Metrics>,
+        digest_key: [u8; 32],
+        is_shared: bool,
     ) -> std::io::Result<WriterThread> {
         let policy = Policy {
             decoded_bytes_max: config.body_max,
@@ -271,12 +285,17 @@ impl Recorder {
             live: Mutex::new(LiveChats::new(LIVE_CHATS_MAX)),
             logged: Mutex::new(Generations::new(LOGGED_MAX)),
             closing: AtomicBool::new(false),
+            leaves_spool: AtomicBool::new(false),
             writing: AtomicBool::new(true),
             drain_until: OnceLock::new(),
             config,
         });
-        let spool = recorder.open_spool(&options).map_err(std::io::Error::other)?;
-        let thread = writer::spawn(writer::Writer::new(recorder.clone(), options, run, store, spool))?;
+        let (spool, awaits_spool) = match recorder.open_spool(&options) {
+            Err(error) if error.kind == store::ErrorKind::Busy && is_shared => (None, true),
+            opened => (opened.map_err(std::io::Error::other)?, false),
+        };
+        let writer = writer::Writer::new(recorder.clone(), options, run, store, spool, awaits_spool);
+        let thread = writer::spawn(writer)?;
         Ok(WriterThread { recorder, thread })
     }
 
@@ -303,6 +322,11 @@ impl Recorder {
     /// Takes what another process knows of live chats.
     pub fn learn(&self, facts: impl IntoIterator<Item = Fact>) {
         facts.into_iter().for_each(|fact| self.live().take(fact));
+    }
+
+    /// Another process has taken this one's place: it gets the spool as soon as nothing in it is still to be written.
+    pub fn leave_spool(&self) {
+        self.leaves_spool.store(true, Ordering::Release);
     }
 
     /// Whether recording is known to be down.
@@ -614,7 +638,7 @@ impl Recorder {
         match Spool::open(&path, options.file_mode, self.config.spool_bytes_max as u64, is_wanted) {
             Ok(Some((spool, torn))) if is_wanted || !spool.is_empty() || !torn.is_empty() => Ok(Some((spool, torn))),
             Ok(_) => Ok(None),
-            Err(error) if is_wanted => Err(error),
+            Err(error) if is_wanted || error.kind == store::ErrorKind::Busy => Err(error),
             Err(error) => {
                 tracing::error!(%error, "there is a spool, and what it holds cannot be written into the archive");
                 Ok(None)

@@ -57,6 +57,8 @@ pub(super) struct Writer {
     /// What a store that was let go had put off.
     left_over: Vec<Entry>,
     spool: Option<Spool>,
+    /// The process whose place this one takes still has it.
+    awaits_spool: bool,
     /// What a crash has torn of it.
     torn: Vec<u8>,
     /// When the spool is next written into the archive, or read at all.
@@ -86,6 +88,7 @@ impl Writer {
         run: Run,
         store: Store,
         spool: Option<(Spool, Vec<u8>)>,
+        awaits_spool: bool,
     ) -> Self {
         let (spool, torn) = spool.unzip();
         let options = Options { create: false, ..options };
@@ -97,6 +100,7 @@ impl Writer {
             outages: Vec::new(),
             left_over: Vec::new(),
             spool,
+            awaits_spool,
             torn: torn.unwrap_or_default(),
             drain_pause: Pause::default(),
             read_pause: Pause::default(),
@@ -115,6 +119,9 @@ impl Writer {
         while !self.recorder.is_closing() || self.has_work() {
             pulse.beat();
             let batch = self.gather().await;
+            if batch.whole {
+                self.pass_spool_on();
+            }
             let flushes = batch.whole && self.has_put_off();
             if batch.is_empty() && !flushes && !self.recorder.outages.has_finished() {
                 self.look_after_file(&pulse).await;

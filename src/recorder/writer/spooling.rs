@@ -5,6 +5,7 @@
 //! in as seen anew.
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use crate::gms::{Finding, FindingKind};
 use crate::recorder::outage::Effect;
 use crate::recorder::{WhenUnavailable, now_ms, pledge};
 use crate::store::spool::{Began, Content, Payload, Piece};
-use crate::store::{Appended, Entry, Error, Mark, Outage, Tally};
+use crate::store::{Appended, Entry, Error, ErrorKind, Mark, Outage, Spool, Tally};
 use crate::telemetry::pulse::Pulse;
 
 /// When something that failed is tried again: later each time, up to [`RETRY_MAX`].
@@ -86,6 +87,33 @@ impl Writer {
             events = left.events,
             "an earlier run has left a spool; it is written into the archive now"
         );
+    }
+
+    /// While a binary is upgraded one of the two processes has the spool: the former one until nothing in it is still to be
+    /// written, then the other one, which tries until then.
+    pub(super) fn pass_spool_on(&mut self) {
+        let is_left = self.recorder.leaves_spool.load(Ordering::Acquire);
+        if is_left && self.spool.as_ref().is_some_and(Spool::is_empty) {
+            self.spool = None;
+            self.recorder.outages.set_spool_takes(false);
+        }
+        if !self.awaits_spool {
+            return;
+        }
+        match self.recorder.open_spool(&self.options) {
+            Err(error) if error.kind == ErrorKind::Busy => {}
+            opened => {
+                self.awaits_spool = false;
+                match opened {
+                    Ok(opened) => {
+                        let (spool, torn) = opened.unzip();
+                        (self.spool, self.torn) = (spool, torn.unwrap_or_default());
+                        self.take_up_spool();
+                    }
+                    Err(error) => self.note_spool_trouble(&error, "the spool cannot be taken over"),
+                }
+            }
+        }
     }
 
     /// Whether the spool has something that the archive has not. While the spool cannot be read it holds nobody up.
