@@ -50,6 +50,11 @@ impl Crowd {
         self.shared.answers.load(Ordering::Relaxed)
     }
 
+    /// Chats that are over.
+    pub fn chats(&self) -> usize {
+        self.shared.chats.load(Ordering::Relaxed)
+    }
+
     /// From now on each customer waits so long between two requests.
     pub fn slow_down(&self, pause: Duration) {
         self.shared.pause.store(pause.as_micros() as u64, Ordering::Relaxed);
