@@ -225,3 +225,123 @@ impl Outage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chats(names: std::ops::Range<usize>) -> Vec<ChatId> {
+        names.map(|n| ChatId::parse(&format!("C{n}")).expect("an id")).collect()
+    }
+
+    fn touch(outages: &Outages, effect: Effect, events: u64, names: std::ops::Range<usize>) {
+        outages.touch(7, "slow", effect, events, chats(names).iter());
+    }
+
+    #[test]
+    fn what_is_down_says_since_when_and_why_and_says_it_once() {
+        let outages = Outages::default();
+        assert!(!outages.is_down() && outages.current().is_none() && !outages.has_finished());
+        assert!(outages.begin(1, "busy", "it is locked"));
+        assert!(outages.is_down());
+        assert!(!outages.begin(2, "busy", "it is locked still"), "no news");
+        assert_eq!(outages.current(), Some((1, "busy".into(), "it is locked".into())));
+        assert!(outages.begin(3, "disk_full", "no room"), "another reason is news");
+        assert_eq!(outages.current(), Some((1, "disk_full".into(), "no room".into())), "it is the same outage");
+        let row = outages.end(9).expect("it was down");
+        assert_eq!((row.started_at, row.ended_at, &*row.reason), (1, 9, "busy"), "the row keeps what it began with");
+        assert_eq!(row.detail, "it is locked; then no room");
+        assert!(!outages.is_down() && outages.current().is_none() && outages.end(10).is_none());
+        assert!(outages.begin(11, "disk_full", "no room"), "after an end everything is news");
+    }
+
+    #[test]
+    fn what_began_as_slow_gets_a_better_name() {
+        let outages = Outages::default();
+        touch(&outages, Effect::DeliveredEarly, 2, 0..1);
+        assert!(!outages.is_down(), "late is not down");
+        assert!(outages.begin(8, "io", "a disk"));
+        let row = outages.end(9).expect("there was one");
+        assert_eq!((row.started_at, &*row.reason, &*row.detail), (7, "io", "a disk"));
+    }
+
+    #[test]
+    fn each_effect_is_counted_by_itself() {
+        let outages = Outages::default();
+        touch(&outages, Effect::DeliveredEarly, 2, 0..2);
+        touch(&outages, Effect::DeliveredEarly, 1, 1..3);
+        touch(&outages, Effect::Refused, 10, 0..0);
+        touch(&outages, Effect::Refused, 20, 0..0);
+        touch(&outages, Effect::Dropped, 100, 0..0);
+        touch(&outages, Effect::Dropped, 200, 0..0);
+        let row = outages.end(9).expect("there was one");
+        assert_eq!((row.answers, row.events), (6, 333));
+        assert_eq!((row.delivered_early, row.refused, row.dropped), (3, 30, 300));
+        assert_eq!(row.chat_ids, chats(0..3), "each once");
+    }
+
+    #[test]
+    fn chats_words_and_rows_are_bounded() {
+        let outages = Outages::default();
+        touch(&outages, Effect::Dropped, 1, 0..CHATS_NAMED - 1);
+        touch(&outages, Effect::Dropped, 1, CHATS_NAMED..CHATS_NAMED + 5);
+        let detail = "x".repeat(DETAIL_BYTES_MAX / 4);
+        for n in 0..10 {
+            outages.begin(8, &format!("reason {n}"), &detail);
+        }
+        let row = outages.end(9).expect("there was one");
+        assert_eq!(row.chat_ids.len(), CHATS_NAMED);
+        assert_eq!(row.chat_ids.last().map(ChatId::as_str), Some(&*format!("C{CHATS_NAMED}")));
+        assert_eq!(row.detail.matches("; then ").count(), 3, "it grows while it is short");
+        assert!(outages.has_finished());
+        for _ in 1..FINISHED_MAX + 5 {
+            touch(&outages, Effect::Dropped, 1, 0..0);
+            assert!(outages.end(9).is_some());
+        }
+        assert_eq!(outages.take_finished().len(), FINISHED_MAX);
+        assert!(!outages.has_finished() && outages.take_finished().is_empty());
+    }
+
+    #[test]
+    fn a_row_that_was_not_written_goes_on_with_what_came_meanwhile() {
+        let outages = Outages::default();
+        assert!(outages.take(1).is_none());
+        outages.begin(1, "busy", "locked");
+        touch(&outages, Effect::DeliveredEarly, 1, 0..2);
+        touch(&outages, Effect::Refused, 2, 0..0);
+        touch(&outages, Effect::Dropped, 4, 0..0);
+        touch(&outages, Effect::Spooled, 8, 0..0);
+        let row = outages.take(5).expect("there is one");
+        assert_eq!((row.ended_at, outages.current(), outages.is_down()), (5, None, true));
+        touch(&outages, Effect::DeliveredEarly, 100, 1..4);
+        touch(&outages, Effect::Refused, 200, 0..0);
+        touch(&outages, Effect::Dropped, 400, 0..0);
+        touch(&outages, Effect::Spooled, 800, 0..0);
+        outages.put_back(row);
+        outages.name(chats(8..9).iter());
+        outages.tell("still locked");
+        let row = outages.take(6).expect("it was put back");
+        assert_eq!((row.started_at, row.answers, row.events), (1, 8, 1_515));
+        assert_eq!((row.delivered_early, row.refused, row.dropped, row.spooled), (101, 202, 404, 808));
+        assert_eq!(row.detail, "locked; then still locked");
+        assert_eq!(row.chat_ids, [chats(0..4), chats(8..9)].concat());
+        outages.end_written();
+        assert!(!outages.is_down() && !outages.has_finished());
+        let row = Outage { ended_at: 9, ..row };
+        outages.put_back(row.clone());
+        assert_eq!(outages.end(10).map(|end| (end.started_at, end.ended_at, end.events)), Some((1, 10, 1_515)));
+    }
+
+    #[test]
+    fn an_outage_goes_on_over_a_restart_and_nobody_waits_for_a_spool_that_takes() {
+        let outages = Outages::default();
+        outages.resume(Began { at: 3, reason: "io".into(), detail: "a disk".into() }, 2, 7);
+        assert!(outages.is_down() && outages.is_waiting_vain() && !outages.spool_takes());
+        assert!(outages.set_spool_takes(true) && !outages.set_spool_takes(true), "news once");
+        assert!(outages.spool_takes() && !outages.is_waiting_vain());
+        assert!(outages.set_spool_takes(false) && outages.is_waiting_vain());
+        let row = outages.end(9).expect("it goes on");
+        assert_eq!((row.started_at, row.answers, row.events, row.spooled), (3, 2, 7, 7));
+        assert!(!outages.is_waiting_vain());
+    }
+}

@@ -129,3 +129,102 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::{ChatId, EventIndex, Party, TranscriptEvent};
+    use crate::gms::{Finding, FindingKind};
+    use crate::store::ChatRecord;
+
+    /// An entry of so many events, told apart by its time.
+    fn entry(at: i64, events: u64, raw_bytes: usize) -> Queued {
+        let finding = Finding {
+            kind: FindingKind::TooLarge,
+            chat_id: None,
+            detail: String::new(),
+            raw: vec![0; raw_bytes],
+            raw_length: raw_bytes,
+            events,
+        };
+        Queued::new(Entry { at, findings: vec![finding], ..Entry::default() }, Vec::new(), None)
+    }
+
+    fn times(queued: &[Queued]) -> Vec<i64> {
+        queued.iter().map(|queued| queued.entry.at).collect()
+    }
+
+    #[test]
+    fn what_came_first_goes_first_in_batches_of_about_so_many_events() {
+        let (queue, metrics) = (Queue::new(1 << 20), Metrics::default());
+        assert!(queue.is_empty() && queue.take(10, &metrics).is_empty());
+        // Those without events count as one, so that there is an end to a batch of them.
+        for (at, events) in [(1, 4), (2, 6), (3, 1), (4, 50), (5, 0), (6, 0), (7, 0)] {
+            queue.push(entry(at, events, 0), &metrics).expect("there is room");
+        }
+        assert_eq!((queue.len(), queue.is_empty()), (7, false));
+        assert_eq!(metrics.queue_entries.get(), 7);
+        let batches = [(10, vec![1, 2]), (10, vec![3]), (10, vec![4]), (1, vec![5, 6]), (1, vec![7]), (1, vec![])];
+        for (events_max, wanted) in batches {
+            assert_eq!(times(&queue.take(events_max, &metrics)), wanted);
+        }
+        assert_eq!((metrics.queue_entries.get(), metrics.queue_bytes.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_full_queue_hands_back_and_has_room_again_for_what_was_taken() {
+        let bytes = (ENTRY_BYTES + EVENT_BYTES + 100) as i64;
+        let (queue, metrics) = (Queue::new(2 * bytes as usize), Metrics::default());
+        queue.push(entry(1, 1, 100), &metrics).expect("there is room");
+        assert_eq!(metrics.queue_bytes.get(), bytes);
+        assert_eq!(queue.push(entry(2, 1, 101), &metrics).expect_err("one byte too many").entry.at, 2);
+        queue.push(entry(3, 1, 100), &metrics).expect("it fits exactly");
+        assert!(queue.push(entry(4, 1, 0), &metrics).is_err());
+        assert_eq!((metrics.queue_bytes.get(), metrics.queue_entries.get()), (2 * bytes, 2));
+        assert_eq!(times(&queue.take(1, &metrics)), [1]);
+        assert_eq!(metrics.queue_bytes.get(), bytes);
+        queue.push(entry(5, 1, 100), &metrics).expect("there is room again");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_woken_by_what_comes_and_by_hand() {
+        let (queue, metrics) = (Queue::new(1 << 20), Metrics::default());
+        let soon = std::time::Duration::from_secs(10);
+        assert!(tokio::time::timeout(soon / 500, queue.arrival()).await.is_err(), "nothing came");
+        queue.push(entry(1, 1, 0), &metrics).expect("there is room");
+        tokio::time::timeout(soon, queue.arrival()).await.expect("it came before one waited");
+        queue.wake();
+        tokio::time::timeout(soon, queue.arrival()).await.expect("it was woken");
+    }
+
+    #[test]
+    fn events_and_findings_are_counted_and_weighed() {
+        let raw = "x".repeat(100);
+        let event = |index| TranscriptEvent {
+            index: EventIndex::new(index).expect("valid"),
+            kind: None,
+            utc_time: None,
+            from: Party::default(),
+            text: None,
+            message_type: None,
+            user_data: None,
+            event_attributes: None,
+            raw: raw.clone(),
+        };
+        let chat = ChatRecord {
+            chat_id: ChatId::parse("C1").expect("an id"),
+            service: None,
+            events: vec![event(1), event(2)],
+            covered: None,
+            next_position: None,
+            ended: None,
+            is_async: false,
+            attributes: Vec::new(),
+        };
+        let mut queued = entry(1, 3, 10);
+        queued.entry.chats.push(chat);
+        let queued = Queued::new(queued.entry, Vec::new(), None);
+        assert_eq!(queued.events, 5);
+        assert_eq!(queued.bytes, ENTRY_BYTES + 2 * (200 + EVENT_BYTES) + 10 + EVENT_BYTES);
+    }
+}
