@@ -20,7 +20,7 @@ use super::limits::{self, Pace};
 use super::socket::Watch;
 use super::tap::Share;
 use super::upstream::Lease;
-use super::wire::Wire;
+use super::wire::{READ_BYTES_MAX, Wire};
 
 /// Messages up to this size go out as one piece.
 const GATHERED_BYTES_MAX: usize = 2 << 10;
@@ -28,6 +28,12 @@ const GATHERED_BYTES_MAX: usize = 2 << 10;
 /// So much of a request's body comes before a node is asked, or all of it: whoever sends theirs slowly must not hold a
 /// connection to a node meanwhile. Most forms are smaller.
 const AHEAD_BYTES: usize = 8 << 10;
+
+/// So much of an answer is read in pieces as large as they come; by far most answers are shorter.
+const FREELY_BYTES: usize = 128 << 10;
+
+/// What is read at a time of the rest. A client that takes nothing of it leaves one such piece with us.
+const LATER_BYTES_MAX: usize = 8 << 10;
 
 /// What can go wrong with a body under way.
 #[derive(Debug, thiserror::Error)]
@@ -357,7 +363,7 @@ impl Upload {
     ) -> Poll<Result<bool, Error>> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        let taken = client.poll_part(context, |bytes| {
+        let taken = client.poll_part(context, READ_BYTES_MAX, |bytes| {
             if bytes.is_empty() {
                 return (0, Err(Error::BrokeOff));
             }
@@ -416,6 +422,8 @@ impl Upload {
 pub struct NodeBody {
     decoder: Decoder,
     lease: Option<Lease>,
+    /// Bytes so far.
+    came: usize,
 }
 
 /// A part of an answer's body.
@@ -430,7 +438,7 @@ pub struct Part<'a> {
 impl NodeBody {
     /// The body, and the connection it comes on.
     pub fn new(framing: Framing, lease: Lease) -> Self {
-        let mut body = Self { decoder: Decoder::new(framing), lease: Some(lease) };
+        let mut body = Self { decoder: Decoder::new(framing), lease: Some(lease), came: 0 };
         body.let_go();
         body
     }
@@ -471,8 +479,9 @@ impl NodeBody {
             });
         };
         lease.pump(context);
-        let decoder = &mut self.decoder;
-        let taken = lease.wire().poll_part(context, |bytes| {
+        let (decoder, came) = (&mut self.decoder, &mut self.came);
+        let bytes_max = if *came < FREELY_BYTES { READ_BYTES_MAX } else { LATER_BYTES_MAX };
+        let taken = lease.wire().poll_part(context, bytes_max, |bytes| {
             if bytes.is_empty() {
                 let end = decoder.ends_here().then(Vec::new).ok_or(Error::BrokeOff);
                 return (0, end.map(|end| take(Part { bytes: b"", end: Some(end) })));
@@ -480,6 +489,7 @@ impl NodeBody {
             match decoder.decode(bytes) {
                 Ok(decoded) => {
                     let end = decoder.is_over().then(|| decoder.take_trailer());
+                    *came += decoded.used;
                     (decoded.used, Ok(take(Part { bytes: &bytes[..decoded.data], end })))
                 }
                 Err(ambiguous) => (0, Err(ambiguous.into())),

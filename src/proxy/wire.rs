@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,9 +20,11 @@ use super::stream::Stream;
 use super::tls;
 
 /// What is read at once: a transcript of 300 events.
-const READ_BYTES_MAX: usize = 64 << 10;
+pub const READ_BYTES_MAX: usize = 64 << 10;
 /// What a client may send ahead while its answer is awaited: a few pipelined polls.
 const AHEAD_BYTES_MAX: usize = 64 << 10;
+/// A head lives as long as its exchange, and would keep what came with it: of more than this it is a copy.
+const SHARED_BYTES_MAX: usize = 8 << 10;
 
 thread_local! {
     static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
@@ -80,14 +82,15 @@ impl Wire {
         (self.stream.into_inner(), self.unread.into_inner())
     }
 
-    /// Hands over what the peer sent: what waits, or else what can be read now; nothing at its end. `take` says how much
-    /// of it was used. The rest waits.
+    /// Hands over what the peer sent: what waits, or else what can be read now, `bytes_max` of it; nothing at its end. `take`
+    /// says how much of it was used. The rest waits.
     ///
     /// # Errors
     /// Where the connection broke.
     pub fn poll_part<T>(
         &self,
         context: &mut Context<'_>,
+        bytes_max: usize,
         take: impl FnOnce(&mut [u8]) -> (usize, T),
     ) -> Poll<io::Result<T>> {
         let mut unread = self.unread.borrow_mut();
@@ -100,7 +103,8 @@ impl Wire {
             return Poll::Ready(Ok(taken));
         }
         READ.with_borrow_mut(|read| {
-            let length = ready!(self.poll_read(context, read))?;
+            let bytes_max = bytes_max.min(read.len());
+            let length = ready!(self.poll_read(context, &mut read[..bytes_max]))?;
             let (used, taken) = take(&mut read[..length]);
             unread.extend_from_slice(&read[used..length]);
             Poll::Ready(Ok(taken))
@@ -144,8 +148,16 @@ impl Wire {
             return Ok(None);
         };
         self.looked.set(0);
-        let bytes = if length == unread.len() { std::mem::take(&mut *unread) } else { unread.split_to(length) };
-        Ok(Some(head.bind(bytes.freeze())))
+        let bytes = match unread.len() {
+            all if all == length => std::mem::take(&mut *unread).freeze(),
+            all if all <= SHARED_BYTES_MAX => unread.split_to(length).freeze(),
+            _ => {
+                let bytes = Bytes::copy_from_slice(&unread[..length]);
+                unread.advance(length);
+                bytes
+            }
+        };
+        Ok(Some(head.bind(bytes)))
     }
 
     /// Whether nothing of the next message has come yet.

@@ -365,7 +365,9 @@ impl Metrics {
         r.register("uninspected_answers", help, self.uninspected.clone());
         r.register("log_lines_hidden", "Log lines not shown because they repeat", self.log_lines_hidden.clone());
         r.register("access_lines", "Lines of the access log, by fate", self.access_lines.clone());
-        ["written", "dropped"].map(|fate| drop(self.access_lines.get_or_create(&[("fate", fate.into())])));
+        for fate in ["written", "dropped"] {
+            drop(self.access_lines.get_or_create(&[("fate", fate.into())]));
+        }
         r.register("connections", "Client connections open", self.connections.clone());
         r.register("websockets", "WebSockets open whose messages are read", self.websockets.clone());
         r.register("limits_reached", "Times that a client reached a limit", self.limits.clone());
