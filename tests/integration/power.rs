@@ -169,6 +169,12 @@ async fn check_power_cut(settings: &str, more: &[(&str, &str)], locks: bool, see
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(account(&server).await, (0.0, 0.0), "none is delivered early or dropped");
+    if !more.is_empty() {
+        // A cut while a failed sync is not made good yet finds a write-ahead log with a hole, and may damage the file.
+        std::fs::remove_file(&on).expect("it is ours");
+        eventually("made good", async || is_up(&server).await).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
     server.kill();
     let held = crowd.leave().await;
 
