@@ -92,6 +92,9 @@ impl Watched {
                 jiff::Timestamp::from_millisecond(since).map_or_else(|_| since.to_string(), |at| at.to_string());
             say(refuses, format!("recording is down since {since} ({reason}: {detail}); {fate}"));
         }
+        if self.recorder.is_reserve_out() {
+            say(false, "the disk of the archive was full, and its reserve is in use: free space".into());
+        }
         if !self.recorder.is_writing() {
             say(refuses, format!("the writer has ended; {fate}"));
         }

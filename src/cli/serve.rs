@@ -26,6 +26,7 @@ use crate::proxy::affinity::Cookies;
 use crate::proxy::health::{self, Check};
 use crate::proxy::{Http2, NodeAddress, Nodes, Proxy, Start, tls};
 use crate::recorder::{Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
+use crate::store::growth::Growth;
 use crate::store::place::{FileSystemKind, Place};
 use crate::store::{self, ArchiveLock, ErrorKind, Options, Run, Store};
 use crate::telemetry::access::AccessLog;
@@ -598,10 +599,19 @@ fn when_unavailable(config: &Config) -> &'static str {
 
 async fn watch_room(place: Place, watched: Arc<Watched>) {
     let mut ticks = tokio::time::interval(ROOM_INTERVAL);
+    let mut growth = Growth::default();
     loop {
         ticks.tick().await;
         if let Ok(now) = Place::of(&place.path) {
             watched.metrics.free_bytes.set(i64::try_from(now.free_bytes).unwrap_or(i64::MAX));
+            let archive_bytes = std::fs::metadata(&place.path).map_or(0, |found| found.len());
+            growth.note(Instant::now(), archive_bytes);
+            let days_left = growth.days_left(now.free_bytes);
+            watched.metrics.disk_days_left.set(days_left);
+            if let Some(threshold) = growth.news(days_left) {
+                let (path, free_bytes) = (place.path.display(), now.free_bytes);
+                tracing::warn!(%path, days_left, free_bytes, "the disk of the archive is full in less than {threshold} days at its present rate of growth");
+            }
         }
         open_files::show(&watched.metrics);
     }

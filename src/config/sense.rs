@@ -376,7 +376,7 @@ fn check_recording_bounds(config: &recorder::Config, layers: &mut Layers) {
         layers.object_once("recording", "spool_bytes_max", sentence);
     }
     let spool = config.spool_path(&config.database);
-    let is_taken = ["", "-wal", "-shm", "-journal", ".lock", "-control"];
+    let is_taken = ["", "-wal", "-shm", "-journal", ".lock", "-control", "-reserve"];
     if is_taken.iter().any(|suffix| crate::store::beside(&config.database, suffix) == spool) {
         layers.object("recording", "spool", None, "is a file of the archive itself; name another".into());
     }

@@ -62,6 +62,9 @@ pub struct Config {
     /// What the spool may hold.
     #[serde(deserialize_with = "units::size")]
     pub spool_bytes_max: usize,
+    /// A file beside the database that is given back when its disk is full; 0: none.
+    #[serde(deserialize_with = "units::size")]
+    pub reserve: usize,
     /// How long an answer waits for its commit.
     #[serde(deserialize_with = "units::duration")]
     pub commit_wait_max: Duration,
@@ -106,6 +109,7 @@ impl Default for Config {
             when_unavailable: WhenUnavailable::Pass,
             spool: PathBuf::new(),
             spool_bytes_max: 1 << 30,
+            reserve: 16 << 20,
             commit_wait_max: Duration::from_millis(800),
             body_max: 8 << 20,
             inspected_bytes_max: 64 << 20,
@@ -180,6 +184,7 @@ pub struct Recorder {
     leaves_spool: AtomicBool,
     writing: AtomicBool,
     drain_until: OnceLock<Instant>,
+    reserve_is_out: AtomicBool,
 }
 
 /// The writer's thread. Close it, or what waits is lost.
@@ -288,6 +293,7 @@ impl Recorder {
             leaves_spool: AtomicBool::new(false),
             writing: AtomicBool::new(true),
             drain_until: OnceLock::new(),
+            reserve_is_out: AtomicBool::new(false),
             config,
         });
         let (spool, awaits_spool) = match recorder.open_spool(&options) {
@@ -332,6 +338,11 @@ impl Recorder {
     /// Whether recording is known to be down.
     pub fn is_down(&self) -> bool {
         self.outages.is_down()
+    }
+
+    /// Whether the disk was full and its reserve is in use.
+    pub fn is_reserve_out(&self) -> bool {
+        self.reserve_is_out.load(Ordering::Acquire)
     }
 
     /// Whether the writer's thread lives. It ends at the stop, or by a defect.
@@ -638,7 +649,7 @@ impl Recorder {
         match Spool::open(&path, options.file_mode, self.config.spool_bytes_max as u64, is_wanted) {
             Ok(Some((spool, torn))) if is_wanted || !spool.is_empty() || !torn.is_empty() => Ok(Some((spool, torn))),
             Ok(_) => Ok(None),
-            Err(error) if is_wanted || error.kind == store::ErrorKind::Busy => Err(error),
+            Err(error) if is_wanted => Err(error),
             Err(error) => {
                 tracing::error!(%error, "there is a spool, and what it holds cannot be written into the archive");
                 Ok(None)

@@ -6,6 +6,7 @@
 
 mod salvage;
 mod spooling;
+mod tending;
 mod trouble;
 
 use std::sync::Arc;
@@ -17,12 +18,14 @@ use tokio::time::{Instant, sleep, timeout};
 use super::live::Joined;
 use super::queue::Queued;
 use super::{Recorder, now_ms, pledge};
+use crate::store::reserve::Reserve;
 use crate::store::{Appended, Entry, Error, ErrorKind, Options, Outage, Run, Spool, Store};
 use crate::telemetry::Repeated;
 use crate::telemetry::pulse::Pulse;
 
 use salvage::append;
 use spooling::Pause;
+use tending::Tended;
 use trouble::road_back;
 
 /// Lazy facts are written at least this often (R4: within a second), and an idle file is looked after.
@@ -66,6 +69,8 @@ pub(super) struct Writer {
     read_pause: Pause,
     /// The outage, by its beginning, that the spool's records are told to be of.
     told_outage: Option<i64>,
+    reserve: Reserve,
+    tended: Tended,
     last_lazy: Instant,
     /// The last batch was a crowd.
     is_crowded: bool,
@@ -92,6 +97,7 @@ impl Writer {
     ) -> Self {
         let (spool, torn) = spool.unzip();
         let options = Options { create: false, ..options };
+        let reserve = Reserve::new(&options.path, recorder.config.reserve as u64);
         Self {
             recorder,
             options,
@@ -105,6 +111,8 @@ impl Writer {
             drain_pause: Pause::default(),
             read_pause: Pause::default(),
             told_outage: None,
+            reserve,
+            tended: Tended::default(),
             last_lazy: Instant::now(),
             is_crowded: false,
         }
@@ -118,6 +126,7 @@ impl Writer {
         self.take_up_spool();
         while !self.recorder.is_closing() || self.has_work() {
             pulse.beat();
+            self.tend();
             let batch = self.gather().await;
             if batch.whole {
                 self.pass_spool_on();
@@ -183,6 +192,7 @@ impl Writer {
         let mut pause = RETRY_FIRST;
         loop {
             pulse.beat();
+            self.tend();
             let had_backlog = self.has_backlog();
             let is_kept = if had_backlog {
                 // Nothing overtakes what is in the spool.
@@ -292,6 +302,9 @@ impl Writer {
             _ => error.clone(),
         };
         self.recorder.metrics.store_errors.get_or_create(&[("kind", error.kind.as_str().into())]).inc();
+        if error.kind == ErrorKind::Full && self.give_back_reserve() {
+            return;
+        }
         let road = road_back(error.kind);
         let patience = if road.is_waited_out { self.patience() } else { Duration::ZERO };
         if matches!(error.kind, ErrorKind::Missing | ErrorKind::Replaced) {
@@ -356,8 +369,6 @@ impl Writer {
             Ok(()) if self.recorder.is_down() => drop(self.write(Batch::default(), pulse).await),
             Ok(()) => {}
         }
-        let wal_bytes = self.store.as_ref().map_or(0, Store::wal_bytes);
-        self.recorder.metrics.wal_bytes.set(wal_bytes as i64);
     }
 
     /// At the end of a drain: what could not be written is lost, and that is said.
@@ -375,6 +386,11 @@ impl Writer {
         tracing::error!(events = lost, "stopping although these events could not be written");
     }
 
+    /// Where the archive has been locked for long already, waiting longer keeps a stop up for nothing.
+    fn gives_up_waiting(&self) -> bool {
+        self.recorder.drain_is_over() || self.recorder.is_down()
+    }
+
     async fn finish(&mut self) {
         if let Some(spool) = self.spool.as_ref().filter(|spool| !spool.is_empty()) {
             let (path, left) = (spool.path().display(), spool.backlog());
@@ -384,7 +400,7 @@ impl Writer {
         let ledger = serde_json::to_string(&self.recorder.metrics.ledger.read()).unwrap_or_default();
         let mut finished = store.finish(now_ms(), &ledger);
         // Another process that writes, say a successor, lets go of the file between two commits.
-        while finished.as_ref().is_err_and(|error| error.kind == ErrorKind::Busy) && !self.recorder.drain_is_over() {
+        while finished.as_ref().is_err_and(|error| error.kind == ErrorKind::Busy) && !self.gives_up_waiting() {
             sleep(RETRY_FIRST).await;
             finished = store.finish(now_ms(), &ledger);
         }

@@ -790,6 +790,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_log_is_folded_in_once_no_reader_is_in_the_way() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
+        let reader = Connection::open(folder.path().join("a.db")).expect("an archive");
+        reader.execute_batch("BEGIN; SELECT count(*) FROM events").expect("a snapshot");
+        store.append(&[answer(10, 1, "{}")], &[], false).expect("a reader does not hold the writer up");
+        assert!(!store.fold().expect("no trouble"));
+        assert!(store.wal_bytes() > 0);
+        reader.execute_batch("COMMIT").expect("it ends");
+        assert!(store.fold().expect("no trouble"));
+        assert_eq!(store.wal_bytes(), 0);
+        store.check_still_at_path().expect("it is the same log");
+    }
+
+    #[tokio::test]
     async fn the_file_decides_what_is_new_also_within_a_batch() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");

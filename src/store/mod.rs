@@ -4,9 +4,11 @@
 //! HTTP or what to do about an error.
 
 pub mod append;
+pub mod growth;
 pub mod inspect;
 pub mod place;
 pub mod read;
+pub mod reserve;
 pub mod spool;
 
 use std::borrow::Cow;
@@ -351,6 +353,14 @@ impl Store {
     /// Bytes in the WAL file now.
     pub fn wal_bytes(&self) -> u64 {
         std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |m| m.len())
+    }
+
+    /// Folds the WAL into the file, synced, and empties it. False where a reader is in the way.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn fold(&self) -> Result<bool, Error> {
+        fold_wal(&self.connection)
     }
 
     /// R9: is what was committed in the file that the path leads to, and in the WAL beside it?

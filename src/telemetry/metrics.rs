@@ -242,6 +242,10 @@ pub struct Metrics {
     pub spool_events: Gauge,
     /// Since the first of those was observed.
     pub spool_oldest_seconds: Gauge,
+    /// The reserve, as long as it is held.
+    pub reserve_bytes: Gauge,
+    /// Days until the disk is full at the present rate of growth.
+    pub disk_days_left: Gauge,
     /// Trouble with the spool, by kind.
     pub spool_errors: Family<Labels<1>, Counter>,
     /// Free space of the archive's file system.
@@ -316,6 +320,8 @@ impl Default for Metrics {
             spool_records: Gauge::default(),
             spool_events: Gauge::default(),
             spool_oldest_seconds: Gauge::default(),
+            reserve_bytes: Gauge::default(),
+            disk_days_left: Gauge::default(),
             spool_errors: Family::default(),
             free_bytes: Gauge::default(),
             upgrades_failed: Counter::default(),
@@ -388,6 +394,11 @@ impl Metrics {
         r.register("spool_events", help, self.spool_events.clone());
         let help = "How long the oldest record of the spool waits for the archive";
         r.register_with_unit("spool_oldest", help, Unit::Seconds, self.spool_oldest_seconds.clone());
+        let help = "Disk space held in reserve beside the archive; 0 once it was given back";
+        r.register_with_unit("reserve", help, Unit::Bytes, self.reserve_bytes.clone());
+        let help =
+            "Days until the disk of the archive is full at its present rate of growth; 36500 where it does not grow";
+        r.register("disk_days_left", help, self.disk_days_left.clone());
         r.register("spool_errors", "Trouble with the spool's file, by kind", self.spool_errors.clone());
         r.register_with_unit("free", "Free space beside the archive", Unit::Bytes, self.free_bytes.clone());
         r.register("node_up", "1 while a node is well: it gets its share of requests", self.node_up.clone());

@@ -130,6 +130,34 @@ async fn a_full_disk_under_pass_delivers_and_writes_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_gets_the_reserve_back_and_recording_goes_on() {
+    let (simulator, mount, folder) = (simulator().await, Mount::new(32 << 10), folder());
+    let database = mount.0.path().join("transcripts.db");
+    let settings = "[recording]\nreserve = \"4MiB\"\nwhen_unavailable = \"refuse\"\n";
+    let server = Server::start_with_database(folder.path(), &database, &simulator.addresses(), settings);
+    let held = async |bytes: f64| (server.metric("gms_recorder_reserve_bytes ").await? == bytes).then_some(());
+    eventually("the reserve is held", async || held(4_194_304.0).await).await;
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    mount.fill();
+    for n in 0..60 {
+        let form = format!("message=m{n}&transcriptPosition=1");
+        let reply = chat.act(&mut client, "send", &form).await.expect("an answer");
+        assert_eq!(reply.status, StatusCode::OK, "the reserve is in use, and recording is not down");
+    }
+    eventually("the reserve was needed", async || held(0.0).await).await;
+    assert_eq!(server.metric("gms_recorder_recording_up").await, Some(1.0));
+    let (status, words) = get(server.admin, "/ready").await.expect("it runs");
+    assert!(status == StatusCode::OK && words.contains("its reserve is in use"), "{words}");
+    assert!(server.log().contains("its reserve is given back"));
+    mount.free();
+    eventually("made anew", async || held(4_194_304.0).await).await;
+    assert!(!get(server.admin, "/ready").await.expect("it runs").1.contains("reserve"));
+    assert_eq!(texts(&server, &chat).await.len(), 60);
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_under_refuse_lets_nothing_unrecorded_out() {
     let (simulator, mount, folder) = (simulator().await, Mount::new(4096), folder());
     let database = mount.0.path().join("transcripts.db");
