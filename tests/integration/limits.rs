@@ -237,8 +237,8 @@ async fn a_header_of_the_proxy_protocol_names_the_client_before_anything_else() 
         stream.write_all(&version_1(client)).expect("it reads");
         stream
     };
-    let _two = [hold("203.0.113.7"), hold("203.0.113.7")];
     eventually("its third is turned away", async || {
+        let _two = [hold("203.0.113.7"), hold("203.0.113.7")]; // anew each time: they have until `head_timeout`
         let answer = send_raw(server.address, &[&version_1("203.0.113.7")[..], request].concat());
         (status(&answer) == "closed" && reached(&server, "client_connections").await >= 1.0).then_some(())
     })
