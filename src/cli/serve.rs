@@ -24,7 +24,7 @@ use crate::config::{Config, Key};
 use crate::proxy::access::Access;
 use crate::proxy::affinity::Cookies;
 use crate::proxy::health::{self, Check};
-use crate::proxy::{Http2, NodeAddress, Nodes, Proxy, Start, tls};
+use crate::proxy::{Claim, Door, Http2, NodeAddress, Nodes, Proxy, Start, tls};
 use crate::recorder::{Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
 use crate::store::growth::Growth;
 use crate::store::place::{FileSystemKind, Place};
@@ -204,9 +204,10 @@ impl Running {
             .with_context(|| format!("cannot write log.access_file = {}", config.log.access_file.display()))?
             .map(Arc::new);
         // Before the archive is made or a run begins in it: neither is to come of a start that fails.
-        if sockets.proxy.is_empty() {
-            Proxy::probe(config.proxy.listen).with_context(|| cannot_serve_clients(config))?;
-        }
+        let door = match sockets.proxy.is_empty() {
+            true => Door::Claimed(Claim::of(config.proxy.listen).with_context(|| cannot_serve_clients(config))?),
+            false => Door::Open(sockets.proxy),
+        };
         let tls = certificates.connector().cloned();
         let nodes = Arc::new(Nodes::new(addresses, tls, &config.proxy, &config.limits, &config.nodes, &metrics));
         health::resolve_first(&nodes).await;
@@ -234,7 +235,7 @@ impl Running {
             metrics: metrics.clone(),
             access_log: access_log.clone(),
         };
-        let proxy = match begin(start, sockets.proxy, from).await.with_context(|| cannot_serve_clients(config)) {
+        let proxy = match begin(start, door, from).await.with_context(|| cannot_serve_clients(config)) {
             Ok(proxy) => proxy,
             Err(error) => {
                 writer.close(Duration::from_secs(1));
@@ -477,15 +478,11 @@ async fn open(options: &Options, run: &Run, is_shared: bool) -> Result<Store, st
 }
 
 /// Accepts clients; in the place of a predecessor once everything is known that it knows.
-async fn begin(
-    start: Start,
-    listeners: Vec<std::net::TcpListener>,
-    from: Option<&mut Predecessor>,
-) -> anyhow::Result<Proxy> {
+async fn begin(start: Start, door: Door, from: Option<&mut Predecessor>) -> anyhow::Result<Proxy> {
     if let Some(from) = from {
         from.prepared(&start.recorder, &start.nodes).await?;
     }
-    Ok(Proxy::start(start, listeners)?)
+    Ok(Proxy::start(start, door)?)
 }
 
 fn cannot_serve_clients(config: &Config) -> String {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use super::access::Access;
 use super::affinity::Cookies;
 use super::answer::Refusal;
+use super::claim::Claim;
 use super::client;
 use super::forward::Gate;
 use super::http2;
@@ -38,8 +39,6 @@ use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::{Limit, Metrics};
 use crate::telemetry::pulse;
 
-/// Connections the kernel completes for us before they are accepted.
-const BACKLOG: i32 = 4096;
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients of a thread that are being told that there is no room for them.
@@ -85,6 +84,15 @@ pub struct Start {
     pub access_log: Option<Arc<AccessLog>>,
 }
 
+/// Where clients come in.
+#[derive(Debug)]
+pub enum Door {
+    /// At an address of our own.
+    Claimed(Claim),
+    /// Through sockets that listen already: one at the least.
+    Open(Vec<std::net::TcpListener>),
+}
+
 /// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
@@ -97,20 +105,16 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts all threads. Sockets that listen already are accepted from, each by some thread; without any, the configured
-    /// address is bound.
+    /// Starts all threads. Sockets that listen already are accepted from, each by some thread.
     ///
     /// # Errors
     /// Where the address cannot be had, or a thread cannot be started.
-    pub fn start(start: Start, listeners: Vec<std::net::TcpListener>) -> io::Result<Self> {
+    pub fn start(start: Start, door: Door) -> io::Result<Self> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if start.config.threads == 0 { cores() } else { start.config.threads };
-        let listeners = match listeners.is_empty() {
-            true => {
-                let address = Self::probe(start.config.listen)?;
-                (0..threads).map(|_| listen(address)).collect::<io::Result<Vec<_>>>()?
-            }
-            false => listeners,
+        let listeners = match door {
+            Door::Claimed(claim) => claim.listen(threads)?,
+            Door::Open(listeners) => listeners,
         };
         let address = listeners[0].local_addr()?;
         // Whoever acknowledges nothing of what is sent for so long is cut off by the kernel, also once we have closed.
@@ -139,15 +143,6 @@ impl Proxy {
         let gone = || Err(io::Error::other("a proxy thread ended before it began"));
         all.iter().try_for_each(|_| started.recv().unwrap_or_else(|_| gone()))?;
         Ok(Self { address, drain_max, stage: Arc::new(stage), listeners, threads: all })
-    }
-
-    /// Finds out whether the address is free, and which port it is. The threads share it, and with a shared address
-    /// another program there would not be noticed; a listener that shares with nobody is.
-    ///
-    /// # Errors
-    /// Where it is not.
-    pub fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
-        std::net::TcpListener::bind(address)?.local_addr()
     }
 
     /// Whether a proxy that listens at an address is who answers at another: a node there would be the proxy itself.
@@ -228,19 +223,6 @@ fn run(ready: &mpsc::Sender<io::Result<()>>, thread: impl Future<Output = ()>) {
     if ready.send(Ok(())).is_ok() {
         runtime.block_on(thread);
     }
-}
-
-/// A listener that shares its address with the other threads' (SO_REUSEPORT).
-fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    sockopt::set_socket_reuseport(&socket, true)?;
-    bind(&socket, &address)?;
-    listen(&socket, BACKLOG)?;
-    Ok(socket.into())
 }
 
 /// What a thread accepts from.

@@ -5,6 +5,7 @@ pub mod address;
 pub mod affinity;
 mod answer;
 mod body;
+mod claim;
 mod client;
 mod forward;
 pub mod forwarded;
@@ -42,7 +43,8 @@ use serde::Deserialize;
 use crate::units;
 
 pub use address::NodeAddress;
-pub use listener::{Ending, Proxy, Start};
+pub use claim::Claim;
+pub use listener::{Door, Ending, Proxy, Start};
 pub use nodes::Nodes;
 
 /// The `[proxy]` section.

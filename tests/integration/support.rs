@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -282,9 +283,19 @@ fn spawn(
     command.spawn().expect("the binary was built")
 }
 
-/// A loopback address that was free a moment ago.
+/// A loopback address that is given to one test only, and by the kernel to nobody who asks for any port: below what it
+/// chooses from (ip_local_port_range).
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback has free ports")
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const PORTS: Range<u16> = 16_000..32_000;
+    let start = std::process::id() as u16; // where two suites run at once
+    for _ in PORTS {
+        let port = PORTS.start + start.wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 16_000;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().expect("it is bound");
+        }
+    }
+    panic!("loopback has no free ports in {PORTS:?}");
 }
 
 /// Runs the program to its end: exit code, stdout, stderr.
