@@ -10,6 +10,7 @@ pub mod place;
 pub mod read;
 pub mod reserve;
 pub mod spool;
+mod wal;
 
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -296,6 +297,7 @@ impl Store {
     /// Every [`ErrorKind`] but `Row`.
     pub async fn open(options: &Options, run: &Run) -> Result<Self, Error> {
         prepare_file(options)?;
+        wal::make_good(&options.path)?;
         let mut migrating = migrating_options(&options.path).connect().await?;
         check_engine(&mut migrating).await?;
         check_application(&mut migrating, &options.path).await?;
@@ -305,7 +307,6 @@ impl Store {
         let file = identity(&options.path).ok_or_else(gone)?;
         let connection = writer(&options.path)?;
         migrating.close().await?;
-        fold_wal(&connection)?;
         let path = options.path.clone();
         let (archive_id, memory) = (String::new(), append::Memory::default());
         let mut store = Self { connection, path, file, wal: None, archive_id, run_id: 0, memory };
@@ -360,7 +361,7 @@ impl Store {
     /// # Errors
     /// As writing goes wrong.
     pub fn fold(&self) -> Result<bool, Error> {
-        fold_wal(&self.connection)
+        wal::fold(&self.connection)
     }
 
     /// R9: is what was committed in the file that the path leads to, and in the WAL beside it?
@@ -396,16 +397,18 @@ impl Store {
     /// # Errors
     /// As writing goes wrong.
     pub fn close(self) -> Result<(), Error> {
+        wal::leave_behind(&self.connection, false)?;
         self.connection.close().map_err(|(_, error)| error.into())
     }
 
-    /// Lets go of the file after an error, leaving it as whole as can be.
+    /// Lets go of the file after an error. What is committed stays in the WAL until that was made good: the error may have been
+    /// a sync's.
     ///
     /// A file that was renamed still takes the frames of its WAL, which would otherwise stay at the old name and be
     /// mistaken for the WAL of whatever file is put there (sqlite.org/howtocorrupt.html, section 2.4).
     pub fn abandon(self) {
         if self.check_still_at_path().is_err() {
-            let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+            let _ = wal::fold(&self.connection);
         }
         let _ = self.connection.close();
     }
@@ -503,22 +506,20 @@ const WRITER_PRAGMAS: &str = "
     PRAGMA trusted_schema = OFF;
 ";
 
-fn writer(path: &Path) -> Result<rusqlite::Connection, Error> {
+/// To a file that is there, as it is.
+fn connect(path: &Path) -> Result<rusqlite::Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = rusqlite::Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.execute_batch(WRITER_PRAGMAS)?;
-    connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 
-/// Brings what the WAL holds into the file, synced, and empties it. False where a reader is in the way.
-///
-/// At every opening: after a sync that failed, or a crash, the system's memory may show frames that the disk has not. Frames
-/// written behind such a gap would be lost with it, synced or not. Brought into the file they are written anew.
-fn fold_wal(connection: &rusqlite::Connection) -> Result<bool, Error> {
-    let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0))?;
-    Ok(busy == 0)
+fn writer(path: &Path) -> Result<rusqlite::Connection, Error> {
+    let connection = connect(path)?;
+    wal::leave_behind(&connection, true)?;
+    connection.execute_batch(WRITER_PRAGMAS)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
 }
 
 async fn check_engine(connection: &mut SqliteConnection) -> Result<(), Error> {

@@ -55,7 +55,7 @@ async fn simulator() -> Simulator {
     Simulator::start(Config::nodes(1)).await.expect("free ports")
 }
 
-async fn writable(path: &Path) -> SqliteConnection {
+pub async fn writable(path: &Path) -> SqliteConnection {
     let options =
         SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_secs(10)).disable_statement_logging();
     options.connect().await.expect("there is an archive")
