@@ -19,6 +19,8 @@ pub struct Route<'p> {
     pub chat_id: Option<Cow<'p, str>>,
     /// It looks like chat traffic but matches no route: to be warned of.
     pub looks_like_chat: bool,
+    /// Its path says the same to whoever reads it.
+    pub has_one_reading: bool,
 }
 
 impl<'p> Route<'p> {
@@ -28,7 +30,7 @@ impl<'p> Route<'p> {
     /// another method is the node's to say, and its answer is worth a look.
     pub fn parse(method: &str, path: &'p str, base_path: &str) -> Self {
         let mut route = match normalised(path) {
-            Cow::Borrowed(path) => Route::of(path, base_path),
+            Cow::Borrowed(path) => Route { has_one_reading: true, ..Route::of(path, base_path) },
             Cow::Owned(path) => Route::of(&path, base_path).into_owned(),
         };
         if hides_separator(path) {
@@ -41,8 +43,8 @@ impl<'p> Route<'p> {
     }
 
     /// What others could take the path for that we read as [`normalised`]: they cut no parameters, or cut them later; they
-    /// take a backslash for a character like any other; they decode twice. Each reading with where it leads; empty where
-    /// all read alike, and none where it has what no path has, or can be decoded without an end.
+    /// take a backslash for a character like any other; they decode twice. Each reading with where it leads; none
+    /// where it has what no path has, or can be decoded without an end. For routes that have more than one reading.
     pub fn elsewhere(path: &str, base_path: &str) -> Option<Vec<(String, Route<'static>)>> {
         let readings = readings(path)?;
         let route = |path: String| {
@@ -114,7 +116,7 @@ impl<'p> Route<'p> {
     }
 
     pub(super) fn new(class: RouteClass) -> Self {
-        Self { class, operation: None, service: None, chat_id: None, looks_like_chat: false }
+        Self { class, operation: None, service: None, chat_id: None, looks_like_chat: false, has_one_reading: false }
     }
 
     fn into_owned(self) -> Route<'static> {
@@ -125,6 +127,7 @@ impl<'p> Route<'p> {
             service: owned(self.service),
             chat_id: owned(self.chat_id),
             looks_like_chat: self.looks_like_chat,
+            has_one_reading: self.has_one_reading,
         }
     }
 
@@ -338,9 +341,6 @@ const DECODINGS_MAX: usize = 4;
 /// Every other reading of a path, once; see [`Route::elsewhere`].
 fn readings(path: &str) -> Option<Vec<String>> {
     let mut readings = Vec::new();
-    if is_plain(path) {
-        return Some(readings);
-    }
     let cut = without_parameters(path);
     for start in [path, &cut] {
         let mut text = start.to_owned();
@@ -397,9 +397,9 @@ fn resolved(decoded: &str) -> String {
 
 fn is_plain(path: &str) -> bool {
     let bytes = path.as_bytes();
-    let is_odd = |byte: &u8| matches!(byte, b'%' | b';' | b'\\');
-    let is_split = |pair: &[u8]| pair[0] == b'/' && matches!(pair[1], b'/' | b'.');
-    bytes.first() == Some(&b'/') && !bytes.iter().any(is_odd) && !bytes.windows(2).any(is_split)
+    bytes.first() == Some(&b'/')
+        && memchr::memchr3(b'%', b';', b'\\', bytes).is_none()
+        && memchr::memchr_iter(b'/', bytes).all(|at| !matches!(bytes.get(at + 1), Some(b'/' | b'.')))
 }
 
 /// Cut before decoding, as servlet containers do: `..;x` is a dot segment, `%3B` is part of a name.

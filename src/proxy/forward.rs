@@ -3,6 +3,8 @@
 //! A request is routed, checked, sent to a node. Answers of other routes stream through. An answer of an inspected route
 //! is held until it was read, and if it brought something new until that is committed; then it goes out as it came.
 
+mod account;
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -30,12 +32,8 @@ use super::tally::Tally;
 use super::tap::{self, Budget, Share, Taken};
 use super::trail::Trail;
 use super::upstream::{Failure, Lease, Outbound, Pool};
-use crate::chat::{ChatId, Secret};
-use crate::gms::request::{secrets_of, secrets_of_query};
-use crate::gms::scrub::{scrub_path_parameters, scrub_words};
-use crate::gms::{self, ApiError, Exchange, Finding, Operation, Route, RouteClass};
+use crate::gms::{self, Exchange, Operation, Route, RouteClass};
 use crate::recorder::{Recorded, Recorder, Verdict};
-use crate::store::ExchangeFacts;
 use crate::telemetry::Repeated;
 use crate::telemetry::access::Pen;
 use crate::telemetry::metrics::{Limit, Metrics};
@@ -113,31 +111,6 @@ struct Asked<'a> {
     client: IpAddr,
     /// The node asked last.
     node: RefCell<Option<Arc<str>>>,
-}
-
-impl Gate {
-    /// Counts and audits a client that is refused before its request can be forwarded.
-    pub fn turn_away(&self, refusal: Refusal, client: IpAddr, method: &str, target: &str) {
-        limits::behind(refusal).into_iter().for_each(|limit| self.metrics.reached(limit));
-        // What is no path may hold anything, a password before a host too.
-        let is_path = target.starts_with('/') && target.len() <= self.limits.target_bytes_max;
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let mut path = path.to_string();
-        if !is_path {
-            path.clear();
-        }
-        scrub_path_parameters(&mut path);
-        scrub_words([&mut path], &secrets_of_query(query));
-        let route = Route::parse(method, &path, &self.config.base_path);
-        let error = answer::audited(refusal, Reach::NotForwarded, None, &route);
-        let facts = ExchangeFacts {
-            method: method.into(),
-            path: path.clone(),
-            client: client.to_string(),
-            ..ExchangeFacts::default()
-        };
-        self.recorder.audit(error, &facts.into());
-    }
 }
 
 /// Forwards one request and returns the answer for its client.
@@ -222,10 +195,10 @@ impl Asked<'_> {
         let outbound = Outbound { bytes, upload: upload.clone(), is_safe, goes_on, began: self.request.began };
         let key = key_of(&self.route, &self.noted, &self.client, self.pinned());
         self.note(Trail::asks);
-        let answered = self.in_time(self.gate.pool.send(&outbound, key.as_affinity(), &self.node)).await;
-        self.note(|trail| trail.asked(self.node.borrow().as_ref(), matches!(answered, Some(Ok(_)))));
-        let failure = match answered {
+        let asks = |has_answered| self.note(|trail| trail.asked(self.node.borrow().as_ref(), has_answered));
+        let failure = match self.in_time(self.gate.pool.send(&outbound, key.as_affinity(), &self.node)).await {
             Some(Ok((head, lease))) => {
+                asks(true);
                 self.remember_session(&head);
                 return Ok((self.with_cookies(head), lease));
             }
@@ -239,6 +212,7 @@ impl Asked<'_> {
             }
         };
         self.node.replace(failure.node);
+        asks(false);
         Err(self.refuse_because(failure.refusal, failure.reach, failure.why.as_deref()))
     }
 
@@ -465,79 +439,6 @@ impl Asked<'_> {
     fn moves_file(&self) -> bool {
         self.route.may_be_file() || self.route.operation == Some(Operation::FileUpload)
     }
-
-    /// A row in the audit. A client may have put its key anywhere in the path.
-    fn audit(&self, mut error: ApiError) {
-        let secrets = self.secrets();
-        error.chat_id = error.chat_id.filter(|id| !is_among(&secrets, id));
-        scrub_words([&mut error.service, &mut error.operation].into_iter().flatten(), &secrets);
-        self.gate.recorder.audit(error, &self.facts());
-    }
-
-    fn find(&self, mut finding: Finding) {
-        finding.chat_id = finding.chat_id.filter(|id| !is_among(&self.secrets(), id));
-        self.gate.recorder.find(finding, &self.facts());
-    }
-
-    /// What is kept of the exchange with an error or a finding: free of the secrets that it named (R5).
-    fn facts(&self) -> Arc<ExchangeFacts> {
-        self.note(Trail::audited);
-        let (path, request_id) = self.clean_words();
-        Arc::new(ExchangeFacts {
-            method: self.request.head.method().into(),
-            path,
-            node: self.node.borrow().clone(),
-            client: self.client.to_string(),
-            request_id,
-            trace_id: self.noted.trace_id.map(String::from),
-            duration_ms: self.request.began.elapsed().as_millis() as i64,
-        })
-    }
-
-    /// The path and the request's id.
-    fn clean_words(&self) -> (String, Option<String>) {
-        let mut path = self.request.target.path.to_string();
-        let mut request_id = self.noted.request_id.map(String::from);
-        scrub_path_parameters(&mut path);
-        scrub_words([&mut path].into_iter().chain(&mut request_id), &self.secrets());
-        (path, request_id)
-    }
-
-    /// All that its client named.
-    fn secrets(&self) -> Vec<Secret> {
-        let mut secrets = self.noted.request_credentials();
-        secrets.extend(self.secrets_said());
-        secrets
-    }
-
-    /// The secrets in query and body.
-    fn secrets_said(&self) -> Vec<Secret> {
-        secrets_of(&self.said(&self.request.upload.kept()))
-    }
-
-    /// For the access log, if there is one.
-    fn note(&self, notice: impl FnOnce(&Trail)) {
-        if let Some(trail) = self.request.trail {
-            notice(trail);
-        }
-    }
-
-    /// What it is told in any case, whatever became of the exchange.
-    fn tell(&self) {
-        self.note(|trail| {
-            trail.routed(&self.route);
-            trail.learn(self.secrets_said());
-        });
-    }
-
-    fn count(&self, reply: &Reply) {
-        let counted = self.gate.tally.of(self.route.class);
-        counted.answered(reply.head().status(), self.request.began.elapsed());
-    }
-}
-
-fn is_among(secrets: &[Secret], id: &ChatId) -> bool {
-    secrets.iter().any(|secret| secret.expose() == id.as_str())
 }
 
 /// Notices a client that leaves before its answer: then, and only then, it is not taken out before the end.
