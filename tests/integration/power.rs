@@ -19,7 +19,7 @@ use crate::support::{Archive, Chat, Client, Server, count, eventually, folder};
 type Held = Arc<Mutex<HashSet<(String, i64)>>>;
 
 /// The library, built once for a folder.
-fn shim(folder: &Path) -> PathBuf {
+pub fn shim(folder: &Path) -> PathBuf {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/shim.c");
     let library = folder.join("shim.so");
     let built =
@@ -225,17 +225,7 @@ async fn check_power_cut(settings: &str, more: &[(&str, &str)], locks: bool, see
         eventually("drained", async || (server.metric("gms_recorder_spool_events ").await? == 0.0).then_some(())).await;
         assert!(server.stop().success());
         let mut archive = Archive::open(&server.database).await;
-        let rows = archive.rows("SELECT chat_id, event_index FROM events").await;
-        let stored: HashSet<(String, i64)> =
-            rows.into_iter().map(|row| (row[0].clone(), row[1].parse().expect("an index"))).collect();
-        let missing: Vec<_> = held.difference(&stored).collect();
-        assert!(
-            missing.is_empty(),
-            "{settings}{more:?}, {unsynced:?}, seed {seed}: {} of {} are missing: {missing:?}",
-            missing.len(),
-            held.len()
-        );
-        assert_eq!(archive.value("PRAGMA integrity_check").await, "ok", "{unsynced:?}, seed {seed}");
+        archive.check_holds(&held, &format!("{settings}{more:?}, {unsynced:?}, seed {seed}")).await;
     }
     simulator.stop().await;
     held.len()

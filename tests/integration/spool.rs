@@ -223,17 +223,8 @@ async fn no_event_that_a_client_had_is_lost_between_archive_and_spool() {
     account(&server).await;
     assert!(server.stop().success());
     let mut archive = Archive::open(&server.database).await;
-    let rows = archive.rows("SELECT chat_id, event_index FROM events").await;
-    let stored: HashSet<(String, i64)> =
-        rows.into_iter().map(|row| (row[0].clone(), row[1].parse().expect("an index"))).collect();
-    let missing: Vec<_> = held.difference(&stored).collect();
-    assert!(
-        held.len() > 60 * rounds && missing.is_empty(),
-        "{} of {} are missing: {missing:?}",
-        missing.len(),
-        held.len()
-    );
+    assert!(held.len() > 60 * rounds, "hardly any load: {}", held.len());
+    archive.check_holds(&held, "in the end").await;
     assert_eq!(archive.value("SELECT count(*) FROM event_variants").await, "0");
-    assert_eq!(archive.value("PRAGMA integrity_check").await, "ok");
     simulator.stop().await;
 }

@@ -1,6 +1,6 @@
 //! What the tests stand on: a server as a process or in this one, nodes that answer as told, a client, the archive.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
@@ -551,6 +551,16 @@ impl Archive {
     pub async fn rows(&mut self, sql: &str) -> Vec<Vec<String>> {
         let rows = sqlx::query(AssertSqlSafe(sql.to_string())).fetch_all(&mut self.0).await;
         rows.unwrap_or_else(|e| panic!("{sql}: {e}")).iter().map(texts).collect()
+    }
+
+    /// Every event that clients held, by chat and index, is in it; and SQLite finds it sound.
+    pub async fn check_holds(&mut self, held: &HashSet<(String, i64)>, occasion: &str) {
+        let rows = self.rows("SELECT chat_id, event_index FROM events").await;
+        let stored: HashSet<(String, i64)> =
+            rows.into_iter().map(|row| (row[0].clone(), row[1].parse().expect("an index"))).collect();
+        let missing: Vec<_> = held.difference(&stored).collect();
+        assert!(missing.is_empty(), "{occasion}: {} of {} events are missing: {missing:?}", missing.len(), held.len());
+        assert_eq!(self.value("PRAGMA integrity_check").await, "ok", "{occasion}");
     }
 }
 

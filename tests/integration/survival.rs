@@ -4,12 +4,14 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use gms_recorder::simulator::{Chance, Faults};
+use gms_recorder::simulator::{Chance, Config, Faults, Simulator};
 use http::StatusCode;
 use rustix::process::Signal;
 
 use crate::crowd::{Crowd, nodes};
-use crate::support::{Server, count, eventually, folder, get};
+use crate::power::shim;
+use crate::spool::account;
+use crate::support::{Archive, Chat, Client, Server, count, eventually, folder, get};
 
 const CUSTOMERS: usize = 16;
 /// Quick enough for a test.
@@ -103,5 +105,55 @@ async fn without_file_descriptors_it_waits_at_rest_and_goes_on_by_itself() {
     let lines = server.log().matches("a connection could not be accepted").count();
     assert!(lines <= 2, "{lines} lines of one kind within a minute");
     crowd.end(&mut server, &simulator).await;
+    simulator.stop().await;
+}
+
+/// A day forth, a week back, beyond what 32 bits of seconds hold: rows bear the times that the clock shows, and nothing else
+/// goes by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_changes_the_times_in_the_rows_and_nothing_else() {
+    const DAY: i64 = 86_400;
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let clock = folder.path().join("clock");
+    let environment = [("LD_PRELOAD", shim(folder.path())), ("SHIM_CLOCK", clock.clone())];
+    let environment = environment.map(|(name, path)| (name.to_string(), path.display().to_string()));
+    let mut server = Server::start_with_environment(folder.path(), &simulator.addresses(), "", environment.into());
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    let jumps = [0, DAY, -7 * DAY, 30_000 * DAY, 0];
+    for (n, seconds) in jumps.into_iter().enumerate() {
+        std::fs::write(&clock, seconds.to_string()).expect("the folder is ours");
+        let form = format!("message=m{n}&transcriptPosition=1");
+        let began = Instant::now();
+        let reply = chat.act(&mut client, "send", &form).await.expect("an answer");
+        assert_eq!(reply.status, StatusCode::OK, "{seconds} s off");
+        assert!(began.elapsed() < Duration::from_secs(2), "{seconds} s off: {:?}", began.elapsed());
+        let (ready, said) = get(server.admin, "/ready").await.expect("it runs");
+        assert_eq!(ready, StatusCode::OK, "{seconds} s off: {said}");
+    }
+    assert_eq!(account(&server).await, (0.0, 0.0), "none is delivered early or dropped");
+    assert!(server.stop().success());
+
+    let mut archive = Archive::open(&server.database).await;
+    let rows =
+        archive.rows("SELECT text, recorded_at / 86400000 FROM events WHERE text LIKE 'm_' ORDER BY event_index").await;
+    let days: Vec<i64> = rows.iter().map(|row| row[1].parse().expect("a day")).collect();
+    let expected: Vec<String> = (0..jumps.len()).map(|n| format!("m{n}")).collect();
+    assert_eq!(rows.iter().map(|row| row[0].clone()).collect::<Vec<_>>(), expected, "once, and in order");
+    for (day, seconds) in days.iter().zip(jumps) {
+        assert!((day - days[0] - seconds / DAY).abs() <= 1, "{days:?}"); // midnight may come between
+    }
+    for (what, sql) in [
+        ("outages", "SELECT count(*) FROM outages"),
+        ("variants", "SELECT count(*) FROM event_variants"),
+        ("findings", "SELECT count(*) FROM findings"),
+        ("holes", "SELECT count(*) FROM coverage_holes"),
+        (
+            "chats seen last before they were seen first",
+            "SELECT count(*) FROM chats WHERE last_seen_at < first_seen_at",
+        ),
+    ] {
+        assert_eq!(archive.value(sql).await, "0", "{what}");
+    }
     simulator.stop().await;
 }
