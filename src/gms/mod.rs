@@ -13,6 +13,7 @@ pub mod request;
 mod body;
 mod wire;
 mod bayeux;
+pub mod files;
 pub mod websocket;
 
 use std::borrow::Cow;

@@ -296,13 +296,17 @@ pub(super) fn attribute(name: &str, value: &str, source: AttributeSource) -> Att
 
 /// The boundary of a multipart body, by the Content-Type or else by its first line.
 fn boundary<'a>(content_type: &'a str, text: &'a str) -> Option<&'a str> {
-    let (kind, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
+    let by_line = || text.strip_prefix("--")?.lines().next().filter(|line| !line.is_empty());
+    boundary_of(content_type).or_else(by_line)
+}
+
+/// The boundary that a Content-Type names, if it is multipart.
+pub(super) fn boundary_of(content_type: &str) -> Option<&str> {
+    let (kind, parameters) = content_type.split_once(';')?;
     let is_multipart = kind.trim().get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case("multipart/"));
     let mut parameters = parameters.split(';').filter_map(|parameter| parameter.trim().split_once('='));
-    let named = parameters.find(|(name, _)| name.eq_ignore_ascii_case("boundary"));
-    let named = named.map(|(_, value)| value.trim_matches('"')).filter(|value| is_multipart && !value.is_empty());
-    let by_line = || text.strip_prefix("--")?.lines().next().filter(|line| !line.is_empty());
-    named.or_else(by_line)
+    let (_, named) = parameters.find(|(name, _)| name.eq_ignore_ascii_case("boundary"))?;
+    Some(named.trim_matches('"')).filter(|value| is_multipart && !value.is_empty())
 }
 
 /// The fields of a multipart/form-data body (RFC 7578), without the files. The last may be cut.
@@ -314,16 +318,29 @@ fn multipart<'a>(text: &'a str, boundary: &str) -> Vec<(Cow<'a, str>, Cow<'a, st
 
 fn multipart_field(part: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     let (head, value) = part.split_once("\r\n\r\n").or_else(|| part.split_once("\n\n"))?;
+    let Disposition { name, is_file } = disposition(head)?;
+    let value = value.strip_suffix("\r\n").or_else(|| value.strip_suffix('\n')).unwrap_or(value);
+    (!is_file).then_some((Cow::Borrowed(name?), Cow::Borrowed(value)))
+}
+
+/// What a part of a form is.
+pub(super) struct Disposition<'a> {
+    name: Option<&'a str>,
+    /// It has a file's name.
+    pub is_file: bool,
+}
+
+/// What the fields of a part say of it.
+pub(super) fn disposition(head: &str) -> Option<Disposition<'_>> {
     let is_disposition =
         |line: &&str| line.get(..20).is_some_and(|name| name.eq_ignore_ascii_case("content-disposition:"));
-    let disposition = head.lines().find(is_disposition)?;
+    let line = head.lines().find(is_disposition)?;
     let parameter = |name: &str| {
-        let after = disposition.split(name).nth(1)?;
+        let after = line.split(name).nth(1)?;
         after.strip_prefix('"').map_or(after.split(';').next(), |quoted| quoted.split('"').next())
     };
-    let value = value.strip_suffix("\r\n").or_else(|| value.strip_suffix('\n')).unwrap_or(value);
     let is_file = parameter("filename=").or_else(|| parameter("filename*=")).is_some();
-    (!is_file).then_some((Cow::Borrowed(parameter(" name=")?), Cow::Borrowed(value)))
+    Some(Disposition { name: parameter(" name="), is_file })
 }
 
 #[cfg(test)]

@@ -146,6 +146,15 @@ impl<'p> Route<'p> {
         }
     }
 
+    /// Its request may bring files, in a form.
+    pub fn may_upload(&self) -> bool {
+        match self.class {
+            RouteClass::ChatNtf => true,
+            RouteClass::Chat => self.operation == Some(Operation::FileUpload),
+            _ => false,
+        }
+    }
+
     /// Its answer may be a raw file, which is never to be held: `gms::could_be_answer` tells by the first bytes.
     /// Operations that nobody documented are treated as if they could.
     pub fn may_be_file(&self) -> bool {
@@ -313,6 +322,14 @@ impl Operation {
             _ => Self::Other(path.into()),
         }
     }
+}
+
+/// `{fileId}` of the path of a download or a deletion.
+pub(super) fn file_id_of(path: &str) -> Option<String> {
+    let path = normalised(path);
+    let (_, file) = path.rsplit_once("/file/")?;
+    let (id, _) = file.split_once('/')?;
+    Some(id.to_string())
 }
 
 /// An encoded slash or backslash: one segment to some, two to others.

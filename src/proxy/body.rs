@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::answer::Refusal;
+use super::file::Download;
 use super::framing::{Ambiguous, Decoder, Framing, SizeLine};
 use super::head::{Head, Known};
 use super::limits::{self, Pace};
@@ -21,6 +22,7 @@ use super::socket::Watch;
 use super::tap::Share;
 use super::upstream::Lease;
 use super::wire::{READ_BYTES_MAX, Wire};
+use crate::gms::files::{FormFile, FormFiles};
 
 /// Messages up to this size go out as one piece.
 const GATHERED_BYTES_MAX: usize = 2 << 10;
@@ -188,6 +190,8 @@ struct UploadState {
     pace: Pace,
     /// So much more may come.
     bytes_left: u64,
+    /// Reads the files in it, where it is a form that may have some.
+    files: Option<Box<FormFiles>>,
 }
 
 impl UploadState {
@@ -197,6 +201,9 @@ impl UploadState {
         self.pace.moved(part.len(), Instant::now);
         let room = self.kept_max - self.kept.len();
         self.kept.extend_from_slice(&part[..part.len().min(room)]);
+        if let Some(files) = &mut self.files {
+            files.take(part);
+        }
         Ok(())
     }
 }
@@ -230,7 +237,8 @@ impl Upload {
         let decoder = Decoder::new(framing);
         let is_over = Cell::new(decoder.is_over());
         let (pace, bytes_left) = (Pace::new(limits), limits.body_bytes_max as u64);
-        let state = UploadState { decoder, awaits_continue, kept: Vec::new(), kept_max: 0, pace, bytes_left };
+        let (kept, kept_max, files) = (Vec::new(), 0, None);
+        let state = UploadState { decoder, awaits_continue, kept, kept_max, pace, bytes_left, files };
         let outgoing = Outgoing::of_request(framing);
         let announcing = head.has(Known::Trailer).then(|| head.clone());
         Rc::new(Self { source, outgoing, announcing, state: state.into(), moved_at: Cell::new(began), is_over })
@@ -239,6 +247,17 @@ impl Upload {
     /// Keeps at most so many bytes of its start.
     pub fn keep(&self, bytes_max: usize) {
         self.state.borrow_mut().kept_max = bytes_max;
+    }
+
+    /// Hashes the files in it, where its Content-Type says that it is a form with parts.
+    pub fn hash_files(&self, content_type: &str) {
+        self.state.borrow_mut().files = FormFiles::of(content_type).map(Box::new);
+    }
+
+    /// The files of it that came so far, once.
+    pub fn take_files(&self) -> Vec<FormFile> {
+        let files = self.state.borrow_mut().files.take();
+        files.map(|files| files.finish()).unwrap_or_default()
     }
 
     /// All of it was taken.
@@ -424,6 +443,8 @@ pub struct NodeBody {
     lease: Option<Lease>,
     /// Bytes so far.
     came: usize,
+    /// What it is told to, where it is a file.
+    download: Option<Box<Download>>,
 }
 
 /// A part of an answer's body.
@@ -438,9 +459,15 @@ pub struct Part<'a> {
 impl NodeBody {
     /// The body, and the connection it comes on.
     pub fn new(framing: Framing, lease: Lease) -> Self {
-        let mut body = Self { decoder: Decoder::new(framing), lease: Some(lease), came: 0 };
+        let mut body = Self { decoder: Decoder::new(framing), lease: Some(lease), came: 0, download: None };
         body.let_go();
         body
+    }
+
+    /// It is a file: what is still to come of it goes there, too.
+    pub fn is_download(&mut self, mut download: Box<Download>) {
+        download.take(b"", self.is_over());
+        self.download = Some(download).filter(|_| !self.is_over());
     }
 
     /// Whether its end was seen.
@@ -479,18 +506,21 @@ impl NodeBody {
             });
         };
         lease.pump(context);
-        let (decoder, came) = (&mut self.decoder, &mut self.came);
+        let (decoder, came, download) = (&mut self.decoder, &mut self.came, &mut self.download);
         let bytes_max = if *came < FREELY_BYTES { READ_BYTES_MAX } else { LATER_BYTES_MAX };
         let taken = lease.wire().poll_part(context, bytes_max, |bytes| {
             if bytes.is_empty() {
                 let end = decoder.ends_here().then(Vec::new).ok_or(Error::BrokeOff);
+                download.iter_mut().for_each(|download| download.take(b"", end.is_ok()));
                 return (0, end.map(|end| take(Part { bytes: b"", end: Some(end) })));
             }
             match decoder.decode(bytes) {
                 Ok(decoded) => {
                     let end = decoder.is_over().then(|| decoder.take_trailer());
                     *came += decoded.used;
-                    (decoded.used, Ok(take(Part { bytes: &bytes[..decoded.data], end })))
+                    let bytes = &bytes[..decoded.data];
+                    download.iter_mut().for_each(|download| download.take(bytes, end.is_some()));
+                    (decoded.used, Ok(take(Part { bytes, end })))
                 }
                 Err(ambiguous) => (0, Err(ambiguous.into())),
             }
@@ -508,6 +538,7 @@ impl NodeBody {
             && let Some(lease) = self.lease.take()
         {
             lease.give_back();
+            self.download = None; // whoever is told of it need not wait for the client to take the rest
         }
     }
 }

@@ -22,6 +22,7 @@ use super::access::Access;
 use super::affinity::{self, Cookies};
 use super::answer::{self, Reach, Refusal};
 use super::body::{NodeBody, Reply, Upload};
+use super::file::Download;
 use super::framing::Framing;
 use super::head::{Head, Known};
 use super::headers::{self, Noted, Peer, Target};
@@ -32,6 +33,7 @@ use super::tally::Tally;
 use super::tap::{self, Budget, Share, Taken};
 use super::trail::Trail;
 use super::upstream::{Failure, Lease, Outbound, Pool};
+use crate::gms::files::{self, Direction, Outcome};
 use crate::gms::{self, Exchange, Operation, Route, RouteClass};
 use crate::recorder::{Recorded, Recorder, Verdict};
 use crate::telemetry::Repeated;
@@ -121,6 +123,9 @@ pub async fn forward(gate: &Gate, peer: &Peer, request: &Request<'_>) -> Reply {
         request.upload.keep(gate.recorder.config().request_bytes_max);
     }
     let noted = Noted::of(head, framing);
+    if route.may_upload() {
+        request.upload.hash_files(noted.content_type.unwrap_or_default());
+    }
     let client = peer.client(head, &gate.config.trusted_proxies);
     let asked = Asked { gate, request, route, noted, peer, client, node: RefCell::default() };
     request.attendance.is_outlasted.set(asked.changes_chat());
@@ -301,7 +306,7 @@ impl Asked<'_> {
                 return self.refuse(Refusal::BrokenAnswer, Reach::MayHaveActed);
             }
             Taken::Broken { bytes } => (bytes, Vec::new(), false),
-            Taken::File { start, rest } => return Reply::Stream { head, framing, start, rest },
+            Taken::File { start, rest } => return self.stream(head, framing, start, rest),
             Taken::TooLarge { start, rest } => return self.pass_unread(head, framing, start, rest),
         };
         let recorded = self.keep(&head, &bytes, is_whole);
@@ -324,13 +329,23 @@ impl Asked<'_> {
         };
         let node = self.node.borrow().clone();
         let key = recorder.answer_key(self.request.head.method(), self.request.target.path, &exchange);
-        if whole && let Some(recorded) = recorder.recognise(&key, node.as_ref()) {
+        if whole
+            && !self.route.may_upload()
+            && let Some(recorded) = recorder.recognise(&key, node.as_ref())
+        {
             return recorded;
         }
         let secrets = self.noted.credentials(head);
         let exchange = Exchange { credentials: &secrets, ..exchange };
         let observation = gms::inspect(&exchange, recorder.policy(), &|chat_id| recorder.known_secrets(chat_id));
+        drop(request_body); // its files are taken out of it
         self.note(|trail| trail.read(&observation));
+        self.tell_files(|| files::uploaded(head.status(), &observation));
+        if observation.errors.is_empty()
+            && let Some(mut download) = self.download(head)
+        {
+            download.take(body, whole);
+        }
         recorder.observe(observation, key, node.as_ref(), || self.facts())
     }
 
@@ -370,13 +385,32 @@ impl Asked<'_> {
         self.miss();
         self.find(tap::too_large(&self.route, start.len()));
         match self.gate.recorder.passes_unrecorded() {
-            true => Reply::Stream { head, framing, start, rest },
+            true => self.stream(head, framing, start, rest),
             false => self.refuse(Refusal::TooLarge, Reach::Executed),
         }
     }
 
+    /// Straight through. A file is hashed as it goes by.
+    fn stream(&self, head: Head, framing: Framing, start: Bytes, mut rest: NodeBody) -> Reply {
+        if let Some(mut download) = self.download(&head) {
+            download.take(&start, false);
+            rest.is_download(download);
+        }
+        Reply::Stream { head, framing, start, rest }
+    }
+
+    /// The file that an answer brings, if it may.
+    fn download(&self, head: &Head) -> Option<Box<Download>> {
+        if !self.route.may_be_file() || !matches!(head.status(), 200 | 206) {
+            return None;
+        }
+        let request = self.file_request().filter(|request| request.direction == Direction::Down)?;
+        Some(Box::new(Download::new(&self.gate.recorder, request, self.node.borrow().clone(), head.status())))
+    }
+
     /// What the node answers, or would have, goes unread.
     fn miss(&self) {
+        self.tell_files(|| (None, Outcome::Unanswered));
         let (recorder, content_type) = (&self.gate.recorder, self.noted.content_type);
         if self.route.class == RouteClass::Cometd {
             let session = gms::session(&self.route, content_type, &self.request.upload.kept(), recorder.policy());

@@ -7,6 +7,7 @@ mod answer;
 mod body;
 mod claim;
 mod client;
+mod file;
 mod forward;
 pub mod forwarded;
 pub mod framing;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::chat::{ChatId, ContentDigest, Secret};
 use crate::gms::{ApiError, ChatAnswer, ChatKey, Coverage, Exchange, Finding, FindingKind, Observation, Policy};
-use crate::store::{self, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Spool, Store};
+use crate::store::{self, ChatRecord, Entry, ErrorRecord, ExchangeFacts, FileTransfer, Spool, Store};
 use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 use crate::units;
@@ -439,7 +439,7 @@ impl Recorder {
             true => Vec::new(),
             false => self.audited(now, observation.errors, &facts()),
         };
-        let entry = Entry { at: now, node: node.cloned(), chats: records, errors, findings };
+        let entry = Entry { at: now, node: node.cloned(), chats: records, errors, findings, ..Entry::default() };
         self.enqueue(entry, keys, known, answer.map(|answer| (key, answer)))
     }
 
@@ -480,6 +480,22 @@ impl Recorder {
         self.metrics.findings.get_or_create(&[("kind", finding.kind.as_str().into())]).inc();
         let (at, node) = (now_ms(), exchange.node.clone());
         drop(self.enqueue(Entry { at, node, findings: vec![finding], ..Entry::default() }, Vec::new(), 0, None));
+    }
+
+    /// Records a file that went through. Nobody waits for it: the event that tells of it is held as any other.
+    pub fn transferred(&self, chat: Option<&ChatKey>, file: FileTransfer, node: Option<Arc<str>>) {
+        let labels = [("direction", file.direction.as_str().into()), ("outcome", file.outcome.as_str().into())];
+        self.metrics.file_transfers.get_or_create(&labels).inc();
+        let chat_id = chat.and_then(|chat| self.chat_of(chat));
+        let files = vec![FileTransfer { chat_id, ..file }];
+        drop(self.enqueue(Entry { at: now_ms(), node, files, ..Entry::default() }, Vec::new(), 0, None));
+    }
+
+    fn chat_of(&self, key: &ChatKey) -> Option<ChatId> {
+        match key {
+            ChatKey::Id(chat_id) => Some(chat_id.clone()),
+            ChatKey::SecureKey(digest) => self.live().by_secure_key(digest),
+        }
     }
 
     /// R3: waits for the commit of an answer, at most `wait_max`, and says whether the client may have it.
@@ -543,12 +559,8 @@ impl Recorder {
 
     /// One chat of an answer, and what of it is not known yet. Its events are findings where no chat is known for them.
     fn sort_out(&self, mut answer: ChatAnswer) -> Result<ChatRecord, Vec<Finding>> {
+        let Some(chat_id) = self.chat_of(&answer.key) else { return Err(without_chat(answer)) };
         let mut live = self.live();
-        let named = match &answer.key {
-            ChatKey::Id(chat_id) => Some(chat_id.clone()),
-            ChatKey::SecureKey(digest) => live.by_secure_key(digest),
-        };
-        let Some(chat_id) = named else { return Err(without_chat(answer)) };
         live.learn(&chat_id, &answer);
         live.name_opened(&mut answer);
         let covered = live.covered(&chat_id, answer.coverage);

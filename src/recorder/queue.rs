@@ -42,7 +42,7 @@ fn weigh(entry: &Entry) -> usize {
     let events = entry.chats.iter().flat_map(|chat| &chat.events);
     let texts: usize = events.map(|event| 2 * event.raw.len() + EVENT_BYTES).sum();
     let findings: usize = entry.findings.iter().map(|finding| finding.raw.len() + EVENT_BYTES).sum();
-    ENTRY_BYTES + texts + findings + entry.errors.len() * EVENT_BYTES
+    ENTRY_BYTES + texts + findings + (entry.errors.len() + entry.files.len()) * EVENT_BYTES
 }
 
 /// The queue between the exchanges and the writer.

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Error, Store};
 use crate::chat::{ChatId, ContentDigest, Covered, TranscriptEvent};
+use crate::gms::files::{Direction, Outcome};
 use crate::gms::{self, ApiError, Attribute, Comparison, Ended, Finding};
 
 /// Identical errors within this time fold into one row (R11), in milliseconds.
@@ -35,6 +36,9 @@ pub struct Entry {
     pub errors: Vec<ErrorRecord>,
     /// What could not be understood.
     pub findings: Vec<Finding>,
+    /// Files that went through.
+    #[serde(default)]
+    pub files: Vec<FileTransfer>,
 }
 
 impl Entry {
@@ -89,6 +93,23 @@ pub struct ErrorRecord {
     pub error: ApiError,
     /// When and where.
     pub exchange: Arc<ExchangeFacts>,
+}
+
+/// A file that went through: a row of `file_transfers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileTransfer {
+    /// The chat, where it is known.
+    pub chat_id: Option<ChatId>,
+    /// GMS's name for it.
+    pub file_id: Option<String>,
+    /// From the customer, or to them.
+    pub direction: Direction,
+    /// Its length, as far as it came.
+    pub bytes: u64,
+    /// Of these bytes, 64 hex digits.
+    pub sha256: String,
+    /// What became of it.
+    pub outcome: Outcome,
 }
 
 /// What the audit says of an exchange besides its error. Nothing secret: the path has no query.
@@ -398,6 +419,9 @@ impl<'s> Batch<'s> {
                 self.write_finding(entry.at, finding)?;
                 tally.finding += finding.events;
             }
+            for file in &entry.files {
+                self.write_file(entry, file)?;
+            }
             appended.tallies.push(tally);
         }
         self.write_chats(entries, whole)?;
@@ -526,6 +550,25 @@ impl<'s> Batch<'s> {
             let chat_id = chat.chat_id.as_str();
             insert.execute(params![chat_id, attribute.name, attribute.value, source, entry.at, self.run_id])?;
         }
+        Ok(())
+    }
+
+    fn write_file(&self, entry: &Entry, file: &FileTransfer) -> Result<(), Error> {
+        let mut insert = self.statement(
+            "INSERT INTO file_transfers (chat_id, file_id, direction, bytes, sha256, at, outcome, node, run_id)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?;
+        insert.execute(params![
+            file.chat_id.as_ref().map(ChatId::as_str),
+            file.file_id,
+            file.direction.as_str(),
+            file.bytes.cast_signed(),
+            file.sha256,
+            entry.at,
+            file.outcome.as_str(),
+            entry.node.as_deref(),
+            self.run_id,
+        ])?;
         Ok(())
     }
 

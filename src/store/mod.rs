@@ -26,7 +26,7 @@ use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
 
 use crate::gms::errors::catalogue;
 
-pub use append::{Appended, ChatRecord, Entry, ErrorRecord, ExchangeFacts, Mark, Outage, Tally};
+pub use append::{Appended, ChatRecord, Entry, ErrorRecord, ExchangeFacts, FileTransfer, Mark, Outage, Tally};
 pub use spool::Spool;
 
 /// `PRAGMA application_id` of every archive: "GMSR".
@@ -36,10 +36,11 @@ pub const APPLICATION_ID: i64 = 0x474D_5352;
 const ENGINE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
 /// The schema's history. Only added to; a landed migration is never edited.
-pub const MIGRATIONS: [(i64, &str, &str); 3] = [
+pub const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "archive", include_str!("../../migrations/0001_archive.sql")),
     (2, "spool", include_str!("../../migrations/0002_spool.sql")),
     (3, "traces", include_str!("../../migrations/0003_traces.sql")),
+    (6, "file transfers", include_str!("../../migrations/0006_file_transfers.sql")),
 ];
 
 /// What goes wrong between the program and its file. The kind decides what the recorder does about it.

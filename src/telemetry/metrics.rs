@@ -202,6 +202,8 @@ pub struct Metrics {
     pub api_errors: Family<Labels<2>, Counter>,
     /// Findings by kind.
     pub findings: Family<Labels<1>, Counter>,
+    /// Files that went through, by direction and outcome.
+    pub file_transfers: Family<Labels<2>, Counter>,
     /// Trouble with the file, by kind.
     pub store_errors: Family<Labels<1>, Counter>,
     /// Events that the memory of committed ones spared a look at the file.
@@ -300,6 +302,7 @@ impl Default for Metrics {
             commit_seconds: latency(),
             api_errors: Family::default(),
             findings: Family::default(),
+            file_transfers: Family::default(),
             store_errors: Family::default(),
             memory_hits: Counter::default(),
             chat_id_mismatches: Counter::default(),
@@ -358,6 +361,7 @@ impl Metrics {
         r.register_with_unit("commit", "One transaction, synced", Unit::Seconds, self.commit_seconds.clone());
         r.register("api_errors", "Errors given to clients, by origin and class", self.api_errors.clone());
         r.register("findings", "What could not be understood, by kind", self.findings.clone());
+        r.register("file_transfers", "Files that went through, by direction and outcome", self.file_transfers.clone());
         r.register("store_errors", "Trouble with the archive file, by kind", self.store_errors.clone());
         let help = "Events that the memory of committed ones spared a look at the file";
         r.register("memory_hits", help, self.memory_hits.clone());

@@ -9,6 +9,7 @@ mod config_files;
 mod crash;
 mod crowd;
 mod faults;
+mod files;
 mod http2;
 mod limits;
 mod load;

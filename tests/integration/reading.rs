@@ -113,6 +113,7 @@ async fn the_columns_that_stay_are_there() {
         ("error_codes", "code, meaning, class, channels, remedy"),
         ("coverage", "chat_id, from_position, next_position, node, run_id, at"),
         ("findings", "id, observed_at, last_observed_at, repeats, kind, chat_id, detail, raw, raw_length"),
+        ("file_transfers", "chat_id, file_id, direction, bytes, sha256, at, outcome"),
         ("runs", "run_id, instance, version, started_at, stopped_at, clean, deliver, when_unavailable, config_hash"),
         ("outages", "id, started_at, ended_at, reason, events, answers, chat_ids, run_id"),
         ("transcript", "chat_id, event_index, at, who, party_type, type, text, variant"),

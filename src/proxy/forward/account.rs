@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use super::super::answer::{self, Reach, Refusal};
 use super::super::body::Reply;
+use super::super::file;
 use super::super::limits;
 use super::super::trail::Trail;
 use super::{Asked, Gate};
 use crate::chat::{ChatId, Secret};
+use crate::gms::files::{Direction, FileRequest, Outcome};
 use crate::gms::request::{secrets_of, secrets_of_query};
 use crate::gms::scrub::{scrub_path_parameters, scrub_words};
 use crate::gms::{ApiError, Finding, Route};
@@ -51,6 +53,27 @@ impl Asked<'_> {
     pub(super) fn find(&self, mut finding: Finding) {
         finding.chat_id = finding.chat_id.filter(|id| !is_among(&self.secrets(), id));
         self.gate.recorder.find(finding, &self.facts());
+    }
+
+    /// The files of the request's form, once: their rows, with what became of them.
+    pub(super) fn tell_files(&self, became: impl FnOnce() -> (Option<String>, Outcome)) {
+        let files = self.request.upload.take_files();
+        if files.is_empty() {
+            return;
+        }
+        let (file_id, became) = became();
+        let chat = self.file_request().and_then(|request| request.chat);
+        for file in files {
+            let outcome = if file.is_whole || became != Outcome::Complete { became } else { Outcome::BrokenOff };
+            let row = file::transfer(Direction::Up, file_id.clone(), &file.hashed, outcome);
+            self.gate.recorder.transferred(chat.as_ref(), row, self.node.borrow().clone());
+        }
+    }
+
+    /// What the request asks of a file, if it does.
+    pub(super) fn file_request(&self) -> Option<FileRequest> {
+        let kept = self.request.upload.kept();
+        FileRequest::read(&self.said(&kept), self.request.target.path, self.gate.recorder.policy())
     }
 
     /// What is kept of the exchange with an error or a finding: free of the secrets that it named (R5).

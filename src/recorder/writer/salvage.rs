@@ -66,6 +66,7 @@ fn parts(entry: &Entry) -> Vec<Entry> {
     }
     parts.extend(entry.errors.iter().map(|error| Entry { errors: vec![error.clone()], ..blank() }));
     parts.extend(entry.findings.iter().map(|finding| Entry { findings: vec![finding.clone()], ..blank() }));
+    parts.extend(entry.files.iter().map(|file| Entry { files: vec![file.clone()], ..blank() }));
     parts
 }
 

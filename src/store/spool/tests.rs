@@ -2,10 +2,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::chat::{ChatId, Covered, EventIndex, Party, TranscriptEvent};
+use crate::gms::files::{Direction, Outcome};
 use crate::gms::{
     ApiError, Attribute, AttributeSource, Ended, ErrorClass, ErrorFormat, Finding, FindingKind, Origin as Whose,
 };
-use crate::store::{ChatRecord, ErrorRecord, ExchangeFacts};
+use crate::store::{ChatRecord, ErrorRecord, ExchangeFacts, FileTransfer};
 
 const PLENTY: u64 = 1 << 20;
 
@@ -68,7 +69,7 @@ fn full(index: i64) -> Entry {
     };
     let finding = Finding {
         kind: FindingKind::NotJson,
-        chat_id: Some(chat_id),
+        chat_id: Some(chat_id.clone()),
         detail: "no JSON".into(),
         raw: vec![0, 255, b'x'],
         raw_length: 9,
@@ -80,6 +81,14 @@ fn full(index: i64) -> Entry {
         chats: vec![record],
         errors: vec![ErrorRecord { error, exchange: Arc::new(exchange) }],
         findings: vec![finding],
+        files: vec![FileTransfer {
+            chat_id: Some(chat_id),
+            file_id: Some("f1".into()),
+            direction: Direction::Up,
+            bytes: 3,
+            sha256: "ab".repeat(32),
+            outcome: Outcome::Refused,
+        }],
     }
 }
 
@@ -267,7 +276,8 @@ fn spools_of_past_releases_are_read() {
     assert!(torn.is_empty());
     let pieces = spool.read(u64::MAX).expect("readable");
     let mut entry = full(1);
-    // Its records knew no traces yet.
+    // Its records knew no traces and no files yet.
+    entry.files.clear();
     entry.errors.iter_mut().for_each(|record| Arc::make_mut(&mut record.exchange).trace_id = None);
     let wanted = [
         Payload::Began(Began { at: 5, reason: "locked".into(), detail: "database is locked".into() }),

@@ -1,0 +1,143 @@
+//! Files that go up and down: passed through as they are, and their hashes kept.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+
+use gms_recorder::simulator::{Config, Simulator};
+use serde_json::Value;
+
+use crate::support::{Archive, Chat, Client, PATIENCE, Server, eventually, folder};
+
+/// What curl's answer says.
+fn curl(address: SocketAddr, path: &str, options: &[&str]) -> Vec<u8> {
+    let url = format!("http://{address}{path}");
+    let output = Command::new("curl").args(["--silent", "--max-time", "20"]).args(options).arg(url).output();
+    output.expect("tests/run installs curl").stdout
+}
+
+fn sha256sum(file: &Path) -> String {
+    let output = Command::new("sha256sum").arg(file).output().expect("coreutils has it");
+    String::from_utf8_lossy(&output.stdout)[..64].to_string()
+}
+
+/// What no text is, what looks like a form's delimiter, and more than is read at a time.
+fn content() -> Vec<u8> {
+    let noise = (0_u32..90_000).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes());
+    [b"\r\n--\r\n------WebKitFormBoundary\r\n\r\n{\"".to_vec(), noise.collect()].concat()
+}
+
+async fn with_agent(client: &mut Client) -> Chat {
+    let chat = Chat::open(client, "nickname=Anna").await;
+    chat.insist(client, "send", "message=hello").await;
+    chat
+}
+
+const ROWS: &str = "SELECT direction, outcome, file_id, bytes, sha256, chat_id, node FROM file_transfers ORDER BY id";
+
+async fn rows(server: &Server, count: usize) -> Vec<Vec<String>> {
+    eventually("its rows", async || {
+        let rows = Archive::open(&server.database).await.rows(ROWS).await;
+        (rows.len() >= count).then_some(rows)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_goes_up_and_down_is_known_by_its_hash() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let mut server = Server::start(folder.path(), &simulator.addresses(), "");
+    let chat = with_agent(&mut Client::new(server.address)).await;
+    let content = content();
+    let (source, hash) = (folder.path().join("photo of me.jpg"), {
+        let source = folder.path().join("photo of me.jpg");
+        std::fs::write(&source, &content).expect("the folder is ours");
+        sha256sum(&source)
+    });
+    let key = format!("secureKey={}", chat.key);
+    let file = format!("file=@{}", source.display());
+    let mut expected = Vec::new();
+    let mut expect = |direction: &str, outcome: &str, id: &str, bytes: usize, hash: &str| {
+        let row = [direction, outcome, id, &bytes.to_string(), hash, &chat.id, "gms-1"];
+        expected.push(row.map(String::from).to_vec());
+    };
+
+    let path = format!("/genesys/2/chat/customer-support/{}/file", chat.id);
+    let ntf = "/genesys/2/chat-ntf";
+    for chunked in [false, true] {
+        let header = if chunked { "Transfer-Encoding: chunked" } else { "X-A: b" };
+        // By REST, and as CometD clients do, who name the chat by its key only.
+        for by_ntf in [false, true] {
+            let form = ["--header", header, "--form", &key, "--form", "operation=fileUpload", "--form", &file];
+            let answer: Value =
+                serde_json::from_slice(&curl(server.address, if by_ntf { ntf } else { &path }, &form)).expect("JSON");
+            let id = answer["userData"]["file-id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_string();
+            expect("up", "complete", &id, content.len(), &hash);
+            let down = match by_ntf {
+                false => curl(server.address, &format!("{path}/{id}/download"), &["--data", &key]),
+                true => curl(
+                    server.address,
+                    ntf,
+                    &["--data", &key, "--data", "operation=fileDownload", "--data", &format!("fileId={id}")],
+                ),
+            };
+            assert_eq!(down, content, "as it went up");
+            expect("down", "complete", &id, content.len(), &hash);
+        }
+    }
+    // A file that looks like an answer is read as one, and is a file all the same.
+    let json = folder.path().join("notes.txt");
+    std::fs::write(&json, "{\"statusCode\":0,\"mine\":true}").expect("the folder is ours");
+    let answer: Value = serde_json::from_slice(&curl(
+        server.address,
+        &path,
+        &["--form", &key, "--form", &format!("file=@{}", json.display())],
+    ))
+    .expect("JSON");
+    let id = answer["userData"]["file-id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_string();
+    expect("up", "complete", &id, 28, &sha256sum(&json));
+    curl(server.address, &format!("{path}/{id}/download"), &["--data", &key]);
+    expect("down", "complete", &id, 28, &sha256sum(&json));
+    // The node takes no programs, and has no such file: a row of the first, none of the second.
+    let program = folder.path().join("b.exe");
+    std::fs::write(&program, "MZ").expect("the folder is ours");
+    curl(server.address, &path, &["--form", &key, "--form", &format!("file=@{}", program.display())]);
+    expect("up", "refused", "NULL", 2, &sha256sum(&program));
+    curl(server.address, &format!("{path}/nosuch/download"), &["--data", &key]);
+
+    assert_eq!(rows(&server, expected.len()).await, expected);
+    assert_eq!(
+        server.metric("gms_recorder_file_transfers_total{direction=\"up\",outcome=\"complete\"}").await,
+        Some(5.0)
+    );
+    assert!(server.stop().success());
+    simulator.stop().await;
+}
+
+/// What breaks off is told by what of it came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_breaks_off_is_no_whole_one() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let mut server = Server::start(folder.path(), &simulator.addresses(), "");
+    let chat = with_agent(&mut Client::new(server.address)).await;
+    let mut stream = TcpStream::connect(server.address).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a sound timeout");
+    let part = "Content-Disposition: form-data; name=\"file\"; filename=\"a.txt\"";
+    let head = format!(
+        "POST /genesys/2/chat/customer-support/{}/file HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\
+         Content-Type: multipart/form-data; boundary=XX\r\n\r\n--XX\r\n{part}\r\n\r\n",
+        chat.id
+    );
+    let came = vec![b'x'; 300_000]; // more than is waited for before a node is asked
+    stream.write_all(&[head.as_bytes(), &came].concat()).expect("it reads");
+    stream.shutdown(std::net::Shutdown::Write).expect("it is open");
+    let _ = stream.read_to_end(&mut Vec::new());
+    let found = rows(&server, 1).await;
+    let start = folder.path().join("start");
+    std::fs::write(&start, &came).expect("the folder is ours");
+    assert_eq!(found[0][..2], ["up", "unanswered"]);
+    assert_eq!(found[0][3..6], ["300000".to_string(), sha256sum(&start), chat.id.clone()]);
+    assert!(server.stop().success());
+    simulator.stop().await;
+}
