@@ -141,7 +141,7 @@ async fn the_readme_s_queries_run() {
     let (mut server, _) = recorded(folder.path()).await;
     assert!(server.stop().success());
     let readme = include_str!("../../README.md");
-    let block = readme.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the ten queries");
+    let block = readme.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next()).expect("its queries");
     let queries: Vec<String> = block
         .lines()
         .filter(|line| !line.starts_with("--"))
@@ -152,7 +152,7 @@ async fn the_readme_s_queries_run() {
         .filter(|query| !query.is_empty())
         .map(String::from)
         .collect();
-    assert_eq!(queries.len(), 10);
+    assert_eq!(queries.len(), 11);
     let mut archive = Archive::open(&server.database).await;
     for query in &queries {
         archive.rows(query).await;
