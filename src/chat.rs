@@ -98,7 +98,20 @@ pub struct Party {
 /// The first 128 bits of SHA-256.
 pub type ContentDigest = [u8; 16];
 
-/// One event of a transcript, scrubbed: `raw` and every column are free of secrets.
+/// Where something was masked, and by which rule. Never what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Masking {
+    /// `cards`, `cvv`, or a rule of the configuration.
+    pub rule: Arc<str>,
+    /// In which text: a JSON pointer into what is kept, or the name of a column.
+    pub field: String,
+    /// Characters of the text before it, its escapes decoded.
+    pub at: usize,
+    /// Its length in characters.
+    pub characters: usize,
+}
+
+/// One event of a transcript, scrubbed and masked: `raw` and every column are free of secrets.
 ///
 /// Most of its texts are a word or two: up to 24 bytes they need no memory of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +134,9 @@ pub struct TranscriptEvent {
     pub event_attributes: Option<String>,
     /// The event's JSON as received.
     pub raw: String,
+    /// What was masked in `raw`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maskings: Vec<Masking>,
 }
 
 /// A credential. It cannot be printed; only the scrubber reads it.

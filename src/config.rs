@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::gms::mask;
 use crate::{admin, proxy, recorder, telemetry};
 
 use layers::Layers;
@@ -44,6 +45,8 @@ pub struct Config {
     pub node_tls: proxy::tls::connector::Config,
     /// `[recording]`
     pub recording: recorder::Config,
+    /// `[masking]`
+    pub masking: mask::Config,
     /// `[admin]`
     pub admin: admin::Config,
     /// `[log]`

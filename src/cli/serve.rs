@@ -555,6 +555,7 @@ fn options(config: &Config, place: &Place) -> Options {
         file_mode: u32::from_str_radix(&recording.file_mode, 8).unwrap_or(0o600),
         quiet_after: recording.quiet_after,
         async_quiet_after: recording.async_quiet_after,
+        masks: recording.masks.clone(),
     }
 }
 
@@ -563,6 +564,7 @@ fn describe_run(config: &Config) -> Run {
     let settings = serde_json::json!({
         "attributes": recording.attributes,
         "keep_typing_text": recording.keep_typing_text,
+        "masking": { "cards": config.masking.cards, "rules": config.masking.rules },
         "commit_wait_max_ms": recording.commit_wait_max.as_millis() as u64,
         "body_max": recording.body_max,
         "base_path": config.proxy.base_path,

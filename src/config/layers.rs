@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
+use crate::gms::mask::{self, Masks};
 use crate::{admin, proxy, recorder, telemetry};
 
 use super::problems::{Origin, Problem, nearest};
@@ -32,7 +33,7 @@ const SHORT_VARIABLES: [(&str, &str, &str); 4] = [
 struct Setting {
     value: Value,
     origin: Origin,
-    /// Where each element of a list stands, where that is known more closely.
+    /// Where each element of a list or of a table stands, where that is known more closely.
     elements: Vec<Origin>,
 }
 
@@ -71,13 +72,17 @@ impl Layers {
 
     /// The sections of the settings that can be read.
     pub(super) fn config(&self) -> Config {
+        let masking: mask::Config = self.section("masking");
+        // Rules that are wrong are objected to where sense is looked for.
+        let masks = Masks::new(&masking).unwrap_or_default();
         Config {
             proxy: self.section("proxy"),
             limits: self.section("limits"),
             nodes: self.section("nodes"),
             tls: self.section("tls"),
             node_tls: self.section("node_tls"),
-            recording: self.section("recording"),
+            recording: recorder::Config { masks, ..self.section("recording") },
+            masking,
             admin: self.section("admin"),
             log: self.section("log"),
         }
@@ -172,7 +177,8 @@ impl Layers {
             let remedy = match nearest(section, known) {
                 Some(known) => format!("did you mean [{known}]?"),
                 None => {
-                    "there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [admin] and [log]".into()
+                    "there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [admin] and [log]"
+                        .into()
                 }
             };
             let problem = Problem {
@@ -198,7 +204,7 @@ impl Layers {
             _ if self.known.iter().any(|(key, _)| key.section == name) => format!("is a section: write [{name}]"),
             Some((key, _)) => format!("stands in no section; it belongs under [{}]", key.section),
             None => {
-                "unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [admin] and [log]"
+                "unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [admin] and [log]"
                     .into()
             }
         };
@@ -307,8 +313,16 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 fn setting(value: &Spanned<DeValue<'_>>, origin: Origin, at: &dyn Fn(usize) -> Origin) -> Setting {
-    let elements = value.get_ref().as_array().map(|array| array.iter().map(|e| at(e.span().start)).collect());
-    Setting { value: plain(value.get_ref()), origin, elements: elements.unwrap_or_default() }
+    let elements = match value.get_ref() {
+        DeValue::Array(array) => array.iter().map(|element| at(element.span().start)).collect(),
+        DeValue::Table(table) => {
+            // In the order of their names, which a plain table has.
+            let places: BTreeMap<_, _> = table.iter().map(|(name, _)| (name.get_ref(), name.span().start)).collect();
+            places.into_values().map(at).collect()
+        }
+        _ => Vec::new(),
+    };
+    Setting { value: plain(value.get_ref()), origin, elements }
 }
 
 /// The value without its place in the file. What no option takes becomes a number that is none, which no option takes.
@@ -320,7 +334,10 @@ fn plain(value: &DeValue<'_>) -> Value {
         DeValue::Integer(number) => {
             i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Float(f64::NAN), Value::Integer)
         }
-        DeValue::Table(_) => Value::Table(Table::new()),
+        DeValue::Table(table) => {
+            let members = table.iter().map(|(name, value)| (name.get_ref().to_string(), plain(value.get_ref())));
+            Value::Table(members.collect())
+        }
         DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Datetime(_) => Value::Float(f64::NAN),
     }
@@ -336,7 +353,8 @@ fn is_service_link(name: &str, value: &str) -> bool {
         || name.split("_PORT_").skip(1).any(names_port)
 }
 
-/// A variable holds text only; the option's default says what it stands for. A list is separated by commas.
+/// A variable holds text only; the option's default says what it stands for. A list is separated by commas; a table is
+/// written as in the braces of TOML: `name = 'text', name = 'text'`.
 fn from_variable(text: &str, default: &Value) -> Value {
     let verbatim = || Value::String(text.into());
     match default {
@@ -346,6 +364,10 @@ fn from_variable(text: &str, default: &Value) -> Value {
         }
         Value::Integer(_) => text.trim().parse().map_or_else(|_| verbatim(), Value::Integer),
         Value::Float(_) => text.trim().parse().map_or_else(|_| verbatim(), Value::Float),
+        Value::Table(_) => {
+            let table = format!("it = {{ {text} }}").parse::<Table>();
+            table.ok().and_then(|mut table| table.remove("it")).unwrap_or_else(verbatim)
+        }
         Value::Boolean(_) => text.trim().parse().map_or_else(|_| verbatim(), Value::Boolean),
         _ => verbatim(),
     }
@@ -376,6 +398,8 @@ fn wrong_shape(value: &Value, default: &Value) -> Option<String> {
         (Value::Float(_), Value::Float(number)) if number.is_finite() => None,
         (Value::Float(_), Value::Integer(_)) => None,
         (Value::Array(_), Value::Array(elements)) if elements.iter().all(Value::is_str) => None,
+        (Value::Table(_), Value::Table(members)) if members.values().all(Value::is_str) => None,
+        (Value::Table(_), _) => Some("a table of texts is wanted, such as { name = '…' }".into()),
         (Value::String(_), _) => Some(format!("a text in quotes is wanted, such as {default}")),
         (Value::Integer(_), _) => Some(format!("a whole number from 0 is wanted, such as {default}")),
         (Value::Float(_), _) => Some(format!("a number is wanted, such as {default}")),
@@ -397,6 +421,7 @@ fn wrong_value(key: Key, value: &Value, default: &Value) -> Option<String> {
         "tls" => table.try_into::<proxy::tls::server::Config>().err(),
         "node_tls" => table.try_into::<proxy::tls::connector::Config>().err(),
         "recording" => table.try_into::<recorder::Config>().err(),
+        "masking" => table.try_into::<mask::Config>().err(),
         "admin" => table.try_into::<admin::Config>().err(),
         _ => table.try_into::<telemetry::Config>().err(),
     };

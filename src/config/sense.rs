@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::admin::control::PATH_BYTES_MAX;
 use crate::gms::RouteClass;
+use crate::gms::mask::{self, RULES_MAX};
 use crate::proxy::affinity::Rule;
 use crate::proxy::head::{FIELDS_MAX, HEAD_BYTES_MAX};
 use crate::proxy::limits;
@@ -41,6 +42,7 @@ pub(super) fn check(config: &Config, layers: &mut Layers) {
     check_attributes(&config.recording.attributes, layers);
     check_file_mode(&config.recording.file_mode, layers);
     check_recording_bounds(&config.recording, layers);
+    check_masking(&config.masking, layers);
     check_listeners(config.proxy.listen, config.admin.listen, layers);
     if config.admin.control.as_os_str().len() > PATH_BYTES_MAX {
         let sentence = format!("is longer than the {PATH_BYTES_MAX} bytes that a Unix socket's path may have");
@@ -388,6 +390,21 @@ fn check_recording_bounds(config: &recorder::Config, layers: &mut Layers) {
     }
 }
 
+fn check_masking(config: &mask::Config, layers: &mut Layers) {
+    if config.rules.len() > RULES_MAX {
+        let sentence = format!(
+            "there are {} rules; each looks at every text, and at most {RULES_MAX} can be had",
+            config.rules.len()
+        );
+        layers.object("masking", "rules", None, sentence);
+    }
+    for (n, (name, expression)) in config.rules.iter().enumerate() {
+        if let Err(sentence) = mask::Rule::new(name, expression) {
+            layers.object("masking", "rules", Some(n), sentence);
+        }
+    }
+}
+
 fn check_listeners(proxy: SocketAddr, admin: SocketAddr, layers: &mut Layers) {
     let is_any = proxy.ip().is_unspecified() || admin.ip().is_unspecified();
     let is_same = proxy.port() != 0 && proxy.port() == admin.port() && (is_any || proxy.ip() == admin.ip());
@@ -411,7 +428,7 @@ fn within(section: &str, name: &str, value: usize, least: usize, most: usize, la
 }
 
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let Config { proxy, nodes, tls, node_tls, recording, log, .. } = config;
+    let Config { proxy, nodes, tls, node_tls, recording, masking, log, .. } = config;
     let duration = units::format_duration;
     let mut warnings = Vec::new();
     let mut warn = |applies, sentence| {
@@ -469,6 +486,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         recording.keep_typing_text,
         "recording.keep_typing_text: what customers typed and did not send is stored".into(),
     );
+    warn(!masking.cards, "masking.cards is off: card numbers that customers type are stored".into());
     warn(
         tls.client_certificates == ClientCertificates::None && !tls.client_ca.as_os_str().is_empty(),
         "tls.client_ca names a file, and tls.client_certificates is \"none\": no client is asked for one".into(),

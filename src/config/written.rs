@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use toml::Value;
 
+use crate::gms::mask;
 use crate::proxy::tls::{connector, server};
 use crate::recorder::{Create, Deliver, WhenUnavailable};
 use crate::{admin, proxy, recorder, telemetry, units};
@@ -17,7 +18,7 @@ use super::Config;
 /// The name of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// `proxy`, `limits`, `nodes`, `tls`, `node_tls`, `recording`, `admin` or `log`.
+    /// `proxy`, `limits`, `nodes`, `tls`, `node_tls`, `recording`, `masking`, `admin` or `log`.
     pub section: &'static str,
     /// The name within its section.
     pub name: &'static str,
@@ -38,7 +39,7 @@ impl fmt::Display for Key {
 
 /// Every option with its value, in the order in which they are documented.
 pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
-    let Config { proxy, limits, nodes, tls, node_tls, recording, admin, log } = config;
+    let Config { proxy, limits, nodes, tls, node_tls, recording, masking, admin, log } = config;
     let named = |section| move |(name, value)| (Key { section, name }, value);
     let mut options: Vec<_> = proxy_options(proxy).into_iter().map(named("proxy")).collect();
     options.extend(limits_options(limits).into_iter().map(named("limits")));
@@ -46,6 +47,7 @@ pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
     options.extend(tls_options(tls).into_iter().map(named("tls")));
     options.extend(node_tls_options(node_tls).into_iter().map(named("node_tls")));
     options.extend(recording_options(recording).into_iter().map(named("recording")));
+    options.extend(masking_options(masking).into_iter().map(named("masking")));
     options.extend(admin_options(admin).into_iter().map(named("admin")));
     options.extend(log_options(log).into_iter().map(named("log")));
     options
@@ -219,6 +221,7 @@ fn recording_options(config: &recorder::Config) -> Vec<Named> {
         memory_events_max,
         attributes,
         keep_typing_text,
+        masks: _, // of `[masking]`
         quiet_after,
         async_quiet_after,
     } = config;
@@ -244,6 +247,12 @@ fn recording_options(config: &recorder::Config) -> Vec<Named> {
         ("quiet_after", duration(*quiet_after)),
         ("async_quiet_after", duration(*async_quiet_after)),
     ]
+}
+
+fn masking_options(config: &mask::Config) -> Vec<Named> {
+    let mask::Config { cards, rules } = config;
+    let rules = rules.iter().map(|(name, expression)| (name.clone(), text(expression)));
+    vec![("cards", Value::Boolean(*cards)), ("rules", Value::Table(rules.collect()))]
 }
 
 fn admin_options(config: &admin::Config) -> Vec<Named> {

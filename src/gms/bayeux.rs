@@ -111,7 +111,7 @@ pub(super) fn read(
     let one = (root.kind() == Kind::Object).then_some(root);
     for message in root.elements().chain(one) {
         let Some(channel) = message.given("channel").map(Value::text_or_raw) else {
-            seen.findings.push(odd(message, "an element of a CometD answer without a channel", policy));
+            seen.findings.push(odd(message, document, "an element of a CometD answer without a channel", policy));
             continue;
         };
         let service = channel.strip_prefix(CHAT_CHANNELS);
@@ -156,14 +156,15 @@ fn read_delivery(
     let inner = said.and_then(|text| Document::read(Cow::Owned(text.into_owned()), known, policy).ok());
     let (answer, document) = inner.as_ref().map_or((delivery, document), |inner| (inner.root(), inner));
     if wire::is_answer(answer) {
-        wire::read(answer, Some(document), asked, policy, seen);
+        wire::read(answer, document, asked, policy, seen);
     } else {
-        seen.findings.push(odd(answer, "a delivery of a shape that no answer has", policy));
+        seen.findings.push(odd(answer, document, "a delivery of a shape that no answer has", policy));
     }
 }
 
-fn odd(value: Value<'_>, detail: &str, policy: &Policy) -> Finding {
-    wire::finding(FindingKind::UnknownShape, None, detail.into(), value.raw().as_bytes(), 0, policy)
+fn odd(value: Value<'_>, document: &Document<'_>, detail: &str, policy: &Policy) -> Finding {
+    let found = wire::finding(FindingKind::UnknownShape, None, detail.into(), value.raw().as_bytes(), 0, policy);
+    Finding { maskings: document.maskings_in(value), ..found }
 }
 
 /// `{"channel":…,"successful":false,"error":"402::Unknown client"}`

@@ -1,14 +1,15 @@
-//! An answer's body made readable and clean: decoded, UTF-8, scrubbed, and on a tape if it is JSON. Knows which fields
-//! are secret or private, not what an answer means.
+//! An answer's body made readable and clean: decoded, UTF-8, scrubbed, masked, and on a tape if it is JSON. Knows which
+//! fields are secret or private, not what an answer means.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use super::decode::{Trouble, decode};
 use super::json::{Kind, Tape, Value};
+use super::mask::Masked;
 use super::scrub::{Scrubber, fields_in, is_secret_name};
 use super::{Exchange, Policy};
-use crate::chat::{ChatId, Secret};
+use crate::chat::{ChatId, Masking, Secret};
 
 /// What a body turned out to be.
 pub(super) struct Body<'a> {
@@ -71,12 +72,14 @@ impl Known<'_> {
     }
 }
 
-/// A JSON text, scrubbed, with its tape.
+/// A JSON text, scrubbed and masked, with its tape.
 pub(super) struct Document<'a> {
     /// As it came: for digests of its secrets, and nothing else.
     original: Cow<'a, str>,
     clean: String,
     tape: Tape,
+    /// What was masked, and in which leaf.
+    masked: Vec<(Range<usize>, Masked)>,
 }
 
 impl<'a> Document<'a> {
@@ -91,18 +94,27 @@ impl<'a> Document<'a> {
         }
         let mut bytes = original.as_bytes().to_vec();
         scrubber.json(&mut bytes, &tape, private);
+        // A secret comes first: part of one may look like a card.
+        let masked = policy.masks.json(&mut bytes, tape.root(&original));
         let clean = String::from_utf8(bytes).unwrap_or_else(|broken| only_ascii(broken.into_bytes()));
-        Ok(Self { original, clean, tape })
+        Ok(Self { original, clean, tape, masked })
     }
 
-    /// The outermost value, scrubbed.
+    /// The outermost value, scrubbed and masked.
     pub fn root(&self) -> Value<'_> {
         self.tape.root(&self.clean)
     }
 
-    /// The text, scrubbed.
+    /// The text, scrubbed and masked.
     pub fn text(&self) -> &str {
         &self.clean
+    }
+
+    /// What was masked in a value of it.
+    pub fn maskings_in(&self, value: Value<'_>) -> Vec<Masking> {
+        let place = value.place();
+        let inside = self.masked.iter().filter(|(leaf, _)| place.start <= leaf.start && leaf.end <= place.end);
+        inside.map(|(leaf, masked)| masked.of(&value.pointer_to(leaf))).collect()
     }
 
     /// The same value before it was scrubbed.
@@ -126,7 +138,7 @@ pub(super) fn unrepaired(original: &[u8], clean: &str) -> Vec<u8> {
         bytes.extend_from_slice(valid);
         clean = rest;
         if !chunk.invalid().is_empty() {
-            let is_starred = clean.starts_with(b"*");
+            let is_starred = !clean.starts_with("\u{fffd}".as_bytes());
             clean = clean.get(REPLACEMENT_BYTES..).unwrap_or_default();
             bytes.extend(chunk.invalid().iter().map(|byte| if is_starred { b'*' } else { *byte }));
         }
@@ -134,8 +146,23 @@ pub(super) fn unrepaired(original: &[u8], clean: &str) -> Vec<u8> {
     bytes
 }
 
-/// A text that is no JSON, scrubbed. `breaks_off`: a secret may be cut at its end.
-pub(super) fn clean_text(text: &[u8], known: &Known<'_>, breaks_off: bool) -> Vec<u8> {
+/// A text that is no JSON, scrubbed and masked.
+pub(super) struct CleanText {
+    /// The text.
+    pub bytes: Vec<u8>,
+    /// What was masked in it.
+    pub maskings: Vec<Masking>,
+}
+
+impl CleanText {
+    /// What of it is text.
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
+}
+
+/// Cleans a text that is no JSON. `breaks_off`: a secret or a card number may be cut at its end.
+pub(super) fn clean_text(text: &[u8], known: &Known<'_>, policy: &Policy, breaks_off: bool) -> CleanText {
     let value = |place: Range<usize>| std::str::from_utf8(&text[place]).ok().and_then(Secret::new);
     let own: Vec<Secret> = fields_in(text).into_iter().filter_map(value).collect();
     let scrubber = known.scrubber(&own, Vec::new());
@@ -144,7 +171,16 @@ pub(super) fn clean_text(text: &[u8], known: &Known<'_>, breaks_off: bool) -> Ve
     if breaks_off {
         scrubber.tail(&mut clean);
     }
-    clean
+    let masked = match std::str::from_utf8(&clean) {
+        Ok(_) => policy.masks.text(&mut clean, breaks_off),
+        Err(_) => {
+            let mut repaired = String::from_utf8_lossy(&clean).into_owned().into_bytes();
+            let masked = policy.masks.text(&mut repaired, breaks_off);
+            clean = unrepaired(&clean, &String::from_utf8_lossy(&repaired));
+            masked
+        }
+    };
+    CleanText { bytes: clean, maskings: masked.iter().map(|masked| masked.of("")).collect() }
 }
 
 /// What the members of a JSON text tell about how it is to be scrubbed.

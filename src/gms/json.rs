@@ -379,6 +379,43 @@ impl<'a> Value<'a> {
         subtree.filter(|value| matches!(value.kind(), Kind::String | Kind::Number))
     }
 
+    /// The keys, strings and numbers in it, each with the key whose value it is.
+    pub fn texts(self) -> impl Iterator<Item = (Option<Value<'a>>, Value<'a>)> {
+        let subtree = (self.at..self.node().next as usize).map(move |at| Value { at, ..self });
+        let texts = subtree.filter(|value| matches!(value.kind(), Kind::String | Kind::Number | Kind::Key));
+        texts.map(move |text| {
+            let before = text.at.checked_sub(1).map(|at| Value { at, ..self });
+            (before.filter(|before| before.kind() == Kind::Key && text.kind() != Kind::Key), text)
+        })
+    }
+
+    /// The JSON pointer (RFC 6901) of what is at a place in it; of a key its value's, and `#` behind.
+    pub fn pointer_to(self, place: &Range<usize>) -> String {
+        let (mut pointer, mut value) = (String::new(), self);
+        let holds = |value: &Value<'_>| value.place().start <= place.start && place.end <= value.place().end;
+        for _ in 0..DEPTH_MAX {
+            let member = value.members().find(|(key, value)| holds(key) || holds(value));
+            let element = value.elements().enumerate().find(|(_, value)| holds(value));
+            value = match (member, element) {
+                (Some((key, member)), _) => {
+                    let name = key.text().unwrap_or_default().replace('~', "~0").replace('/', "~1");
+                    pointer.extend(["/", &name]);
+                    if holds(&key) {
+                        pointer.push('#');
+                        break;
+                    }
+                    member
+                }
+                (None, Some((n, element))) => {
+                    pointer.push_str(&format!("/{n}"));
+                    element
+                }
+                (None, None) => break,
+            };
+        }
+        pointer
+    }
+
     /// Its text as written, strings with their quotes.
     pub fn raw(self) -> &'a str {
         &self.text[self.place()]

@@ -1,7 +1,7 @@
 //! What GMS says on the wire: bytes in, [`Observation`] out. No I/O, no clock, no panic.
 //!
 //! [`inspect`] reads one exchange (a request and its answer) and returns everything worth keeping, already scrubbed of
-//! secrets. It never fails: what it cannot read becomes a [`Finding`]. It decides nothing about storing or delivering.
+//! secrets and masked. It never fails: what it cannot read becomes a [`Finding`]. It decides nothing about storing or delivering.
 
 pub mod route;
 pub mod errors;
@@ -9,6 +9,7 @@ pub mod decode;
 mod json;
 mod content;
 pub mod scrub;
+pub mod mask;
 pub mod request;
 mod body;
 mod wire;
@@ -21,8 +22,9 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::chat::{ChatId, ContentDigest, Secret, TranscriptEvent};
-use body::{Body, Document, Known, clean_text};
+use crate::chat::{ChatId, ContentDigest, Masking, Secret, TranscriptEvent};
+use body::{Body, CleanText, Document, Known, clean_text};
+use mask::Masks;
 use request::Request;
 use wire::Asked;
 
@@ -65,6 +67,8 @@ pub struct Policy {
     pub attributes: Vec<String>,
     /// Keep the text of TypingStarted and TypingStopped, which the customer never sent.
     pub keep_typing_text: bool,
+    /// What is masked in everything that is kept.
+    pub masks: Masks,
     /// Random for each process: digests of secrets cannot be looked up elsewhere.
     pub digest_key: [u8; 32],
 }
@@ -101,6 +105,9 @@ pub struct OpenedSession {
     /// userData[GCTI_Chat_AsyncMode]=true was requested.
     pub is_async: bool,
 }
+
+/// An attribute is a name, an address, a subject; what is longer is cut.
+const ATTRIBUTE_BYTES_MAX: usize = 4_096;
 
 /// How an answer says which chat it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,6 +195,41 @@ pub struct Attribute {
     pub value: String,
     /// Where it was said.
     pub source: AttributeSource,
+    /// What was masked in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maskings: Vec<Masking>,
+}
+
+impl Attribute {
+    fn mask(&mut self, masks: &Masks) {
+        for (column, text) in [("name", &mut self.name), ("value", &mut self.value)] {
+            self.maskings.extend(masks.plain(text).iter().map(|masked| masked.of(column)));
+        }
+    }
+
+    fn bound(&mut self) {
+        for text in [&mut self.name, &mut self.value] {
+            text.truncate(text.floor_char_boundary(ATTRIBUTE_BYTES_MAX));
+        }
+    }
+}
+
+impl ApiError {
+    /// Masks what is said of it, wherever that was taken from.
+    pub fn mask(&mut self, masks: &Masks) {
+        let columns = [
+            ("field", &mut self.field),
+            ("detail", &mut self.detail),
+            ("advice", &mut self.advice),
+            ("reference_id", &mut self.reference_id),
+            ("service", &mut self.service),
+            ("operation", &mut self.operation),
+            ("alias", &mut self.alias),
+        ];
+        for (column, text) in columns.into_iter().filter_map(|(column, text)| Some((column, text.as_mut()?))) {
+            self.maskings.extend(masks.plain(text).iter().map(|masked| masked.of(column)));
+        }
+    }
 }
 
 /// Where an attribute was said.
@@ -243,6 +285,9 @@ pub struct ApiError {
     pub chat_id: Option<ChatId>,
     /// The Chat Server instance, where the answer says.
     pub alias: Option<String>,
+    /// What was masked in what was said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maskings: Vec<Masking>,
 }
 
 /// Something that could not be understood or keyed. Kept, scrubbed, so that a person can look.
@@ -261,6 +306,9 @@ pub struct Finding {
     pub raw_length: usize,
     /// How many events it stands for in the account of promise 4.
     pub events: u64,
+    /// What was masked in `raw`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maskings: Vec<Masking>,
 }
 
 /// Bytes as text, where the format has no bytes of its own.
@@ -380,8 +428,10 @@ fn inspect_answer(
     known_secrets: &dyn Fn(&ChatId) -> Vec<Secret>,
 ) -> Observation {
     let mut seen = Observation::default();
-    // Where a client has put its secureKey in a chat's place, that is no chat.
-    let is_secret = |id: &ChatId| request.secrets.iter().any(|secret| secret.expose() == id.as_str());
+    // Where a client has put its secureKey or a card number in a chat's place, that is no chat.
+    let is_secret = |id: &ChatId| {
+        request.secrets.iter().any(|secret| secret.expose() == id.as_str()) || policy.masks.is_card(id.as_str())
+    };
     let path_chat = exchange.route.chat_id.as_deref().and_then(ChatId::parse).filter(|id| !is_secret(id));
     let known = Known {
         requested: &request.secrets,
@@ -403,12 +453,29 @@ fn inspect_answer(
     let reading = Reading { exchange, policy, known: &known, asked: &asked, request };
     reading.body(&mut seen);
     reading.clean_request_words(&mut seen);
+    mask_words(&mut seen, &policy.masks);
     bound(&mut seen);
     seen
 }
 
 /// Rows that one answer can make of what is wrong with it. What is beyond is counted in the last one.
 const WRONGS_MAX: usize = 256;
+
+/// What was taken over from the request, or put together from what was masked apart, and the bounds of attributes: a number
+/// that is cut is not found any more.
+fn mask_words(seen: &mut Observation, masks: &Masks) {
+    let opened = seen.opened.iter_mut().flat_map(|opened| &mut opened.attributes);
+    for attribute in opened.chain(seen.chats.iter_mut().flat_map(|chat| &mut chat.attributes)) {
+        // Those of the answer were masked with it.
+        if attribute.source == AttributeSource::Request {
+            attribute.mask(masks);
+        }
+        attribute.bound();
+    }
+    let said = seen.findings.iter_mut().map(|finding| &mut finding.detail);
+    said.chain(seen.chats.iter_mut().filter_map(|chat| chat.service.as_mut())).for_each(|word| drop(masks.plain(word)));
+    seen.errors.iter_mut().for_each(|error| error.mask(masks));
+}
 
 fn bound(seen: &mut Observation) {
     let surplus = seen.findings.split_off(seen.findings.len().min(WRONGS_MAX));
@@ -439,10 +506,9 @@ impl Reading<'_> {
             return self.file(body, seen);
         }
         if !self.exchange.body_complete {
-            let clean = clean_text(&body.bytes, self.known, true);
+            let clean = clean_text(&body.bytes, self.known, self.policy, true);
             let detail = format!("the answer broke off after {} bytes", self.exchange.body.len());
-            let page = || wire::of_page(&String::from_utf8_lossy(&clean), self.asked);
-            seen.errors.extend(self.failed().then(page));
+            seen.errors.extend(self.failed().then(|| self.of_page(&clean)));
             seen.missed = self.missed();
             return seen.findings.push(self.finding(FindingKind::Truncated, detail, &clean));
         }
@@ -455,8 +521,11 @@ impl Reading<'_> {
         let document = Document::read(body.text, self.known, self.policy);
         if body.is_repaired {
             let clean = match &document {
-                Ok(document) => body::unrepaired(&body.bytes, document.text()),
-                Err(_) => clean_text(&body.bytes, self.known, false),
+                Ok(document) => CleanText {
+                    bytes: body::unrepaired(&body.bytes, document.text()),
+                    maskings: document.maskings_in(document.root()),
+                },
+                Err(_) => clean_text(&body.bytes, self.known, self.policy, false),
             };
             let detail = "bytes that are no UTF-8, read with replacement characters".into();
             seen.findings.push(self.finding(FindingKind::InvalidUtf8, detail, &clean));
@@ -482,11 +551,11 @@ impl Reading<'_> {
     fn file(&self, body: Body<'_>, seen: &mut Observation) {
         let document = Document::read(body.text, self.known, self.policy);
         if let Ok(document) = document.as_ref() {
-            wire::read_errors_only(document.root(), self.asked, seen);
+            wire::read_errors_only(document, self.asked, seen);
         }
         if self.failed() && seen.errors.is_empty() {
-            let clean = clean_text(&body.bytes, self.known, !self.exchange.body_complete);
-            seen.errors.push(wire::of_page(&String::from_utf8_lossy(&clean), self.asked));
+            let clean = clean_text(&body.bytes, self.known, self.policy, !self.exchange.body_complete);
+            seen.errors.push(self.of_page(&clean));
         }
     }
 
@@ -516,20 +585,22 @@ impl Reading<'_> {
                 true
             }
             RouteClass::Email | RouteClass::OpenMedia => {
-                wire::read_errors_only(root, self.asked, seen);
+                wire::read_errors_only(document, self.asked, seen);
                 true
             }
             _ if wire::is_answer(root) => {
-                wire::read(root, Some(document), self.asked, self.policy, seen);
+                wire::read(root, document, self.asked, self.policy, seen);
                 true
             }
             _ => false,
         };
         if self.failed() && seen.errors.len() == before {
-            seen.errors.push(wire::of_page(document.text(), self.asked));
+            let maskings = document.maskings_in(root);
+            seen.errors.push(ApiError { maskings, ..wire::of_page(document.text(), self.asked) });
         } else if !is_understood && !self.failed() {
             let detail = "JSON of a shape that no answer has".into();
-            seen.findings.push(self.finding(FindingKind::UnknownShape, detail, document.text().as_bytes()));
+            let clean = CleanText { bytes: document.text().into(), maskings: document.maskings_in(root) };
+            seen.findings.push(self.finding(FindingKind::UnknownShape, detail, &clean));
         }
     }
 
@@ -539,10 +610,10 @@ impl Reading<'_> {
         let expects_json = matches!(self.exchange.route.class, Chat | ChatNtf | Cometd);
         let is_blank = text.trim().is_empty();
         if self.failed() {
-            let clean = clean_text(text.as_bytes(), self.known, false);
-            seen.errors.push(wire::of_page(&String::from_utf8_lossy(&clean), self.asked));
+            let clean = clean_text(text.as_bytes(), self.known, self.policy, false);
+            seen.errors.push(self.of_page(&clean));
         } else if expects_json && !is_blank && self.exchange.status == 200 {
-            let clean = clean_text(text.as_bytes(), self.known, false);
+            let clean = clean_text(text.as_bytes(), self.known, self.policy, false);
             let detail = "a body that is not JSON where an answer was expected".into();
             seen.findings.push(self.finding(FindingKind::NotJson, detail, &clean));
         }
@@ -552,8 +623,13 @@ impl Reading<'_> {
         self.exchange.status >= 400
     }
 
-    fn finding(&self, kind: FindingKind, detail: String, clean: &[u8]) -> Finding {
-        wire::finding(kind, self.asked.chat_id.clone(), detail, clean, 0, self.policy)
+    fn of_page(&self, clean: &CleanText) -> ApiError {
+        ApiError { maskings: clean.maskings.clone(), ..wire::of_page(&clean.text(), self.asked) }
+    }
+
+    fn finding(&self, kind: FindingKind, detail: String, clean: &CleanText) -> Finding {
+        let finding = wire::finding(kind, self.asked.chat_id.clone(), detail, &clean.bytes, 0, self.policy);
+        Finding { maskings: clean.maskings.clone(), ..finding }
     }
 
     /// What cannot be decoded cannot be scrubbed, so it is not kept: only what identifies it.
@@ -563,7 +639,8 @@ impl Reading<'_> {
         let digest: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         let encoding = self.exchange.content_encoding.unwrap_or("none");
         let detail = format!("{trouble}: {} bytes, Content-Encoding {encoding:?}, keyed digest {digest}", body.len());
-        Finding { raw_length: body.len(), ..self.finding(FindingKind::Undecodable, detail, b"") }
+        let nothing = CleanText { bytes: Vec::new(), maskings: Vec::new() };
+        Finding { raw_length: body.len(), ..self.finding(FindingKind::Undecodable, detail, &nothing) }
     }
 }
 

@@ -9,9 +9,6 @@ use super::scrub::{fields_in, is_secret_name, secret_leaves};
 use super::{Attribute, AttributeSource, Exchange};
 use crate::chat::{ChatId, Secret};
 
-/// An attribute is a name, an address, a subject; what is longer is cut.
-const ATTRIBUTE_BYTES_MAX: usize = 4_096;
-
 /// Messages remembered of one WebSocket. Each is answered at once, but for `/meta/connect`; with all that belongs to it a
 /// connection at rest must stay within 16 KiB.
 const EARLIER_MAX: usize = 16;
@@ -256,7 +253,9 @@ impl<'a> Form<'a> {
             let name = key.text().unwrap_or_default();
             match (&*name, value.kind()) {
                 (_, Kind::Null) => {}
-                ("userData", Kind::Object) => self.fields.extend(user_data(value)),
+                ("userData", Kind::Object) => {
+                    self.fields.extend(user_data(value).map(|(name, _, value)| (name, value.text_or_raw())));
+                }
                 _ => self.fields.push((name, value.text_or_raw())),
             }
         }
@@ -281,17 +280,16 @@ impl<'a> Form<'a> {
     }
 }
 
-/// The members of a userData object under the names that a form gives them.
-pub(super) fn user_data<'a>(object: Value<'a>) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+/// The members of a userData object, with the names that a form gives them.
+pub(super) fn user_data<'a>(object: Value<'a>) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>, Value<'a>)> {
     let members = object.members().filter(|(_, value)| value.kind() != Kind::Null);
-    members
-        .map(|(key, value)| (Cow::Owned(format!("userData[{}]", key.text().unwrap_or_default())), value.text_or_raw()))
+    members.map(|(key, value)| (Cow::Owned(format!("userData[{}]", key.text().unwrap_or_default())), key, value))
 }
 
-/// An attribute of bounded length, and without NUL.
+/// An attribute, without NUL.
 pub(super) fn attribute(name: &str, value: &str, source: AttributeSource) -> Attribute {
-    let bounded = |text: &str| without_nul(text[..text.floor_char_boundary(ATTRIBUTE_BYTES_MAX)].to_owned());
-    Attribute { name: bounded(name), value: bounded(value), source }
+    let [name, value] = [name, value].map(|text| without_nul(text.to_owned()));
+    Attribute { name, value, source, maskings: Vec::new() }
 }
 
 /// The boundary of a multipart body, by the Content-Type or else by its first line.
@@ -454,8 +452,6 @@ mod tests {
         assert_eq!(drawn(&["userData[*]"]), ["userData[a]", "userData[GCTI_Chat_AsyncMode]"]);
         assert!(drawn(&["userData[xSecureKey]", "secureKey"]).is_empty());
         assert!(request.form.is_async());
-        let long = attribute("n", &"ü".repeat(ATTRIBUTE_BYTES_MAX), AttributeSource::Request);
-        assert_eq!(long.value.len(), ATTRIBUTE_BYTES_MAX);
     }
 
     #[test]

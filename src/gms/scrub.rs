@@ -429,8 +429,9 @@ impl Escapes {
 }
 
 /// A text with its JSON escapes or its percent-encodings undone once, and the way back.
-struct View {
-    bytes: Vec<u8>,
+pub(super) struct View {
+    /// The text, decoded.
+    pub bytes: Vec<u8>,
     units: Vec<Unit>,
 }
 
@@ -444,7 +445,7 @@ struct Unit {
 
 impl View {
     /// Undoes what begins with `mark`. None where there is nothing to undo.
-    fn of(source: &[u8], mark: u8) -> Option<Self> {
+    pub fn of(source: &[u8], mark: u8) -> Option<Self> {
         memchr::memchr(mark, source)?;
         let mut view = Self { bytes: Vec::with_capacity(source.len()), units: Vec::new() };
         let mut copied = 0;
@@ -466,7 +467,8 @@ impl View {
         (!view.units.is_empty()).then_some(view)
     }
 
-    fn source_of(&self, stretch: &Range<usize>) -> Range<usize> {
+    /// Where a stretch of it is written.
+    pub fn source_of(&self, stretch: &Range<usize>) -> Range<usize> {
         let last = stretch.end.saturating_sub(1);
         self.byte(stretch.start).start..self.byte(last).end
     }

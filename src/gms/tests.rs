@@ -67,6 +67,7 @@ impl Case<'_> {
             finding_bytes_max: 1 << 16,
             attributes: ["nickname", "subject", "userData[*]"].map(String::from).to_vec(),
             keep_typing_text: self.keep_typing_text,
+            masks: Masks::default(),
             digest_key: [7; 32],
         };
         let seen = inspect(&exchange, &policy, &|_| Vec::new());
@@ -341,6 +342,7 @@ fn a_websocket_says_the_same_as_requests_and_answers() {
         finding_bytes_max: 1 << 16,
         attributes: vec!["nickname".into()],
         keep_typing_text: false,
+        masks: Masks::default(),
         digest_key: [7; 32],
     };
     let mut dialogue = Dialogue::new(Vec::new());

@@ -1,5 +1,5 @@
 //! What an answer says: the one shape of all Chat V2 answers (seed page, "Response Format"), its events and its errors.
-//! Reads leniently: anything may be missing, null or of another kind. Reads scrubbed values only.
+//! Reads leniently: anything may be missing, null or of another kind. Reads scrubbed and masked values only.
 
 use compact_str::CompactString;
 
@@ -13,7 +13,7 @@ use super::{
     ApiError, Attribute, AttributeSource, ChatAnswer, ChatKey, Coverage, Ended, Finding, FindingKind, Observation,
     Policy,
 };
-use crate::chat::{ChatId, ContentDigest, EventIndex, Party, Secret, TranscriptEvent};
+use crate::chat::{ChatId, ContentDigest, EventIndex, Masking, Party, Secret, TranscriptEvent};
 
 /// Answer fields that have a place of their own, or change with every poll and say nothing lasting.
 const NO_ATTRIBUTES: [&str; 9] = [
@@ -57,10 +57,10 @@ pub(super) fn is_answer(value: Value<'_>) -> bool {
     value.members().any(|(key, _)| MARKS.iter().any(|mark| key.is_named(mark)))
 }
 
-/// Reads one answer into the observation. `document` knows what a value was before it was scrubbed.
+/// Reads one answer into the observation. `document` knows what a value was before it was scrubbed, and what was masked in it.
 pub(super) fn read(
     answer: Value<'_>,
-    document: Option<&Document<'_>>,
+    document: &Document<'_>,
     asked: &Asked<'_>,
     policy: &Policy,
     seen: &mut Observation,
@@ -70,13 +70,13 @@ pub(super) fn read(
     seen.chat_id_mismatch |= named.is_some() && asked.chat_id.is_some() && named != asked.chat_id;
     let status_code = answer.given("statusCode").and_then(Value::integer);
     let begun = seen.errors.len();
-    read_errors(answer, status_code, asked, seen);
+    read_errors(answer, document, status_code, asked, seen);
     for error in &mut seen.errors[begun..] {
         error.chat_id = chat.clone();
         error.alias = answer.given("alias").map(|alias| alias.text_or_raw().into_owned());
     }
 
-    let events = read_events(answer, chat.as_ref(), policy, seen);
+    let events = read_events(answer, document, chat.as_ref(), policy, seen);
     let key = match (chat, asked.form.and_then(Form::secure_key)) {
         (Some(chat), _) => ChatKey::Id(chat),
         (None, Some(key)) if !asked.is_delivery => ChatKey::SecureKey(key_digest(&policy.digest_key, &key)),
@@ -105,14 +105,15 @@ pub(super) fn read(
         next_position,
         ended,
         is_async: opens && asked.form.is_some_and(Form::is_async),
-        attributes: if is_valid { attributes(answer, asked, policy) } else { Vec::new() },
+        attributes: if is_valid { attributes(answer, document, asked, policy) } else { Vec::new() },
     });
 }
 
 /// Reads the errors of an answer of another API: nothing else in it is of Chat V2.
-pub(super) fn read_errors_only(answer: Value<'_>, asked: &Asked<'_>, seen: &mut Observation) {
+pub(super) fn read_errors_only(document: &Document<'_>, asked: &Asked<'_>, seen: &mut Observation) {
+    let answer = document.root();
     let status_code = answer.given("statusCode").and_then(Value::integer);
-    read_errors(answer, status_code, asked, seen);
+    read_errors(answer, document, status_code, asked, seen);
 }
 
 /// R6.
@@ -140,30 +141,42 @@ fn covered(events: &[TranscriptEvent], next_position: Option<i64>, asked: &Asked
 }
 
 /// The credentials of the session, from both sides.
-fn secure_keys(answer: Value<'_>, document: Option<&Document<'_>>, asked: &Asked<'_>) -> Vec<Secret> {
-    let original = document.map(|document| document.before_scrubbing(answer));
-    let given = original.and_then(|answer| answer.given("secureKey")).and_then(|key| Secret::new(key.text_or_raw()));
+fn secure_keys(answer: Value<'_>, document: &Document<'_>, asked: &Asked<'_>) -> Vec<Secret> {
+    let original = document.before_scrubbing(answer);
+    let given = original.given("secureKey").and_then(|key| Secret::new(key.text_or_raw()));
     let mut found: Vec<Secret> = given.into_iter().chain(asked.form.and_then(Form::secure_key)).collect();
     found.dedup();
     found
 }
 
-fn attributes(answer: Value<'_>, asked: &Asked<'_>, policy: &Policy) -> Vec<Attribute> {
+fn attributes(answer: Value<'_>, document: &Document<'_>, asked: &Asked<'_>, policy: &Policy) -> Vec<Attribute> {
     let tells = matches!(asked.operation, Some(Operation::RequestChat | Operation::UpdateData));
     let form = asked.form.filter(|_| tells);
     let mut found: Vec<Attribute> = form.into_iter().flat_map(|form| form.attributes(&policy.attributes)).collect();
     let known = |key: Value<'_>| NO_ATTRIBUTES.iter().any(|name| key.is_named(name));
     let fields = answer.members().filter(|(key, value)| !known(*key) && value.kind() != Kind::Null);
-    let fields = fields.filter_map(|(key, value)| Some((key.text()?, value.text_or_raw())));
+    let fields = fields.filter_map(|(key, value)| Some((key.text()?, key, value)));
     let data = answer.given("userData").into_iter().flat_map(user_data);
-    let public = fields.chain(data).filter(|(name, value)| !is_secret_name(name.as_bytes()) && !value.is_empty());
-    found.extend(public.map(|(name, value)| attribute(&name, &value, AttributeSource::Answer)));
+    let public = fields.chain(data).filter(|(name, _, _)| !is_secret_name(name.as_bytes()));
+    found.extend(public.filter_map(|(name, key, value)| {
+        let text = value.text_or_raw();
+        let maskings =
+            in_column("name", document.maskings_in(key)).chain(in_column("value", document.maskings_in(value)));
+        let drawn = || Attribute { maskings: maskings.collect(), ..attribute(&name, &text, AttributeSource::Answer) };
+        (!text.is_empty()).then(drawn)
+    }));
     found
+}
+
+/// What was masked in a value that goes into a column.
+fn in_column(column: &str, maskings: Vec<Masking>) -> impl Iterator<Item = Masking> {
+    maskings.into_iter().map(move |masking| Masking { field: format!("{column}{}", masking.field), ..masking })
 }
 
 /// The events with a key; the others become findings.
 fn read_events(
     answer: Value<'_>,
+    document: &Document<'_>,
     chat: Option<&ChatId>,
     policy: &Policy,
     seen: &mut Observation,
@@ -172,7 +185,7 @@ fn read_events(
     let one = (messages.kind() != Kind::Array).then_some(messages);
     let mut events = Vec::with_capacity(messages.elements().count());
     for element in messages.elements().chain(one) {
-        let kind = match event(element) {
+        let kind = match event(element, document) {
             Ok(event) => {
                 events.push(event);
                 continue;
@@ -183,13 +196,14 @@ fn read_events(
             FindingKind::NotAnEvent => "an element of messages that is no object",
             _ => "an event without a valid index: it has no key",
         };
-        seen.findings.push(finding(kind, chat.cloned(), detail.into(), element.raw().as_bytes(), 1, policy));
+        let found = finding(kind, chat.cloned(), detail.into(), element.raw().as_bytes(), 1, policy);
+        seen.findings.push(Finding { maskings: document.maskings_in(element), ..found });
     }
     events
 }
 
 /// Reads the members in one pass. The last one of a name wins; null is none.
-fn event(value: Value<'_>) -> Result<TranscriptEvent, FindingKind> {
+fn event(value: Value<'_>, document: &Document<'_>) -> Result<TranscriptEvent, FindingKind> {
     if value.kind() != Kind::Object {
         return Err(FindingKind::NotAnEvent);
     }
@@ -211,8 +225,9 @@ fn event(value: Value<'_>) -> Result<TranscriptEvent, FindingKind> {
         }
     }
     let index = index.ok_or(FindingKind::EventWithoutKey)?;
-    let raw = json(value);
-    Ok(TranscriptEvent { index, kind, utc_time, from, text: said, message_type, user_data, event_attributes, raw })
+    let (raw, maskings) = (json(value), document.maskings_in(value));
+    let text = said;
+    Ok(TranscriptEvent { index, kind, utc_time, from, text, message_type, user_data, event_attributes, raw, maskings })
 }
 
 fn party(from: Value<'_>) -> Party {
@@ -235,10 +250,11 @@ fn text(value: Value<'_>) -> CompactString {
 
 fn without_chat(event: TranscriptEvent, policy: &Policy) -> Finding {
     let detail = "an event of an answer that names no chat".into();
-    finding(FindingKind::EventsWithoutChat, None, detail, event.raw.as_bytes(), 1, policy)
+    let found = finding(FindingKind::EventsWithoutChat, None, detail, event.raw.as_bytes(), 1, policy);
+    Finding { maskings: event.maskings, ..found }
 }
 
-/// A finding; what it keeps was scrubbed before, and is cut here.
+/// A finding; what it keeps was scrubbed and masked before, and is cut here.
 pub(super) fn finding(
     kind: FindingKind,
     chat_id: Option<ChatId>,
@@ -248,32 +264,38 @@ pub(super) fn finding(
     policy: &Policy,
 ) -> Finding {
     let kept = &raw[..raw.len().min(policy.finding_bytes_max)];
-    Finding { kind, chat_id, detail, raw: kept.to_vec(), raw_length: raw.len(), events }
+    Finding { kind, chat_id, detail, raw: kept.to_vec(), raw_length: raw.len(), events, maskings: Vec::new() }
 }
 
 /// All shapes of an error in a JSON object: `errors[]`, `fields{}`, a bare `error`, a statusCode that tells of one.
-fn read_errors(answer: Value<'_>, status_code: Option<i64>, asked: &Asked<'_>, seen: &mut Observation) {
+fn read_errors(
+    answer: Value<'_>,
+    document: &Document<'_>,
+    status_code: Option<i64>,
+    asked: &Asked<'_>,
+    seen: &mut Observation,
+) {
+    let with_maskings =
+        |error: ApiError, source: Value<'_>| ApiError { maskings: document.maskings_in(source), ..error };
     let begun = seen.errors.len();
     let blank = ApiError { status_code, ..blank(asked) };
     if let Some(errors) = answer.given("errors") {
         let one = (!matches!(errors.kind(), Kind::Array)).then_some(errors);
-        seen.errors.extend(errors.elements().chain(one).map(|error| of_element(error, blank.clone())));
+        let all = errors.elements().chain(one);
+        seen.errors.extend(all.map(|error| with_maskings(of_element(error, blank.clone()), error)));
     }
     let word = answer.given("error").map(|error| error.text_or_raw().into_owned()).filter(|word| !word.is_empty());
     let fields = answer.given("fields").filter(|fields| fields.kind() == Kind::Object && word.is_some());
     if let Some(fields) = fields {
-        seen.errors.extend(fields.members().map(|(name, text)| of_field(name, text, blank.clone())));
+        let all = fields.members();
+        seen.errors.extend(all.map(|(name, text)| with_maskings(of_field(name, text, blank.clone()), text)));
     } else if let Some(word) = word {
         let said =
             ["message", "exception", "phrase"].into_iter().filter_map(|name| Some(answer.given(name)?.text_or_raw()));
         let detail = std::iter::once(word.as_str().into()).chain(said).collect::<Vec<_>>().join(": ");
         let format = if word == "validationError" { ErrorFormat::ValidationError } else { ErrorFormat::Http };
-        seen.errors.push(ApiError {
-            format,
-            class: ErrorClass::of_status(asked.status),
-            detail: Some(detail),
-            ..blank.clone()
-        });
+        let class = ErrorClass::of_status(asked.status);
+        seen.errors.push(with_maskings(ApiError { format, class, detail: Some(detail), ..blank.clone() }, answer));
     }
     let tells = matches!(status_code, Some(1 | 2)) || status_code.is_some_and(|code| code > 2);
     if tells && seen.errors.len() == begun {
@@ -354,6 +376,7 @@ pub(super) fn blank(asked: &Asked<'_>) -> ApiError {
         operation: asked.operation.map(|operation| operation.as_str().to_owned()),
         chat_id: None,
         alias: None,
+        maskings: Vec::new(),
     }
 }
 

@@ -240,5 +240,6 @@ fn blank(route: &Route<'_>) -> ApiError {
         operation: route.operation.as_ref().map(|operation| operation.as_str().into()),
         chat_id: route.chat_id.as_deref().and_then(crate::chat::ChatId::parse),
         alias: None,
+        maskings: Vec::new(),
     }
 }

@@ -155,7 +155,7 @@ impl Asked<'_> {
         if self.route.looks_like_chat {
             self.gate.metrics.unrecognised.inc();
             if let Some(not_shown) = UNRECOGNISED.admit(std::time::Instant::now()) {
-                let (path, _) = self.clean_words();
+                let path = self.clean_words().path;
                 tracing::warn!(path, not_shown, "looks like chat but matches no route: forwarded, not recorded");
             }
         }

@@ -161,7 +161,7 @@ impl Drop for Watch {
 
 fn finding(trouble: Trouble, detail: String) -> Finding {
     let kind = if trouble == Trouble::TooLong { FindingKind::TooLarge } else { FindingKind::Undecodable };
-    Finding { kind, chat_id: None, detail, raw: Vec::new(), raw_length: 0, events: 0 }
+    Finding { kind, chat_id: None, detail, raw: Vec::new(), raw_length: 0, events: 0, maskings: Vec::new() }
 }
 
 /// Why a connection is over before both sides have said all.
@@ -472,6 +472,7 @@ mod tests {
     use tokio::io::{DuplexStream, duplex};
 
     use super::*;
+    use crate::gms::mask::Masks;
     use crate::recorder::{self, WriterThread};
     use crate::store::{Options, Run, Store};
     use crate::telemetry::metrics::Metrics;
@@ -485,6 +486,7 @@ mod tests {
             file_mode: 0o600,
             quiet_after: Duration::from_secs(1),
             async_quiet_after: Duration::from_secs(1),
+            masks: Masks::default(),
         };
         let run = Run::plain();
         let store = Store::open(&options, &run).await.expect("a new archive");
@@ -496,7 +498,16 @@ mod tests {
         let budget = Budget::new(1 << 20, 1 << 20, 1 << 20, writer.recorder().metrics.inspected_bytes.clone());
         let (method, path) = ("GET".into(), "/genesys/cometd".into());
         let (node, client, request_id) = (None, String::new(), None);
-        let facts = ExchangeFacts { method, path, node, client, request_id, trace_id: None, duration_ms: 0 };
+        let facts = ExchangeFacts {
+            method,
+            path,
+            node,
+            client,
+            request_id,
+            trace_id: None,
+            duration_ms: 0,
+            maskings: Vec::new(),
+        };
         Watch::new(writer.recorder(), &Arc::new(budget), Arc::new(facts), Vec::new(), "")
     }
 

@@ -132,6 +132,7 @@ pub fn too_large(route: &Route<'_>, taken: usize) -> Finding {
         raw: Vec::new(),
         raw_length: taken,
         events: 0,
+        maskings: Vec::new(),
     }
 }
 
@@ -145,5 +146,6 @@ pub fn chat_v1(route: &Route<'_>) -> Option<Finding> {
         raw: Vec::new(),
         raw_length: 0,
         events: 0,
+        maskings: Vec::new(),
     })
 }

@@ -14,6 +14,7 @@ use super::framing::Framing;
 use super::head::Head;
 use super::headers::{Noted, Peer};
 use crate::chat::Secret;
+use crate::gms::mask::Masks;
 use crate::gms::request::secrets_of_query;
 use crate::gms::scrub::{scrub_path_parameters, scrub_words};
 use crate::gms::{ChatKey, Observation, Route};
@@ -27,6 +28,7 @@ const LEFT: u16 = 499;
 #[derive(Debug)]
 pub struct Trail {
     pen: Rc<Pen>,
+    masks: Masks,
     began: Instant,
     protocol: &'static str,
     method: String,
@@ -61,6 +63,14 @@ impl Words {
         let Self { path, chat_id, request_id, referer, user_agent } = self;
         [path, chat_id, request_id, referer, user_agent].into_iter().flatten()
     }
+
+    /// Masks them; that is evident from the stars, and leaves no other trace. A chat is named as it is in the archive.
+    fn mask(&mut self, masks: &Masks) {
+        self.chat_id = self.chat_id.take().filter(|id| !masks.is_card(id));
+        let Self { path, chat_id: _, request_id, referer, user_agent } = self;
+        let words = [path, request_id, referer, user_agent].into_iter().flatten();
+        masks.words(words.map(|word| ("", word)));
+    }
 }
 
 impl Trail {
@@ -76,6 +86,7 @@ impl Trail {
         let client = head.map_or(peer.address(), |head| peer.client(head, &gate.config.trusted_proxies));
         let trail = Box::new(Self {
             pen,
+            masks: gate.recorder.policy().masks.clone(),
             began,
             protocol,
             method: head.map_or_else(String::new, |head| head.method().into()),
@@ -191,6 +202,8 @@ impl Drop for Trail {
     fn drop(&mut self) {
         let words = self.words.get_mut();
         scrub_words(words.all(), self.secrets.get_mut());
+        words.mask(&self.masks);
+        self.masks.words([("", &mut self.method)]);
         let took = self.began.elapsed();
         let end = match (self.status.get(), self.is_whole.get()) {
             (None, _) => End::Left,

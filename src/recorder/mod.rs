@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::chat::{ChatId, ContentDigest, Secret};
+use crate::chat::{ChatId, ContentDigest, Masking, Secret};
+use crate::gms::mask::Masks;
 use crate::gms::{ApiError, ChatAnswer, ChatKey, Coverage, Exchange, Finding, FindingKind, Observation, Policy};
 use crate::store::{self, ChatRecord, Entry, ErrorRecord, ExchangeFacts, FileTransfer, Spool, Store};
 use crate::telemetry::Repeated;
@@ -91,6 +92,9 @@ pub struct Config {
     pub attributes: Vec<String>,
     /// Keep what customers typed and did not send.
     pub keep_typing_text: bool,
+    /// What is masked: the section `[masking]`, compiled by whoever starts the recorder.
+    #[serde(skip)]
+    pub masks: Masks,
     /// A chat without traffic this long counts as over.
     #[serde(deserialize_with = "units::duration")]
     pub quiet_after: Duration,
@@ -122,6 +126,7 @@ impl Default for Config {
                 .map(String::from)
                 .into(),
             keep_typing_text: false,
+            masks: Masks::default(),
             quiet_after: Duration::from_secs(3600),
             async_quiet_after: Duration::from_secs(7 * 86_400),
         }
@@ -276,6 +281,7 @@ impl Recorder {
             finding_bytes_max: config.finding_bytes_max,
             attributes: config.attributes.clone(),
             keep_typing_text: config.keep_typing_text,
+            masks: config.masks.clone(),
             digest_key,
         };
         let mut hash_key = [0_u8; 32];
@@ -425,6 +431,7 @@ impl Recorder {
             }
         }
         if keys.is_empty() && observation.errors.is_empty() && findings.is_empty() {
+            self.count_masked(records.iter().flat_map(ChatRecord::maskings));
             let mut live = self.live();
             records.into_iter().for_each(|record| live.put_off(now, node, record));
             if let Some(answer) = answer {
@@ -544,6 +551,12 @@ impl Recorder {
         if refuse { Verdict::Refuse } else { Verdict::Deliver }
     }
 
+    fn count_masked<'m>(&self, maskings: impl Iterator<Item = &'m Masking>) {
+        for masking in maskings {
+            self.metrics.maskings.get_or_create(&[("rule", masking.rule.to_string())]).inc();
+        }
+    }
+
     fn count(&self, observation: &Observation) {
         self.metrics.other_deliveries.inc_by(observation.other_deliveries);
         if observation.chat_id_mismatch {
@@ -634,6 +647,7 @@ impl Recorder {
         known: u64,
         answer: Option<(AnswerKey, KnownAnswer)>,
     ) -> Recorded {
+        self.count_masked(entry.maskings());
         let (pledge, committed) = pledge();
         let chats = entry.chats.iter().map(|chat| chat.chat_id.clone()).collect();
         let mut queued = Queued::new(entry, keys, Some(pledge));
@@ -712,6 +726,7 @@ fn without_chat(answer: ChatAnswer) -> Vec<Finding> {
         raw_length: event.raw.len(),
         raw: event.raw.into_bytes(),
         events: 1,
+        maskings: event.maskings,
     };
     answer.events.into_iter().map(finding).collect()
 }

@@ -29,6 +29,8 @@ pub struct Queued {
 /// Beyond the texts: rows, keys, pointers. An estimate on the high side.
 const ENTRY_BYTES: usize = 512;
 const EVENT_BYTES: usize = 512;
+/// A masking with its rule and field.
+const MASKING_BYTES: usize = 128;
 
 impl Queued {
     /// Wraps an entry and weighs it.
@@ -42,7 +44,8 @@ fn weigh(entry: &Entry) -> usize {
     let events = entry.chats.iter().flat_map(|chat| &chat.events);
     let texts: usize = events.map(|event| 2 * event.raw.len() + EVENT_BYTES).sum();
     let findings: usize = entry.findings.iter().map(|finding| finding.raw.len() + EVENT_BYTES).sum();
-    ENTRY_BYTES + texts + findings + (entry.errors.len() + entry.files.len()) * EVENT_BYTES
+    let maskings = entry.maskings().count() * MASKING_BYTES;
+    ENTRY_BYTES + texts + findings + (entry.errors.len() + entry.files.len()) * EVENT_BYTES + maskings
 }
 
 /// The queue between the exchanges and the writer.
@@ -146,6 +149,7 @@ mod tests {
             raw: vec![0; raw_bytes],
             raw_length: raw_bytes,
             events,
+            maskings: Vec::new(),
         };
         Queued::new(Entry { at, findings: vec![finding], ..Entry::default() }, Vec::new(), None)
     }
@@ -210,6 +214,7 @@ mod tests {
             user_data: None,
             event_attributes: None,
             raw: raw.clone(),
+            maskings: Vec::new(),
         };
         let chat = ChatRecord {
             chat_id: ChatId::parse("C1").expect("an id"),

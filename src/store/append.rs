@@ -13,12 +13,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Error, Store};
-use crate::chat::{ChatId, ContentDigest, Covered, TranscriptEvent};
+use crate::chat::{ChatId, ContentDigest, Covered, Masking, TranscriptEvent};
 use crate::gms::files::{Direction, Outcome};
+use crate::gms::mask::Masks;
 use crate::gms::{self, ApiError, Attribute, Comparison, Ended, Finding};
 
 /// Identical errors within this time fold into one row (R11), in milliseconds.
 const FOLD_MS: i64 = 60_000;
+
+/// Variants of one event that another is held against, where the rules of masking may have changed since.
+const VARIANTS_COMPARED_MAX: i64 = 100;
 
 /// Chats and errors remembered between batches; what is forgotten costs a row more, never a row less.
 const MEMORY_MAX: usize = 50_000;
@@ -46,6 +50,14 @@ impl Entry {
     pub fn events(&self) -> u64 {
         let events = self.chats.iter().map(|chat| chat.events.len() as u64).sum::<u64>();
         events + self.findings.iter().map(|finding| finding.events).sum::<u64>()
+    }
+
+    /// What was masked in it.
+    pub fn maskings(&self) -> impl Iterator<Item = &Masking> {
+        let of_errors =
+            self.errors.iter().flat_map(|record| record.error.maskings.iter().chain(&record.exchange.maskings));
+        let of_findings = self.findings.iter().flat_map(|finding| &finding.maskings);
+        self.chats.iter().flat_map(ChatRecord::maskings).chain(of_errors).chain(of_findings)
     }
 }
 
@@ -83,6 +95,12 @@ impl ChatRecord {
             is_async: false,
             attributes: Vec::new(),
         }
+    }
+
+    /// What was masked in it.
+    pub fn maskings(&self) -> impl Iterator<Item = &Masking> {
+        let of_events = self.events.iter().flat_map(|event| &event.maskings);
+        of_events.chain(self.attributes.iter().flat_map(|attribute| &attribute.maskings))
     }
 }
 
@@ -130,6 +148,9 @@ pub struct ExchangeFacts {
     pub trace_id: Option<String>,
     /// From the request's head to its answer, milliseconds.
     pub duration_ms: i64,
+    /// What was masked in these words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub maskings: Vec<Masking>,
 }
 
 /// A row of `outages`.
@@ -303,7 +324,7 @@ impl Store {
         whole: bool,
         mark: Option<&Mark>,
     ) -> Result<Appended, Error> {
-        let mut batch = Batch::begin(&self.connection, self.run_id, &self.memory)?;
+        let mut batch = Batch::begin(&self.connection, self.run_id, &self.masks, &self.memory)?;
         let written = batch.write(entries, outages, whole).and_then(|appended| {
             mark.map_or(Ok(()), |mark| batch.write_mark(mark))?;
             self.connection.prepare_cached("COMMIT")?.execute(())?;
@@ -380,15 +401,16 @@ impl Memory {
 struct Batch<'s> {
     connection: &'s Connection,
     run_id: i64,
+    masks: &'s Masks,
     memory: &'s Memory,
     /// For the memory, once it is committed.
     fresh: Memory,
 }
 
 impl<'s> Batch<'s> {
-    fn begin(connection: &'s Connection, run_id: i64, memory: &'s Memory) -> Result<Self, Error> {
+    fn begin(connection: &'s Connection, run_id: i64, masks: &'s Masks, memory: &'s Memory) -> Result<Self, Error> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
-        Ok(Self { connection, run_id, memory, fresh: Memory::default() })
+        Ok(Self { connection, run_id, masks, memory, fresh: Memory::default() })
     }
 
     /// Finding a statement hashes its text: what is done for every row is found once a batch.
@@ -405,7 +427,12 @@ impl<'s> Batch<'s> {
                 insert.of(self.run_id, entry, &chat.chat_id)?;
                 for event in &chat.events {
                     match insert.execute(event)? {
-                        true => tally.new += 1,
+                        true => {
+                            tally.new += 1;
+                            let index = Some(event.index.get());
+                            let of = Evidence { event_index: index, ..Evidence::of("event", entry.at) };
+                            self.write_maskings(&Evidence { chat_id: Some(&chat.chat_id), ..of }, &event.maskings)?;
+                        }
                         false => self.settle_conflict(entry, &chat.chat_id, event, &mut tally, &mut appended)?,
                     }
                 }
@@ -443,7 +470,7 @@ impl<'s> Batch<'s> {
         let index = event.index.get();
         let mut select = self.statement("SELECT raw FROM events WHERE chat_id = ? AND event_index = ?")?;
         let stored: String = select.query_row(params![chat_id.as_str(), index], |row| row.get(0))?;
-        let comparison = if stored == event.raw { Comparison::Equal } else { gms::compare(&stored, &event.raw) };
+        let comparison = self.compare(&stored, &event.raw);
         let kind = match comparison {
             Comparison::Equal => {
                 tally.duplicate += 1;
@@ -452,6 +479,10 @@ impl<'s> Batch<'s> {
             Comparison::Changed => "changed",
             Comparison::Extended => "extended",
         };
+        if self.has_variant(chat_id, event)? {
+            tally.duplicate += 1;
+            return Ok(());
+        }
         let mut insert = self.statement(
             "INSERT INTO event_variants (chat_id, event_index, digest, kind, raw, recorded_at, node, run_id)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -463,8 +494,63 @@ impl<'s> Batch<'s> {
         if inserted == 0 {
             tally.duplicate += 1;
         } else {
+            let evidence =
+                Evidence { event_index: Some(index), digest: Some(&digest), ..Evidence::of("variant", entry.at) };
+            self.write_maskings(&Evidence { chat_id: Some(chat_id), ..evidence }, &event.maskings)?;
             tally.variant += 1;
             appended.variants.push((chat_id.clone(), index, comparison));
+        }
+        Ok(())
+    }
+
+    /// What is stored was masked by the rules of its time, what comes by the present ones: these look at both.
+    fn compare(&self, stored: &str, new: &str) -> Comparison {
+        if stored == new || gms::compare(stored, new) == Comparison::Equal {
+            return Comparison::Equal;
+        }
+        gms::compare(&self.masks.again(stored), new)
+    }
+
+    /// Whether this content is a variant already, masked by other rules. What is masked by the same has the same digest.
+    fn has_variant(&self, chat_id: &ChatId, event: &TranscriptEvent) -> Result<bool, Error> {
+        if event.maskings.is_empty() {
+            return Ok(false);
+        }
+        let mut select =
+            self.statement("SELECT raw FROM event_variants WHERE chat_id = ? AND event_index = ? LIMIT ?")?;
+        let mut rows = select.query(params![chat_id.as_str(), event.index.get(), VARIANTS_COMPARED_MAX])?;
+        while let Some(row) = rows.next()? {
+            let stored: String = row.get(0)?;
+            if self.compare(&stored, &event.raw) == Comparison::Equal {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Evidence, in the transaction of what it is of.
+    fn write_maskings(&self, of: &Evidence<'_>, maskings: &[Masking]) -> Result<(), Error> {
+        if maskings.is_empty() {
+            return Ok(());
+        }
+        let mut insert = self.statement(
+            "INSERT INTO maskings (what, chat_id, event_index, digest, row_id, field, rule, at_character, characters,
+                recorded_at, run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?;
+        for masking in maskings {
+            insert.execute(params![
+                of.what,
+                of.chat_id.map(ChatId::as_str),
+                of.event_index,
+                of.digest,
+                of.row_id,
+                masking.field,
+                masking.rule,
+                masking.at as i64,
+                masking.characters as i64,
+                of.recorded_at,
+                self.run_id,
+            ])?;
         }
         Ok(())
     }
@@ -548,7 +634,12 @@ impl<'s> Batch<'s> {
         for attribute in &chat.attributes {
             let source = attribute.source.as_str();
             let chat_id = chat.chat_id.as_str();
-            insert.execute(params![chat_id, attribute.name, attribute.value, source, entry.at, self.run_id])?;
+            let values = params![chat_id, attribute.name, attribute.value, source, entry.at, self.run_id];
+            if insert.execute(values)? == 1 {
+                let row_id = Some(self.connection.last_insert_rowid());
+                let of = Evidence { row_id, ..Evidence::of("attribute", entry.at) };
+                self.write_maskings(&Evidence { chat_id: Some(&chat.chat_id), ..of }, &attribute.maskings)?;
+            }
         }
         Ok(())
     }
@@ -583,6 +674,10 @@ impl<'s> Batch<'s> {
             return Ok(());
         }
         let id = self.insert_error(at, record)?;
+        let (error, exchange) = (&record.error, &record.exchange);
+        let of = Evidence { chat_id: error.chat_id.as_ref(), row_id: Some(id), ..Evidence::of("error", at) };
+        self.write_maskings(&of, &error.maskings)?;
+        self.write_maskings(&of, &exchange.maskings)?;
         self.fresh.folds.insert(key, Fold { id, observed_at: at });
         Ok(())
     }
@@ -626,13 +721,14 @@ impl<'s> Batch<'s> {
     }
 
     fn write_finding(&self, at: i64, finding: &Finding) -> Result<(), Error> {
-        self.statement(
+        let mut upsert = self.statement(
             "INSERT INTO findings (observed_at, last_observed_at, kind, chat_id, detail, raw, raw_length, digest, run_id)
              VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
              ON CONFLICT (digest) DO UPDATE SET repeats = repeats + 1,
-                last_observed_at = max(last_observed_at, excluded.last_observed_at)",
-        )?
-        .execute(params![
+                last_observed_at = max(last_observed_at, excluded.last_observed_at)
+             RETURNING id, repeats",
+        )?;
+        let values = params![
             at,
             finding.kind.as_str(),
             finding.chat_id.as_ref().map(ChatId::as_str),
@@ -641,7 +737,12 @@ impl<'s> Batch<'s> {
             finding.raw_length as i64,
             finding_digest(finding),
             self.run_id,
-        ])?;
+        ];
+        let (id, repeats): (i64, i64) = upsert.query_row(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if repeats == 1 {
+            let of = Evidence { chat_id: finding.chat_id.as_ref(), row_id: Some(id), ..Evidence::of("finding", at) };
+            self.write_maskings(&of, &finding.maskings)?;
+        }
         Ok(())
     }
 
@@ -675,6 +776,22 @@ impl<'s> Batch<'s> {
             self.run_id,
         ])?;
         Ok(())
+    }
+}
+
+/// Which row something was masked in.
+struct Evidence<'r> {
+    what: &'static str,
+    chat_id: Option<&'r ChatId>,
+    event_index: Option<i64>,
+    digest: Option<&'r ContentDigest>,
+    row_id: Option<i64>,
+    recorded_at: i64,
+}
+
+impl Evidence<'_> {
+    fn of(what: &'static str, recorded_at: i64) -> Self {
+        Self { what, chat_id: None, event_index: None, digest: None, row_id: None, recorded_at }
     }
 }
 
@@ -785,6 +902,7 @@ mod tests {
             file_mode: 0o600,
             quiet_after: Duration::from_secs(1),
             async_quiet_after: Duration::from_secs(1),
+            masks: Masks::default(),
         }
     }
 
@@ -800,6 +918,7 @@ mod tests {
             user_data: None,
             event_attributes: None,
             raw: raw.into(),
+            maskings: Vec::new(),
         };
         let covered = Covered::new(1, index + 1);
         let next_position = Some(index + 1);

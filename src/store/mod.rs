@@ -25,6 +25,7 @@ use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
 
 use crate::gms::errors::catalogue;
+use crate::gms::mask::Masks;
 
 pub use append::{Appended, ChatRecord, Entry, ErrorRecord, ExchangeFacts, FileTransfer, Mark, Outage, Tally};
 pub use spool::Spool;
@@ -36,10 +37,11 @@ pub const APPLICATION_ID: i64 = 0x474D_5352;
 const ENGINE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
 /// The schema's history. Only added to; a landed migration is never edited.
-pub const MIGRATIONS: [(i64, &str, &str); 4] = [
+pub const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "archive", include_str!("../../migrations/0001_archive.sql")),
     (2, "spool", include_str!("../../migrations/0002_spool.sql")),
     (3, "traces", include_str!("../../migrations/0003_traces.sql")),
+    (4, "maskings", include_str!("../../migrations/0004_maskings.sql")),
     (6, "file transfers", include_str!("../../migrations/0006_file_transfers.sql")),
 ];
 
@@ -161,6 +163,8 @@ pub struct Options {
     pub quiet_after: Duration,
     /// The same for asynchronous chats.
     pub async_quiet_after: Duration,
+    /// The rules in force, by which contents are compared.
+    pub masks: Masks,
 }
 
 /// A row of `runs`.
@@ -288,6 +292,7 @@ pub struct Store {
     wal: Option<FileIdentity>,
     archive_id: String,
     run_id: i64,
+    masks: Masks,
     memory: append::Memory,
 }
 
@@ -309,8 +314,8 @@ impl Store {
         let connection = writer(&options.path)?;
         migrating.close().await?;
         let path = options.path.clone();
-        let (archive_id, memory) = (String::new(), append::Memory::default());
-        let mut store = Self { connection, path, file, wal: None, archive_id, run_id: 0, memory };
+        let (archive_id, masks, memory) = (String::new(), options.masks.clone(), append::Memory::default());
+        let mut store = Self { connection, path, file, wal: None, archive_id, run_id: 0, masks, memory };
         store.begin_run(options, run)?;
         store.wal = identity(&beside(&store.path, "-wal"));
         Ok(store)

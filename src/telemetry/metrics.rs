@@ -204,6 +204,8 @@ pub struct Metrics {
     pub findings: Family<Labels<1>, Counter>,
     /// Files that went through, by direction and outcome.
     pub file_transfers: Family<Labels<2>, Counter>,
+    /// What was masked in what is kept, by rule: as many rules as are configured.
+    pub maskings: Family<Labels<1>, Counter>,
     /// Trouble with the file, by kind.
     pub store_errors: Family<Labels<1>, Counter>,
     /// Events that the memory of committed ones spared a look at the file.
@@ -303,6 +305,7 @@ impl Default for Metrics {
             api_errors: Family::default(),
             findings: Family::default(),
             file_transfers: Family::default(),
+            maskings: Family::default(),
             store_errors: Family::default(),
             memory_hits: Counter::default(),
             chat_id_mismatches: Counter::default(),
@@ -362,6 +365,7 @@ impl Metrics {
         r.register("api_errors", "Errors given to clients, by origin and class", self.api_errors.clone());
         r.register("findings", "What could not be understood, by kind", self.findings.clone());
         r.register("file_transfers", "Files that went through, by direction and outcome", self.file_transfers.clone());
+        r.register("maskings", "Masked in what is kept, by rule", self.maskings.clone());
         r.register("store_errors", "Trouble with the archive file, by kind", self.store_errors.clone());
         let help = "Events that the memory of committed ones spared a look at the file";
         r.register("memory_hits", help, self.memory_hits.clone());

@@ -13,6 +13,7 @@ mod files;
 mod http2;
 mod limits;
 mod load;
+mod masking;
 mod nodes;
 mod power;
 mod operation;

@@ -1,4 +1,5 @@
-//! What is told of an exchange: the audit, the findings, the metrics, the access log. Free of the secrets that it named (R5).
+//! What is told of an exchange: the audit, the findings, the metrics, the access log. Free of the secrets that it named
+//! (R5), and masked.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use super::super::trail::Trail;
 use super::{Asked, Gate};
 use crate::chat::{ChatId, Secret};
 use crate::gms::files::{Direction, FileRequest, Outcome};
+use crate::gms::mask::Masks;
 use crate::gms::request::{secrets_of, secrets_of_query};
 use crate::gms::scrub::{scrub_path_parameters, scrub_words};
 use crate::gms::{ApiError, Finding, Route};
@@ -29,15 +31,22 @@ impl Gate {
         }
         scrub_path_parameters(&mut path);
         scrub_words([&mut path], &secrets_of_query(query));
-        let route = Route::parse(method, &path, &self.config.base_path);
+        let mut method = method.to_string();
+        let maskings = self.masks().words([("method", &mut method), ("path", &mut path)]);
+        let route = Route::parse(&method, &path, &self.config.base_path);
         let error = answer::audited(refusal, Reach::NotForwarded, None, &route);
         let facts = ExchangeFacts {
-            method: method.into(),
+            method: method.clone(),
             path: path.clone(),
             client: client.to_string(),
+            maskings,
             ..ExchangeFacts::default()
         };
         self.recorder.audit(error, &facts.into());
+    }
+
+    pub(super) fn masks(&self) -> &Masks {
+        &self.recorder.policy().masks
     }
 }
 
@@ -45,13 +54,14 @@ impl Asked<'_> {
     /// A row in the audit. A client may have put its key anywhere in the path.
     pub(super) fn audit(&self, mut error: ApiError) {
         let secrets = self.secrets();
-        error.chat_id = error.chat_id.filter(|id| !is_among(&secrets, id));
+        error.chat_id = error.chat_id.filter(|id| self.is_public(&secrets, id));
         scrub_words([&mut error.service, &mut error.operation].into_iter().flatten(), &secrets);
+        error.mask(self.gate.masks());
         self.gate.recorder.audit(error, &self.facts());
     }
 
     pub(super) fn find(&self, mut finding: Finding) {
-        finding.chat_id = finding.chat_id.filter(|id| !is_among(&self.secrets(), id));
+        finding.chat_id = finding.chat_id.filter(|id| self.is_public(&self.secrets(), id));
         self.gate.recorder.find(finding, &self.facts());
     }
 
@@ -76,28 +86,34 @@ impl Asked<'_> {
         FileRequest::read(&self.said(&kept), self.request.target.path, self.gate.recorder.policy())
     }
 
-    /// What is kept of the exchange with an error or a finding: free of the secrets that it named (R5).
+    /// Whether what stands in a chat's place names no secret and no card.
+    fn is_public(&self, secrets: &[Secret], id: &ChatId) -> bool {
+        !secrets.iter().any(|secret| secret.expose() == id.as_str()) && !self.gate.masks().is_card(id.as_str())
+    }
+
+    /// What is kept of the exchange with an error or a finding: free of the secrets that it named (R5), and masked.
     pub(super) fn facts(&self) -> Arc<ExchangeFacts> {
         self.note(Trail::audited);
-        let (path, request_id) = self.clean_words();
         Arc::new(ExchangeFacts {
-            method: self.request.head.method().into(),
-            path,
             node: self.node.borrow().clone(),
             client: self.client.to_string(),
-            request_id,
             trace_id: self.noted.trace_id.map(String::from),
             duration_ms: self.request.began.elapsed().as_millis() as i64,
+            ..self.clean_words()
         })
     }
 
-    /// The path and the request's id.
-    pub(super) fn clean_words(&self) -> (String, Option<String>) {
+    /// The method, the path and the request's id; of everything else nothing.
+    pub(super) fn clean_words(&self) -> ExchangeFacts {
+        let mut method = self.request.head.method().to_string();
         let mut path = self.request.target.path.to_string();
         let mut request_id = self.noted.request_id.map(String::from);
         scrub_path_parameters(&mut path);
         scrub_words([&mut path].into_iter().chain(&mut request_id), &self.secrets());
-        (path, request_id)
+        let words = [("method", &mut method), ("path", &mut path)].into_iter();
+        let words = words.chain(request_id.as_mut().map(|request_id| ("request_id", request_id)));
+        let maskings = self.gate.masks().words(words);
+        ExchangeFacts { method, path, request_id, maskings, ..ExchangeFacts::default() }
     }
 
     /// All that its client named.
@@ -131,8 +147,4 @@ impl Asked<'_> {
         let counted = self.gate.tally.of(self.route.class);
         counted.answered(reply.head().status(), self.request.began.elapsed());
     }
-}
-
-fn is_among(secrets: &[Secret], id: &ChatId) -> bool {
-    secrets.iter().any(|secret| secret.expose() == id.as_str())
 }

@@ -157,6 +157,7 @@ fn opened(session: ContentDigest, attributes: &[(String, String, bool)], is_asyn
         name: name.clone(),
         value: value.clone(),
         source: if *is_requested { AttributeSource::Request } else { AttributeSource::Answer },
+        maskings: Vec::new(),
     };
     OpenedSession { session, attributes: attributes.iter().map(attribute).collect(), is_async }
 }

@@ -74,6 +74,7 @@ fn as_finding(part: &Entry, error: &Error) -> Entry {
     let chat = part.chats.first();
     let event = chat.and_then(|chat| chat.events.first());
     let raw = event.map(|event| event.raw.clone().into_bytes()).unwrap_or_default();
+    let maskings = event.map(|event| event.maskings.clone()).unwrap_or_default();
     let finding = Finding {
         kind: FindingKind::Unstorable,
         chat_id: chat.map(|chat| chat.chat_id.clone()),
@@ -81,6 +82,7 @@ fn as_finding(part: &Entry, error: &Error) -> Entry {
         raw_length: raw.len(),
         raw,
         events: u64::from(event.is_some()) + part.findings.iter().map(|finding| finding.events).sum::<u64>(),
+        maskings,
     };
     tracing::error!(chat_id = ?finding.chat_id, %error, "a row was refused by the database; it is kept as a finding");
     Entry { at: part.at, node: part.node.clone(), findings: vec![finding], ..Entry::default() }

@@ -308,6 +308,14 @@ fn entries_of(pieces: &[Piece], known: u64, spool_id: &str) -> (Vec<Entry>, Vec<
 
 fn damaged(detail: &str, raw: Vec<u8>) -> Entry {
     let kind = FindingKind::SpoolDamaged;
-    let finding = Finding { kind, chat_id: None, detail: detail.into(), raw_length: raw.len(), raw, events: 0 };
+    let finding = Finding {
+        kind,
+        chat_id: None,
+        detail: detail.into(),
+        raw_length: raw.len(),
+        raw,
+        events: 0,
+        maskings: Vec::new(),
+    };
     Entry { at: now_ms(), findings: vec![finding], ..Entry::default() }
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::chat::{ChatId, Covered, EventIndex, Party, TranscriptEvent};
+use crate::chat::{ChatId, Covered, EventIndex, Masking, Party, TranscriptEvent};
 use crate::gms::files::{Direction, Outcome};
 use crate::gms::{
     ApiError, Attribute, AttributeSource, Ended, ErrorClass, ErrorFormat, Finding, FindingKind, Origin as Whose,
@@ -12,6 +12,10 @@ const PLENTY: u64 = 1 << 20;
 
 fn open(folder: &tempfile::TempDir, bytes_max: u64) -> (Spool, Vec<u8>) {
     Spool::open(&folder.path().join("spool"), 0o640, bytes_max, true).expect("it can be made").expect("it was made")
+}
+
+fn masked(field: &str) -> Vec<Masking> {
+    vec![Masking { rule: "cards".into(), field: field.into(), at: 3, characters: 19 }]
 }
 
 /// An entry that says everything an entry can say.
@@ -29,8 +33,14 @@ fn full(index: i64) -> Entry {
         user_data: Some("{\"a\":1}".into()),
         event_attributes: Some("{}".into()),
         raw: format!("{{\"index\":{index},\"text\":\"a\"}}"),
+        maskings: masked("/text"),
     };
-    let attribute = Attribute { name: "nickname".into(), value: "Anna".into(), source: AttributeSource::Request };
+    let attribute = Attribute {
+        name: "nickname".into(),
+        value: "Anna".into(),
+        source: AttributeSource::Request,
+        maskings: masked("value"),
+    };
     let record = ChatRecord {
         service: Some("customer-support".into()),
         events: vec![event],
@@ -57,6 +67,7 @@ fn full(index: i64) -> Entry {
         operation: Some("send".into()),
         chat_id: Some(chat_id.clone()),
         alias: Some("117".into()),
+        maskings: masked("/advice"),
     };
     let exchange = ExchangeFacts {
         method: "POST".into(),
@@ -66,6 +77,7 @@ fn full(index: i64) -> Entry {
         request_id: Some("r-1".into()),
         trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".into()),
         duration_ms: 12,
+        maskings: masked("path"),
     };
     let finding = Finding {
         kind: FindingKind::NotJson,
@@ -74,6 +86,7 @@ fn full(index: i64) -> Entry {
         raw: vec![0, 255, b'x'],
         raw_length: 9,
         events: 2,
+        maskings: masked(""),
     };
     Entry {
         at: 1_700_000_000_000 + index,

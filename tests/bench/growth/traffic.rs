@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
+use gms_recorder::gms::mask::Masks;
 use gms_recorder::gms::{self, Exchange, Observation, Policy, Route};
 use gms_recorder::recorder::{AnswerKey, Config, Recorded, Recorder, Verdict, WhenUnavailable, WriterThread, now_ms};
 use gms_recorder::store::{ExchangeFacts, Options, Run, Store};
@@ -347,6 +348,7 @@ pub fn options(database: &Path) -> Options {
         file_mode: 0o600,
         quiet_after: Duration::from_secs(3600),
         async_quiet_after: Duration::from_secs(7 * 86_400),
+        masks: Masks::default(),
     }
 }
 

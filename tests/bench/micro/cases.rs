@@ -305,6 +305,7 @@ fn policy() -> Policy {
         finding_bytes_max: config.finding_bytes_max,
         attributes: config.attributes,
         keep_typing_text: config.keep_typing_text,
+        masks: config.masks,
         digest_key: [7; 32],
     }
 }

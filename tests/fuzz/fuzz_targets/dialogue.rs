@@ -4,6 +4,7 @@
 #![no_main]
 
 use gms_recorder::chat::Secret;
+use gms_recorder::gms::mask::Masks;
 use gms_recorder::gms::{Dialogue, Observation, Policy};
 use libfuzzer_sys::fuzz_target;
 
@@ -15,6 +16,7 @@ fuzz_target!(|input: &[u8]| {
         finding_bytes_max: 4_096,
         attributes: vec!["nickname".into(), "userData[*]".into()],
         keep_typing_text: false,
+        masks: Masks::default(),
         digest_key: [7; 32],
     };
     let mut dialogue = Dialogue::new(Secret::new(KEY).into_iter().collect());

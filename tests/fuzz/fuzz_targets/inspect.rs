@@ -4,6 +4,7 @@
 #![no_main]
 
 use gms_recorder::chat::Secret;
+use gms_recorder::gms::mask::Masks;
 use gms_recorder::gms::{Exchange, Observation, Policy, Route, inspect};
 use libfuzzer_sys::fuzz_target;
 
@@ -44,6 +45,7 @@ fuzz_target!(|input: &[u8]| {
         finding_bytes_max: 4_096,
         attributes: vec!["nickname".into(), "userData[*]".into()],
         keep_typing_text: false,
+        masks: Masks::default(),
         digest_key: [7; 32],
     };
     check(&inspect(&exchange, &policy, &|_| Vec::new()));

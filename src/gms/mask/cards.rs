@@ -1,0 +1,388 @@
+//! What a card number looks like in what people write, and a verification value beside one. Text only: it knows neither
+//! JSON nor stars.
+//!
+//! A number is looked for in runs of digits that separators join. It begins and ends where a run does, has the length and
+//! the beginning of an issuer's, and a sound check digit (ISO/IEC 7812-1, annex B: Luhn). In doubt it is one: a number
+//! that was masked for nothing is a nuisance, a card that was kept is a breach.
+
+use std::ops::{Range, RangeInclusive};
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use crate::gms::json::{Escape, escape_at};
+use crate::gms::route::percent_byte;
+
+/// The fewest digits of a card number: nobody issues shorter ones, but for Maestro's twelve in theory.
+pub(super) const DIGITS_MIN: usize = 13;
+
+/// ISO/IEC 7812-1 ends at 19.
+const DIGITS: RangeInclusive<usize> = DIGITS_MIN..=19;
+
+/// Separators between two runs of digits: `" - "` has three, a keycap emoji two.
+const GAP_UNITS_MAX: usize = 3;
+
+/// A phone number has up to 15 digits (E.164); behind a `+` so many are none of a card.
+const PHONE_DIGITS_MAX: usize = 14;
+
+/// Digits that may be kept of a number (PCI DSS 3.4.1 allows the first six): what is cut off behind more is masked.
+pub(super) const KEPT_DIGITS_MAX: usize = 6;
+
+/// Characters of an IBAN (ISO 13616).
+const IBAN_CHARS_MAX: usize = 34;
+
+/// How far behind a card its verification value is looked for, in bytes: an expiry date and two words.
+const BEHIND_BYTES_MAX: usize = 120;
+
+/// The first four digits of what the networks issue, and how long it is: their public bulletins, as collected under
+/// "Payment card number" in Wikipedia. No range begins with 1 (UATP's would be every time stamp), and of 6 only those that
+/// are issued from.
+const ISSUERS: &[(RangeInclusive<u16>, RangeInclusive<usize>)] = &[
+    (4000..=4999, 13..=13), // Visa
+    (4000..=4999, 16..=16),
+    (4000..=4999, 18..=19),
+    (5100..=5599, 16..=16), // Mastercard
+    (2221..=2720, 16..=16),
+    (3400..=3499, 15..=15), // American Express
+    (3700..=3799, 15..=15),
+    (6011..=6011, 16..=19), // Discover
+    (6440..=6599, 16..=19), // and RuPay, Troy, Verve
+    (3000..=3059, 14..=19), // Diners Club
+    (3600..=3699, 14..=19),
+    (3800..=3999, 14..=19),
+    (3528..=3589, 16..=19), // JCB
+    (6200..=6299, 16..=19), // UnionPay
+    (8100..=8299, 16..=19), // and RuPay
+    (5000..=5099, 13..=19), // Maestro, RuPay, Verve, Elo, Dankort
+    (5600..=5899, 13..=19),
+    (6300..=6399, 13..=19),
+    (6700..=6799, 13..=19),
+    (6000..=6099, 16..=16), // RuPay
+    (2200..=2205, 16..=19), // Mir, Borica
+    (9792..=9792, 16..=16), // Troy
+    (8600..=8600, 16..=16), // UzCard
+    (9860..=9860, 16..=16), // Humo
+];
+
+/// How numbers are printed on cards and typed from them; nobody groups anything else so.
+const PRINTED: &[&[usize]] = &[
+    &[4, 4, 4, 4],
+    &[4, 6, 5],
+    &[4, 6, 4],
+    &[4, 3, 3, 3],
+    &[4, 4, 4, 1],
+    &[4, 4, 4, 2],
+    &[4, 4, 4, 3],
+    &[4, 4, 4, 4, 1],
+    &[4, 4, 4, 4, 2],
+    &[4, 4, 4, 4, 3],
+];
+
+/// The zeros of all scripts' decimal digits (Unicode's Nd); the nine others follow each.
+const ZEROS: &[u32] = &[
+    0x0030, 0x0660, 0x06f0, 0x07c0, 0x0966, 0x09e6, 0x0a66, 0x0ae6, 0x0b66, 0x0be6, 0x0c66, 0x0ce6, 0x0d66, 0x0de6,
+    0x0e50, 0x0ed0, 0x0f20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0, 0x1c40,
+    0x1c50, 0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10, 0x104a0, 0x10d30, 0x11066, 0x110f0,
+    0x11136, 0x111d0, 0x112f0, 0x11450, 0x114d0, 0x11650, 0x116c0, 0x11730, 0x118e0, 0x11950, 0x11c50, 0x11d50,
+    0x11da0, 0x16a60, 0x16ac0, 0x16b50, 0x1d7ce, 0x1d7d8, 0x1d7e2, 0x1d7ec, 0x1d7f6, 0x1e140, 0x1e2f0, 0x1e950,
+    0x1fbf0,
+];
+
+/// A number that is a card's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Card {
+    /// From its first digit to its last, in bytes.
+    pub place: Range<usize>,
+    digits: usize,
+}
+
+/// The value of a decimal digit of any script.
+pub(super) fn digit_of(char: char) -> Option<u8> {
+    if char.is_ascii() {
+        return char.to_digit(10).map(|digit| digit as u8);
+    }
+    let code = u32::from(char);
+    let after = ZEROS.partition_point(|zero| *zero <= code);
+    let zero = ZEROS.get(after.checked_sub(1)?)?;
+    u8::try_from(code - zero).ok().filter(|digit| *digit < 10)
+}
+
+/// The card numbers in a text, in order and apart from each other. `breaks_off`: the last may be cut.
+pub(super) fn cards_in(text: &str, breaks_off: bool) -> Vec<Card> {
+    let numbers = Numbers::read(text);
+    let mut found: Vec<Card> = Vec::new();
+    let begun = breaks_off.then(|| numbers.begun()).flatten();
+    for card in numbers.cards().chain(begun) {
+        match found.last_mut() {
+            // One of the two is none, and nobody can tell which.
+            Some(last) if card.place.start < last.place.end => last.place.end = last.place.end.max(card.place.end),
+            _ => found.push(card),
+        }
+    }
+    found
+}
+
+/// The verification values in a text: beside the words for one, and behind its cards.
+pub(super) fn values_in(text: &str, cards: &[Card]) -> Vec<Range<usize>> {
+    let beside = [&*BEHIND_WORD, &*BEFORE_WORD].into_iter().flat_map(|words| words.captures_iter(text));
+    let beside = beside.filter_map(|found| found.get(1)).map(|value| value.range());
+    let behind = cards.iter().filter_map(|card| value_behind(text, card));
+    let is_apart =
+        |value: &Range<usize>| cards.iter().all(|card| value.end <= card.place.start || card.place.end <= value.start);
+    let mut values: Vec<Range<usize>> = beside.chain(behind).filter(is_apart).collect();
+    values.sort_by_key(|value| value.start);
+    values.dedup();
+    values
+}
+
+/// The words for a verification value, in the languages that GMS is sold in.
+const WORDS: &str = r"(?:\b(?:cvv|cvc|cvn|cav)2?|\b(?:csc|cid|cvd)\b|\bcard[ -]?(?:verification|security)[ -]?(?:code|value|number|no)\b|\bsecurity[ -]?(?:code|number)\b|\b(?:karten)?sicherheits(?:code|nummer|zahl)\b|\b(?:karten)?pr(?:ü|ue)f(?:ziffern?|nummer|zahl|code)\b|\bcryptogramme\b|\bcode de s[ée]curit[ée]\b|\bc[óo]digo de seguridad\b|\bc[óo]digo de seguran[çc]a\b|\bcodice di sicurezza\b|\b(?:beveiligings|veiligheids)code\b|\bs[äa]kerhetskod\b|\bsikkerhed?s?kode\b|\bturvakoodi\b|\bkod (?:bezpieczeństwa|zabezpieczający)\b|\bgüvenlik kodu\b|\bкод безопасности\b|安全码|校验码|セキュリティコード|보안 ?코드|رمز الأمان|קוד אבטחה)";
+
+static BEHIND_WORD: LazyLock<Regex> =
+    LazyLock::new(|| expression(&format!(r"(?i){WORDS}[^\d*]{{0,24}}(\d(?:[ .-]?\d){{2,3}})(?:[^\d*]|$)")));
+
+static BEFORE_WORD: LazyLock<Regex> = LazyLock::new(|| {
+    expression(r"(?i)(?:^|[^\d*])(\d{3,4})[^\w*]{0,3}(?:is (?:my |the )?|ist (?:mein |der |die )?|= ?)?(?:cvv|cvc)")
+});
+
+/// Behind a card, an expiry date between them: `12/27 123`, `exp 12-2027, code 123`, `1227 123`.
+static BEHIND_DATE: LazyLock<Regex> = LazyLock::new(|| {
+    expression(r"^[^\d*]{0,24}(?:\d{1,2} ?[/.-] ?(?:20)?\d{2}|\d{4})[^\d*]{1,24}(\d{3,4})(?:[^\d*]|$)")
+});
+
+/// Right behind a card.
+static BEHIND_CARD: LazyLock<Regex> = LazyLock::new(|| expression(r"^[^\w*]{1,5}(\d{3,4})(?:[^\d*]|$)"));
+
+fn expression(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("the expressions here are sound: a test uses each")
+}
+
+fn value_behind(text: &str, card: &Card) -> Option<Range<usize>> {
+    let from = card.place.end;
+    let to = text.floor_char_boundary(from + BEHIND_BYTES_MAX);
+    let behind = &text[from..to.max(from)];
+    let dated = BEHIND_DATE.captures(behind).and_then(|found| found.get(1));
+    // Four digits are a value on American Express only: else they are a year, or a price.
+    let fits = |digits: usize| digits == 3 || card.digits == 15;
+    let bare = || {
+        let value = BEHIND_CARD.captures(behind).and_then(|found| found.get(1));
+        value.filter(|value| fits(value.as_str().chars().count()))
+    };
+    dated.or_else(bare).map(|value| from + value.start()..from + value.end())
+}
+
+/// A run of digits.
+struct Group {
+    place: Range<usize>,
+    /// Among all digits of the text.
+    digits: Range<usize>,
+    /// What joins it to the group before, if anything does.
+    gap: Option<Range<usize>>,
+}
+
+/// A text's digits, in their groups.
+struct Numbers<'t> {
+    text: &'t str,
+    digits: Vec<u8>,
+    groups: Vec<Group>,
+}
+
+impl<'t> Numbers<'t> {
+    fn read(text: &'t str) -> Self {
+        let mut numbers = Self { text, digits: Vec::new(), groups: Vec::new() };
+        let mut at = 0;
+        while let Some(char) = text[at..].chars().next() {
+            at = match digit_of(char) {
+                Some(_) => numbers.group(at),
+                None => at + separator_at(&text[at..]).unwrap_or(char.len_utf8()),
+            };
+        }
+        numbers
+    }
+
+    /// Takes in the group that begins here. Returns where it ends.
+    fn group(&mut self, start: usize) -> usize {
+        let digits_before = self.digits.len();
+        let mut end = start;
+        for char in self.text[start..].chars() {
+            let Some(digit) = digit_of(char) else { break };
+            self.digits.push(digit);
+            end += char.len_utf8();
+        }
+        let previous = self.groups.last().map(|group| group.place.end);
+        let gap = previous.map(|previous| previous..start).filter(|gap| is_gap(&self.text[gap.clone()]));
+        self.groups.push(Group { place: start..end, digits: digits_before..self.digits.len(), gap });
+        end
+    }
+
+    /// Every window of whole groups that is a card's number.
+    fn cards(&self) -> impl Iterator<Item = Card> {
+        (0..self.groups.len()).flat_map(move |first| {
+            let joined = self.joined_from(first);
+            let windows = (first + 1..=joined).map(move |end| first..end);
+            let windows = windows.map(|window| (self.count(&window), window));
+            let fitting =
+                windows.take_while(|(digits, _)| digits <= DIGITS.end()).filter(|(digits, _)| digits >= DIGITS.start());
+            fitting
+                .filter(|(_, window)| self.is_card(window))
+                .map(|(digits, window)| Card { place: self.place(&window), digits })
+        })
+    }
+
+    /// Where the groups end that are joined to this one, as far as a card may reach.
+    fn joined_from(&self, first: usize) -> usize {
+        let most = self.groups.len().min(first + DIGITS.end());
+        (first + 1..most).find(|at| self.groups[*at].gap.is_none()).unwrap_or(most)
+    }
+
+    fn count(&self, window: &Range<usize>) -> usize {
+        self.groups[window.end - 1].digits.end - self.groups[window.start].digits.start
+    }
+
+    fn place(&self, window: &Range<usize>) -> Range<usize> {
+        self.groups[window.start].place.start..self.groups[window.end - 1].place.end
+    }
+
+    fn is_card(&self, window: &Range<usize>) -> bool {
+        let digits = &self.digits[self.groups[window.start].digits.start..self.groups[window.end - 1].digits.end];
+        let is_issued = |(first, length): &(RangeInclusive<u16>, RangeInclusive<usize>)| {
+            length.contains(&digits.len()) && begins(digits).is_some_and(|begin| first.contains(&begin))
+        };
+        let place = self.place(window);
+        ISSUERS.iter().any(is_issued)
+            && is_luhn(digits)
+            && self.is_grouped_so(window)
+            && !(digits.len() <= PHONE_DIGITS_MAX && self.text[..place.start].ends_with('+'))
+            && !(window.len() == 1 && is_ean(digits))
+            && !is_in_iban(self.text, &place)
+    }
+
+    /// Whether somebody would group a card number so: in one, as printed; else with the same separator throughout, and
+    /// evenly or with nothing else beside it.
+    fn is_grouped_so(&self, window: &Range<usize>) -> bool {
+        let groups = &self.groups[window.clone()];
+        let lengths: Vec<usize> = groups.iter().map(|group| group.digits.len()).collect();
+        if lengths.len() == 1 || PRINTED.contains(&&*lengths) {
+            return true;
+        }
+        let gap = |group: &Group| group.gap.clone().map(|gap| &self.text[gap]);
+        let separator = gap(&groups[1]);
+        let is_same = groups[1..].iter().all(|group| gap(group) == separator);
+        let is_one_line = !separator.is_some_and(|separator| separator.contains(['\n', '\r', '\t']));
+        let (last, others) = lengths.split_last().expect("there are two or more");
+        let is_even = others.iter().all(|length| *length == lengths[0]) && *last <= lengths[0];
+        let goes_on = |at: Option<&Group>| at.is_some_and(|group| gap(group) == separator);
+        let is_alone = !goes_on(groups.first()) && !goes_on(self.groups.get(window.end));
+        is_same && is_one_line && (is_even || is_alone)
+    }
+
+    /// The beginning of a number at the very end, of more digits than may be kept.
+    fn begun(&self) -> Option<Card> {
+        let end = self.groups.len();
+        let is_last = self.groups.last().is_some_and(|group| {
+            let rest = &self.text[group.place.end..];
+            rest.is_empty() || is_gap(rest)
+        });
+        let first_joined = (0..end).rev().find(|at| self.groups[*at].gap.is_none()).filter(|_| is_last)?;
+        let windows = (first_joined.max(end.saturating_sub(*DIGITS.end()))..end).map(|first| first..end);
+        let begun = windows.map(|window| (self.count(&window), window)).find(|(count, window)| {
+            let digits = &self.digits[self.groups[window.start].digits.start..];
+            let is_issued = begins(digits).is_some_and(|begin| ISSUERS.iter().any(|(first, _)| first.contains(&begin)));
+            (KEPT_DIGITS_MAX + 1..*DIGITS.end()).contains(count) && is_issued
+        });
+        begun.map(|(digits, window)| Card { place: self.place(&window), digits })
+    }
+}
+
+/// The number that the first four digits are.
+fn begins(digits: &[u8]) -> Option<u16> {
+    Some(digits.get(..4)?.iter().fold(0, |number, digit| 10 * number + u16::from(*digit)))
+}
+
+fn is_luhn(digits: &[u8]) -> bool {
+    let doubled = |digit: u32| if digit > 4 { 2 * digit - 9 } else { 2 * digit };
+    let values = digits.iter().rev().map(|digit| u32::from(*digit)).enumerate();
+    values.map(|(at, digit)| if at % 2 == 0 { digit } else { doubled(digit) }).sum::<u32>() % 10 == 0
+}
+
+/// A sound article number (GTIN-13): many begin as Visa's numbers of 13 digits do, which were last issued decades ago.
+fn is_ean(digits: &[u8]) -> bool {
+    let weighted = digits.iter().zip([1, 3].into_iter().cycle()).map(|(digit, weight)| weight * u32::from(*digit));
+    digits.len() == 13 && weighted.sum::<u32>() % 10 == 0
+}
+
+/// Whether a stretch lies within an IBAN: two letters, two digits, and so on, with its check digits sound (ISO 13616).
+fn is_in_iban(text: &str, place: &Range<usize>) -> bool {
+    let bytes = text.as_bytes();
+    let is_of_iban = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b' ';
+    let reach = 2 * IBAN_CHARS_MAX;
+    let before = bytes[..place.start].iter().rev().take(reach).take_while(|byte| is_of_iban(byte)).count();
+    (place.start - before..place.start).any(|start| {
+        let begins_so = matches!(&bytes[start..], [a, b, c, d, ..] if a.is_ascii_alphabetic() && b.is_ascii_alphabetic()
+            && c.is_ascii_digit() && d.is_ascii_digit());
+        let is_border = start.checked_sub(1).is_none_or(|before| !bytes[before].is_ascii_alphanumeric());
+        begins_so && is_border && is_iban_to(&bytes[start..], place.end - start)
+    })
+}
+
+/// Whether an IBAN begins here that reaches to `least` or beyond.
+fn is_iban_to(bytes: &[u8], least: usize) -> bool {
+    let length =
+        bytes.iter().take(2 * IBAN_CHARS_MAX).take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b' ').count();
+    let ends = (least..=length).filter(|end| {
+        bytes[end - 1].is_ascii_alphanumeric() && !bytes.get(*end).is_some_and(u8::is_ascii_alphanumeric)
+    });
+    let mut candidates =
+        ends.map(|end| bytes[..end].iter().filter(|byte| **byte != b' ').copied().collect::<Vec<u8>>());
+    candidates.any(|iban| iban.len() <= IBAN_CHARS_MAX && remainder_97(iban[4..].iter().chain(&iban[..4])) == 1)
+}
+
+fn remainder_97<'b>(chars: impl Iterator<Item = &'b u8>) -> u32 {
+    chars.filter_map(|char| char::from(*char).to_digit(36)).fold(0, |rest, value| {
+        let shift = if value < 10 { 10 } else { 100 };
+        (rest * shift + value) % 97
+    })
+}
+
+/// Whether all of a text is separators, and few of them.
+fn is_gap(text: &str) -> bool {
+    let mut rest = text;
+    for _ in 0..GAP_UNITS_MAX {
+        match separator_at(rest) {
+            Some(length) => rest = &rest[length..],
+            None => break,
+        }
+    }
+    rest.is_empty() && !text.is_empty()
+}
+
+/// The length of the separator that a text begins with: a character, or how one is spelt in HTML, in a URL, in JSON.
+fn separator_at(text: &str) -> Option<usize> {
+    let first = text.chars().next()?;
+    match first {
+        '%' => {
+            let byte = percent_byte(text.as_bytes())?;
+            (matches!(byte, b' ' | b'-' | b'.' | b'/' | b'+') || !byte.is_ascii()).then_some(3)
+        }
+        '\\' => match escape_at(text.as_bytes())? {
+            (Escape::Char(char), length) if is_separator(char) => Some(length),
+            _ => None,
+        },
+        '&' => {
+            ["&nbsp;", "&#160;", "&#xa0;"].iter().find(|entity| text.starts_with(**entity)).map(|entity| entity.len())
+        }
+        char => is_separator(char).then_some(char.len_utf8()),
+    }
+}
+
+/// Blanks, dashes, dots, slashes, and what cannot be seen.
+fn is_separator(char: char) -> bool {
+    match char {
+        ' ' | '-' | '.' | '/' | '_' | '+' | '\t' | '\n' | '\r' => true,
+        char if char.is_ascii() => false,
+        '\u{a0}' | '\u{ad}' | '\u{b7}' | '\u{2000}'..='\u{2015}' | '\u{2022}' | '\u{202a}'..='\u{202f}' => true,
+        '\u{205f}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{20e3}' | '\u{2212}' | '\u{3000}' | '\u{fe0f}' => true,
+        '\u{fe58}' | '\u{fe63}' | '\u{feff}' | '\u{ff0d}'..='\u{ff0f}' | char::REPLACEMENT_CHARACTER => true,
+        _ => false,
+    }
+}
