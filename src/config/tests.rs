@@ -126,6 +126,29 @@ fn every_option_has_a_variable() {
 }
 
 #[test]
+fn rules_of_masking_are_a_table_and_checked_one_by_one() {
+    let variable = ("GMS_RECORDER_MASKING_RULES", r"a = '\d{7}', b = 'x'");
+    let (config, _) = load(NODE, &[variable], &Flags::default()).expect("right");
+    assert_eq!(config.masking.rules["a"], r"\d{7}");
+    assert_eq!(config.recording.masks.names(), ["cards", "cvv", "a", "b"]);
+    let (again, _) = load(&config.to_toml(), &[], &Flags::default()).expect("what is written can be read");
+    assert_eq!(again.masking, config.masking);
+    assert_eq!(again.to_json()["masking"]["rules"]["b"], "x");
+    let (off, _) = load(&format!("{NODE}[masking]\ncards = false"), &[], &Flags::default()).expect("right");
+    assert!(off.recording.masks.names().is_empty() && off.warnings()[0].contains("masking.cards is off"));
+    check(
+        "[masking.rules]\nz = 'a'\nb = '('\ncvv = 'x'",
+        &[
+            "test.toml:3: masking.rules: rule \"b\" is no regular expression: unclosed group",
+            "test.toml:4: masking.rules: \"cvv\" is a rule of the program: masking.cards switches it; choose another name",
+        ],
+    );
+    let wanted = "a table of texts is wanted, such as { name = '…' }";
+    check("[masking]\nrules = ['a']", &[&format!("test.toml:2: masking.rules: {wanted}")]);
+    check("[masking.rules]\na = 5", &[&format!("test.toml:1: masking.rules: {wanted}")]);
+}
+
+#[test]
 fn flags_replace_whole_lists() {
     let flags = Flags {
         upstreams: vec!["http://x".into(), "http://y".into()],

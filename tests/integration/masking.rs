@@ -55,15 +55,20 @@ fn transcript() -> String {
     )
 }
 
+/// No JSON, though it begins so.
+fn page() -> String {
+    format!(r#"{{"statusCode":0,"text":"{PAGE}""#)
+}
+
 fn node() -> Origin {
     Origin::start(|request| {
         let text = String::from_utf8_lossy(request);
         let answer = match text.split(' ').nth(1).unwrap_or_default() {
             path if path.ends_with("/refresh") => json_answer(&transcript()),
-            path if path.ends_with("/send") => json_answer(&format!(
-                r#"{{"statusCode":2,"chatId":"C1","errors":[{{"code":249,"advice":"no such {ADVICE}"}}]}}"#
-            )),
-            path if path.ends_with("/typing") => json_answer(&format!("<html>{PAGE}</html>")),
+            path if path.ends_with("/send") => {
+                json_answer(&format!(r#"{{"statusCode":2,"errors":[{{"code":249,"advice":"no such {ADVICE}"}}]}}"#))
+            }
+            path if path.ends_with("/startTyping") => json_answer(&page()),
             path if path.ends_with("/cometd") => json_answer(&format!(
                 r#"[{{"channel":"/service/chatV2/support","data":{{"statusCode":0,"chatId":"C2","nextPosition":2,"messages":[{{"index":1,"type":"Message","text":"{DELIVERY}"}}]}}}}]"#
             )),
@@ -78,7 +83,9 @@ fn node() -> Origin {
 
 fn settings(folder: &Path, more: &str) -> String {
     let log = folder.join("access.log");
-    format!("[log]\nlevel = \"debug\"\naccess = \"combined\"\naccess_file = {log:?}\n{more}")
+    format!(
+        "[log]\nlevel = \"debug\"\naccess = \"combined\"\naccess_file = {log:?}\n[recording]\nreserve = \"0B\"\n{more}"
+    )
 }
 
 async fn ask(client: &mut Client, path: &str, body: String) -> Reply {
@@ -96,12 +103,12 @@ async fn ask_all(client: &mut Client) {
     assert_eq!(got.body, transcript());
     let failed = ask(client, "/genesys/2/chat/support/C1/send", "message=hi".into()).await;
     assert!(find(&failed.body, ADVICE.as_bytes()).is_some());
-    let page = ask(client, "/genesys/2/chat/support/C1/typing", "x=1".into()).await;
-    assert_eq!(page.body, format!("<html>{PAGE}</html>"));
+    let broken = ask(client, "/genesys/2/chat/support/C1/startTyping", "x=1".into()).await;
+    assert_eq!(broken.body, page());
     let connect = r#"[{"channel":"/meta/connect","clientId":"c1","id":"1"}]"#;
     let delivered = ask(client, "/genesys/cometd", connect.into()).await;
     assert!(find(&delivered.body, DELIVERY.as_bytes()).is_some());
-    ask(client, &format!("/genesys/2/chat/support/{PATH}/refresh"), "transcriptPosition=0".into()).await;
+    ask(client, &format!("/genesys/2/chat/support/{PATH}/send"), "message=hi".into()).await;
     ask(client, &format!("/genesys/elsewhere/2/chat/{PATH}"), String::new()).await;
 }
 

@@ -28,8 +28,8 @@ const PHONE_DIGITS_MAX: usize = 14;
 /// Digits that may be kept of a number (PCI DSS 3.4.1 allows the first six): what is cut off behind more is masked.
 pub(super) const KEPT_DIGITS_MAX: usize = 6;
 
-/// Characters of an IBAN (ISO 13616).
-const IBAN_CHARS_MAX: usize = 34;
+/// An IBAN of the longest kind, with a blank after every fourth character.
+const IBAN_BYTES_MAX: usize = 42;
 
 /// How far behind a card its verification value is looked for, in bytes: an expiry date and two words.
 const BEHIND_BYTES_MAX: usize = 120;
@@ -78,14 +78,34 @@ const PRINTED: &[&[usize]] = &[
     &[4, 4, 4, 4, 3],
 ];
 
+/// How Amazon groups the numbers of its orders, of which many begin as Diners Club's.
+const ORDER: &[usize] = &[3, 7, 7];
+
 /// The zeros of all scripts' decimal digits (Unicode's Nd); the nine others follow each.
+#[rustfmt::skip]
 const ZEROS: &[u32] = &[
-    0x0030, 0x0660, 0x06f0, 0x07c0, 0x0966, 0x09e6, 0x0a66, 0x0ae6, 0x0b66, 0x0be6, 0x0c66, 0x0ce6, 0x0d66, 0x0de6,
-    0x0e50, 0x0ed0, 0x0f20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0, 0x1c40,
-    0x1c50, 0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10, 0x104a0, 0x10d30, 0x11066, 0x110f0,
-    0x11136, 0x111d0, 0x112f0, 0x11450, 0x114d0, 0x11650, 0x116c0, 0x11730, 0x118e0, 0x11950, 0x11c50, 0x11d50,
-    0x11da0, 0x16a60, 0x16ac0, 0x16b50, 0x1d7ce, 0x1d7d8, 0x1d7e2, 0x1d7ec, 0x1d7f6, 0x1e140, 0x1e2f0, 0x1e950,
+    0x0030, 0x0660, 0x06f0, 0x07c0, 0x0966, 0x09e6, 0x0a66, 0x0ae6, 0x0b66, 0x0be6, 0x0c66, 0x0ce6, 0x0d66,
+    0x0de6, 0x0e50, 0x0ed0, 0x0f20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50,
+    0x1bb0, 0x1c40, 0x1c50, 0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10, 0x104a0, 0x10d30,
+    0x10d40, 0x11066, 0x110f0, 0x11136, 0x111d0, 0x112f0, 0x11450, 0x114d0, 0x11650, 0x116c0, 0x116d0, 0x116da,
+    0x11730, 0x118e0, 0x11950, 0x11bf0, 0x11c50, 0x11d50, 0x11da0, 0x11f50, 0x16130, 0x16a60, 0x16ac0, 0x16b50,
+    0x16d70, 0x1ccf0, 0x1d7ce, 0x1d7d8, 0x1d7e2, 0x1d7ec, 0x1d7f6, 0x1e140, 0x1e2f0, 0x1e4f0, 0x1e5f1, 0x1e950,
     0x1fbf0,
+];
+
+/// Characters of an IBAN by country (the registry of ISO 13616).
+#[rustfmt::skip]
+const IBANS: &[(&str, usize)] = &[
+    ("AD", 24), ("AE", 23), ("AL", 28), ("AT", 20), ("AZ", 28), ("BA", 20), ("BE", 16), ("BG", 22), ("BH", 22),
+    ("BI", 27), ("BR", 29), ("BY", 28), ("CH", 21), ("CR", 22), ("CY", 28), ("CZ", 24), ("DE", 22), ("DJ", 27),
+    ("DK", 18), ("DO", 28), ("EE", 20), ("EG", 29), ("ES", 24), ("FI", 18), ("FK", 18), ("FO", 18), ("FR", 27),
+    ("GB", 22), ("GE", 22), ("GI", 23), ("GL", 18), ("GR", 27), ("GT", 28), ("HN", 28), ("HR", 21), ("HU", 28),
+    ("IE", 22), ("IL", 23), ("IQ", 23), ("IS", 26), ("IT", 27), ("JO", 30), ("KW", 30), ("KZ", 20), ("LB", 28),
+    ("LC", 32), ("LI", 21), ("LT", 20), ("LU", 20), ("LV", 21), ("LY", 25), ("MC", 27), ("MD", 24), ("ME", 22),
+    ("MK", 19), ("MN", 20), ("MR", 27), ("MT", 31), ("MU", 30), ("NI", 28), ("NL", 18), ("NO", 15), ("OM", 23),
+    ("PK", 24), ("PL", 28), ("PS", 29), ("PT", 25), ("QA", 29), ("RO", 24), ("RS", 22), ("RU", 33), ("SA", 24),
+    ("SC", 31), ("SD", 18), ("SE", 24), ("SI", 19), ("SK", 24), ("SM", 27), ("SO", 23), ("ST", 25), ("SV", 28),
+    ("TL", 23), ("TN", 24), ("TR", 26), ("UA", 29), ("VA", 22), ("VG", 24), ("XK", 20), ("YE", 30),
 ];
 
 /// A number that is a card's.
@@ -115,7 +135,9 @@ pub(super) fn cards_in(text: &str, breaks_off: bool) -> Vec<Card> {
     for card in numbers.cards().chain(begun) {
         match found.last_mut() {
             // One of the two is none, and nobody can tell which.
-            Some(last) if card.place.start < last.place.end => last.place.end = last.place.end.max(card.place.end),
+            Some(last) if card.place.start < last.place.end => {
+                last.place = last.place.start.min(card.place.start)..last.place.end.max(card.place.end);
+            }
             _ => found.push(card),
         }
     }
@@ -257,8 +279,8 @@ impl<'t> Numbers<'t> {
             && !is_in_iban(self.text, &place)
     }
 
-    /// Whether somebody would group a card number so: in one, as printed; else with the same separator throughout, and
-    /// evenly or with nothing else beside it.
+    /// Whether somebody would group a card number so: in one, as printed; else with the same separator throughout, and with
+    /// nothing else beside it or evenly in three groups or more.
     fn is_grouped_so(&self, window: &Range<usize>) -> bool {
         let groups = &self.groups[window.clone()];
         let lengths: Vec<usize> = groups.iter().map(|group| group.digits.len()).collect();
@@ -273,7 +295,7 @@ impl<'t> Numbers<'t> {
         let is_even = others.iter().all(|length| *length == lengths[0]) && *last <= lengths[0];
         let goes_on = |at: Option<&Group>| at.is_some_and(|group| gap(group) == separator);
         let is_alone = !goes_on(groups.first()) && !goes_on(self.groups.get(window.end));
-        is_same && is_one_line && (is_even || is_alone)
+        is_same && is_one_line && lengths != ORDER && (is_alone || is_even && lengths.len() > 2)
     }
 
     /// The beginning of a number at the very end, of more digits than may be kept.
@@ -311,30 +333,28 @@ fn is_ean(digits: &[u8]) -> bool {
     digits.len() == 13 && weighted.sum::<u32>() % 10 == 0
 }
 
-/// Whether a stretch lies within an IBAN: two letters, two digits, and so on, with its check digits sound (ISO 13616).
+/// Whether a stretch lies within an IBAN: a country, two digits, as many characters as the country has, and a sound check
+/// (ISO 13616).
 fn is_in_iban(text: &str, place: &Range<usize>) -> bool {
     let bytes = text.as_bytes();
-    let is_of_iban = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b' ';
-    let reach = 2 * IBAN_CHARS_MAX;
-    let before = bytes[..place.start].iter().rev().take(reach).take_while(|byte| is_of_iban(byte)).count();
+    let is_of_iban = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b' ';
+    let before = bytes[..place.start].iter().rev().take(IBAN_BYTES_MAX).take_while(is_of_iban).count();
     (place.start - before..place.start).any(|start| {
-        let begins_so = matches!(&bytes[start..], [a, b, c, d, ..] if a.is_ascii_alphabetic() && b.is_ascii_alphabetic()
-            && c.is_ascii_digit() && d.is_ascii_digit());
         let is_border = start.checked_sub(1).is_none_or(|before| !bytes[before].is_ascii_alphanumeric());
-        begins_so && is_border && is_iban_to(&bytes[start..], place.end - start)
+        is_border && iban_at(&bytes[start..]).is_some_and(|length| place.end <= start + length)
     })
 }
 
-/// Whether an IBAN begins here that reaches to `least` or beyond.
-fn is_iban_to(bytes: &[u8], least: usize) -> bool {
-    let length =
-        bytes.iter().take(2 * IBAN_CHARS_MAX).take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b' ').count();
-    let ends = (least..=length).filter(|end| {
-        bytes[end - 1].is_ascii_alphanumeric() && !bytes.get(*end).is_some_and(u8::is_ascii_alphanumeric)
-    });
-    let mut candidates =
-        ends.map(|end| bytes[..end].iter().filter(|byte| **byte != b' ').copied().collect::<Vec<u8>>());
-    candidates.any(|iban| iban.len() <= IBAN_CHARS_MAX && remainder_97(iban[4..].iter().chain(&iban[..4])) == 1)
+/// How long the IBAN is that the bytes begin with.
+fn iban_at(bytes: &[u8]) -> Option<usize> {
+    let country = std::str::from_utf8(bytes.get(..2)?).ok()?.to_ascii_uppercase();
+    let (_, chars) = IBANS.iter().find(|(known, _)| *known == country)?;
+    let in_blocks = bytes.iter().take(IBAN_BYTES_MAX).enumerate().filter(|(_, byte)| **byte != b' ').take(*chars);
+    let (places, iban): (Vec<usize>, Vec<u8>) = in_blocks.unzip();
+    let end = places.last()? + 1;
+    let is_whole = iban.len() == *chars && iban.iter().all(u8::is_ascii_alphanumeric);
+    let is_border = !bytes.get(end).is_some_and(u8::is_ascii_alphanumeric);
+    (is_whole && is_border && remainder_97(iban[4..].iter().chain(&iban[..4])) == 1).then_some(end)
 }
 
 fn remainder_97<'b>(chars: impl Iterator<Item = &'b u8>) -> u32 {

@@ -174,8 +174,11 @@ fn a_number_that_is_cut_off_is_masked_from_its_seventh_digit_on() {
     assert_eq!(cut("\"utcTime\":14800000000"), "\"utcTime\":14800000000");
 }
 
+/// A rule, a field, a place and a length.
+type Told<'t> = (&'t str, &'t str, usize, usize);
+
 #[track_caller]
-fn check_json(masks: &Masks, text: &str, expected: &str, fields: &[(&str, &str, usize, usize)]) {
+fn check_json(masks: &Masks, text: &str, expected: &str, evidence: &[Told<'_>]) {
     let tape = Tape::read(text).expect("JSON");
     let mut bytes = text.as_bytes().to_vec();
     let found = masks.json(&mut bytes, tape.root(text));
@@ -184,14 +187,14 @@ fn check_json(masks: &Masks, text: &str, expected: &str, fields: &[(&str, &str, 
     let after = Tape::read(&clean).expect("still JSON");
     let maskings = found.iter().map(|(leaf, masked)| masked.of(&after.root(&clean).pointer_to(leaf)));
     let seen: Vec<_> = maskings.map(|m| (m.rule.to_string(), m.field, m.at, m.characters)).collect();
-    let wanted: Vec<_> = fields.iter().map(|(r, f, at, n)| (r.to_string(), f.to_string(), *at, *n)).collect();
+    let wanted: Vec<_> = evidence.iter().map(|(r, f, at, n)| (r.to_string(), f.to_string(), *at, *n)).collect();
     assert_eq!(seen, wanted);
 }
 
 #[test]
 fn json_is_masked_in_strings_numbers_and_names() {
     let plain = Masks::default();
-    let rows: [(&str, &str, &[(&str, &str, usize, usize)]); 10] = [
+    let rows: [(&str, &str, &[Told<'_>]); 10] = [
         (r#"{"text":"no 4111 1111 1111 1111"}"#, r#"{"text":"no **** **** **** ****"}"#, &[("cards", "/text", 3, 19)]),
         (
             r#"{"a":[{"b\/c":"\u0034111\u00a01111-1111 1111, cvv \u0031\u00323"}]}"#,
@@ -211,8 +214,8 @@ fn json_is_masked_in_strings_numbers_and_names() {
         (r#""\n\t4111111111111111\"""#, r#""\n\t****************\"""#, &[("cards", "", 2, 16)]),
         (r#""４111111111111111""#, r#""＊***************""#, &[("cards", "", 0, 16)]),
     ];
-    for (text, expected, fields) in rows {
-        check_json(&plain, text, expected, fields);
+    for (text, expected, evidence) in rows {
+        check_json(&plain, text, expected, evidence);
     }
 }
 
@@ -350,15 +353,15 @@ const ORDINARY: [Kind; 28] = [
     (
         "order number, 3-7-7 (Amazon)",
         |d| format!("{}-{}-{}", d.one(&["302", "303", "304", "305", "306", "028", "171"]), d.digits(7), d.digits(7)),
-        10.0,
+        0.0,
     ),
     (
         "order number, date and 6 digits",
         |d| format!("20{}{:02}{:02}-{}", 20 + d.below(7), 1 + d.below(12), 1 + d.below(28), d.digits(6)),
         0.0,
     ),
-    ("order number, 16 digits", |d| d.digits(16), 35.0),
-    ("order number, 4-4-4-4", |d| grouped(&d.digits(16), &[4], "-"), 35.0),
+    ("order number, 16 digits", |d| d.digits(16), 40.0),
+    ("order number, 4-4-4-4", |d| grouped(&d.digits(16), &[4], "-"), 40.0),
     (
         "phone, international",
         |d| {

@@ -289,9 +289,18 @@ fn spools_of_past_releases_are_read() {
     assert!(torn.is_empty());
     let pieces = spool.read(u64::MAX).expect("readable");
     let mut entry = full(1);
-    // Its records knew no traces and no files yet.
+    // Its records knew neither traces nor maskings nor files yet.
     entry.files.clear();
-    entry.errors.iter_mut().for_each(|record| Arc::make_mut(&mut record.exchange).trace_id = None);
+    for record in &mut entry.errors {
+        record.error.maskings.clear();
+        let exchange = Arc::make_mut(&mut record.exchange);
+        (exchange.trace_id, exchange.maskings) = (None, Vec::new());
+    }
+    entry.findings.iter_mut().for_each(|finding| finding.maskings.clear());
+    for chat in &mut entry.chats {
+        chat.events.iter_mut().for_each(|event| event.maskings.clear());
+        chat.attributes.iter_mut().for_each(|attribute| attribute.maskings.clear());
+    }
     let wanted = [
         Payload::Began(Began { at: 5, reason: "locked".into(), detail: "database is locked".into() }),
         Payload::Entry(Cow::Owned(entry)),
