@@ -11,7 +11,7 @@
 //! | [`chat`] | the words: chat, event, party, position; a secret that cannot be printed | HTTP, JSON, SQL |
 //! | [`units`] | `"800ms"`, `"8MiB"` | what they are for |
 //! | [`telemetry`] | logs, and the closed list of counters with the account of every event seen | who counts |
-//! | [`gms`] | bytes in, observation out: routes, answers, errors, CometD, scrubbing | I/O, clocks, storing |
+//! | [`gms`] | bytes in, observation out: routes, answers, errors, CometD, scrubbing, masking | I/O, clocks, storing |
 //! | [`store`] | the only SQL: open, migrate, append a batch, read back; the spool's file | queues, HTTP, what to do about an error |
 //! | [`recorder`] | from observation to durable row: queue, one writer, group commit, tickets, outages | HTTP, SQL |
 //! | [`proxy`] | HTTP and TLS toward clients and nodes; [`proxy`]'s `forward.rs` is **the hot path** | JSON, SQL |
@@ -55,7 +55,7 @@
 //! # What is never true
 //!
 //! - An event in a client's hands that is in no file, archive or spool, unless `delivered_early` or `dropped` counted it.
-//! - A row that was overwritten. A secret in a queue, a log line, a metric or a row.
+//! - A row that was overwritten. A secret, or a card number that can be told, in a queue, a log line, a metric or a row.
 //! - A request sent twice, unless it was safe, had no body, and its reused connection died before any byte of an answer.
 //! - A loop, a queue, a buffer or a wait without a bound.
 

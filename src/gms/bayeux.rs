@@ -191,7 +191,7 @@ fn read_published(message: &Message<'_>, session: Option<ContentDigest>, policy:
     let Some(service) = message.service() else { return };
     let attributes: Vec<_> = message.form.attributes(&policy.attributes).collect();
     // The key proves the session; a chatId is only said.
-    let named = || message.form.chat_id().map(ChatKey::Id);
+    let named = || message.form.chat_id().filter(|id| !policy.masks.is_card(id.as_str())).map(ChatKey::Id);
     let by_key = message.form.secure_key().map(|key| ChatKey::SecureKey(key_digest(&policy.digest_key, &key)));
     match (&message.operation, session) {
         (Some(Operation::RequestChat), Some(session)) => {
