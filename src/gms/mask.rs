@@ -299,14 +299,14 @@ impl Masks {
                 break;
             }
             masked.extend(evidence(decoded, &hits));
+            let decoded = decoded.to_owned();
             let chars = hits.iter().flat_map(|hit| {
                 let chars = decoded[hit.place.clone()].char_indices();
                 let wanted = chars.filter(|(_, char)| !hit.digits_only || digit_of(*char).is_some());
                 wanted.map(|(at, char)| hit.place.start + at..hit.place.start + at + char.len_utf8())
             });
             let source = |char: Range<usize>| view.as_ref().map_or(char.clone(), |view| view.source_of(&char));
-            let places: Vec<Range<usize>> = chars.map(source).collect();
-            places.into_iter().for_each(|place| star(&mut written[place]));
+            chars.map(source).for_each(|place| star(&mut written[place]));
             // A rule of the configuration may match its own stars.
             scope = Scope::CardsOnly;
         }

@@ -28,6 +28,12 @@ const PHONE_DIGITS_MAX: usize = 14;
 /// Digits that may be kept of a number (PCI DSS 3.4.1 allows the first six): what is cut off behind more is masked.
 pub(super) const KEPT_DIGITS_MAX: usize = 6;
 
+/// Texts are looked at in blocks, so that no text takes much more memory than it has itself.
+const BLOCK_BYTES: usize = 64 << 10;
+
+/// What a number may take that stands across two blocks: 19 digits of four bytes, with the longest separators.
+const CARD_BYTES_MAX: usize = 512;
+
 /// An IBAN of the longest kind, with a blank after every fourth character.
 const IBAN_BYTES_MAX: usize = 42;
 
@@ -129,16 +135,21 @@ pub(super) fn digit_of(char: char) -> Option<u8> {
 
 /// The card numbers in a text, in order and apart from each other. `breaks_off`: the last may be cut.
 pub(super) fn cards_in(text: &str, breaks_off: bool) -> Vec<Card> {
-    let numbers = Numbers::read(text);
     let mut found: Vec<Card> = Vec::new();
-    let begun = breaks_off.then(|| numbers.begun()).flatten();
-    for card in numbers.cards().chain(begun) {
-        match found.last_mut() {
-            // One of the two is none, and nobody can tell which.
-            Some(last) if card.place.start < last.place.end => {
-                last.place = last.place.start.min(card.place.start)..last.place.end.max(card.place.end);
+    for from in (0..text.len()).step_by(BLOCK_BYTES) {
+        let start = text.floor_char_boundary(from.saturating_sub(CARD_BYTES_MAX));
+        let end = text.floor_char_boundary(from + BLOCK_BYTES);
+        let numbers = Numbers::read(&text[start..end]);
+        let begun = (breaks_off && end == text.len()).then(|| numbers.begun()).flatten();
+        for Card { place, digits } in numbers.cards().chain(begun) {
+            let place = start + place.start..start + place.end;
+            match found.last_mut() {
+                // One of the two is none, and nobody can tell which.
+                Some(last) if place.start < last.place.end => {
+                    last.place = last.place.start.min(place.start)..last.place.end.max(place.end);
+                }
+                _ => found.push(Card { place, digits }),
             }
-            _ => found.push(card),
         }
     }
     found
@@ -239,7 +250,8 @@ impl<'t> Numbers<'t> {
 
     /// Every window of whole groups that is a card's number.
     fn cards(&self) -> impl Iterator<Item = Card> {
-        (0..self.groups.len()).flat_map(move |first| {
+        let beginnings = (0..self.groups.len()).filter(|first| self.is_issued_from(*first));
+        beginnings.flat_map(move |first| {
             let joined = self.joined_from(first);
             let windows = (first + 1..=joined).map(move |end| first..end);
             let windows = windows.map(|window| (self.count(&window), window));
@@ -249,6 +261,12 @@ impl<'t> Numbers<'t> {
                 .filter(|(_, window)| self.is_card(window))
                 .map(|(digits, window)| Card { place: self.place(&window), digits })
         })
+    }
+
+    /// Whether a card may begin with this group: by far most do not.
+    fn is_issued_from(&self, first: usize) -> bool {
+        let begin = begins(&self.digits[self.groups[first].digits.start..]);
+        begin.is_some_and(|begin| ISSUERS.iter().any(|(first, _)| first.contains(&begin)))
     }
 
     /// Where the groups end that are joined to this one, as far as a card may reach.
@@ -308,9 +326,7 @@ impl<'t> Numbers<'t> {
         let first_joined = (0..end).rev().find(|at| self.groups[*at].gap.is_none()).filter(|_| is_last)?;
         let windows = (first_joined.max(end.saturating_sub(*DIGITS.end()))..end).map(|first| first..end);
         let begun = windows.map(|window| (self.count(&window), window)).find(|(count, window)| {
-            let digits = &self.digits[self.groups[window.start].digits.start..];
-            let is_issued = begins(digits).is_some_and(|begin| ISSUERS.iter().any(|(first, _)| first.contains(&begin)));
-            (KEPT_DIGITS_MAX + 1..*DIGITS.end()).contains(count) && is_issued
+            (KEPT_DIGITS_MAX + 1..*DIGITS.end()).contains(count) && self.is_issued_from(window.start)
         });
         begun.map(|(digits, window)| Card { place: self.place(&window), digits })
     }

@@ -289,6 +289,16 @@ fn evidence_is_bounded_and_covers_all() {
 }
 
 #[test]
+fn a_long_text_is_masked_to_its_end() {
+    for before in [65_500, 65_520, 65_530, 65_536, 131_060] {
+        let text = format!("{}4111 1111 1111 1111 and 4111111111111111", "é ".repeat(before / 3));
+        let clean = masked(&text);
+        assert_eq!(clean.len(), text.len());
+        assert!(!clean.contains('1'), "{before}");
+    }
+}
+
+#[test]
 fn every_decimal_digit_of_every_script_is_one() {
     let decimal = Regex::new(r"^\p{Nd}$").expect("sound");
     for char in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
