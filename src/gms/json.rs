@@ -379,13 +379,16 @@ impl<'a> Value<'a> {
         subtree.filter(|value| matches!(value.kind(), Kind::String | Kind::Number))
     }
 
-    /// The keys, strings and numbers in it, each with the key whose value it is.
-    pub fn texts(self) -> impl Iterator<Item = (Option<Value<'a>>, Value<'a>)> {
-        let subtree = (self.at..self.node().next as usize).map(move |at| Value { at, ..self });
-        let texts = subtree.filter(|value| matches!(value.kind(), Kind::String | Kind::Number | Kind::Key));
-        texts.map(move |text| {
-            let before = text.at.checked_sub(1).map(|at| Value { at, ..self });
-            (before.filter(|before| before.kind() == Kind::Key && text.kind() != Kind::Key), text)
+    /// The keys, strings and numbers in it that are written with so many bytes, each with the key whose value it is.
+    pub fn texts(self, bytes_min: impl Fn(Kind) -> usize) -> impl Iterator<Item = (Option<Value<'a>>, Value<'a>)> {
+        let nodes = self.nodes[..self.node().next as usize].iter().enumerate().skip(self.at);
+        let is_long = move |node: &Node| (node.end - node.start) as usize >= bytes_min(node.kind);
+        let is_text = |kind: Kind| matches!(kind, Kind::String | Kind::Number | Kind::Key);
+        let long = nodes.filter(move |(_, node)| is_text(node.kind) && is_long(node));
+        long.map(move |(at, node)| {
+            let before = at.checked_sub(1).map(|at| Value { at, ..self });
+            let key = before.filter(|before| before.kind() == Kind::Key && node.kind != Kind::Key);
+            (key, Value { at, ..self })
         })
     }
 

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use super::json::{Kind, Tape, Value};
 use super::scrub::View;
 use crate::chat::Masking;
-use cards::{cards_in, digit_of, values_in};
+use cards::{cards_in, digit_of, may_have_value, values_in};
 
 /// The rule that is named so finds card numbers.
 const CARDS: &str = "cards";
@@ -34,8 +34,9 @@ const NAME_BYTES_MAX: usize = 64;
 const EXPRESSION_BYTES_MAX: usize = 1 << 20;
 /// Digits that the shortest of what is looked for has: a verification value.
 const DIGITS_MIN: usize = 3;
-/// A string of so many digits, with its quotes.
-const STRING_BYTES_MIN: usize = DIGITS_MIN + 2;
+/// The shortest text in which something is found: `cvv123`.
+const VALUE_BYTES_MIN: usize = 6;
+const QUOTES_BYTES: usize = 2;
 /// What is left beside a number that was masked is looked at again. Hardly ever is something found then, and never so often.
 const ROUNDS_MAX: usize = 8;
 /// Maskings told apart in one text. The last one reaches to the end of all that follow.
@@ -233,14 +234,24 @@ impl Masks {
     /// Masks the strings, numbers and names in a JSON text, and says in which of them. `root` is of this text.
     pub(super) fn json(&self, bytes: &mut [u8], root: Value<'_>) -> Vec<(Range<usize>, Masked)> {
         let mut masked = Vec::new();
-        for (key, leaf) in root.texts() {
+        let is_ruled = !self.0.own.is_empty();
+        // By far most leaves are shorter.
+        let bytes_min = |kind| match kind {
+            Kind::Key => cards::DIGITS_MIN + QUOTES_BYTES,
+            Kind::Number if is_ruled => 1,
+            Kind::Number => cards::DIGITS_MIN,
+            _ if is_ruled => 1 + QUOTES_BYTES,
+            _ => VALUE_BYTES_MIN + QUOTES_BYTES,
+        };
+        for (key, leaf) in root.texts(bytes_min) {
             let place = leaf.place();
-            if place.len() < STRING_BYTES_MIN && self.0.own.is_empty() {
-                continue;
-            }
-            let is_name = leaf.kind() == Kind::Key;
-            let scope = if is_name { Scope::CardsOnly } else { Scope::All };
-            let inside = if leaf.kind() == Kind::Number { place.clone() } else { place.start + 1..place.end - 1 };
+            let (inside, scope) = match leaf.kind() {
+                Kind::Key => (place.start + 1..place.end - 1, Scope::CardsOnly),
+                // No card begins so, and every time stamp does.
+                Kind::Number if bytes[place.start] == b'1' && !is_ruled => continue,
+                Kind::Number => (place.clone(), Scope::All),
+                _ => (place.start + 1..place.end - 1, Scope::All),
+            };
             if !self.may_find(&bytes[inside.clone()], scope) {
                 continue;
             }
@@ -317,8 +328,10 @@ impl Masks {
         let mut hits = Vec::new();
         if let Some([cards_rule, values_rule]) = &self.0.cards {
             let digits = text.chars().filter(|char| digit_of(*char).is_some()).count();
-            let cards = if digits > cards::KEPT_DIGITS_MAX { cards_in(text, breaks_off) } else { Vec::new() };
-            let values = if digits >= DIGITS_MIN { values_in(text, &cards) } else { Vec::new() };
+            let may_have_card = digits >= cards::DIGITS_MIN || breaks_off;
+            let cards = if may_have_card { cards_in(text, breaks_off) } else { Vec::new() };
+            let may_have_value = digits >= DIGITS_MIN && may_have_value(text);
+            let values = if may_have_value { values_in(text, &cards) } else { Vec::new() };
             let hit = |rule: &Arc<str>, place| Hit { rule: rule.clone(), place, digits_only: true };
             hits.extend(cards.into_iter().map(|card| hit(cards_rule, card.place)));
             hits.extend(values.into_iter().map(|value| hit(values_rule, value)));
@@ -360,15 +373,26 @@ fn scope_of(key: Option<Value<'_>>, scope: Scope) -> Option<Scope> {
     }
 }
 
-/// Whether a text may have [`DIGITS_MIN`] digits, in whatever way they are written. Without branches, so that it is done for
-/// many bytes at once.
+/// Whether a text may have [`DIGITS_MIN`] digits, in whatever way they are written: an escaped one is written with some,
+/// too. Eight bytes at a time: it runs over every text that is kept.
 fn may_have_digits(bytes: &[u8]) -> bool {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
     /// The first byte of the first decimal digit beyond ASCII.
     const FIRST_WIDE: u8 = 0xd9;
-    let digits = bytes.iter().map(|byte| usize::from(byte.is_ascii_digit())).sum::<usize>();
-    let is_odd = bytes.iter().fold(false, |odd, byte| odd | (*byte >= FIRST_WIDE));
-    // An escaped digit is written with three of its four hex digits being digits.
-    digits >= DIGITS_MIN || is_odd
+    let (words, rest) = bytes.as_chunks::<8>();
+    let (mut digits, mut wide) = (0, 0);
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        // Below ten, where the digits are; adding what is short of the high bit sets it in all others.
+        let from_zero = word ^ (ONES * u64::from(b'0'));
+        let others = ((from_zero & !HIGHS) + ONES * (0x80 - 10)) | from_zero;
+        digits += (!others & HIGHS).count_ones() as usize;
+        wide |= word & HIGHS;
+    }
+    digits += rest.iter().filter(|byte| byte.is_ascii_digit()).count();
+    let is_wide = || wide != 0 || rest.iter().any(|byte| !byte.is_ascii());
+    digits >= DIGITS_MIN || is_wide() && bytes.iter().any(|byte| *byte >= FIRST_WIDE)
 }
 
 /// What was found, in characters, without what it was.

@@ -26,7 +26,7 @@ const GAP_UNITS_MAX: usize = 3;
 const PHONE_DIGITS_MAX: usize = 14;
 
 /// Digits that may be kept of a number (PCI DSS 3.4.1 allows the first six): what is cut off behind more is masked.
-pub(super) const KEPT_DIGITS_MAX: usize = 6;
+const KEPT_DIGITS_MAX: usize = 6;
 
 /// Texts are looked at in blocks, so that no text takes much more memory than it has itself.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -153,6 +153,29 @@ pub(super) fn cards_in(text: &str, breaks_off: bool) -> Vec<Card> {
         }
     }
     found
+}
+
+/// Whether a text may have a verification value: three or four digits by themselves, or some apart by one separator. Most
+/// texts with a number have none, and need no look at the words.
+pub(super) fn may_have_value(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let (mut at, mut ended) = (0, None);
+    while at < bytes.len() {
+        let length = bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let is_joined = ended.is_some_and(|end| end + 1 == at && matches!(bytes[end], b' ' | b'.' | b'-'));
+        match length {
+            // Another script's digits are not told apart here.
+            0 if bytes[at] >= 0xd9 => return true,
+            0 => at += 1,
+            3 | 4 => return true,
+            1 | 2 if is_joined => return true,
+            _ => {
+                at += length;
+                ended = (length < 3).then_some(at);
+            }
+        }
+    }
+    false
 }
 
 /// The verification values in a text: beside the words for one, and behind its cards.
