@@ -12,6 +12,7 @@ use rusqlite::{CachedStatement, Connection, params};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::seal::{self, KeyValue, Pack, SEEN_STEP_MS};
 use super::{Error, Store};
 use crate::chat::{ChatId, ContentDigest, Covered, Masking, TranscriptEvent};
 use crate::gms::files::{Direction, Outcome};
@@ -246,7 +247,8 @@ pub(super) struct Memory {
 /// What is in the file of a chat.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    has_row: bool,
+    /// As it was last written: the row says that, or more.
+    row: Option<ChatRow>,
     extent: Option<Extent>,
 }
 
@@ -265,7 +267,7 @@ struct Fold {
 }
 
 /// What is known of a chat, for its row.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct ChatRow {
     service: Option<String>,
     first_seen_at: i64,
@@ -299,6 +301,12 @@ impl ChatRow {
         self.is_async |= later.is_async;
         self.highest_index = self.highest_index.max(later.highest_index);
     }
+
+    /// Whether the row is sealed alike with both: a poll that brings nothing new costs no leaf.
+    fn seals_like(&self, other: &Self) -> bool {
+        let step = |row: &Self| row.last_seen_at / SEEN_STEP_MS;
+        step(self) == step(other) && *self == Self { last_seen_at: self.last_seen_at, ..other.clone() }
+    }
 }
 
 impl Store {
@@ -324,24 +332,22 @@ impl Store {
         whole: bool,
         mark: Option<&Mark>,
     ) -> Result<Appended, Error> {
-        let mut batch = Batch::begin(&self.connection, self.run_id, &self.masks, &self.memory)?;
-        let written = batch.write(entries, outages, whole).and_then(|appended| {
+        let (appended, fresh) = seal::change(&self.connection, None, |pack| {
+            let fresh = Memory::default();
+            let mut batch = Batch {
+                connection: &self.connection,
+                run_id: self.run_id,
+                masks: &self.masks,
+                memory: &self.memory,
+                fresh,
+                pack,
+            };
+            let appended = batch.write(entries, outages, whole)?;
             mark.map_or(Ok(()), |mark| batch.write_mark(mark))?;
-            self.connection.prepare_cached("COMMIT")?.execute(())?;
-            Ok(appended)
-        });
-        let fresh = batch.fresh;
-        match written {
-            Ok(appended) => {
-                self.memory.take_over(fresh, whole);
-                Ok(appended)
-            }
-            Err(error) => {
-                // SQLite has rolled back by itself after some errors; then this fails, and nothing is lost.
-                let _ = self.connection.execute_batch("ROLLBACK");
-                Err(error)
-            }
-        }
+            Ok((appended, batch.fresh))
+        })?;
+        self.memory.take_over(fresh, whole);
+        Ok(appended)
     }
 
     /// How many bytes of a spool's filling are here; 0 where it is not known.
@@ -405,14 +411,11 @@ struct Batch<'s> {
     memory: &'s Memory,
     /// For the memory, once it is committed.
     fresh: Memory,
+    /// What is sealed with it.
+    pack: &'s mut Pack,
 }
 
 impl<'s> Batch<'s> {
-    fn begin(connection: &'s Connection, run_id: i64, masks: &'s Masks, memory: &'s Memory) -> Result<Self, Error> {
-        connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
-        Ok(Self { connection, run_id, masks, memory, fresh: Memory::default() })
-    }
-
     /// Finding a statement hashes its text: what is done for every row is found once a batch.
     fn statement(&self, sql: &'static str) -> Result<CachedStatement<'s>, Error> {
         Ok(self.connection.prepare_cached(sql)?)
@@ -431,6 +434,7 @@ impl<'s> Batch<'s> {
                             tally.new += 1;
                             let index = Some(event.index.get());
                             let of = Evidence { event_index: index, ..Evidence::of("event", entry.at) };
+                            self.pack.event(self.run_id, entry, &chat.chat_id, event);
                             self.write_maskings(&Evidence { chat_id: Some(&chat.chat_id), ..of }, &event.maskings)?;
                         }
                         false => self.settle_conflict(entry, &chat.chat_id, event, &mut tally, &mut appended)?,
@@ -460,7 +464,7 @@ impl<'s> Batch<'s> {
 
     /// A key that is taken: equal content is a duplicate, other content a variant, kept once (R7).
     fn settle_conflict(
-        &self,
+        &mut self,
         entry: &Entry,
         chat_id: &ChatId,
         event: &TranscriptEvent,
@@ -498,6 +502,9 @@ impl<'s> Batch<'s> {
                 Evidence { event_index: Some(index), digest: Some(&digest), ..Evidence::of("variant", entry.at) };
             self.write_maskings(&Evidence { chat_id: Some(chat_id), ..evidence }, &event.maskings)?;
             tally.variant += 1;
+            let key =
+                [KeyValue::Text(chat_id.as_str().into()), KeyValue::Integer(index), KeyValue::Blob(digest.into())];
+            self.pack.touch(seal::VARIANTS, key);
             appended.variants.push((chat_id.clone(), index, comparison));
         }
         Ok(())
@@ -566,31 +573,41 @@ impl<'s> Batch<'s> {
             }
         }
         let mut upsert = self.statement(UPSERT_CHAT)?;
-        let mut write = |chat_id: &ChatId, row: &ChatRow| {
-            upsert.execute(params![
-                chat_id.as_str(),
-                row.service,
-                row.first_seen_at,
-                row.last_seen_at,
-                row.ended.map(|(at, _)| at),
-                row.ended.map(|(_, how)| how.as_str()),
-                row.next_position,
-                row.is_async,
-                row.highest_index,
-            ])
-        };
         for (chat_id, row) in rows {
-            if self.known(chat_id).is_some_and(|known| known.has_row) && row.ended.is_none() && !whole {
+            if self.known(chat_id).is_some_and(|known| known.row.is_some()) && row.ended.is_none() && !whole {
                 self.fresh.put_off.insert(chat_id.clone(), row);
                 continue;
             }
-            write(chat_id, &row)?;
-            self.remember(chat_id).has_row = true;
+            self.write_chat(&mut upsert, chat_id, row)?;
         }
         if whole {
             for (chat_id, row) in &self.memory.put_off {
-                write(chat_id, row)?;
+                self.write_chat(&mut upsert, chat_id, row.clone())?;
             }
+        }
+        Ok(())
+    }
+
+    fn write_chat(&mut self, upsert: &mut CachedStatement<'_>, chat_id: &ChatId, row: ChatRow) -> Result<(), Error> {
+        upsert.execute(params![
+            chat_id.as_str(),
+            row.service,
+            row.first_seen_at,
+            row.last_seen_at,
+            row.ended.map(|(at, _)| at),
+            row.ended.map(|(_, how)| how.as_str()),
+            row.next_position,
+            row.is_async,
+            row.highest_index,
+        ])?;
+        let known = self.remember(chat_id);
+        let before = known.row.take();
+        let mut after = before.clone().unwrap_or_else(|| row.clone());
+        after.absorb(row);
+        let is_sealed = before.is_some_and(|before| before.seals_like(&after));
+        known.row = Some(after);
+        if !is_sealed {
+            self.pack.touch(seal::CHATS, [KeyValue::Text(chat_id.as_str().into())]);
         }
         Ok(())
     }
@@ -618,11 +635,18 @@ impl<'s> Batch<'s> {
             self.run_id,
             entry.at
         ])?;
+        let key = [
+            KeyValue::Text(chat.chat_id.as_str().into()),
+            KeyValue::Integer(extent.covered.from),
+            KeyValue::Integer(self.run_id),
+            KeyValue::Text((*extent.node).into()),
+        ];
+        self.pack.touch(seal::COVERAGE, key);
         self.remember(&chat.chat_id).extent = Some(extent);
         Ok(())
     }
 
-    fn write_attributes(&self, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
+    fn write_attributes(&mut self, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
         if chat.attributes.is_empty() {
             return Ok(());
         }
@@ -636,8 +660,9 @@ impl<'s> Batch<'s> {
             let chat_id = chat.chat_id.as_str();
             let values = params![chat_id, attribute.name, attribute.value, source, entry.at, self.run_id];
             if insert.execute(values)? == 1 {
-                let row_id = Some(self.connection.last_insert_rowid());
-                let of = Evidence { row_id, ..Evidence::of("attribute", entry.at) };
+                let row_id = self.connection.last_insert_rowid();
+                self.pack.touch(seal::ATTRIBUTES, [KeyValue::Integer(row_id)]);
+                let of = Evidence { row_id: Some(row_id), ..Evidence::of("attribute", entry.at) };
                 self.write_maskings(&Evidence { chat_id: Some(&chat.chat_id), ..of }, &attribute.maskings)?;
             }
         }
@@ -671,9 +696,11 @@ impl<'s> Batch<'s> {
                 "UPDATE api_errors SET repeats = repeats + 1, last_observed_at = max(last_observed_at, ?) WHERE id = ?",
             )?
             .execute(params![at, fold.id])?;
+            self.pack.touch(seal::ERRORS, [KeyValue::Integer(fold.id)]);
             return Ok(());
         }
         let id = self.insert_error(at, record)?;
+        self.pack.touch(seal::ERRORS, [KeyValue::Integer(id)]);
         let (error, exchange) = (&record.error, &record.exchange);
         let of = Evidence { chat_id: error.chat_id.as_ref(), row_id: Some(id), ..Evidence::of("error", at) };
         self.write_maskings(&of, &error.maskings)?;
@@ -720,7 +747,7 @@ impl<'s> Batch<'s> {
         Ok(id)
     }
 
-    fn write_finding(&self, at: i64, finding: &Finding) -> Result<(), Error> {
+    fn write_finding(&mut self, at: i64, finding: &Finding) -> Result<(), Error> {
         let mut upsert = self.statement(
             "INSERT INTO findings (observed_at, last_observed_at, kind, chat_id, detail, raw, raw_length, digest, run_id)
              VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
@@ -739,6 +766,7 @@ impl<'s> Batch<'s> {
             self.run_id,
         ];
         let (id, repeats): (i64, i64) = upsert.query_row(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        self.pack.touch(seal::FINDINGS, [KeyValue::Integer(id)]);
         if repeats == 1 {
             let of = Evidence { chat_id: finding.chat_id.as_ref(), row_id: Some(id), ..Evidence::of("finding", at) };
             self.write_maskings(&of, &finding.maskings)?;
@@ -746,22 +774,23 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
-    fn write_mark(&self, mark: &Mark) -> Result<(), Error> {
+    fn write_mark(&mut self, mark: &Mark) -> Result<(), Error> {
         let mut upsert = self.statement(
             "INSERT INTO spools (spool_id, drained_to, at, run_id) VALUES (?, ?, ?, ?) ON CONFLICT (spool_id) DO UPDATE
              SET drained_to = max(drained_to, excluded.drained_to), at = excluded.at, run_id = excluded.run_id",
         )?;
         upsert.execute(params![mark.spool_id, mark.drained_to.cast_signed(), mark.at, self.run_id])?;
+        self.pack.touch(seal::SPOOLS, [KeyValue::Text(mark.spool_id.clone())]);
         Ok(())
     }
 
-    fn write_outage(&self, outage: &Outage) -> Result<(), Error> {
+    fn write_outage(&mut self, outage: &Outage) -> Result<(), Error> {
         let ids: Vec<&str> = outage.chat_ids.iter().map(ChatId::as_str).collect();
-        self.statement(
+        let mut insert = self.statement(
             "INSERT INTO outages (started_at, ended_at, reason, detail, events, answers, delivered_early, refused,
                 dropped, spooled, chat_ids, run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )?
-        .execute(params![
+        )?;
+        let id = insert.insert(params![
             outage.started_at,
             outage.ended_at,
             outage.reason,
@@ -775,6 +804,7 @@ impl<'s> Batch<'s> {
             serde_json::json!(ids).to_string(),
             self.run_id,
         ])?;
+        self.pack.touch(seal::OUTAGES, [KeyValue::Integer(id)]);
         Ok(())
     }
 }

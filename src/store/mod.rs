@@ -4,11 +4,13 @@
 //! HTTP or what to do about an error.
 
 pub mod append;
+pub mod audit;
 pub mod growth;
 pub mod inspect;
 pub mod place;
 pub mod read;
 pub mod reserve;
+pub mod seal;
 pub mod spool;
 mod wal;
 
@@ -19,7 +21,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{OpenFlags, TransactionBehavior, params};
+use rusqlite::{OpenFlags, params};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
@@ -30,6 +32,8 @@ use crate::gms::mask::Masks;
 pub use append::{Appended, ChatRecord, Entry, ErrorRecord, ExchangeFacts, FileTransfer, Mark, Outage, Tally};
 pub use spool::Spool;
 
+use seal::KeyValue;
+
 /// `PRAGMA application_id` of every archive: "GMSR".
 pub const APPLICATION_ID: i64 = 0x474D_5352;
 
@@ -37,11 +41,12 @@ pub const APPLICATION_ID: i64 = 0x474D_5352;
 const ENGINE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
 /// The schema's history. Only added to; a landed migration is never edited.
-pub const MIGRATIONS: [(i64, &str, &str); 5] = [
+pub const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "archive", include_str!("../../migrations/0001_archive.sql")),
     (2, "spool", include_str!("../../migrations/0002_spool.sql")),
     (3, "traces", include_str!("../../migrations/0003_traces.sql")),
     (4, "maskings", include_str!("../../migrations/0004_maskings.sql")),
+    (5, "seals", include_str!("../../migrations/0005_seals.sql")),
     (6, "file transfers", include_str!("../../migrations/0006_file_transfers.sql")),
 ];
 
@@ -323,26 +328,30 @@ impl Store {
 
     fn begin_run(&mut self, options: &Options, run: &Run) -> Result<(), Error> {
         let version = env!("CARGO_PKG_VERSION");
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute(
-            "INSERT INTO archive (id, archive_id, created_at, created_by, quiet_after_ms, async_quiet_after_ms)
-             VALUES (1, ?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (id) DO UPDATE SET quiet_after_ms = ?4, async_quiet_after_ms = ?5",
-            params![
-                random_hex()?,
-                run.started_at,
-                format!("gms-recorder {version}"),
-                millis(options.quiet_after),
-                millis(options.async_quiet_after)
-            ],
-        )?;
-        write_catalogue(&transaction)?;
-        let archive_id: String = transaction.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-        let run_id = match &run.resumes {
-            Some((resumed, run_id)) if *resumed == archive_id => resume_run(&transaction, *run_id)?,
-            _ => insert_run(&transaction, run)?,
-        };
-        transaction.commit()?;
+        let connection = &self.connection;
+        let (archive_id, run_id) = seal::change(connection, None, |pack| {
+            connection.execute(
+                "INSERT INTO archive (id, archive_id, created_at, created_by, quiet_after_ms, async_quiet_after_ms)
+                 VALUES (1, ?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (id) DO UPDATE SET quiet_after_ms = ?4, async_quiet_after_ms = ?5",
+                params![
+                    random_hex()?,
+                    run.started_at,
+                    format!("gms-recorder {version}"),
+                    millis(options.quiet_after),
+                    millis(options.async_quiet_after)
+                ],
+            )?;
+            write_catalogue(connection)?;
+            let archive_id: String = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
+            let run_id = match &run.resumes {
+                Some((resumed, run_id)) if *resumed == archive_id => resume_run(connection, *run_id)?,
+                _ => insert_run(connection, run)?,
+            };
+            pack.touch(seal::ARCHIVE, [KeyValue::Integer(1)]);
+            pack.touch(seal::RUNS, [KeyValue::Integer(run_id)]);
+            Ok((archive_id, run_id))
+        })?;
         (self.archive_id, self.run_id) = (archive_id, run_id);
         Ok(())
     }
@@ -393,9 +402,12 @@ impl Store {
     /// # Errors
     /// As writing goes wrong; then it can be tried again.
     pub fn finish(&self, stopped_at: i64, ledger: &str) -> Result<(), Error> {
-        let sql = "UPDATE runs SET stopped_at = ?, clean = 1, ledger = ? WHERE run_id = ?";
-        self.connection.execute(sql, params![stopped_at, ledger, self.run_id])?;
-        Ok(())
+        seal::change(&self.connection, None, |pack| {
+            let sql = "UPDATE runs SET stopped_at = ?, clean = 1, ledger = ? WHERE run_id = ?";
+            self.connection.execute(sql, params![stopped_at, ledger, self.run_id])?;
+            pack.touch(seal::RUNS, [KeyValue::Integer(self.run_id)]);
+            Ok(())
+        })
     }
 
     /// Closes the file, so that the WAL is folded into it where nobody else has it open.
@@ -428,8 +440,8 @@ fn resume_run(connection: &rusqlite::Connection, run_id: i64) -> Result<i64, Err
 
 fn insert_run(connection: &rusqlite::Connection, run: &Run) -> Result<i64, Error> {
     connection.execute(
-        "INSERT INTO runs (instance, version, started_at, deliver, when_unavailable, settings, config_hash)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO runs (instance, version, started_at, deliver, when_unavailable, settings, config_hash, sealing)
+         VALUES (?, ?, ?, ?, ?, ?, ?, 'itself')",
         params![
             run.instance,
             env!("CARGO_PKG_VERSION"),

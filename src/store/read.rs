@@ -356,7 +356,15 @@ const INTERRUPTIONS: &str = "
     WHERE n.run_id IS NOT NULL OR r.stopped_at IS NOT NULL
     ORDER BY from_at DESC LIMIT ?";
 
-fn has_wal(path: &Path) -> bool {
+/// A file without a server, to be read without locks, as SQLite's URIs write it (sqlite.org/uri.html).
+pub(super) fn immutable_uri(path: &Path) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
+    let bytes = path.as_os_str().as_encoded_bytes().iter();
+    let encoded = bytes.map(|byte| if is_plain(byte) { char::from(*byte).to_string() } else { format!("%{byte:02x}") });
+    format!("file:{}?immutable=1", encoded.collect::<String>())
+}
+
+pub(super) fn has_wal(path: &Path) -> bool {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
     std::fs::metadata(wal).is_ok_and(|found| found.len() > 0)

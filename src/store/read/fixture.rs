@@ -53,8 +53,8 @@ const ARCHIVE: &str = "INSERT INTO archive (id, archive_id, created_at, created_
 /// `c1`: a customer Anna with an agent Max, everything in it; `c2`: holes and an outage; `c3`: gone quiet, nobody known.
 pub const EXAMPLE: &str = r#"
 INSERT INTO runs VALUES
-    (1, 'i', '0.1.0', 1795400000000, NULL, 0, 'after_commit', 'pass', '{}', 'h', NULL),
-    (2, 'i', '0.1.0', 1795440000000, NULL, 0, 'after_commit', 'pass', '{}', 'h', NULL);
+    (1, 'i', '0.1.0', 1795400000000, NULL, 0, 'after_commit', 'pass', '{}', 'h', NULL, 'itself'),
+    (2, 'i', '0.1.0', 1795440000000, NULL, 0, 'after_commit', 'pass', '{}', 'h', NULL, 'itself');
 INSERT INTO chats VALUES
     ('c1', 'support', 1795438800000, 1795439368000, 1795439368000, 'chat_ended', 17, 0, 15),
     ('c2', 'sales', 1795439000000, 1795439500000, 1795439500000, 'chat_ended', 12, 0, 11),

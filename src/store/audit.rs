@@ -1,0 +1,518 @@
+//! Reads the evidence of an archive back: every row against its leaf, the leaves against the tree. All of it out of one
+//! snapshot, so that a `serve` that writes meanwhile changes nothing, and in one pass over the packs.
+//!
+//! It knows rows and hashes. Whether a root is the one that somebody signed is for others to say.
+
+mod marks;
+pub mod proof;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Row};
+
+use super::read::{has_wal, immutable_uri};
+use super::seal::merkle::{HASH_BYTES, Hash, Tree};
+use super::seal::{Canonical, FORMS, Form, Head, KeyValue, Refs, SALT_BYTES, salt};
+use super::{Error, ErrorKind, MIGRATIONS};
+
+use marks::Marks;
+
+/// Faults that are told one by one; the others are counted.
+const FAULTS_TOLD: usize = 20;
+/// How long a checkpoint of the write-ahead log is waited for.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An archive as it was at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    connection: Connection,
+    archive_id: String,
+}
+
+/// Something that is not as it was sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Which row, pack or checkpoint.
+    pub subject: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.what)
+    }
+}
+
+/// Faults, the first ones in words.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// In the order in which they were found.
+    pub told: Vec<Fault>,
+    /// All of them.
+    pub count: u64,
+}
+
+impl Faults {
+    /// One more.
+    pub fn add(&mut self, subject: impl fmt::Display, what: impl Into<String>) {
+        self.count += 1;
+        if self.told.len() < FAULTS_TOLD {
+            self.told.push(Fault { subject: subject.to_string(), what: what.into() });
+        }
+    }
+}
+
+/// A row of `checkpoints`, not yet understood.
+#[derive(Debug, Clone)]
+pub struct StoredCheckpoint {
+    /// Which one.
+    pub number: i64,
+    /// Leaves.
+    pub size: i64,
+    /// Milliseconds since the epoch.
+    pub at: i64,
+    /// The note.
+    pub note: String,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What is wrong.
+    pub faults: Faults,
+    /// Leaves of the tree.
+    pub leaves: u64,
+    /// Rows that fit their latest leaf.
+    pub rows: u64,
+    /// The roots that were asked for, by size.
+    pub roots: BTreeMap<u64, Hash>,
+    /// Leaves of rows that were sealed later than they were written, and when that was at first and at last.
+    pub sealed_later: Option<(u64, i64, i64)>,
+    /// Rows of releases that do not seal, which are not yet sealed.
+    pub unsealed: u64,
+}
+
+impl Snapshot {
+    /// Opens an archive at `path`, which [`super::read::Archive::open`] has found to be one.
+    ///
+    /// # Errors
+    /// It cannot be read, or has no seals yet.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let connection = match Self::connect(path, false) {
+            // As for other readers: without a server, and without the right to make its -shm, the file alone is whole.
+            Err(_) if !has_wal(path) => Self::connect(path, true)?,
+            connected => connected?,
+        };
+        let has_seals = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'seals'")?.exists(())?;
+        if !has_seals {
+            let what = "this archive is of a release that does not seal: the next `serve` of this one seals it";
+            return Err(Error::new(ErrorKind::Other, what));
+        }
+        let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
+        Ok(Self { connection, archive_id })
+    }
+
+    /// With a transaction begun, and the snapshot taken by the first thing that is read.
+    fn connect(path: &Path, is_immutable: bool) -> Result<Connection, Error> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let connection = match is_immutable {
+            false => Connection::open_with_flags(path, flags - OpenFlags::SQLITE_OPEN_URI)?,
+            true => Connection::open_with_flags(immutable_uri(path), flags)?,
+        };
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection
+            .execute_batch("PRAGMA query_only = ON; PRAGMA cell_size_check = ON; PRAGMA cache_size = -65536; BEGIN")?;
+        connection.set_prepared_statement_cache_capacity(64);
+        connection.prepare("SELECT 1 FROM sqlite_schema")?.exists(())?;
+        Ok(connection)
+    }
+
+    /// Which archive it is.
+    pub fn archive_id(&self) -> &str {
+        &self.archive_id
+    }
+
+    /// Leaves that its tree has by its own account.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn size(&self) -> Result<u64, Error> {
+        let sql = "SELECT coalesce(max(first_leaf + leaves), 0) FROM seals";
+        let size: i64 = self.connection.query_row(sql, (), |row| row.get(0))?;
+        Ok(size.cast_unsigned())
+    }
+
+    /// The public keys, the present one last.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn keys(&self) -> Result<Vec<String>, Error> {
+        let mut select = self.connection.prepare("SELECT CAST(vkey AS TEXT) FROM keys ORDER BY id")?;
+        let keys = select.query_map((), |row| row.get(0))?;
+        Ok(keys.collect::<Result<_, _>>()?)
+    }
+
+    /// All checkpoints, by number.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn checkpoints(&self) -> Result<Vec<StoredCheckpoint>, Error> {
+        let sql = "SELECT number, CAST(size AS INTEGER), CAST(at AS INTEGER), CAST(note AS TEXT) FROM checkpoints ORDER BY number";
+        let read = |row: &Row<'_>| {
+            // A text whose bytes were changed may be none.
+            let note = String::from_utf8_lossy(row.get_ref(3)?.as_bytes().unwrap_or_default()).into_owned();
+            Ok(StoredCheckpoint { number: row.get(0)?, size: row.get(1)?, at: row.get(2)?, note })
+        };
+        let mut select = self.connection.prepare(sql)?;
+        let checkpoints = select.query_map((), read)?;
+        Ok(checkpoints.collect::<Result<_, _>>()?)
+    }
+
+    /// Holds every row against its leaf and the leaves against the tree. `progress` is told, from time to time, how many
+    /// leaves are done.
+    ///
+    /// # Errors
+    /// The file cannot be read. What can be read and is wrong is in what was found.
+    pub fn verify(&self, roots_at: &BTreeSet<u64>, progress: &mut dyn FnMut(u64)) -> Result<Found, Error> {
+        let mut walk = Walk::new(&self.connection, roots_at);
+        walk.check_schema()?;
+        walk.packs(progress)?;
+        walk.check_tree()?;
+        walk.check_rows()?;
+        Ok(walk.found)
+    }
+}
+
+/// One pass over everything.
+struct Walk<'s> {
+    connection: &'s Connection,
+    roots_at: &'s BTreeSet<u64>,
+    tree: Tree,
+    marks: Vec<Marks>,
+    bytes: Canonical,
+    found: Found,
+}
+
+/// A row of `seals`, as it is.
+struct Pack<'r> {
+    head: Head<'r>,
+    salts: Option<&'r [u8]>,
+    hashes: &'r [u8],
+}
+
+impl<'r> Pack<'r> {
+    /// None where a value is not of its column's kind.
+    fn of(row: &'r Row<'_>) -> Result<Option<Self>, Error> {
+        let values = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?, row.get_ref(3)?);
+        let (seed, salts, hashes) = (row.get_ref(4)?, row.get_ref(5)?, row.get_ref(6)?);
+        let read = || {
+            let head = Head {
+                first_leaf: values.0.as_i64().ok()?,
+                leaves: values.1.as_i64().ok()?,
+                sealed_later_at: values.2.as_i64_or_null().ok()?,
+                refs: values.3.as_blob().ok()?,
+                seed: seed.as_blob().ok()?,
+            };
+            Some(Self { head, salts: salts.as_blob_or_null().ok()?, hashes: hashes.as_blob().ok()? })
+        };
+        Ok(read())
+    }
+
+    /// What its own form forbids.
+    fn flaw(&self) -> Option<&'static str> {
+        let rows = usize::try_from(self.head.leaves).ok().and_then(|leaves| leaves.checked_sub(1));
+        let salts = match self.head.seed.len() {
+            SALT_BYTES if self.salts.is_none() => Some(()),
+            HASH_BYTES => self.salts.filter(|salts| Some(salts.len()) == rows.map(|rows| rows * SALT_BYTES)).map(drop),
+            _ => None,
+        };
+        match rows {
+            Some(rows) if (rows + 1) * HASH_BYTES == self.hashes.len() && salts.is_some() => None,
+            _ => Some("its numbers, hashes and salts do not go together: it was changed"),
+        }
+    }
+
+    /// None where the salt was destroyed.
+    fn salt(&self, place: u32) -> Option<[u8; SALT_BYTES]> {
+        let Some(salts) = self.salts else { return Some(salt(self.head.seed, place)) };
+        let at = (place as usize - 1) * SALT_BYTES;
+        salts[at..].first_chunk().copied().filter(|salt| *salt != [0; SALT_BYTES])
+    }
+}
+
+impl<'s> Walk<'s> {
+    fn new(connection: &'s Connection, roots_at: &'s BTreeSet<u64>) -> Self {
+        let marks = FORMS.iter().map(|form| Marks::new(form.has_rowid())).collect();
+        let mut walk = Self {
+            connection,
+            roots_at,
+            tree: Tree::default(),
+            marks,
+            bytes: Canonical::default(),
+            found: Found::default(),
+        };
+        walk.note_root();
+        walk
+    }
+
+    /// What others understand the file by, and what changes rows behind our back.
+    fn check_schema(&mut self) -> Result<(), Error> {
+        let faults = &mut self.found.faults;
+        let mut triggers = self.connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'trigger'")?;
+        let names = triggers.query_map((), |row| row.get::<_, String>(0))?;
+        for name in names {
+            faults.add(format!("trigger {}", name?), "gms-recorder makes none: somebody changes rows by it");
+        }
+        for form in &FORMS {
+            let key: Vec<&str> = form.key.iter().map(|column| column.0).collect();
+            let wanted = (form.table.to_owned(), key.join(","), form.columns.join(","));
+            let sql =
+                "SELECT CAST(tbl AS TEXT), CAST(key AS TEXT), CAST(columns AS TEXT) FROM sealed_forms WHERE form = ?";
+            let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            let found: Result<(String, String, String), _> = self.connection.query_row(sql, [form.number], read);
+            if found.as_ref().ok() != Some(&wanted) {
+                faults.add(format!("sealed_forms, form {}", form.number), "it was changed");
+            }
+        }
+        self.check_views()
+    }
+
+    /// A view that shows something else than the tables hold deceives whoever reads by it.
+    fn check_views(&mut self) -> Result<(), Error> {
+        let ours = MIGRATIONS.map(|(version, ..)| version);
+        let mut select = self.connection.prepare("SELECT version FROM _sqlx_migrations WHERE success")?;
+        let applied = select.query_map((), |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+        let mut select =
+            self.connection.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'view' ORDER BY name")?;
+        if applied.iter().any(|version| !ours.contains(version)) || applied.len() < ours.len() {
+            return Ok(()); // another release's views
+        }
+        let model = Connection::open_in_memory()?;
+        model.execute_batch(&MIGRATIONS.map(|(_, _, sql)| sql).concat())?;
+        let views = |rows: &mut rusqlite::Statement<'_>| {
+            let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
+            rows.query_map((), read)?.collect::<Result<BTreeMap<_, _>, _>>()
+        };
+        let found = views(&mut select)?;
+        let wanted = views(&mut model.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'view'")?)?;
+        for name in found.keys().chain(wanted.keys()).collect::<BTreeSet<_>>() {
+            if found.get(name) != wanted.get(name) {
+                self.found.faults.add(format!("view {name}"), "it is not as gms-recorder makes it: do not read by it");
+            }
+        }
+        Ok(())
+    }
+
+    fn packs(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
+        let sql =
+            "SELECT first_leaf, leaves, sealed_later_at, refs, seed, salts, hashes FROM seals ORDER BY first_leaf";
+        let mut select = self.connection.prepare(sql)?;
+        let mut rows = select.query(())?;
+        while let Some(row) = rows.next()? {
+            match Pack::of(row)? {
+                Some(pack) => self.pack(&pack)?,
+                None => self.found.faults.add("a row of seals", "a value of it is not of its kind: it was changed"),
+            }
+            progress(self.tree.size());
+        }
+        self.found.leaves = self.tree.size();
+        Ok(())
+    }
+
+    fn pack(&mut self, pack: &Pack<'_>) -> Result<(), Error> {
+        let head = &pack.head;
+        let subject = format!("seals, first_leaf {}", head.first_leaf);
+        if head.first_leaf != self.tree.size().cast_signed() {
+            let what =
+                format!("the leaves before it end at {}: packs were deleted, inserted or moved", self.tree.size());
+            self.found.faults.add(&subject, what);
+        }
+        let (hashes, _) = pack.hashes.as_chunks::<HASH_BYTES>();
+        match pack.flaw() {
+            Some(flaw) => self.found.faults.add(&subject, flaw),
+            None => self.rows_of(pack, hashes, &subject)?,
+        }
+        for leaf in hashes {
+            self.tree.push(*leaf);
+            self.note_root();
+        }
+        Ok(())
+    }
+
+    fn rows_of(&mut self, pack: &Pack<'_>, hashes: &[Hash], subject: &str) -> Result<(), Error> {
+        if pack.head.hash() != hashes[0] {
+            self.found
+                .faults
+                .add(subject, "its own leaf does not fit it: its refs, seed, numbers or hash were changed");
+        }
+        if let Some(at) = pack.head.sealed_later_at {
+            let rows = hashes.len() as u64 - 1;
+            let (before, first, last) = self.found.sealed_later.unwrap_or((0, at, at));
+            self.found.sealed_later = Some((before + rows, first.min(at), last.max(at)));
+        }
+        let mut refs = Refs::of(pack.head.refs);
+        for (place, hash) in (1..).zip(&hashes[1..]) {
+            match refs.next_row() {
+                Some((form, key)) => self.row(form, &key, pack.salt(place), hash)?,
+                None => {
+                    self.found.faults.add(subject, "its refs cannot be read, or are of a newer release: use that one");
+                    return Ok(());
+                }
+            }
+        }
+        if !refs.is_empty() {
+            self.found.faults.add(subject, "it names more rows than it has leaves");
+        }
+        Ok(())
+    }
+
+    fn row(
+        &mut self,
+        form: &'static Form,
+        key: &[KeyValue],
+        salt: Option<[u8; SALT_BYTES]>,
+        hash: &Hash,
+    ) -> Result<(), Error> {
+        let Some(salt) = salt else {
+            self.found.faults.add(name(form, key), "it was erased, and nothing says by whom and why");
+            return Ok(());
+        };
+        let mut select = self.connection.prepare_cached(form.select_by_key())?;
+        let mut rows = select.query(rusqlite::params_from_iter(key))?;
+        let Some(row) = rows.next()? else {
+            self.found.faults.add(name(form, key), "it was sealed, and is gone");
+            return Ok(());
+        };
+        self.bytes.row(&salt, form, row)?;
+        let marks = &mut self.marks[usize::from(form.number) - 1];
+        marks.set(row.get(0)?, key, self.bytes.hash() == *hash);
+        Ok(())
+    }
+
+    fn note_root(&mut self) {
+        let size = self.tree.size();
+        if self.roots_at.contains(&size) {
+            self.found.roots.insert(size, self.tree.root());
+        }
+    }
+
+    fn check_tree(&mut self) -> Result<(), Error> {
+        let stored = super::seal::read_tree(self.connection);
+        let faults = &mut self.found.faults;
+        match stored {
+            Ok(tree) if tree == self.tree => {}
+            Ok(tree) if tree.size() == self.tree.size() => {
+                faults.add("tree", "its hashes are not those of the leaves: a hash in it or in seals was changed");
+            }
+            Ok(tree) => {
+                let what = format!(
+                    "it counts {} leaves, and seals has {}: packs are missing, or too many",
+                    tree.size(),
+                    self.tree.size()
+                );
+                faults.add("tree", what);
+            }
+            Err(error) if error.kind == ErrorKind::Corrupt => faults.add("tree", "its row is damaged or gone"),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Every row has a leaf, and its latest one fits.
+    fn check_rows(&mut self) -> Result<(), Error> {
+        let unsealed_runs = self.unsealed_runs()?;
+        for form in &FORMS {
+            let mut marks = std::mem::replace(&mut self.marks[usize::from(form.number) - 1], Marks::new(true));
+            let sql = match form.has_rowid() {
+                true => format!("SELECT rowid FROM {} NOT INDEXED", form.table),
+                false => form.select(),
+            };
+            let mut select = self.connection.prepare(&sql)?;
+            let mut rows = select.query(())?;
+            while let Some(row) = rows.next()? {
+                let rowid: i64 = row.get(0)?;
+                let key = if form.has_rowid() { None } else { form.key_of(row)? };
+                match marks.of(rowid, key.as_deref().unwrap_or_default()) {
+                    (_, true) => self.found.rows += 1,
+                    (is_named, false) if form.has_rowid() => {
+                        self.unfit_by_rowid(form, rowid, is_named, &unsealed_runs)?
+                    }
+                    (is_named, false) => self.unfit(form, row, is_named, &unsealed_runs)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn unfit_by_rowid(
+        &mut self,
+        form: &'static Form,
+        rowid: i64,
+        is_named: bool,
+        unsealed_runs: &HashSet<i64>,
+    ) -> Result<(), Error> {
+        let mut select = self.connection.prepare_cached(&format!("{} WHERE rowid = ?", form.select()))?;
+        let mut rows = select.query([rowid])?;
+        match rows.next()? {
+            Some(row) => self.unfit(form, row, is_named, unsealed_runs),
+            // An index that names rows that are not there.
+            None => {
+                self.found
+                    .faults
+                    .add(format!("{}, rowid {rowid}", form.table), "an index names it, and it is not there");
+                Ok(())
+            }
+        }
+    }
+
+    /// A row that does not fit a leaf. Where a release that does not seal ran, and nobody sealed for it yet, its rows are
+    /// no fault: of chats, findings and spools it changes rows of others, too.
+    fn unfit(
+        &mut self,
+        form: &'static Form,
+        row: &Row<'_>,
+        is_named: bool,
+        unsealed_runs: &HashSet<i64>,
+    ) -> Result<(), Error> {
+        let run_id =
+            form.place_of("run_id").map(|place| row.get_ref(place)).transpose()?.and_then(|id| id.as_i64().ok());
+        let is_of_unsealed = run_id.is_some_and(|run_id| unsealed_runs.contains(&run_id)) && !is_named;
+        let may_be_changed = matches!(form.table, "chats" | "findings" | "spools") && !unsealed_runs.is_empty();
+        if is_of_unsealed || may_be_changed {
+            self.found.unsealed += 1;
+            return Ok(());
+        }
+        let subject = match form.key_of(row)? {
+            Some(key) => name(form, &key),
+            None => format!("{}, rowid {}", form.table, row.get::<_, i64>(0)?),
+        };
+        let what = match is_named {
+            true => "it is not as it was sealed",
+            false => "it was never sealed: gms-recorder did not write it",
+        };
+        self.found.faults.add(subject, what);
+        Ok(())
+    }
+
+    fn unsealed_runs(&self) -> Result<HashSet<i64>, Error> {
+        let mut select = self.connection.prepare("SELECT run_id FROM runs WHERE sealing IN ('nobody', 'pending')")?;
+        let runs = select.query_map((), |row| row.get(0))?;
+        Ok(runs.collect::<Result<_, _>>()?)
+    }
+}
+
+/// A row, for people.
+fn name(form: &Form, key: &[KeyValue]) -> String {
+    let values = form.key.iter().zip(key).map(|(column, value)| match value {
+        KeyValue::Integer(number) => format!("{} {number}", column.0),
+        KeyValue::Text(text) => format!("{} {text:?}", column.0),
+        KeyValue::Blob(bytes) => {
+            format!("{} {}", column.0, bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        }
+    });
+    format!("{}, {}", form.table, values.collect::<Vec<_>>().join(", "))
+}

@@ -1,0 +1,175 @@
+//! Proves that the rows of one chat are in the tree: each with its salt, its place, and the hashes from it up to the root.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rusqlite::Row;
+use rusqlite::types::ValueRef;
+
+use super::{Pack, Snapshot};
+use crate::store::seal::merkle::{HASH_BYTES, Hash, Paths};
+use crate::store::seal::{
+    ATTRIBUTES, CHATS, COVERAGE, ERRORS, EVENTS, FINDINGS, Form, KeyValue, Refs, SALT_BYTES, VARIANTS,
+};
+use crate::store::{Error, ErrorKind};
+
+/// Tables with rows of a chat, in the order in which they are shown.
+const OF_CHAT: [u8; 7] = [CHATS, EVENTS, VARIANTS, ATTRIBUTES, COVERAGE, ERRORS, FINDINGS];
+
+/// A row and what proves it.
+#[derive(Debug)]
+pub struct Proof {
+    /// Its table.
+    pub table: &'static str,
+    /// Its columns as they are hashed, in that order.
+    pub fields: Vec<(&'static str, Field)>,
+    /// What its hash begins with.
+    pub salt: [u8; SALT_BYTES],
+    /// Its leaf.
+    pub leaf: u64,
+    /// From the leaf's sibling upwards.
+    pub path: Vec<Hash>,
+}
+
+/// A value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Field {
+    /// NULL.
+    Null,
+    /// An integer.
+    Integer(i64),
+    /// A real.
+    Real(f64),
+    /// A text.
+    Text(String),
+    /// A blob.
+    Blob(Vec<u8>),
+}
+
+/// All rows of a chat.
+#[derive(Debug, Default)]
+pub struct Proofs {
+    /// Those that the checkpoint covers.
+    pub rows: Vec<Proof>,
+    /// How many are newer than the checkpoint, or were changed after it.
+    pub newer: u64,
+}
+
+/// The latest leaf of a row.
+#[derive(Debug, Clone, Copy)]
+struct Leaf {
+    number: u64,
+    salt: [u8; SALT_BYTES],
+}
+
+/// Form and key.
+type RowName = (u8, Vec<KeyValue>);
+/// Columns as they are hashed, in that order.
+type Fields = Vec<(&'static str, Field)>;
+
+impl Snapshot {
+    /// Proves the rows of a chat against a tree of `size` leaves. Reads all packs, once, and knows nothing of a chat that is
+    /// not there.
+    ///
+    /// # Errors
+    /// The file cannot be read, or its evidence is damaged.
+    pub fn prove(&self, chat_id: &str, size: u64, progress: &mut dyn FnMut(u64)) -> Result<Proofs, Error> {
+        let mut rows = self.rows_of(chat_id)?;
+        let leaves = self.leaves_of(&rows)?;
+        let mut proofs = Proofs::default();
+        let mut wanted: HashMap<u64, usize> = HashMap::new();
+        for (name, fields) in &mut rows {
+            let Some(leaf) = leaves.get(name).filter(|leaf| leaf.number < size) else {
+                proofs.newer += 1;
+                continue;
+            };
+            wanted.insert(leaf.number, proofs.rows.len());
+            let form = Form::of(name.0).expect("read by its form");
+            let (fields, salt) = (std::mem::take(fields), leaf.salt);
+            proofs.rows.push(Proof { table: form.table, fields, salt, leaf: leaf.number, path: Vec::new() });
+        }
+        let (mut paths, mut order, mut next) = (Paths::default(), Vec::<usize>::new(), 0);
+        self.each_pack(|pack| {
+            for hash in pack.hashes.as_chunks::<HASH_BYTES>().0 {
+                if next < size {
+                    let row = wanted.get(&next);
+                    paths.push(*hash, row.is_some());
+                    order.extend(row);
+                    next += 1;
+                }
+            }
+            progress(next);
+            Ok(())
+        })?;
+        for (row, path) in order.into_iter().zip(paths.finish()) {
+            proofs.rows[row].path = path;
+        }
+        Ok(proofs)
+    }
+
+    fn rows_of(&self, chat_id: &str) -> Result<BTreeMap<RowName, Fields>, Error> {
+        let mut found = BTreeMap::new();
+        for number in OF_CHAT {
+            let form = Form::of(number).expect("listed by its number");
+            let mut select = self.connection.prepare(&format!("{} WHERE chat_id = ?", form.select()))?;
+            let mut rows = select.query([chat_id])?;
+            while let Some(row) = rows.next()? {
+                let Some(key) = form.key_of(row)? else { continue };
+                found.insert((number, key), fields(form, row)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The latest leaf of each of them.
+    fn leaves_of<V>(&self, rows: &BTreeMap<RowName, V>) -> Result<BTreeMap<RowName, Leaf>, Error> {
+        let mut leaves = BTreeMap::new();
+        self.each_pack(|pack| {
+            let mut refs = Refs::of(pack.head.refs);
+            for place in 1..u32::try_from(pack.head.leaves).unwrap_or_default() {
+                let (form, key) = refs.next_row().ok_or_else(damaged)?;
+                let name = (form.number, key);
+                if !rows.contains_key(&name) {
+                    continue;
+                }
+                let number = pack.head.first_leaf.cast_unsigned() + u64::from(place);
+                let salt = pack.salt(place).ok_or_else(damaged)?;
+                leaves.insert(name, Leaf { number, salt });
+            }
+            Ok(())
+        })?;
+        Ok(leaves)
+    }
+
+    fn each_pack(&self, mut take: impl FnMut(&Pack<'_>) -> Result<(), Error>) -> Result<(), Error> {
+        let sql =
+            "SELECT first_leaf, leaves, sealed_later_at, refs, seed, salts, hashes FROM seals ORDER BY first_leaf";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let mut rows = select.query(())?;
+        while let Some(row) = rows.next()? {
+            let pack = Pack::of(row)?.filter(|pack| pack.flaw().is_none()).ok_or_else(damaged)?;
+            take(&pack)?;
+        }
+        Ok(())
+    }
+}
+
+fn damaged() -> Error {
+    Error::new(ErrorKind::Corrupt, "the evidence is damaged, and proves nothing: see `gms-recorder verify`")
+}
+
+fn fields(form: &'static Form, row: &Row<'_>) -> Result<Fields, Error> {
+    let field = |(at, name): (usize, &&'static str)| {
+        let field = match row.get_ref(at + 1)? {
+            ValueRef::Null => Field::Null,
+            ValueRef::Integer(number) => Field::Integer(number),
+            ValueRef::Real(number) => Field::Real(number),
+            ValueRef::Text(text) => match std::str::from_utf8(text) {
+                Ok(text) => Field::Text(text.into()),
+                Err(_) => return Err(damaged()),
+            },
+            ValueRef::Blob(bytes) => Field::Blob(bytes.to_vec()),
+        };
+        Ok((*name, field))
+    };
+    form.columns.iter().enumerate().map(field).collect()
+}
