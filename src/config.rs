@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::gms::mask;
-use crate::{admin, proxy, recorder, telemetry};
+use crate::{admin, archive, proxy, recorder, telemetry};
 
 use layers::Layers;
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub recording: recorder::Config,
     /// `[masking]`
     pub masking: mask::Config,
+    /// `[evidence]`
+    pub evidence: archive::Config,
     /// `[admin]`
     pub admin: admin::Config,
     /// `[log]`

@@ -13,6 +13,7 @@
 //! | [`telemetry`] | logs, and the closed list of counters with the account of every event seen | who counts |
 //! | [`gms`] | bytes in, observation out: routes, answers, errors, CometD, scrubbing, masking | I/O, clocks, storing |
 //! | [`store`] | the only SQL: open, migrate, append a batch, read back; the spool's file | queues, HTTP, what to do about an error |
+//! | [`archive`] | signed checkpoints, their key and anchors; what an auditor finds | SQL, when a checkpoint is due |
 //! | [`recorder`] | from observation to durable row: queue, one writer, group commit, tickets, outages | HTTP, SQL |
 //! | [`proxy`] | HTTP and TLS toward clients and nodes; [`proxy`]'s `forward.rs` is **the hot path** | JSON, SQL |
 //! | [`admin`] | probes and metrics on a listener of their own; the socket that drains nodes | chats |
@@ -65,6 +66,7 @@ pub mod units;
 pub mod telemetry;
 pub mod gms;
 pub mod store;
+pub mod archive;
 pub mod recorder;
 pub mod proxy;
 pub mod admin;

@@ -95,6 +95,7 @@ impl Watched {
         if self.recorder.is_reserve_out() {
             say(false, "the disk of the archive was full, and its reserve is in use: free space".into());
         }
+        self.recorder.evidence_trouble().into_iter().for_each(|sentence| say(false, sentence));
         if !self.recorder.is_writing() {
             say(refuses, format!("the writer has ended; {fate}"));
         }

@@ -10,12 +10,14 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::archive::key;
 use crate::config::{Config, Origins, Problems};
 use crate::gms::RouteClass;
 use crate::proxy::affinity::Cookies;
 use crate::proxy::health::Check;
 use crate::proxy::tls;
-use crate::recorder::{self, Create};
+use crate::recorder::Create;
+use crate::store::audit::Snapshot;
 use crate::store::inspect::{self, Migrations};
 use crate::store::place::Place;
 use crate::{proxy, units};
@@ -156,7 +158,7 @@ impl Report {
     async fn of(config: &Config, origins: &Origins) -> Self {
         let check = Check::of(&config.nodes);
         let files = [check.as_ref().err().cloned(), Cookies::of(&config.nodes).err()];
-        let database = look_at_database(&config.recording).await;
+        let database = look_at_database(config).await;
         Self {
             config: config.to_json(),
             config_hash: config.hash(),
@@ -291,7 +293,8 @@ impl Certificates {
     }
 }
 
-async fn look_at_database(config: &recorder::Config) -> Database {
+async fn look_at_database(whole: &Config) -> Database {
+    let config = &whole.recording;
     let place = match Place::of(&config.database) {
         Ok(place) => place,
         Err(error) => {
@@ -308,6 +311,7 @@ async fn look_at_database(config: &recorder::Config) -> Database {
     let problem = database_problem(&place, config.create, &migrations);
     let mut warnings = place_warnings(&place);
     warnings.extend(served.as_ref().err().map(|error| format!("whether it is served cannot be told: {error}")));
+    warnings.extend(key_warning(whole, &place));
     let migrations = migrations.ok();
     Database {
         path: place.path.display().to_string(),
@@ -321,6 +325,13 @@ async fn look_at_database(config: &recorder::Config) -> Database {
         problem,
         warnings,
     }
+}
+
+/// Without its key an archive is recorded into, and not signed.
+fn key_warning(config: &Config, place: &Place) -> Option<String> {
+    let known = Snapshot::open(&place.path).and_then(|snapshot| snapshot.keys()).ok()?;
+    let checked = key::check(&config.evidence.key_path(&place.path), &known);
+    checked.err().map(|error| format!("no checkpoints would be signed: {error}"))
 }
 
 fn database_problem(place: &Place, create: Create, migrations: &Result<Migrations, inspect::Error>) -> Option<String> {

@@ -14,6 +14,8 @@ pub mod errors;
 pub mod holes;
 pub mod sql;
 pub mod snapshot;
+pub mod verify;
+pub mod prove;
 pub mod node;
 
 use std::future::Future;
@@ -89,6 +91,10 @@ pub enum Command {
     Sql(sql::Args),
     /// Copy a live archive, consistently
     Snapshot(snapshot::Args),
+    /// Hold everything recorded against its seals: is it whole and unaltered?
+    Verify(verify::Args),
+    /// Prove that a chat's rows are what was recorded, to somebody who has not the archive
+    Prove(prove::Args),
     /// See how the nodes of a running `serve` fare; drain or restore one
     Node(node::Args),
 }
@@ -159,6 +165,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Holes(args) => wait_for(holes::run(args, &common.database()?)),
         Command::Sql(args) => wait_for(sql::run(args, &common.database()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.database()?)),
+        Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
+        Command::Prove(args) => wait_for(prove::run(args, &common.database()?)),
         Command::Node(args) => wait_for(node::run(args, common.control()?)),
     }
 }

@@ -25,7 +25,7 @@ use crate::proxy::access::Access;
 use crate::proxy::affinity::Cookies;
 use crate::proxy::health::{self, Check};
 use crate::proxy::{Claim, Door, Http2, NodeAddress, Nodes, Proxy, Start, tls};
-use crate::recorder::{Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
+use crate::recorder::{self, Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
 use crate::store::growth::Growth;
 use crate::store::place::{FileSystemKind, Place};
 use crate::store::{self, ArchiveLock, ErrorKind, Options, Run, Store};
@@ -218,10 +218,11 @@ impl Running {
         let archive_id = store.archive_id().to_owned();
         let run_id = store.run_id();
 
-        let recording = config.recording.clone();
+        let (recording, evidence) = (config.recording.clone(), config.evidence.clone());
+        let start = recorder::Start { config: recording, evidence, store, options, run, metrics: metrics.clone() };
         let writer = match &from {
-            Some(from) => Recorder::start_with_key(recording, store, options, run, metrics.clone(), from.digest_key)?,
-            None => Recorder::start(recording, store, options, run, metrics.clone())?,
+            Some(from) => Recorder::start_with_key(start, from.digest_key)?,
+            None => Recorder::start(start)?,
         };
         let recorder = writer.recorder().clone();
         let start = Start {

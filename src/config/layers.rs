@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
 use crate::gms::mask::{self, Masks};
-use crate::{admin, proxy, recorder, telemetry};
+use crate::{admin, archive, proxy, recorder, telemetry};
 
 use super::problems::{Origin, Problem, nearest};
 use super::written::{Key, options};
@@ -83,6 +83,7 @@ impl Layers {
             node_tls: self.section("node_tls"),
             recording: recorder::Config { masks, ..self.section("recording") },
             masking,
+            evidence: self.section("evidence"),
             admin: self.section("admin"),
             log: self.section("log"),
         }
@@ -177,7 +178,7 @@ impl Layers {
             let remedy = match nearest(section, known) {
                 Some(known) => format!("did you mean [{known}]?"),
                 None => {
-                    "there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [admin] and [log]"
+                    "there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [admin] and [log]"
                         .into()
                 }
             };
@@ -204,7 +205,7 @@ impl Layers {
             _ if self.known.iter().any(|(key, _)| key.section == name) => format!("is a section: write [{name}]"),
             Some((key, _)) => format!("stands in no section; it belongs under [{}]", key.section),
             None => {
-                "unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [admin] and [log]"
+                "unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [admin] and [log]"
                     .into()
             }
         };
@@ -422,6 +423,7 @@ fn wrong_value(key: Key, value: &Value, default: &Value) -> Option<String> {
         "node_tls" => table.try_into::<proxy::tls::connector::Config>().err(),
         "recording" => table.try_into::<recorder::Config>().err(),
         "masking" => table.try_into::<mask::Config>().err(),
+        "evidence" => table.try_into::<archive::Config>().err(),
         "admin" => table.try_into::<admin::Config>().err(),
         _ => table.try_into::<telemetry::Config>().err(),
     };

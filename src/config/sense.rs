@@ -43,6 +43,7 @@ pub(super) fn check(config: &Config, layers: &mut Layers) {
     check_file_mode(&config.recording.file_mode, layers);
     check_recording_bounds(&config.recording, layers);
     check_masking(&config.masking, layers);
+    at_least_one_ms("evidence", "checkpoint_interval", config.evidence.checkpoint_interval, layers);
     check_listeners(config.proxy.listen, config.admin.listen, layers);
     if config.admin.control.as_os_str().len() > PATH_BYTES_MAX {
         let sentence = format!("is longer than the {PATH_BYTES_MAX} bytes that a Unix socket's path may have");

@@ -11,14 +11,14 @@ use toml::Value;
 use crate::gms::mask;
 use crate::proxy::tls::{connector, server};
 use crate::recorder::{Create, Deliver, WhenUnavailable};
-use crate::{admin, proxy, recorder, telemetry, units};
+use crate::{admin, archive, proxy, recorder, telemetry, units};
 
 use super::Config;
 
 /// The name of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// `proxy`, `limits`, `nodes`, `tls`, `node_tls`, `recording`, `masking`, `admin` or `log`.
+    /// `proxy`, `limits`, `nodes`, `tls`, `node_tls`, `recording`, `masking`, `evidence`, `admin` or `log`.
     pub section: &'static str,
     /// The name within its section.
     pub name: &'static str,
@@ -39,7 +39,7 @@ impl fmt::Display for Key {
 
 /// Every option with its value, in the order in which they are documented.
 pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
-    let Config { proxy, limits, nodes, tls, node_tls, recording, masking, admin, log } = config;
+    let Config { proxy, limits, nodes, tls, node_tls, recording, masking, evidence, admin, log } = config;
     let named = |section| move |(name, value)| (Key { section, name }, value);
     let mut options: Vec<_> = proxy_options(proxy).into_iter().map(named("proxy")).collect();
     options.extend(limits_options(limits).into_iter().map(named("limits")));
@@ -48,6 +48,7 @@ pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
     options.extend(node_tls_options(node_tls).into_iter().map(named("node_tls")));
     options.extend(recording_options(recording).into_iter().map(named("recording")));
     options.extend(masking_options(masking).into_iter().map(named("masking")));
+    options.extend(evidence_options(evidence).into_iter().map(named("evidence")));
     options.extend(admin_options(admin).into_iter().map(named("admin")));
     options.extend(log_options(log).into_iter().map(named("log")));
     options
@@ -253,6 +254,15 @@ fn masking_options(config: &mask::Config) -> Vec<Named> {
     let mask::Config { cards, rules } = config;
     let rules = rules.iter().map(|(name, expression)| (name.clone(), text(expression)));
     vec![("cards", Value::Boolean(*cards)), ("rules", Value::Table(rules.collect()))]
+}
+
+fn evidence_options(config: &archive::Config) -> Vec<Named> {
+    let archive::Config { key_file, checkpoint_interval, anchor_file } = config;
+    vec![
+        ("key_file", path(key_file)),
+        ("checkpoint_interval", duration(*checkpoint_interval)),
+        ("anchor_file", path(anchor_file)),
+    ]
 }
 
 fn admin_options(config: &admin::Config) -> Vec<Named> {

@@ -472,6 +472,7 @@ mod tests {
     use tokio::io::{DuplexStream, duplex};
 
     use super::*;
+    use crate::archive;
     use crate::gms::mask::Masks;
     use crate::recorder::{self, WriterThread};
     use crate::store::{Options, Run, Store};
@@ -491,7 +492,9 @@ mod tests {
         let run = Run::plain();
         let store = Store::open(&options, &run).await.expect("a new archive");
         let config = recorder::Config::default();
-        Recorder::start(config, store, options, run, Arc::new(Metrics::default())).expect("a thread")
+        let (evidence, metrics) = (archive::Config::default(), Arc::new(Metrics::default()));
+        let start = recorder::Start { config, evidence, store, options, run, metrics };
+        Recorder::start(start).expect("a thread")
     }
 
     fn watch(writer: &WriterThread) -> Watch {

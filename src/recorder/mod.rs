@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::archive;
 use crate::chat::{ChatId, ContentDigest, Masking, Secret};
 use crate::gms::mask::Masks;
 use crate::gms::{ApiError, ChatAnswer, ChatKey, Coverage, Exchange, Finding, FindingKind, Observation, Policy};
@@ -34,6 +35,7 @@ pub use memory::{AnswerKey, Generations};
 use outage::{Effect, Outages};
 use pledge::{Kept, pledge};
 use queue::{Queue, Queued};
+use writer::{Evidence, EvidenceTrouble};
 
 /// Chats whose secrets, sessions and attributes are kept in memory: a large centre's chats of some hours.
 const LIVE_CHATS_MAX: usize = 30_000;
@@ -190,6 +192,24 @@ pub struct Recorder {
     writing: AtomicBool,
     drain_until: OnceLock<Instant>,
     reserve_is_out: AtomicBool,
+    evidence_trouble: Mutex<EvidenceTrouble>,
+}
+
+/// What a recorder is made of.
+#[derive(Debug)]
+pub struct Start {
+    /// `[recording]`
+    pub config: Config,
+    /// `[evidence]`
+    pub evidence: archive::Config,
+    /// The archive, opened.
+    pub store: Store,
+    /// How it is opened again.
+    pub options: store::Options,
+    /// The run that was begun in it.
+    pub run: store::Run,
+    /// Shared with everyone who counts.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The writer's thread. Close it, or what waits is lost.
@@ -239,16 +259,10 @@ impl Recorder {
     /// # Errors
     /// Where the thread cannot be started, no random numbers are to be had, or `when_unavailable = "spool"` and the spool
     /// cannot be used.
-    pub fn start(
-        config: Config,
-        store: Store,
-        options: store::Options,
-        run: store::Run,
-        metrics: Arc<Metrics>,
-    ) -> std::io::Result<WriterThread> {
+    pub fn start(start: Start) -> std::io::Result<WriterThread> {
         let mut digest_key = [0_u8; 32];
         getrandom::fill(&mut digest_key).map_err(std::io::Error::other)?;
-        Self::begin(config, store, options, run, metrics, digest_key, false)
+        Self::begin(start, digest_key, false)
     }
 
     /// The same beside another process whose place it is to take: with the key of that one, whose facts it is to
@@ -256,26 +270,12 @@ impl Recorder {
     ///
     /// # Errors
     /// As [`Recorder::start`].
-    pub fn start_with_key(
-        config: Config,
-        store: Store,
-        options: store::Options,
-        run: store::Run,
-        metrics: Arc<Metrics>,
-        digest_key: [u8; 32],
-    ) -> std::io::Result<WriterThread> {
-        Self::begin(config, store, options, run, metrics, digest_key, true)
+    pub fn start_with_key(start: Start, digest_key: [u8; 32]) -> std::io::Result<WriterThread> {
+        Self::begin(start, digest_key, true)
     }
 
-    fn begin(
-        config: Config,
-        store: Store,
-        options: store::Options,
-        run: store::Run,
-        metrics: Arc<Metrics>,
-        digest_key: [u8; 32],
-        is_shared: bool,
-    ) -> std::io::Result<WriterThread> {
+    fn begin(start: Start, digest_key: [u8; 32], is_shared: bool) -> std::io::Result<WriterThread> {
+        let Start { config, evidence, store, options, run, metrics } = start;
         let policy = Policy {
             decoded_bytes_max: config.body_max,
             finding_bytes_max: config.finding_bytes_max,
@@ -300,13 +300,15 @@ impl Recorder {
             writing: AtomicBool::new(true),
             drain_until: OnceLock::new(),
             reserve_is_out: AtomicBool::new(false),
+            evidence_trouble: Mutex::default(),
             config,
         });
         let (spool, awaits_spool) = match recorder.open_spool(&options) {
             Err(error) if error.kind == store::ErrorKind::Busy && is_shared => (None, true),
             opened => (opened.map_err(std::io::Error::other)?, false),
         };
-        let writer = writer::Writer::new(recorder.clone(), options, run, store, spool, awaits_spool);
+        let evidence = Evidence::new(evidence, &recorder, is_shared)?;
+        let writer = writer::Writer::new(recorder.clone(), options, run, store, spool, evidence, awaits_spool);
         let thread = writer::spawn(writer)?;
         Ok(WriterThread { recorder, thread })
     }

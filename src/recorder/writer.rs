@@ -4,10 +4,13 @@
 //! written, on the same connection or on a new one, and everyone may see meanwhile that recording is down. Where there is a
 //! spool it goes there, and from there into the archive.
 
+mod evidence;
 mod salvage;
 mod spooling;
 mod tending;
 mod trouble;
+
+pub(super) use evidence::{Evidence, Trouble as EvidenceTrouble};
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -71,6 +74,7 @@ pub(super) struct Writer {
     told_outage: Option<i64>,
     reserve: Reserve,
     tended: Tended,
+    evidence: Evidence,
     last_lazy: Instant,
     /// The last batch was a crowd.
     is_crowded: bool,
@@ -93,6 +97,7 @@ impl Writer {
         run: Run,
         store: Store,
         spool: Option<(Spool, Vec<u8>)>,
+        evidence: Evidence,
         awaits_spool: bool,
     ) -> Self {
         let (spool, torn) = spool.unzip();
@@ -113,6 +118,7 @@ impl Writer {
             told_outage: None,
             reserve,
             tended: Tended::default(),
+            evidence,
             last_lazy: Instant::now(),
             is_crowded: false,
         }
@@ -127,6 +133,7 @@ impl Writer {
         while !self.recorder.is_closing() || self.has_work() {
             pulse.beat();
             self.tend();
+            self.keep_evidence().await;
             let batch = self.gather().await;
             if batch.whole {
                 self.pass_spool_on();
@@ -396,7 +403,7 @@ impl Writer {
             let (path, left) = (spool.path().display(), spool.backlog());
             tracing::warn!(%path, events = left.events, "the spool keeps what the archive has not; the next start writes it there");
         }
-        let Some(store) = self.store.take() else { return };
+        let Some(store) = &self.store else { return };
         let ledger = serde_json::to_string(&self.recorder.metrics.ledger.read()).unwrap_or_default();
         let mut finished = store.finish(now_ms(), &ledger);
         // Another process that writes, say a successor, lets go of the file between two commits.
@@ -404,6 +411,8 @@ impl Writer {
             sleep(RETRY_FIRST).await;
             finished = store.finish(now_ms(), &ledger);
         }
+        let finished = finished.and_then(|()| self.close_evidence());
+        let Some(store) = self.store.take() else { return };
         if let Err(error) = finished.and_then(|()| store.close()) {
             tracing::error!(%error, "the end of the run could not be noted");
         }

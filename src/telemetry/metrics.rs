@@ -252,6 +252,14 @@ pub struct Metrics {
     pub disk_days_left: Gauge,
     /// Trouble with the spool, by kind.
     pub spool_errors: Family<Labels<1>, Counter>,
+    /// Checkpoints signed.
+    pub checkpoints: Counter,
+    /// 1 while checkpoints are signed.
+    pub checkpoints_up: Gauge,
+    /// 1 while the anchor takes them; 1 too where there is none.
+    pub anchor_up: Gauge,
+    /// Attempts that the anchor refused.
+    pub anchor_errors: Counter,
     /// Free space of the archive's file system.
     pub free_bytes: Gauge,
     /// Upgrades whose new program did not take over.
@@ -329,6 +337,10 @@ impl Default for Metrics {
             reserve_bytes: Gauge::default(),
             disk_days_left: Gauge::default(),
             spool_errors: Family::default(),
+            checkpoints: Counter::default(),
+            checkpoints_up: Gauge::default(),
+            anchor_up: Gauge::default(),
+            anchor_errors: Counter::default(),
             free_bytes: Gauge::default(),
             upgrades_failed: Counter::default(),
             open_files: Gauge::default(),
@@ -408,6 +420,13 @@ impl Metrics {
             "Days until the disk of the archive is full at its present rate of growth; 36500 where it does not grow";
         r.register("disk_days_left", help, self.disk_days_left.clone());
         r.register("spool_errors", "Trouble with the spool's file, by kind", self.spool_errors.clone());
+        r.register("checkpoints", "Checkpoints of the archive that were signed", self.checkpoints.clone());
+        r.register("checkpoints_up", "1 while checkpoints are signed", self.checkpoints_up.clone());
+        let help = "1 while the anchor takes checkpoints, and where there is none";
+        r.register("anchor_up", help, self.anchor_up.clone());
+        self.anchor_up.set(1);
+        self.checkpoints_up.set(1);
+        r.register("anchor_errors", "Attempts that the anchor refused", self.anchor_errors.clone());
         r.register_with_unit("free", "Free space beside the archive", Unit::Bytes, self.free_bytes.clone());
         r.register("node_up", "1 while a node is well: it gets its share of requests", self.node_up.clone());
         r.register("node_exchanges", "Exchanges at a node now", self.node_exchanges.clone());

@@ -8,6 +8,7 @@ mod cometd;
 mod config_files;
 mod crash;
 mod crowd;
+mod evidence;
 mod faults;
 mod files;
 mod http2;

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
+use gms_recorder::archive;
 use gms_recorder::gms::mask::Masks;
 use gms_recorder::gms::{self, Exchange, Observation, Policy, Route};
-use gms_recorder::recorder::{AnswerKey, Config, Recorded, Recorder, Verdict, WhenUnavailable, WriterThread, now_ms};
+use gms_recorder::recorder::{
+    AnswerKey, Config, Recorded, Recorder, Start, Verdict, WhenUnavailable, WriterThread, now_ms,
+};
 use gms_recorder::store::{ExchangeFacts, Options, Run, Store};
 use gms_recorder::telemetry::metrics::Metrics;
 
@@ -295,7 +298,14 @@ impl Recording {
         };
         let (options, run) = (options(database), run());
         let store = runtime.block_on(Store::open(&options, &run))?;
-        let writer = Recorder::start(config, store, options, run, Arc::new(Metrics::default()))?;
+        let writer = Recorder::start(Start {
+            config,
+            evidence: archive::Config::default(),
+            store,
+            options,
+            run,
+            metrics: Arc::new(Metrics::default()),
+        })?;
         let node = Some("http://gms-1:8080".into());
         let facts =
             ExchangeFacts { method: "POST".into(), node, client: "10.0.0.7".into(), ..ExchangeFacts::default() };

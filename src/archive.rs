@@ -1,0 +1,43 @@
+//! What keeps an archive trustworthy for years: signed checkpoints of its tree, the key that signs them, the anchors that
+//! keep them where nobody who can change the archive can change them too, and what an auditor finds when all of it is held
+//! together.
+//!
+//! It knows notes, keys and files. It does not know SQL, nor when a checkpoint is due.
+
+pub mod anchor;
+pub mod key;
+pub mod note;
+pub mod verify;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::{store, units};
+
+/// The `[evidence]` section.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The private key; empty: beside the database.
+    pub key_file: PathBuf,
+    /// From one checkpoint to the next.
+    #[serde(deserialize_with = "units::duration")]
+    pub checkpoint_interval: Duration,
+    /// Every checkpoint is appended to this file; empty: none.
+    pub anchor_file: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { key_file: PathBuf::new(), checkpoint_interval: Duration::from_secs(60), anchor_file: PathBuf::new() }
+    }
+}
+
+impl Config {
+    /// Where the key of an archive lies.
+    pub fn key_path(&self, database: &Path) -> PathBuf {
+        if self.key_file.as_os_str().is_empty() { store::beside(database, ".key") } else { self.key_file.clone() }
+    }
+}

@@ -1,0 +1,229 @@
+//! `verify`: is the archive whole and unaltered, and how much does that say?
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, labelled, plain_line};
+use super::transcript::bytes_for_people;
+use super::when::Clock;
+use crate::archive::note::{Checkpoint, PublicKey};
+use crate::archive::verify::{Answer, Question, verify};
+use crate::store::read::Archive;
+
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder verify --anchor /mnt/audit/checkpoints --key auditor/gms-recorder.vkey
+
+Exit codes:
+  0  everything is as it was sealed
+  1  something is not: the first faults are named; or the archive could not be read";
+
+/// Hold every row of the archive against its seal, the seals against the tree, and the tree against every signed checkpoint.
+///
+/// Reads one snapshot of the archive, while `serve` goes on writing. For an archive of many gigabytes verify a `snapshot` of
+/// it: a long reader keeps the write-ahead log from being folded in.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
+pub struct Args {
+    /// A file of checkpoints that was kept elsewhere (evidence.anchor_file); again for each.
+    #[arg(long = "anchor", value_name = "FILE")]
+    anchors: Vec<PathBuf>,
+    /// A file with the public key that you were given (a line such as gms-recorder/…+…+…); again for each. Else those count
+    /// that the archive itself names.
+    #[arg(long = "key", value_name = "FILE")]
+    keys: Vec<PathBuf>,
+    #[command(flatten)]
+    look: Look,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What to tell the user; a fault of the archive is one.
+pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+    // Opened once beforehand, for its words about what is no archive.
+    Archive::open(database).await?.close().await?;
+    let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)? };
+    let began = Instant::now();
+    let answer = {
+        let database = database.to_owned();
+        let progress = Progress::default();
+        tokio::task::spawn_blocking(move || verify(&database, &question, &mut progress.teller())).await??
+    };
+    let told = Told { answer, took: began.elapsed(), bytes: database.metadata().map_or(0, |found| found.len()) };
+    output::to_stdout(args.look, async |output| told.print(&args, output)).await?;
+    match told.answer.fault_count() {
+        0 => Ok(()),
+        count => anyhow::bail!("the archive is not as it was sealed: {}", counted(count.try_into()?, "fault")),
+    }
+}
+
+fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
+    let mut keys = Vec::new();
+    for file in files {
+        let usage = |why: String| Usage(format!("--key {}: {why}", file.display()));
+        let text = std::fs::read_to_string(file).map_err(|error| usage(error.to_string()))?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let key = PublicKey::parse(line);
+            keys.push(key.ok_or_else(|| usage("it has a line that is no public key of signed notes".into()))?);
+        }
+    }
+    Ok(keys)
+}
+
+/// How far it is, on a terminal.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    last: Option<Instant>,
+}
+
+impl Progress {
+    const EVERY: Duration = Duration::from_millis(500);
+
+    /// Tells it, now and then.
+    pub(super) fn teller(mut self) -> impl FnMut(u64, u64) {
+        let is_terminal = io::stderr().is_terminal();
+        move |done, all| {
+            if !is_terminal || done < all && self.last.is_some_and(|last| last.elapsed() < Self::EVERY) {
+                return;
+            }
+            self.last = Some(Instant::now());
+            let percent = (done * 100).checked_div(all).unwrap_or(100);
+            let end = if done >= all { "\r\x1b[K" } else { "" };
+            let _ = write!(io::stderr(), "\r\x1b[K{percent} % of {all} leaves{end}");
+        }
+    }
+}
+
+struct Told {
+    answer: Answer,
+    took: Duration,
+    bytes: u64,
+}
+
+const NAMES: [&str; 12] = [
+    "sound",
+    "faults",
+    "rows",
+    "leaves",
+    "checkpoints",
+    "signed_leaves",
+    "anchored",
+    "anchored_leaves",
+    "sealed_later",
+    "unsealed",
+    "seconds",
+    "strength",
+];
+
+impl Told {
+    fn print(&self, args: &Args, output: &mut Output<'_>) -> anyhow::Result<()> {
+        match output.format {
+            Format::Text => self.text(args, output),
+            Format::Json | Format::Csv => self.record(args, output),
+        }
+    }
+
+    fn record(&self, args: &Args, output: &mut Output<'_>) -> anyhow::Result<()> {
+        let Answer { found, checkpoints, last, anchored, last_anchored, .. } = &self.answer;
+        let faults: Vec<String> = self
+            .answer
+            .all_faults()
+            .map(|fault| serde_json::json!({ "subject": fault.subject, "what": fault.what }).to_string())
+            .collect();
+        let number = |number: u64| Cell::Integer(i64::try_from(number).unwrap_or(i64::MAX));
+        let leaves = |checkpoint: &Option<Checkpoint>| number(checkpoint.as_ref().map_or(0, |last| last.size));
+        let cells = [
+            number(u64::from(self.answer.fault_count() == 0)),
+            output::json_array(&faults),
+            number(found.rows),
+            number(found.leaves),
+            number(*checkpoints),
+            leaves(last),
+            number(*anchored),
+            leaves(last_anchored),
+            number(found.sealed_later.map_or(0, |(leaves, ..)| leaves)),
+            number(found.unsealed),
+            Cell::Real(self.took.as_secs_f64()),
+            self.strength(args).into(),
+        ];
+        output.header(&NAMES)?;
+        Ok(output.record(&NAMES, &cells)?)
+    }
+
+    fn text(&self, args: &Args, output: &mut Output<'_>) -> anyhow::Result<()> {
+        let clock = Clock::now(args.look.utc);
+        let Answer { found, checkpoints, last, anchored, last_anchored, .. } = &self.answer;
+        let faults = self.answer.fault_count();
+        match faults {
+            0 => output.line("everything recorded is as it was sealed")?,
+            _ => output.line(&Ink::Red.on("NOT AS IT WAS SEALED"))?,
+        }
+        for fault in self.answer.all_faults() {
+            output.line(&format!("  {}", plain_line(&fault.to_string())))?;
+        }
+        let untold = faults.saturating_sub(self.answer.all_faults().count() as u64);
+        if untold > 0 {
+            output.line(&format!("  and {untold} more"))?;
+        }
+        let of = |number: u64, noun: &str| counted(i64::try_from(number).unwrap_or(i64::MAX), noun);
+        labelled(output, "rows", &format!("{} fit their seals", of(found.rows, "row")))?;
+        let seconds = self.took.as_secs_f64().max(0.001);
+        let (leaves, bytes) = (found.leaves, bytes_for_people(self.bytes));
+        let rate = (leaves as f64 / seconds) as u64;
+        labelled(output, "tree", &format!("{leaves} leaves in {seconds:.1} s: {rate} a second, {bytes} of archive"))?;
+        labelled(output, "signed", &signed(*checkpoints, last.as_ref(), leaves, &clock))?;
+        if !args.anchors.is_empty() {
+            labelled(output, "anchored", &signed(*anchored, last_anchored.as_ref(), leaves, &clock))?;
+        }
+        if let Some((leaves, first, last)) = found.sealed_later {
+            let (first, last) = (clock.date_time(first), clock.date_time(last));
+            let days = if first == last { format!("at {first}") } else { format!("from {first} to {last}") };
+            let what = "what a release without seals has written; before that nothing vouches for it";
+            labelled(output, "later", &format!("{} sealed {days}: {what}", of(leaves, "row")))?;
+        }
+        if found.unsealed > 0 {
+            let what = "written by a release without seals and not yet sealed: `serve` does it";
+            labelled(output, "unsealed", &format!("{} {what}", of(found.unsealed, "row")))?;
+        }
+        labelled(output, "strength", self.strength(args))?;
+        Ok(())
+    }
+
+    /// What a sound answer says, and what not.
+    fn strength(&self, args: &Args) -> &'static str {
+        match (args.anchors.is_empty(), args.keys.is_empty()) {
+            (true, true) => {
+                "no outside anchor, and the archive's own word for its key: shows accidents and changes by hand, not what \
+                 somebody did who has the key (the operator), nor a file that was rolled back or swapped"
+            }
+            (true, false) => {
+                "no outside anchor: shows changes by everybody who has not the private key, not by the operator who has \
+                 it, nor a file that was rolled back"
+            }
+            (false, true) => {
+                "outside anchor: what it has cannot have been changed since by anybody who cannot change the anchor too. \
+                 The key is the archive's own word; give --key"
+            }
+            (false, false) => {
+                "outside anchor and a key of your own: what is anchored cannot have been changed since, by the operator \
+                 neither, unless he can change the anchor too"
+            }
+        }
+    }
+}
+
+fn signed(count: u64, last: Option<&Checkpoint>, leaves: u64, clock: &Clock) -> String {
+    let Some(last) = last else { return "by no checkpoint".into() };
+    let rest = match leaves - last.size.min(leaves) {
+        0 => "all of it".to_owned(),
+        rest => format!("the last {rest} leaves are newer than it"),
+    };
+    format!(
+        "{} to {}, {rest}",
+        counted(i64::try_from(count).unwrap_or(i64::MAX), "checkpoint"),
+        clock.date_time(last.at)
+    )
+}

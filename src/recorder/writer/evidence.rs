@@ -1,0 +1,229 @@
+//! What the writer does for the evidence between two batches: a signed checkpoint when one is due, and a piece of sealing
+//! what an earlier release has left unsealed. Neither holds a chat up, nor does what goes wrong with them.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{LAZY_INTERVAL, Writer};
+use crate::archive::anchor::{Anchor, News};
+use crate::archive::note::{Checkpoint, Signer};
+use crate::archive::{self, key};
+use crate::recorder::{Recorder, now_ms};
+use crate::store::seal::checkpoint::Standing;
+use crate::store::seal::late::Late;
+use crate::store::{Error, Store};
+use crate::telemetry::Repeated;
+
+/// How long pieces are sealed one after the other while nothing waits.
+const LATE_TIME: Duration = Duration::from_millis(300);
+/// Between lines about it.
+const LATE_TOLD: Duration = Duration::from_secs(30);
+/// How long an anchor is given for the last checkpoint.
+const ANCHOR_PATIENCE: Duration = Duration::from_secs(5);
+
+static ANCHOR_REFUSALS: Repeated = Repeated::new(1, Duration::from_secs(600));
+
+/// What is needed for it.
+#[derive(Debug)]
+pub(in crate::recorder) struct Evidence {
+    config: archive::Config,
+    /// With the archive that it is of.
+    signer: Option<(String, Signer)>,
+    anchor: Option<Anchor>,
+    next_checkpoint: Instant,
+    /// Another process may write, too.
+    is_shared: bool,
+    late: LateSealing,
+}
+
+/// Rows of runs that did not seal them.
+#[derive(Debug)]
+struct LateSealing {
+    next: Instant,
+    rows: u64,
+    last_told: Option<Instant>,
+}
+
+impl Evidence {
+    pub(in crate::recorder) fn new(
+        config: archive::Config,
+        recorder: &Arc<Recorder>,
+        is_shared: bool,
+    ) -> std::io::Result<Self> {
+        let anchor = match config.anchor_file.as_os_str().is_empty() {
+            true => None,
+            false => {
+                let recorder = recorder.clone();
+                Some(Anchor::file(config.anchor_file.clone(), move |news| note_anchor(&recorder, news))?)
+            }
+        };
+        let now = Instant::now();
+        let late = LateSealing { next: now, rows: 0, last_told: None };
+        Ok(Self { config, signer: None, anchor, next_checkpoint: now, is_shared, late })
+    }
+}
+
+fn note_anchor(recorder: &Recorder, news: News) {
+    match news {
+        News::Took(_) => {
+            recorder.metrics.anchor_up.set(1);
+            recorder.evidence().anchor = None;
+        }
+        News::Refused(error) => {
+            recorder.metrics.anchor_up.set(0);
+            recorder.metrics.anchor_errors.inc();
+            if let Some(not_shown) = ANCHOR_REFUSALS.admit(std::time::Instant::now()) {
+                let hint = "checkpoints wait in memory and are tried again; recording goes on";
+                tracing::error!(error, not_shown, hint, "the anchor takes no checkpoints");
+            }
+            recorder.evidence().anchor = Some(error);
+        }
+    }
+}
+
+/// What is wrong with the evidence, as everyone may ask.
+#[derive(Debug, Default)]
+pub(in crate::recorder) struct Trouble {
+    /// Why there are no checkpoints.
+    pub checkpoints: Option<String>,
+    /// Why the anchor has none.
+    pub anchor: Option<String>,
+}
+
+impl Recorder {
+    fn evidence(&self) -> MutexGuard<'_, Trouble> {
+        self.evidence_trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wrong with checkpoints and anchors, in words.
+    pub fn evidence_trouble(&self) -> Vec<String> {
+        let trouble = self.evidence();
+        let checkpoints = trouble.checkpoints.iter().map(|why| format!("no checkpoints are signed: {why}"));
+        let anchor = trouble.anchor.iter().map(|why| format!("the anchor takes no checkpoints: {why}"));
+        checkpoints.chain(anchor).collect()
+    }
+}
+
+impl Writer {
+    /// Does what is due of it.
+    pub(super) async fn keep_evidence(&mut self) {
+        if self.recorder.is_down() || self.store.is_none() {
+            return;
+        }
+        let done = self.checkpoint_if_due().and_then(|()| self.seal_later());
+        if let Err(error) = done {
+            self.note_trouble(&error, Duration::ZERO).await;
+        }
+    }
+
+    fn checkpoint_if_due(&mut self) -> Result<(), Error> {
+        if Instant::now() < self.evidence.next_checkpoint {
+            return Ok(());
+        }
+        self.checkpoint()?;
+        self.evidence.next_checkpoint = Instant::now() + self.evidence.config.checkpoint_interval;
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Error> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let archive_id = store.archive_id();
+        if self.evidence.signer.as_ref().is_none_or(|(of, _)| of != archive_id) {
+            let known = store.keys()?;
+            let path = self.evidence.config.key_path(&self.options.path);
+            match key::open(&path, archive_id, &known) {
+                Ok(signer) => self.evidence.signer = Some((archive_id.into(), introduced(store, signer, &known)?)),
+                Err(error) => {
+                    self.note_no_checkpoints(&error);
+                    return Ok(());
+                }
+            }
+        }
+        let Some((_, signer)) = &self.evidence.signer else { return Ok(()) };
+        let at = now_ms();
+        let note = store.checkpoint(at, |standing| {
+            let Standing { number, size, root } = *standing;
+            signer.sign(&Checkpoint { archive_id: archive_id.into(), size, root, number, at })
+        })?;
+        self.evidence.anchor.iter().for_each(|anchor| anchor.offer(note.clone()));
+        self.recorder.metrics.checkpoints.inc();
+        self.recorder.metrics.checkpoints_up.set(1);
+        if self.recorder.evidence().checkpoints.take().is_some() {
+            tracing::info!("checkpoints are signed again");
+        }
+        Ok(())
+    }
+
+    /// Told when it begins, and when it is something else.
+    fn note_no_checkpoints(&self, error: &key::Error) {
+        self.recorder.metrics.checkpoints_up.set(0);
+        let error = error.to_string();
+        let mut trouble = self.recorder.evidence();
+        if trouble.checkpoints.as_ref() != Some(&error) {
+            tracing::error!(error, "no checkpoints are signed; recording goes on");
+            trouble.checkpoints = Some(error);
+        }
+    }
+
+    /// Some pieces while nothing waits, one now and then in any case.
+    fn seal_later(&mut self) -> Result<(), Error> {
+        let began = Instant::now();
+        let Some(store) = &self.store else { return Ok(()) };
+        if began < self.evidence.late.next {
+            return Ok(());
+        }
+        let late = &mut self.evidence.late;
+        late.next = began + LAZY_INTERVAL;
+        while began.elapsed() < LATE_TIME {
+            match store.seal_later(now_ms(), self.evidence.is_shared)? {
+                Late::Nothing => {
+                    late.next = began + self.evidence.config.checkpoint_interval;
+                    break;
+                }
+                Late::Going(rows) => late.rows += rows,
+                Late::Done => {
+                    tracing::info!(rows = late.rows, "what a release without seals has written is sealed now");
+                    late.rows = 0;
+                    late.last_told = None;
+                }
+            }
+            if late.rows > 0 && late.last_told.is_none_or(|told| began - told >= LATE_TOLD) {
+                late.last_told = Some(began);
+                tracing::info!(rows = late.rows, "sealing what a release without seals has written");
+            }
+            if !self.recorder.queue.is_empty() || self.recorder.is_closing() {
+                break;
+            }
+            late.next = began;
+        }
+        Ok(())
+    }
+
+    /// The last checkpoint, over everything, and on its way.
+    pub(super) fn close_evidence(&mut self) -> Result<(), Error> {
+        let signed = self.checkpoint();
+        let left = self.evidence.anchor.take().map_or(0, |anchor| anchor.close(ANCHOR_PATIENCE));
+        if left > 0 {
+            tracing::warn!(
+                checkpoints = left,
+                "the anchor did not take the last checkpoints; the first one of the next start vouches for them"
+            );
+        }
+        signed
+    }
+}
+
+/// The archive knows every key that signs for it from its first checkpoint on.
+fn introduced(store: &Store, signer: Signer, known: &[String]) -> Result<Signer, Error> {
+    let vkey = signer.public().vkey();
+    if !known.contains(&vkey) {
+        store.add_key(&vkey, now_ms())?;
+        tracing::info!(
+            key = vkey,
+            "checkpoints are signed with this key: give it to your auditors, and keep its file in a backup of its own"
+        );
+    }
+    Ok(signer)
+}

@@ -1,0 +1,649 @@
+//! The evidence: whatever is written is sealed, whatever was changed is found, and nothing else is ever reported.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use gms_recorder::archive::verify::{Answer, Question, verify};
+use gms_recorder::chat::{ChatId, Covered, EventIndex, Party, TranscriptEvent};
+use gms_recorder::gms::mask::Masks;
+use gms_recorder::simulator::{Config, Simulator};
+use gms_recorder::store::seal::FORMS;
+use gms_recorder::store::{ChatRecord, Entry, Options, Run, Store};
+use http::StatusCode;
+use rusqlite::types::Value;
+use rusqlite::{Connection, params};
+
+use crate::spool::lock;
+use crate::support::{Archive, Chat, Client, Origin, Server, count, eventually, folder, get, json_answer, run};
+
+fn answer(database: &Path, anchors: &[&Path]) -> Answer {
+    let question = Question { anchors: anchors.iter().map(|path| path.to_path_buf()).collect(), keys: Vec::new() };
+    verify(database, &question, &mut |_, _| {}).unwrap_or_else(|error| panic!("{}: {error}", database.display()))
+}
+
+fn faults(answer: &Answer) -> String {
+    answer.all_faults().map(|fault| format!("{fault}\n")).collect()
+}
+
+/// It passes, and says so.
+#[track_caller]
+pub fn sound(database: &Path) -> Answer {
+    let answer = answer(database, &[]);
+    assert_eq!(faults(&answer), "", "{}", database.display());
+    answer
+}
+
+/// The same, and nothing in it was written without being sealed at once.
+#[track_caller]
+pub fn sealed(database: &Path) -> Answer {
+    let answer = sound(database);
+    assert_eq!((answer.found.unsealed, answer.found.sealed_later), (0, None));
+    answer
+}
+
+fn options(path: &Path) -> Options {
+    Options {
+        path: path.into(),
+        create: true,
+        file_mode: 0o600,
+        quiet_after: Duration::from_secs(3_600),
+        async_quiet_after: Duration::from_secs(3_600),
+        masks: Masks::default(),
+    }
+}
+
+fn a_run() -> Run {
+    Run {
+        instance: "i".into(),
+        started_at: 1_795_400_000_000,
+        deliver: "after_commit",
+        when_unavailable: "pass",
+        settings: "{}".into(),
+        config_hash: "h".into(),
+        resumes: None,
+    }
+}
+
+/// Answers of chats with three events each.
+fn entries(from: u64, events: u64) -> Vec<Entry> {
+    let event = |chat: u64, n: u64| {
+        let text = format!("message {n} of chat {chat}: where is my parcel? It should have been here on Monday.");
+        TranscriptEvent {
+            index: EventIndex::new(n as i64 + 1).expect("from 1 on"),
+            kind: Some("Message".into()),
+            utc_time: Some(1_795_400_000_000 + n as i64),
+            from: Party { participant_id: Some(1), nickname: Some("Anna".into()), party_type: Some("Client".into()) },
+            text: Some(text.as_str().into()),
+            message_type: None,
+            user_data: None,
+            event_attributes: None,
+            raw: format!(
+                r#"{{"from":{{"nickname":"Anna","participantId":1,"type":"Client"}},"index":{},"text":"{text}","type":"Message","utcTime":1795400000000}}"#,
+                n + 1
+            ),
+            maskings: Vec::new(),
+        }
+    };
+    let entry = |at: u64| {
+        let (chat, n) = (at / 30, at % 30);
+        let chat_id = ChatId::parse(&format!("chat{chat:012}")).expect("a sound one");
+        let events = (n..n + 3).map(|n| event(chat, n)).collect();
+        let covered = Covered::new(n as i64 + 1, n as i64 + 4);
+        let record = ChatRecord { events, covered, next_position: Some(n as i64 + 4), ..ChatRecord::of(chat_id) };
+        let at = 1_795_400_000_000 + at as i64 * 100;
+        Entry { at, node: Some("gms-1".into()), chats: vec![record], ..Entry::default() }
+    };
+    (from..from + events).step_by(3).map(entry).collect()
+}
+
+/// Writes so many events more, in batches like the writer's.
+async fn fill(database: &Path, events: u64) {
+    let mut store = Store::open(&options(database), &a_run()).await.expect("an archive");
+    for from in (0..events).step_by(300) {
+        store.append(&entries(from, 300.min(events - from)), &[], from % 900 == 0).expect("stored");
+    }
+    store.append(&[], &[], true).expect("stored");
+    store.finish(1_795_500_000_000, "{}").expect("noted");
+    store.close().expect("closed");
+}
+
+const PATH: &str = "/genesys/2/chat/customer-support/0001aCY6K8U003T/refresh";
+
+fn page(text: &str) -> String {
+    format!(
+        r#"{{"messages":[{{"from":{{"nickname":"Max","participantId":2,"type":"Agent"}},"index":1,"text":"{text}","type":"Message","utcTime":1}}],"chatEnded":false,"statusCode":0,"chatId":"0001aCY6K8U003T","nextPosition":2}}"#
+    )
+}
+
+/// An archive of a run in which everything happened: chats, errors, folded ones, variants, findings, an outage.
+async fn busy(folder: &Path) -> PathBuf {
+    let simulator = Simulator::start(Config::nodes(2)).await.expect("free ports");
+    let mut server = Server::start(folder, &simulator.addresses(), "[recording]\nwhen_unavailable = \"spool\"\n");
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna&emailAddress=anna@example.com").await;
+    for n in 0..20 {
+        chat.insist(&mut client, "send", &format!("message=m{n}&transcriptPosition=1")).await;
+    }
+    for _ in 0..3 {
+        chat.act(&mut client, "updateNickname", "").await.expect("an answer"); // an error, which folds
+    }
+    let mut shell = lock(&server.database).await;
+    for n in 0..5 {
+        let reply = chat.act(&mut client, "send", &format!("message=during{n}&transcriptPosition=1")).await;
+        assert_eq!(reply.expect("an answer").status, StatusCode::OK);
+    }
+    sqlx::query("ROLLBACK").execute(&mut shell).await.expect("it is ours");
+    drop(shell);
+    eventually("the outage's row", async || {
+        let rows = Archive::open(&server.database).await.rows("SELECT id FROM outages").await;
+        (!rows.is_empty()).then_some(())
+    })
+    .await;
+    chat.insist(&mut client, "disconnect", "").await;
+    chat.insist(&mut client, "refresh", "transcriptPosition=1").await;
+    assert!(server.stop().success());
+    simulator.stop().await;
+    for text in ["one", "other"] {
+        let origin = Origin::canned(json_answer(&page(text)));
+        let mut server = Server::start(folder, &[origin.address], "");
+        Client::new(server.address).post(PATH, "transcriptPosition=1").await.expect("an answer");
+        assert!(server.stop().success());
+    }
+    for _ in 0..2 {
+        let origin = Origin::canned(json_answer("{ no JSON"));
+        let mut server = Server::start(folder, &[origin.address], "");
+        Client::new(server.address).post(PATH, "transcriptPosition=1").await.expect("an answer");
+        assert!(server.stop().success());
+    }
+    folder.join("transcripts.db")
+}
+
+/// A statement of an insider.
+#[track_caller]
+fn alter(database: &Path, sql: &str) {
+    let connection = Connection::open(database).expect("an archive");
+    connection.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+fn copy(database: &Path, folder: &Path) -> PathBuf {
+    let copy = folder.join("altered.db");
+    let _ = std::fs::remove_file(&copy);
+    std::fs::copy(database, &copy).expect("there is room");
+    copy
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found() {
+    let folder = folder();
+    let database = busy(folder.path()).await;
+    let answer = sealed(&database);
+    assert!(
+        answer.checkpoints >= 5 && answer.last.is_some_and(|last| last.size == answer.found.leaves),
+        "at each stop"
+    );
+    let connection = Connection::open(&database).expect("an archive");
+    let mut rows = 0;
+    for form in &FORMS {
+        let sql = format!("SELECT count(*) FROM {}", form.table);
+        let count: i64 = connection.query_row(&sql, (), |row| row.get(0)).expect("a table");
+        assert!(count > 0, "the run has brought nothing into {}", form.table);
+        rows += count as u64;
+    }
+    assert_eq!(answer.found.rows, rows);
+    drop(connection);
+
+    let other = "(SELECT chat_id FROM chats ORDER BY chat_id LIMIT 1)";
+    for (sql, subject) in [
+        ("UPDATE events SET text = 'no' WHERE event_index = 3", "events, chat_id"),
+        ("UPDATE events SET text = text || ' ' WHERE event_index = 3", "events, chat_id"),
+        ("UPDATE events SET node = NULL WHERE event_index = 3", "events, chat_id"),
+        ("UPDATE events SET utc_time = CAST(utc_time AS REAL) + 0.5 WHERE event_index = 3", "events, chat_id"),
+        ("DELETE FROM events WHERE event_index = 3", "it was sealed, and is gone"),
+        ("DELETE FROM event_variants", "event_variants, chat_id"),
+        ("UPDATE events SET event_index = event_index + 1000 WHERE event_index = 3", "it was sealed, and is gone"),
+        // Two contents change places.
+        (
+            "UPDATE events SET raw = (SELECT raw FROM events o WHERE o.chat_id = events.chat_id AND o.event_index = 7 - events.event_index)
+             WHERE event_index IN (3, 4) AND chat_id = (SELECT chat_id FROM events GROUP BY 1 ORDER BY count(*) DESC LIMIT 1)",
+            "events, chat_id",
+        ),
+        ("INSERT INTO events (chat_id, event_index, raw, recorded_at, run_id) VALUES ('x', 1, '{}', 1, 1)", "never sealed"),
+        ("INSERT INTO events SELECT chat_id, 999, type, utc_time, participant_id, nickname, party_type, text, message_type,
+            user_data, event_attributes, raw, recorded_at, node, run_id FROM events LIMIT 1", "never sealed"),
+        ("INSERT INTO coverage SELECT chat_id, 500, 600, node, run_id, at FROM coverage LIMIT 1", "coverage, chat_id"),
+        ("UPDATE coverage SET next_position = next_position + 1", "coverage, chat_id"),
+        ("DELETE FROM coverage", "coverage, chat_id"),
+        ("UPDATE chats SET ended_at = NULL", "chats, chat_id"),
+        ("UPDATE chats SET service = 'sales'", "chats, chat_id"),
+        ("UPDATE chats SET last_seen_at = last_seen_at - 86400000", "chats, chat_id"),
+        ("UPDATE chat_attributes SET value = 'eve@example.com' WHERE name = 'emailAddress'", "chat_attributes, id"),
+        ("DELETE FROM api_errors", "api_errors, id"),
+        ("UPDATE api_errors SET repeats = 1", "api_errors, id"),
+        ("UPDATE findings SET raw = X'00'", "findings, id"),
+        ("DELETE FROM outages", "outages, id"),
+        ("UPDATE outages SET dropped = 0, events = 0", "outages, id"),
+        ("UPDATE runs SET ledger = '{}'", "runs, run_id"),
+        ("UPDATE runs SET sealing = 'nobody'", "runs, run_id"),
+        ("UPDATE archive SET quiet_after_ms = 1", "archive, id"),
+        ("UPDATE spools SET drained_to = 0", "spools, spool_id"),
+        ("UPDATE keys SET at = 0", "keys, id"),
+        // The evidence itself.
+        ("DELETE FROM seals WHERE first_leaf = (SELECT max(first_leaf) FROM seals)", "tree"),
+        ("DELETE FROM seals WHERE first_leaf = (SELECT max(first_leaf) FROM seals WHERE first_leaf < 20)", "packs were deleted"),
+        ("UPDATE seals SET first_leaf = -first_leaf - 1", "packs were deleted"),
+        ("UPDATE seals SET refs = X'01'", "its own leaf does not fit"),
+        ("UPDATE seals SET sealed_later_at = 1", "its own leaf does not fit"),
+        ("UPDATE seals SET seed = randomblob(16)", "its own leaf does not fit"),
+        ("UPDATE seals SET seed = X''", "do not go together"),
+        ("UPDATE seals SET hashes = zeroblob(length(hashes))", "its own leaf does not fit"),
+        ("UPDATE tree SET roots = zeroblob(length(roots))", "tree"),
+        ("DELETE FROM tree", "tree"),
+        ("UPDATE checkpoints SET note = replace(note, 'number', 'Number')", "checkpoint 1"),
+        ("UPDATE checkpoints SET at = at + 1", "checkpoint 1"),
+        ("DELETE FROM checkpoints WHERE number = 2", "checkpoints were deleted"),
+        ("DELETE FROM keys", "no key that is known has signed it"),
+        ("UPDATE sealed_forms SET columns = 'chat_id' WHERE tbl = 'events'", "sealed_forms, form 1"),
+        // What shows something else than there is.
+        ("CREATE TRIGGER t AFTER INSERT ON events BEGIN DELETE FROM events; END", "trigger t"),
+        ("DROP VIEW transcript; CREATE VIEW transcript AS SELECT 'all is well' AS text", "view transcript"),
+        ("DROP VIEW error_audit", "view error_audit"),
+    ] {
+        let altered = copy(&database, folder.path());
+        alter(&altered, sql);
+        let found = faults(&self::answer(&altered, &[]));
+        assert!(found.contains(subject), "{sql}\nfound: {found}");
+        let (code, said, error) = run(&["verify", "--database", &altered.display().to_string()]);
+        assert_eq!(code, 1, "{said}{error}");
+        assert!(said.starts_with("NOT AS IT WAS SEALED\n"), "{said}");
+    }
+    // What is no change is none.
+    for sql in ["VACUUM", "UPDATE events SET text = text", "REINDEX", "ANALYZE", &format!("SELECT {other}")] {
+        let altered = copy(&database, folder.path());
+        let _ = Connection::open(&altered).expect("an archive").execute_batch(sql);
+        sealed(&altered);
+    }
+    let snapshot = folder.path().join("snapshot.db");
+    let (code, _, error) =
+        run(&["snapshot", &snapshot.display().to_string(), "--database", &database.display().to_string()]);
+    assert_eq!(code, 0, "{error}");
+    sealed(&snapshot);
+    let (code, said, _) = run(&["verify", "--database", &snapshot.display().to_string()]);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.starts_with("everything recorded is as it was sealed\n") && said.contains("no outside anchor"),
+        "{said}"
+    );
+}
+
+/// xorshift64*
+fn random(seed: &mut u64) -> u64 {
+    *seed ^= *seed >> 12;
+    *seed ^= *seed << 25;
+    *seed ^= *seed >> 27;
+    seed.wrapping_mul(0x2545_F491_4F6C_DD1D)
+}
+
+/// A byte of a value, changed. None where it has none.
+fn flipped(value: &Value, least_byte: usize, seed: &mut u64) -> Option<Value> {
+    let bit = 1_u8 << (random(seed) % 8);
+    let mut place = |length: usize| random(seed) as usize % length;
+    Some(match value {
+        Value::Integer(number) => {
+            let byte = least_byte + place(6 - least_byte);
+            Value::Integer(number ^ (i64::from(bit) << (8 * byte)))
+        }
+        Value::Text(text) if !text.is_empty() => {
+            let mut bytes = text.clone().into_bytes();
+            let at = place(bytes.len());
+            bytes[at] ^= bit;
+            Value::Blob(bytes)
+        }
+        Value::Blob(bytes) if !bytes.is_empty() => {
+            let mut bytes = bytes.clone();
+            let at = place(bytes.len());
+            bytes[at] ^= bit;
+            Value::Blob(bytes)
+        }
+        _ => return None,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_byte_that_was_flipped_anywhere_is_found() {
+    let folder = folder();
+    let database = busy(folder.path()).await;
+    fill(&database, count("TEST_FLIP_EVENTS", 900) as u64).await;
+    sealed(&database);
+    let connection = Connection::open(&database).expect("an archive");
+    let tables = FORMS.iter().map(|form| form.table).chain(["seals", "tree", "checkpoints", "sealed_forms"]);
+    let mut columns: Vec<(String, String)> = Vec::new();
+    for table in tables {
+        let mut select = connection.prepare("SELECT name FROM pragma_table_info(?)").expect("sound SQL");
+        let names = select.query_map([table], |row| row.get::<_, String>(0)).expect("a table");
+        columns.extend(names.map(|name| (table.to_owned(), name.expect("a name"))));
+    }
+    let mut seed = std::process::id() as u64 | 1 << 40;
+    println!("seed {seed}");
+    let (wanted, mut done) = (count("TEST_FLIPS", 40), 0);
+    for _ in 0..100 * wanted {
+        if done == wanted {
+            break;
+        }
+        let (table, column) = &columns[random(&mut seed) as usize % columns.len()];
+        let rowid = if table == "coverage" { "chat_id || from_position || run_id" } else { "rowid" };
+        let sql = format!("SELECT {rowid}, \"{column}\" FROM {table} WHERE \"{column}\" IS NOT NULL");
+        let rows: Vec<(Value, Value)> = connection
+            .prepare(&sql)
+            .and_then(|mut select| select.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+            .expect("rows");
+        if rows.is_empty() {
+            continue;
+        }
+        let (row, before) = &rows[random(&mut seed) as usize % rows.len()];
+        // Of last_seen_at the five minutes are sealed.
+        let least_byte = if column == "last_seen_at" { 3 } else { 0 };
+        let Some(after) = flipped(before, least_byte, &mut seed) else { continue };
+        let is_text = matches!(before, Value::Text(_));
+        let new = if is_text { "CAST(?1 AS TEXT)" } else { "?1" };
+        let update = format!("UPDATE {table} SET \"{column}\" = {new} WHERE {rowid} = ?2");
+        let altered = copy(&database, folder.path());
+        let insider = Connection::open(&altered).expect("an archive");
+        match insider.execute(&update, params![after, row]) {
+            Ok(changed) => assert_eq!(changed, 1, "{update} {row:?}"),
+            Err(_) => continue, // a constraint forbids it
+        }
+        drop(insider);
+        let found = verify(&altered, &Question::default(), &mut |_, _| {});
+        let is_found = found.as_ref().map_or(true, |answer| answer.fault_count() > 0);
+        assert!(is_found, "{table}.{column} of {row:?}: {before:?} became {after:?}");
+        done += 1;
+    }
+    assert_eq!(done, wanted);
+    println!("{done} flips, all found");
+}
+
+/// Against an anchor, what the archive itself cannot show.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_anchor_shows_a_file_that_was_rolled_back_or_swapped_or_cut() {
+    let (simulator, folder, elsewhere) =
+        (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder(), folder());
+    let anchor = elsewhere.path().join("checkpoints");
+    let settings = format!("[evidence]\ncheckpoint_interval = \"100ms\"\nanchor_file = {anchor:?}\n");
+    let mut server = Server::start(folder.path(), &simulator.addresses(), &settings);
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    chat.insist(&mut client, "send", "message=one").await;
+    assert!(server.stop().success());
+    let early = folder.path().join("early.db");
+    std::fs::copy(&server.database, &early).expect("there is room");
+    let in_time = self::answer(&server.database, &[&anchor]);
+    assert_eq!(faults(&in_time), "");
+    assert!(in_time.anchored > 0 && in_time.last_anchored == in_time.last, "the last one is at the stop");
+
+    server.start_again();
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    chat.insist(&mut client, "send", "message=two").await;
+    // While it is written to.
+    for _ in 0..5 {
+        chat.insist(&mut client, "send", "message=more").await;
+        assert_eq!(faults(&self::answer(&server.database, &[&anchor])), "");
+    }
+    assert!(server.stop().success());
+    assert_eq!(faults(&self::answer(&server.database, &[&anchor])), "");
+
+    sound(&early);
+    let found = faults(&self::answer(&early, &[&anchor]));
+    assert!(found.contains("was cut or rolled back"), "{found}");
+    // An insider with the key makes everything anew, without what he does not like.
+    let anew = folder.path().join("anew.db");
+    let mut other = Server::start_with_database(folder.path(), &anew, &simulator.addresses(), "");
+    assert!(other.stop().success());
+    sound(&anew);
+    let found = faults(&self::answer(&anew, &[&anchor]));
+    assert!(found.contains("one of the two files was swapped"), "{found}");
+    // A note of it that was changed.
+    let text = std::fs::read_to_string(&anchor).expect("it is there");
+    std::fs::write(&anchor, text.replacen("number 1\n", "number 9\n", 1)).expect("the folder is ours");
+    assert!(faults(&self::answer(&server.database, &[&anchor])).contains("its signature is wrong"));
+    simulator.stop().await;
+}
+
+/// An anchor that is down holds nothing up, is reported, and gets everything later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_anchor_that_is_down_is_told_and_made_up_for() {
+    let (simulator, folder, elsewhere) =
+        (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder(), folder());
+    let anchor = elsewhere.path().join("mnt/checkpoints");
+    let settings = format!("[evidence]\ncheckpoint_interval = \"100ms\"\nanchor_file = {anchor:?}\n");
+    let mut server = Server::start(folder.path(), &simulator.addresses(), &settings);
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    chat.insist(&mut client, "send", "message=one").await;
+    let words = async || get(server.admin, "/ready").await.expect("it runs");
+    eventually("it is told", async || words().await.1.contains("the anchor takes no checkpoints").then_some(())).await;
+    assert_eq!(words().await.0, StatusCode::OK);
+    assert_eq!(server.metric("gms_recorder_anchor_up ").await, Some(0.0));
+    std::fs::create_dir(elsewhere.path().join("mnt")).expect("the folder is ours");
+    eventually("it is well again", async || (server.metric("gms_recorder_anchor_up ").await? == 1.0).then_some(()))
+        .await;
+    assert!(server.stop().success());
+    let answer = self::answer(&server.database, &[&anchor]);
+    assert_eq!(faults(&answer), "");
+    assert!(answer.anchored > 2, "those that waited, too");
+    simulator.stop().await;
+}
+
+/// The key is made once. Without it recording goes on, and nothing is signed with another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_missing_is_told_and_never_made_anew() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let settings = "[evidence]\ncheckpoint_interval = \"50ms\"\n";
+    let mut server = Server::start(folder.path(), &simulator.addresses(), settings);
+    eventually("signed", async || (server.metric("gms_recorder_checkpoints_total ").await? > 1.0).then_some(())).await;
+    assert!(server.stop().success());
+    let key = folder.path().join("transcripts.db.key");
+    let kept = std::fs::read(&key).expect("it is made with the archive");
+    std::fs::remove_file(&key).expect("it is ours");
+    server.start_again();
+    eventually("it is missed", async || (server.metric("gms_recorder_checkpoints_up ").await? == 0.0).then_some(()))
+        .await;
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    chat.insist(&mut client, "send", "message=one").await;
+    let (status, words) = get(server.admin, "/ready").await.expect("it runs");
+    assert!(
+        status == StatusCode::OK && words.contains("no checkpoints are signed") && words.contains("put it back"),
+        "{words}"
+    );
+    let (code, said, _) = run(&["check", "--config", &server.config.display().to_string()]);
+    assert!(said.contains("it is not made anew"), "{code} {said}");
+    assert!(!key.exists());
+    assert!(sound(&server.database).last.is_some_and(|last| last.size < sound(&server.database).found.leaves));
+    std::fs::write(&key, kept).expect("the folder is ours");
+    eventually("signed again", async || (server.metric("gms_recorder_checkpoints_up ").await? == 1.0).then_some(()))
+        .await;
+    assert!(server.stop().success());
+    let answer = sealed(&server.database);
+    assert_eq!(answer.last.map(|last| last.size), Some(answer.found.leaves));
+    simulator.stop().await;
+}
+
+/// What an older release writes is told apart from what somebody inserts, and sealed by the next start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_release_without_seals_writes_is_sealed_later() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let mut server = Server::start(folder.path(), &simulator.addresses(), "");
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    chat.insist(&mut client, "send", "message=one").await;
+    assert!(server.stop().success());
+    // As the release before seals ran on this schema: 2,500 events, a chat and a finding that were there before.
+    alter(
+        &server.database,
+        &format!(
+            "INSERT INTO runs (instance, version, started_at, deliver, when_unavailable, settings, config_hash)
+                 VALUES ('i', '0.1.0', 1795400000000, 'after_commit', 'pass', '{{}}', 'h');
+             WITH RECURSIVE n(n) AS (SELECT 100 UNION ALL SELECT n + 1 FROM n WHERE n < 2599)
+             INSERT INTO events (chat_id, event_index, raw, recorded_at, run_id)
+                 SELECT '{id}', n, '{{}}', 1795400000000, (SELECT max(run_id) FROM runs) FROM n;
+             INSERT INTO coverage SELECT '{id}', 100, 2600, 'gms-1', max(run_id), 1795400000000 FROM runs;
+             UPDATE chats SET next_position = 2600, highest_index = 2599 WHERE chat_id = '{id}';",
+            id = chat.id
+        ),
+    );
+    let answer = sound(&server.database);
+    assert_eq!(answer.found.unsealed, 2_500 + 1 + 1 + 1, "events, coverage, the chat, the run");
+    let (code, said, _) = run(&["verify", "--database", &server.database.display().to_string()]);
+    assert!(code == 0 && said.contains("2503 rows written by a release without seals"), "{said}");
+
+    // Killed in the midst of it, and again.
+    for _ in 0..3 {
+        server.start_again();
+        server.kill();
+        sound(&server.database);
+    }
+    server.start_again();
+    let settled = "SELECT group_concat(DISTINCT sealing) FROM runs WHERE sealing != 'itself'";
+    eventually("sealed", async || {
+        (Archive::open(&server.database).await.value(settled).await == "later").then_some(())
+    })
+    .await;
+    assert!(server.stop().success());
+    let answer = sound(&server.database);
+    assert_eq!(answer.found.unsealed, 0);
+    let (leaves, first, last) = answer.found.sealed_later.expect("it was");
+    assert!(leaves >= 2_503 && first <= last && first > 1_795_400_000_000, "{leaves} {first} {last}");
+    assert!(server.log().contains("what a release without seals has written is sealed now"));
+    // From now on a change of it is one.
+    alter(&server.database, "UPDATE events SET raw = '{ }' WHERE event_index = 700");
+    assert!(faults(&self::answer(&server.database, &[])).contains("event_index 700: it is not as it was sealed"));
+    simulator.stop().await;
+}
+
+/// The script knows nothing of this program.
+fn prove_py(proof: &Path, key: &Path) -> (bool, String) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/prove.py");
+    let output = Command::new("python3").arg(script).arg(proof).arg(key).output();
+    let output = output.expect("tests/run installs python3");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), said)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proof_convinces_a_program_in_another_language_and_no_byte_of_it_may_change() {
+    let folder = folder();
+    let database = busy(folder.path()).await;
+    fill(&database, 900).await;
+    // The chat with the variant, and one that is only in the last checkpoint's tree.
+    let connection = Connection::open(&database).expect("an archive");
+    let vkey: String = connection.query_row("SELECT vkey FROM keys", (), |row| row.get(0)).expect("a key");
+    let signed: String = connection
+        .query_row("SELECT chat_id FROM events GROUP BY 1 ORDER BY count(*) DESC LIMIT 1", (), |row| row.get(0))
+        .expect("a chat");
+    drop(connection);
+    let (key, proof) = (folder.path().join("vkey"), folder.path().join("proof.json"));
+    std::fs::write(&key, vkey).expect("the folder is ours");
+    let database = database.display().to_string();
+    let (code, _, error) = run(&["prove", "chat000000000001", "--database", &database]);
+    assert!(code == 0 && error.contains("newer than the last checkpoint"), "{error}");
+    for chat in ["0001aCY6K8U003T", &signed] {
+        let (code, said, error) = run(&["prove", chat, "--database", &database]);
+        assert_eq!(code, 0, "{error}");
+        std::fs::write(&proof, &said).expect("the folder is ours");
+        let (is_proved, told) = prove_py(&proof, &key);
+        assert!(is_proved, "{told}");
+        assert!(told.contains(&format!("rows of {chat} are among the")), "{told}");
+        let document: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        let rows = document["rows"].as_array().expect("a list");
+        for (what, change) in changes(rows) {
+            let mut changed = document.clone();
+            change(&mut changed);
+            std::fs::write(&proof, changed.to_string()).expect("the folder is ours");
+            let (is_proved, told) = prove_py(&proof, &key);
+            assert!(!is_proved && told.contains("NOT PROVED"), "{what}: {told}");
+        }
+    }
+    let (code, _, error) = run(&["prove", "nobody", "--database", &database]);
+    assert!(code == 1 && error.contains("there is no such chat"), "{error}");
+}
+
+type Change = Box<dyn Fn(&mut serde_json::Value)>;
+
+/// One flipped bit in each kind of thing that a proof has.
+fn changes(rows: &[serde_json::Value]) -> Vec<(&'static str, Change)> {
+    let event = rows.iter().position(|row| row["table"] == "events").expect("an event");
+    let flip = |text: &str, at: usize| {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes[at] ^= 1;
+        String::from_utf8(bytes).expect("ASCII")
+    };
+    vec![
+        (
+            "content",
+            Box::new(move |proof| {
+                let raw = &mut proof["rows"][event]["fields"][11][2];
+                *raw = flip(raw.as_str().expect("raw"), 5).into();
+            }),
+        ),
+        (
+            "number",
+            Box::new(move |proof| {
+                let index = &mut proof["rows"][event]["fields"][1][2];
+                *index = (index.as_i64().expect("an index") ^ 4).into();
+            }),
+        ),
+        (
+            "salt",
+            Box::new(move |proof| {
+                let salt = &mut proof["rows"][event]["salt"];
+                *salt = flip(salt.as_str().expect("a salt"), 3).into();
+            }),
+        ),
+        (
+            "leaf",
+            Box::new(move |proof| {
+                let leaf = &mut proof["rows"][event]["leaf"];
+                *leaf = (leaf.as_i64().expect("a leaf") ^ 1).into();
+            }),
+        ),
+        (
+            "path",
+            Box::new(move |proof| {
+                let sibling = &mut proof["rows"][event]["path"][1];
+                *sibling = flip(sibling.as_str().expect("a hash"), 3).into();
+            }),
+        ),
+        (
+            "note",
+            Box::new(|proof| {
+                let note = &mut proof["checkpoint"];
+                *note = note.as_str().expect("a note").replacen("number ", "number 1", 1).into();
+            }),
+        ),
+    ]
+}
+
+/// Prints its figures; `tests/full` has a million events, and `cargo test --release` shows the rate that counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_archive_is_verified_in_one_pass() {
+    let (folder, events) = (folder(), count("TEST_SEALED_EVENTS", 30_000) as u64);
+    let database = folder.path().join("transcripts.db");
+    fill(&database, events).await;
+    let began = Instant::now();
+    let answer = sealed(&database);
+    let (seconds, bytes) = (began.elapsed().as_secs_f64(), std::fs::metadata(&database).expect("it is there").len());
+    assert!(answer.found.rows >= events);
+    let leaves = answer.found.leaves;
+    let connection = Connection::open(&database).expect("an archive");
+    let sql = "SELECT sum(length(refs) + length(seed) + length(hashes)) FROM seals";
+    let proof_bytes: i64 = connection.query_row(sql, (), |row| row.get(0)).expect("packs");
+    println!(
+        "verify: {events} events, {leaves} leaves, {} MiB in {seconds:.2} s: {:.0} events/s, {:.0} MiB/s; proofs {:.0} bytes an event",
+        bytes >> 20,
+        events as f64 / seconds,
+        bytes as f64 / seconds / f64::from(1 << 20),
+        proof_bytes as f64 / events as f64
+    );
+}

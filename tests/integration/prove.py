@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Checks a proof of `gms-recorder prove`, offline:  prove.py PROOF.json PUBLIC_KEY_FILE
+
+Knows nothing of gms-recorder but what migrations/0005_seals.sql says, RFC 6962 and C2SP's signed notes. Needs Python's
+standard library and the package "cryptography" for Ed25519. Exit code 0: every row is what was recorded and signed.
+"""
+import base64
+import hashlib
+import json
+import struct
+import sys
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+
+def sha256(data):
+    return hashlib.sha256(data).digest()
+
+
+def value(kind, content):
+    """One value as it is hashed."""
+    if kind == "N":
+        return b"N"
+    if kind == "I":
+        return b"I" + struct.pack(">q", content)
+    if kind == "R":
+        return b"R" + struct.pack(">d", content)
+    content = content.encode() if kind == "T" else base64.b64decode(content, validate=True)
+    return kind.encode() + struct.pack(">I", len(content)) + content
+
+
+def leaf_hash(row):
+    fields = b"".join(value(kind, content) for _name, kind, content in row["fields"])
+    salt = base64.b64decode(row["salt"], validate=True)
+    assert len(salt) == 16, "a salt has 16 bytes"
+    return sha256(b"\x00" + salt + value("T", row["table"]) + fields)
+
+
+def root_by_path(index, size, leaf, path):
+    """RFC 9162, section 2.1.3.2."""
+    if index >= size:
+        return None
+    last, node = size - 1, leaf
+    for sibling in path:
+        if last == 0:
+            return None
+        if index % 2 == 1 or index == last:
+            node = sha256(b"\x01" + sibling + node)
+            while index % 2 == 0 and index != 0:
+                index, last = index >> 1, last >> 1
+        else:
+            node = sha256(b"\x01" + node + sibling)
+        index, last = index >> 1, last >> 1
+    return node if last == 0 else None
+
+
+def open_note(note, vkey):
+    """C2SP signed-note and tlog-checkpoint: who may be believed, how many leaves, which root."""
+    name, key_id, key = vkey.strip().split("+", 2)
+    key = base64.b64decode(key, validate=True)
+    assert key[0] == 1 and len(key) == 33, "only Ed25519 is known"
+    assert sha256(name.encode() + b"\n" + key)[:4].hex() == key_id, "the key's own number is wrong"
+    text, signatures = note.split("\n\n", 1)
+    text += "\n"
+    for line in signatures.splitlines():
+        dash, signer, signature = line.split(" ")
+        signature = base64.b64decode(signature, validate=True)
+        if dash == "—" and signer == name and signature[:4].hex() == key_id:
+            Ed25519PublicKey.from_public_bytes(key[1:]).verify(signature[4:], text.encode())
+            origin, size, root = text.splitlines()[:3]
+            return origin, int(size), base64.b64decode(root, validate=True)
+    raise ValueError("the key has not signed this note")
+
+
+def check(proof, vkey):
+    origin, size, root = open_note(proof["checkpoint"], vkey)
+    assert proof["rows"], "it proves nothing"
+    for row in proof["rows"]:
+        path = [base64.b64decode(sibling, validate=True) for sibling in row["path"]]
+        name = "%s %s" % (row["table"], row["fields"][:2])
+        assert root_by_path(row["leaf"], size, leaf_hash(row), path) == root, "not in the tree: " + name
+        chat = [content for field, _kind, content in row["fields"] if field == "chat_id"]
+        assert chat == [proof["chat_id"]], "of another chat: " + name
+    return "%d rows of %s are among the %d leaves that %s signed" % (len(proof["rows"]), proof["chat_id"], size, origin)
+
+
+if __name__ == "__main__":
+    try:
+        with open(sys.argv[1], encoding="utf-8") as proof, open(sys.argv[2], encoding="utf-8") as key:
+            print(check(json.load(proof), key.read()))
+    except (AssertionError, InvalidSignature, ValueError, KeyError, TypeError, IndexError) as error:
+        sys.exit("NOT PROVED: %s %s" % (type(error).__name__, error))
