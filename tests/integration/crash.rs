@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gms_recorder::simulator::{Config, Simulator};
 
+use crate::evidence::sealed;
 use crate::support::{Archive, Chat, Client, Server, count, eventually, folder};
 
 /// Of fewer that clients had, a kill tells little.
@@ -41,6 +42,7 @@ async fn no_event_that_a_client_had_is_missing_after_kill_9() {
     let mut archive = Archive::open(&server.database).await;
     let held = std::mem::take(&mut *held.lock().expect("no panic holds it"));
     archive.check_holds(&held, "after the last kill").await;
+    sealed(&server.database);
     println!("kill -9: {} rounds, {} events held by clients, 0 missing", rounds, held.len());
     simulator.stop().await;
 }

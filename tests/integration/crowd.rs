@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use gms_recorder::simulator::{AgentScript, Config, Simulator};
 use tokio::task::JoinHandle;
 
+use crate::evidence::sealed;
 use crate::load::compare;
 use crate::support::{Archive, Chat, Client, Server, eventually, get};
 
@@ -88,6 +89,7 @@ impl Crowd {
         let held = std::mem::take(&mut *self.shared.held.lock().expect("no panic holds it"));
         archive.check_holds(&held, "in the end").await;
         compare(simulator, self.shared.chats.load(Ordering::Relaxed), &mut archive).await;
+        sealed(&server.database);
         held.len()
     }
 }

@@ -14,6 +14,7 @@ use http::StatusCode;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
+use crate::faults::Mount;
 use crate::spool::lock;
 use crate::support::{Archive, Chat, Client, Origin, Server, count, eventually, folder, get, json_answer, run};
 
@@ -519,6 +520,40 @@ async fn what_a_release_without_seals_writes_is_sealed_later() {
     // From now on a change of it is one.
     alter(&server.database, "UPDATE events SET raw = '{ }' WHERE event_index = 700");
     assert!(faults(&self::answer(&server.database, &[])).contains("event_index 700: it is not as it was sealed"));
+    simulator.stop().await;
+}
+
+/// Whenever it is killed, and whenever there is no room: rows and seals go together, and a checkpoint is there or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_and_a_full_disk_in_the_midst_of_it_leave_nothing_half_sealed() {
+    let (simulator, mount) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), Mount::new(8192));
+    let (folder, elsewhere) = (folder(), folder());
+    let database = mount.0.path().join("transcripts.db");
+    let (key, anchor) = (folder.path().join("key"), elsewhere.path().join("checkpoints"));
+    let settings = format!(
+        "[recording]\nreserve = \"0B\"\n[evidence]\ncheckpoint_interval = \"5ms\"\nkey_file = {key:?}\nanchor_file = {anchor:?}\n"
+    );
+    let mut server = Server::start_with_database(folder.path(), &database, &simulator.addresses(), &settings);
+    for round in 0..count("TEST_SEALED_KILLS", 6) {
+        let mut client = Client::new(server.address);
+        let chat = Chat::open(&mut client, "nickname=Anna").await;
+        for n in 0..20 {
+            if round % 2 == 1 && n == 5 {
+                mount.fill();
+            }
+            let _ = chat.act(&mut client, "send", &format!("message=m{n}&transcriptPosition=1")).await;
+        }
+        server.kill();
+        if round % 2 == 1 {
+            mount.free();
+        }
+        let answer = self::answer(&database, &[&anchor]);
+        assert_eq!(faults(&answer), "", "round {round}");
+        assert!(answer.checkpoints > round as u64 && answer.anchored > 0, "round {round}");
+        server.start_again();
+    }
+    assert!(server.stop().success());
+    sealed(&database);
     simulator.stop().await;
 }
 

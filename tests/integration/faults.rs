@@ -10,6 +10,7 @@ use http::StatusCode;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
+use crate::evidence::sealed;
 use crate::support::{Archive, Chat, Client, Origin, Server, count, eventually, folder, get, json_answer};
 
 const REFUSE: &str = "[recording]\nwhen_unavailable = \"refuse\"\n";
@@ -239,6 +240,7 @@ async fn a_file_that_is_moved_away_is_missed_and_never_made_anew() {
             "it is one run"
         );
         assert_eq!(Archive::open(&server.database).await.value("PRAGMA integrity_check").await, "ok");
+        sealed(&server.database);
         simulator.stop().await;
     }
 }
@@ -323,6 +325,7 @@ async fn a_damaged_file_is_reported_and_a_sound_one_taken() {
     eventually("recording up again", async || is_up(&server).await).await;
     eventually("written", async || (texts(&server, &chat).await == ["meanwhile"]).then_some(())).await;
     assert_eq!(Archive::open(&server.database).await.value("PRAGMA integrity_check").await, "ok");
+    sealed(&server.database);
     simulator.stop().await;
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use gms_recorder::simulator::{Config, Simulator};
 use http::StatusCode;
 
+use crate::evidence::sealed;
 use crate::faults::{is_up, writable};
 use crate::spool::{account, lock};
 use crate::support::{Archive, Chat, Client, Server, count, eventually, folder};
@@ -226,6 +227,7 @@ async fn check_power_cut(settings: &str, more: &[(&str, &str)], locks: bool, see
         assert!(server.stop().success());
         let mut archive = Archive::open(&server.database).await;
         archive.check_holds(&held, &format!("{settings}{more:?}, {unsynced:?}, seed {seed}")).await;
+        sealed(&server.database);
     }
     simulator.stop().await;
     held.len()

@@ -10,6 +10,7 @@ use http::StatusCode;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
+use crate::evidence::sealed;
 use crate::faults::{Mount, is_down, is_up, texts};
 use crate::support::{Archive, Chat, Client, Server, count, eventually, find, folder, get};
 
@@ -101,6 +102,7 @@ async fn what_a_locked_archive_does_not_take_survives_kill_9_and_comes_into_it_o
     assert_eq!(archive.value("SELECT status FROM completeness").await, "open");
     assert_eq!(archive.value("SELECT count(*) FROM coverage_holes").await, "0");
     assert_eq!(archive.value("PRAGMA integrity_check").await, "ok");
+    sealed(&server.database);
     assert!(server.log().contains("the last record of the spool was torn"));
     simulator.stop().await;
 }
@@ -226,5 +228,6 @@ async fn no_event_that_a_client_had_is_lost_between_archive_and_spool() {
     assert!(held.len() > 60 * rounds, "hardly any load: {}", held.len());
     archive.check_holds(&held, "in the end").await;
     assert_eq!(archive.value("SELECT count(*) FROM event_variants").await, "0");
+    sealed(&server.database);
     simulator.stop().await;
 }

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::evidence::sealed;
 use crate::load::compare;
 use crate::support::{
     Archive, Chat, Client, Origin, PATIENCE, Reply, Server, count, eventually, folder, get, json_answer,
@@ -236,6 +237,7 @@ async fn an_upgrade_under_load_fails_no_request_and_loses_no_event() {
     }
     assert_eq!(archive.value("SELECT count(*) FROM api_errors WHERE origin <> 'client'").await, "0");
     assert_eq!(archive.value("PRAGMA integrity_check").await, "ok");
+    sealed(&server.database);
     let numbers = [&load.chats, &load.requests, &load.polls, &load.messages, &load.farewells];
     let [chats, requests, polls, messages, farewells] = numbers.map(|number| number.load(Ordering::Relaxed));
     println!(
