@@ -73,7 +73,7 @@ CREATE TABLE keys (
 -- last one is replaced by a later one of the same size.
 CREATE TABLE checkpoints (
     number  INTEGER PRIMARY KEY,                          -- 1, 2, 3, …
-    size    INTEGER NOT NULL UNIQUE,                      -- the tree's leaves then
+    size    INTEGER NOT NULL,                             -- the tree's leaves then
     at      INTEGER NOT NULL,
     note    TEXT    NOT NULL
 );

@@ -318,6 +318,10 @@ impl Store {
         let file = identity(&options.path).ok_or_else(gone)?;
         let connection = writer(&options.path)?;
         migrating.close().await?;
+        if seal::mend(&connection)? {
+            let hint = "it is made anew; see what was done to the evidence with `gms-recorder verify`";
+            tracing::error!(path = %options.path.display(), hint, "the tree of the archive did not fit its seals");
+        }
         let path = options.path.clone();
         let (archive_id, masks, memory) = (String::new(), options.masks.clone(), append::Memory::default());
         let mut store = Self { connection, path, file, wal: None, archive_id, run_id: 0, masks, memory };

@@ -20,6 +20,8 @@ use merkle::{HASH_BYTES, Hash, LEAF_PREFIX, Tree};
 
 /// Bytes of a salt, and of the seed that the salts of a pack come from.
 pub const SALT_BYTES: usize = 16;
+/// Leaves that may be missing before a pack where the tree is made anew: more are no accident.
+const GAP_MAX: u64 = 1 << 24;
 /// In refs: the key's first column is that of the last row.
 const SAME_FIRST: u8 = 0x80;
 
@@ -519,6 +521,41 @@ pub(super) fn change<T>(
         let _ = connection.execute_batch("ROLLBACK");
     }
     changed
+}
+
+/// Makes the tree's row anew from the packs where it is not of as many leaves: recording goes on, and what was done to the
+/// evidence stays for [`super::audit`] to find, by the checkpoints. True where that was needed.
+pub(super) fn mend(connection: &Connection) -> Result<bool, Error> {
+    let sql = "SELECT coalesce(max(first_leaf + leaves), 0) FROM seals WHERE first_leaf = (SELECT max(first_leaf) FROM seals)";
+    let size: i64 = connection.query_row(sql, (), |row| row.get(0))?;
+    match read_tree(connection) {
+        Ok(tree) if tree.size() == size.cast_unsigned() => return Ok(false),
+        Err(error) if error.kind != ErrorKind::Corrupt => return Err(error),
+        _ => {}
+    }
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
+    let mended = rebuild(connection).and_then(|()| Ok(connection.execute_batch("COMMIT")?));
+    if mended.is_err() {
+        let _ = connection.execute_batch("ROLLBACK"); // as in `change`
+    }
+    mended.map(|()| true)
+}
+
+fn rebuild(connection: &Connection) -> Result<(), Error> {
+    let mut tree = Tree::default();
+    let mut select = connection.prepare("SELECT first_leaf + leaves, hashes FROM seals ORDER BY first_leaf")?;
+    let mut rows = select.query(())?;
+    while let Some(row) = rows.next()? {
+        let hashes = row.get_ref(1)?.as_blob().unwrap_or_default();
+        hashes.as_chunks::<HASH_BYTES>().0.iter().for_each(|leaf| tree.push(*leaf));
+        // Numbers go on after the last pack whatever is missing before it: none is given twice.
+        for _ in tree.size()..row.get::<_, i64>(0)?.cast_unsigned().min(tree.size() + GAP_MAX) {
+            tree.push([0; HASH_BYTES]);
+        }
+    }
+    let upsert = "INSERT OR REPLACE INTO tree (id, size, roots) VALUES (1, ?, ?)";
+    connection.execute(upsert, params![tree.size().cast_signed(), tree.roots()])?;
+    Ok(())
 }
 
 /// The tree as it stands, which another process may have appended to since we last did.

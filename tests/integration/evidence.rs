@@ -397,7 +397,23 @@ async fn an_anchor_shows_a_file_that_was_rolled_back_or_swapped_or_cut() {
     sound(&early);
     let found = faults(&self::answer(&early, &[&anchor]));
     assert!(found.contains("was cut or rolled back"), "{found}");
-    // An insider with the key makes everything anew, without what he does not like.
+    // Somebody who has the key goes on from there with something else.
+    let mut fork = Server::start_with_database(
+        folder.path(),
+        &early,
+        &simulator.addresses(),
+        &format!("[evidence]\nkey_file = {:?}\n", folder.path().join("transcripts.db.key")),
+    );
+    let mut client = Client::new(fork.address);
+    let chat = Chat::open(&mut client, "nickname=Eve").await;
+    for n in 0..30 {
+        chat.insist(&mut client, "send", &format!("message=e{n}")).await;
+    }
+    assert!(fork.stop().success());
+    sound(&early);
+    let found = faults(&self::answer(&early, &[&anchor]));
+    assert!(found.contains("leaves are not those that it signs"), "{found}");
+    // Or makes everything anew, without what he does not like.
     let anew = folder.path().join("anew.db");
     let mut other = Server::start_with_database(folder.path(), &anew, &simulator.addresses(), "");
     assert!(other.stop().success());
@@ -469,6 +485,29 @@ async fn a_key_that_is_missing_is_told_and_never_made_anew() {
     let answer = sealed(&server.database);
     assert_eq!(answer.last.map(|last| last.size), Some(answer.found.leaves));
     simulator.stop().await;
+}
+
+/// Whatever was done to the evidence: recording goes on, and it stays visible.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_evidence_keeps_nobody_from_recording_and_is_never_made_good() {
+    let folder = folder();
+    let sound = folder.path().join("transcripts.db");
+    fill(&sound, 90).await;
+    for (sql, is_seen) in [
+        ("DELETE FROM tree", false), // it is the packs' own sum
+        ("UPDATE tree SET size = size - 1", false),
+        ("UPDATE tree SET size = 3, roots = zeroblob(64)", false),
+        ("DELETE FROM seals WHERE first_leaf = (SELECT max(first_leaf) FROM seals)", true),
+        ("DELETE FROM seals WHERE first_leaf = (SELECT max(first_leaf) FROM seals WHERE first_leaf < 30)", true),
+        ("DELETE FROM seals", true),
+        ("UPDATE seals SET hashes = X'00'", true),
+    ] {
+        let altered = copy(&sound, folder.path());
+        alter(&altered, sql);
+        fill(&altered, 120).await;
+        let answer = self::answer(&altered, &[]);
+        assert_eq!(answer.fault_count() > 0, is_seen, "{sql}\n{}", faults(&answer));
+    }
 }
 
 /// What an older release writes is told apart from what somebody inserts, and sealed by the next start.
