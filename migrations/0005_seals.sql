@@ -52,7 +52,7 @@ INSERT INTO sealed_forms VALUES
     (9, 'runs', 'run_id', 'run_id,instance,version,started_at,stopped_at,clean,deliver,when_unavailable,settings,config_hash,ledger,sealing'),
     (10, 'archive', 'id', 'id,archive_id,created_at,created_by,quiet_after_ms,async_quiet_after_ms'),
     (11, 'spools', 'spool_id', 'spool_id,drained_to,at,run_id'),
-    (12, 'keys', 'id', 'id,vkey,at');
+    (12, 'keys', 'id', 'id,vkey,at,statement');
 
 -- The tree as it stands: one row, which every transaction that seals goes on from.
 CREATE TABLE tree (
@@ -62,11 +62,13 @@ CREATE TABLE tree (
 );
 INSERT INTO tree VALUES (1, 0, x'');
 
--- The public keys that checkpoints are signed with, the present one last: C2SP signed-note verifier keys.
+-- The public keys that checkpoints are signed with, the present one last: C2SP signed-note verifier keys. A checkpoint over
+-- the leaf of a key is signed with it or with a later one.
 CREATE TABLE keys (
-    id    INTEGER PRIMARY KEY,
-    vkey  TEXT    NOT NULL,
-    at    INTEGER NOT NULL                                -- since when
+    id         INTEGER PRIMARY KEY,
+    vkey       TEXT    NOT NULL,
+    at         INTEGER NOT NULL,                          -- since when
+    statement  TEXT                                       -- that it follows the one before, signed with both; NULL of the first
 );
 
 -- Signed checkpoints (C2SP tlog-checkpoint): origin, size, root, when, which one, signature. While nothing is recorded the

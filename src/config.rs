@@ -192,6 +192,19 @@ pub fn control(
     Ok(of_archive(file, environment, flags)?.control())
 }
 
+/// The private key of an archive's checkpoints. Like [`database`] it needs nothing else of the configuration.
+///
+/// # Errors
+/// As [`database`].
+pub fn key_file(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<PathBuf, Problems> {
+    let config = of_archive(file, environment, flags)?;
+    Ok(config.evidence.key_path(&config.recording.database))
+}
+
 /// The configuration, of which only what names the archive was looked at.
 fn of_archive(
     file: Option<&Path>,

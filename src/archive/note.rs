@@ -71,6 +71,35 @@ fn iso(at: i64) -> String {
     Timestamp::from_millisecond(at).map_or_else(|_| "1970-01-01T00:00:00.000Z".into(), |at| format!("{at:.3}"))
 }
 
+/// That a key follows another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Succession {
+    /// Of which archive's keys.
+    pub archive_id: String,
+    /// The later one.
+    pub next: String,
+    /// When, milliseconds since the epoch.
+    pub at: i64,
+}
+
+impl Succession {
+    fn text(&self) -> String {
+        format!("{ORIGIN}{}\nnext key {}\ntime {}\n", self.archive_id, self.next, iso(self.at))
+    }
+
+    /// Signed with both: who has the earlier one gives it up, who has the later one takes over.
+    pub fn signed(&self, earlier: &Signer, later: &Signer) -> String {
+        let text = self.text();
+        format!("{text}\n{}{}", earlier.signature(&text), later.signature(&text))
+    }
+
+    /// Whether a note says that, signed with the earlier key.
+    pub fn is_stated(archive_id: &str, next: &str, note: &str, earlier: &PublicKey) -> bool {
+        let Ok((text, _)) = open_text(note, std::slice::from_ref(earlier)) else { return false };
+        text.starts_with(&format!("{ORIGIN}{archive_id}\nnext key {next}\ntime "))
+    }
+}
+
 /// Why a note is none to count on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
@@ -85,15 +114,19 @@ pub enum Flaw {
     Signature,
 }
 
-/// Reads a note that one of these keys has signed.
+/// Reads a checkpoint that one of these keys has signed, and with which.
 ///
 /// # Errors
 /// Why it is none.
-pub fn open(note: &str, keys: &[PublicKey]) -> Result<Checkpoint, Flaw> {
+pub fn open<'k>(note: &str, keys: &'k [PublicKey]) -> Result<(Checkpoint, &'k PublicKey), Flaw> {
+    let (text, key) = open_text(note, keys)?;
+    Ok((Checkpoint::parse(&text).ok_or(Flaw::Form)?, key))
+}
+
+fn open_text<'k>(note: &str, keys: &'k [PublicKey]) -> Result<(String, &'k PublicKey), Flaw> {
     let (text, signatures) = note.split_once("\n\n").ok_or(Flaw::Form)?;
     let text = format!("{text}\n");
-    let checkpoint = Checkpoint::parse(&text).ok_or(Flaw::Form)?;
-    let mut is_signed = false;
+    let mut signed_with = None;
     for line in signatures.lines() {
         let (name, signature) = line.strip_prefix(SIGNATURE).and_then(|rest| rest.split_once(' ')).ok_or(Flaw::Form)?;
         let bytes = BASE64_STANDARD.decode(signature).map_err(|_| Flaw::Form)?;
@@ -101,13 +134,12 @@ pub fn open(note: &str, keys: &[PublicKey]) -> Result<Checkpoint, Flaw> {
         // Others may have signed it too: who is not known is passed over.
         let Some(key) = keys.iter().find(|key| key.name == name && key.id() == *id) else { continue };
         key.check(text.as_bytes(), signature)?;
-        is_signed = true;
+        signed_with = Some(key);
     }
-    let is_whole = signatures.ends_with('\n');
-    match (is_signed, is_whole) {
-        (_, false) => Err(Flaw::Form),
-        (false, true) => Err(Flaw::Unsigned),
-        (true, true) => Ok(checkpoint),
+    match signed_with {
+        _ if !signatures.ends_with('\n') => Err(Flaw::Form),
+        None => Err(Flaw::Unsigned),
+        Some(key) => Ok((text, key)),
     }
 }
 
@@ -138,7 +170,8 @@ impl PublicKey {
         *hasher.chain_update(self.bytes).finalize().first_chunk().expect("a hash has more than 4 bytes")
     }
 
-    fn id_in_hex(&self) -> String {
+    /// The number that a signature names it by.
+    pub fn id_in_hex(&self) -> String {
         self.id().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -200,9 +233,14 @@ impl Signer {
     /// The note of a checkpoint.
     pub fn sign(&self, checkpoint: &Checkpoint) -> String {
         let text = checkpoint.text();
+        format!("{text}\n{}", self.signature(&text))
+    }
+
+    /// The line of a signature.
+    fn signature(&self, text: &str) -> String {
         let mut signature = self.public.id().to_vec();
         signature.extend_from_slice(self.pair.sign(text.as_bytes()).as_ref());
-        format!("{text}\n{SIGNATURE}{} {}\n", self.public.name, BASE64_STANDARD.encode(signature))
+        format!("{SIGNATURE}{} {}\n", self.public.name, BASE64_STANDARD.encode(signature))
     }
 }
 
@@ -262,7 +300,7 @@ mod tests {
         assert_eq!(Signer::parse(&written).map(|read| read.public().vkey()), Some(signer.public().vkey()));
         let keys = [signer.public().clone()];
         let note = signer.sign(&checkpoint());
-        assert_eq!(open(&note, &keys), Ok(checkpoint()));
+        assert_eq!(open(&note, &keys), Ok((checkpoint(), &keys[0])));
         assert_eq!(open(&note, &[]), Err(Flaw::Unsigned));
         for at in 0..note.len() {
             for bit in 0..8 {
@@ -273,7 +311,14 @@ mod tests {
             }
         }
         let co_signed = format!("{note}{SIGNATURE}witness {}\n", BASE64_STANDARD.encode([0; 68]));
-        assert_eq!(open(&co_signed, &keys), Ok(checkpoint()));
+        assert_eq!(open(&co_signed, &keys), Ok((checkpoint(), &keys[0])));
+        let later = Signer::of("gms-recorder/15cd", &[8; KEY_BYTES]).expect("a key");
+        let next = later.public().vkey();
+        let stated = Succession { archive_id: "15cd".into(), next: next.clone(), at: 1 }.signed(&signer, &later);
+        assert!(Succession::is_stated("15cd", &next, &stated, &keys[0]));
+        assert!(!Succession::is_stated("15cd", &keys[0].vkey(), &stated, &keys[0]));
+        assert!(!Succession::is_stated("15ce", &next, &stated, &keys[0]));
+        assert!(!Succession::is_stated("15cd", &next, &note, &keys[0]));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::note::{self, Checkpoint, Flaw, PublicKey};
+use super::note::{self, Checkpoint, Flaw, PublicKey, Succession};
 use crate::store;
 use crate::store::audit::{Faults, Found, Snapshot, StoredCheckpoint};
 
@@ -60,10 +60,8 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
     let snapshot = Snapshot::open(path)?;
     let (size, stored) = (snapshot.size()?, snapshot.checkpoints()?);
     let mut faults = Faults::default();
-    let keys = match question.keys.is_empty() {
-        false => question.keys.clone(),
-        true => keys_of(&snapshot, &mut faults)?,
-    };
+    let own_keys = keys_of(&snapshot, &mut faults)?;
+    let keys = trusted(&own_keys, &question.keys);
     let own = checkpoints(&snapshot, &stored, &keys, &mut faults);
     let anchored: Vec<Vec<Claim>> =
         anchors.iter().map(|anchor| claims(anchor, &snapshot, &keys, &mut faults)).collect();
@@ -71,8 +69,12 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
     let roots_at: BTreeSet<u64> = claims.map(|claim| claim.checkpoint.size).collect();
     let found = snapshot.verify(&roots_at, &mut |done| progress(done, size))?;
     let mut answer = Answer { faults, found, ..Answer::default() };
+    answer.hold_keys(&own, &own_keys);
     answer.hold(&own, false);
-    anchored.iter().for_each(|claims| answer.hold(claims, true));
+    for claims in &anchored {
+        answer.hold_keys(claims, &own_keys);
+        answer.hold(claims, true);
+    }
     Ok(answer)
 }
 
@@ -80,12 +82,31 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
 struct Claim {
     source: String,
     checkpoint: Checkpoint,
+    key: PublicKey,
+}
+
+/// A key of the archive's own.
+struct OwnKey {
+    key: PublicKey,
+    /// By the word of the one before it; the first by its own.
+    is_stated: bool,
 }
 
 impl Answer {
+    /// A key that was replaced signs nothing that came after.
+    fn hold_keys(&mut self, claims: &[Claim], keys: &[OwnKey]) {
+        for Claim { source, checkpoint, key } in claims {
+            let place = keys.iter().position(|own| own.key == *key);
+            let until = place.and_then(|place| self.found.keys.get(place + 1));
+            if until.is_some_and(|leaf| checkpoint.size > *leaf) {
+                self.faults.add(source, "it is signed with a key that had been replaced by then");
+            }
+        }
+    }
+
     /// Compares roots. The faults of rows come first: they say more precisely what is wrong.
     fn hold(&mut self, claims: &[Claim], is_anchor: bool) {
-        for Claim { source, checkpoint } in claims {
+        for Claim { source, checkpoint, .. } in claims {
             let (size, leaves) = (checkpoint.size, self.found.leaves);
             let fits = match self.found.roots.get(&size) {
                 Some(root) if *root == checkpoint.root => true,
@@ -128,15 +149,37 @@ impl Answer {
     }
 }
 
-fn keys_of(snapshot: &Snapshot, faults: &mut Faults) -> Result<Vec<PublicKey>, Error> {
-    let mut keys = Vec::new();
-    for vkey in snapshot.keys()? {
-        match PublicKey::parse(&vkey) {
-            Some(key) => keys.push(key),
-            None => faults.add("keys", format!("{vkey:?} is no public key: it was changed")),
+fn keys_of(snapshot: &Snapshot, faults: &mut Faults) -> Result<Vec<OwnKey>, Error> {
+    let mut keys: Vec<OwnKey> = Vec::new();
+    for (vkey, statement) in snapshot.keys()? {
+        let Some(key) = PublicKey::parse(&vkey) else {
+            faults.add("keys", format!("{vkey:?} is no public key: it was changed"));
+            continue;
+        };
+        let before = keys.last().map(|before| &before.key);
+        let is_stated =
+            before.is_none_or(|before| Succession::is_stated(snapshot.archive_id(), &vkey, &statement, before));
+        if !is_stated {
+            faults
+                .add(format!("key {vkey}"), "the one before it has not signed that it follows: somebody put it there");
         }
+        keys.push(OwnKey { key, is_stated });
     }
     Ok(keys)
+}
+
+/// Those of the auditor, and what the archive's were made to follow them; without any, the archive's.
+fn trusted(own: &[OwnKey], of_auditor: &[PublicKey]) -> Vec<PublicKey> {
+    if of_auditor.is_empty() {
+        return own.iter().map(|own| own.key.clone()).collect();
+    }
+    let mut trusted = of_auditor.to_vec();
+    for pair in own.windows(2) {
+        if trusted.contains(&pair[0].key) && pair[1].is_stated && !trusted.contains(&pair[1].key) {
+            trusted.push(pair[1].key.clone());
+        }
+    }
+    trusted
 }
 
 fn checkpoints(
@@ -153,21 +196,21 @@ fn checkpoints(
         }
         match note::open(&stored.note, keys) {
             Err(flaw) => faults.add(&source, flaw.to_string()),
-            Ok(checkpoint) if checkpoint.archive_id != snapshot.archive_id() => {
+            Ok((checkpoint, _)) if checkpoint.archive_id != snapshot.archive_id() => {
                 faults.add(&source, "it is of another archive");
             }
-            Ok(checkpoint)
+            Ok((checkpoint, _))
                 if (checkpoint.number, checkpoint.size.cast_signed(), checkpoint.at)
                     != (stored.number, stored.size, stored.at) =>
             {
                 faults.add(&source, "its row does not say what its note says: it was changed");
             }
-            Ok(checkpoint) if last_size.is_some_and(|size| size >= checkpoint.size) => {
+            Ok((checkpoint, _)) if last_size.is_some_and(|size| size >= checkpoint.size) => {
                 faults.add(&source, "it signs no more leaves than the one before it");
             }
-            Ok(checkpoint) => {
+            Ok((checkpoint, key)) => {
                 last_size = Some(checkpoint.size);
-                claims.push(Claim { source, checkpoint });
+                claims.push(Claim { source, checkpoint, key: key.clone() });
             }
         }
     }
@@ -193,8 +236,8 @@ fn claims(anchor: &Anchor, snapshot: &Snapshot, keys: &[PublicKey], faults: &mut
     for (number, note) in (1..).zip(notes) {
         let source = format!("anchor {name}, note {number}");
         match note::open(note, keys) {
-            Ok(checkpoint) if checkpoint.archive_id == snapshot.archive_id() => {
-                claims.push(Claim { source, checkpoint })
+            Ok((checkpoint, key)) if checkpoint.archive_id == snapshot.archive_id() => {
+                claims.push(Claim { source, checkpoint, key: key.clone() });
             }
             Ok(_) => {}
             // The next one stands for it.

@@ -330,6 +330,7 @@ async fn look_at_database(whole: &Config) -> Database {
 /// Without its key an archive is recorded into, and not signed.
 fn key_warning(config: &Config, place: &Place) -> Option<String> {
     let known = Snapshot::open(&place.path).and_then(|snapshot| snapshot.keys()).ok()?;
+    let known: Vec<String> = known.into_iter().map(|(vkey, _)| vkey).collect();
     let checked = key::check(&config.evidence.key_path(&place.path), &known);
     checked.err().map(|error| format!("no checkpoints would be signed: {error}"))
 }

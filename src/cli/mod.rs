@@ -16,6 +16,7 @@ pub mod sql;
 pub mod snapshot;
 pub mod verify;
 pub mod prove;
+pub mod key;
 pub mod node;
 
 use std::future::Future;
@@ -95,6 +96,8 @@ pub enum Command {
     Verify(verify::Args),
     /// Prove that a chat's rows are what was recorded, to somebody who has not the archive
     Prove(prove::Args),
+    /// See the public keys of an archive's checkpoints; change to another one
+    Key(key::Args),
     /// See how the nodes of a running `serve` fare; drain or restore one
     Node(node::Args),
 }
@@ -114,6 +117,14 @@ impl Common {
     /// [`Problems`] that stand in the way of knowing which.
     pub fn database(&self) -> Result<PathBuf, Problems> {
         config::database(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    }
+
+    /// The private key that signs its checkpoints.
+    ///
+    /// # Errors
+    /// As [`Common::database`].
+    pub fn key_file(&self) -> Result<PathBuf, Problems> {
+        config::key_file(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
     }
 
     /// The socket of a running `serve`.
@@ -167,6 +178,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.database()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
         Command::Prove(args) => wait_for(prove::run(args, &common.database()?)),
+        Command::Key(args) => wait_for(key::run(args, &common.database()?, &common.key_file()?)),
         Command::Node(args) => wait_for(node::run(args, common.control()?)),
     }
 }

@@ -57,20 +57,19 @@ pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
 
 fn prove(chat_id: &str, database: &Path) -> anyhow::Result<(Value, u64)> {
     let snapshot = Snapshot::open(database)?;
-    let keys: Vec<PublicKey> = snapshot.keys()?.iter().filter_map(|vkey| PublicKey::parse(vkey)).collect();
+    let keys: Vec<PublicKey> = snapshot.keys()?.iter().filter_map(|(vkey, _)| PublicKey::parse(vkey)).collect();
     let last = snapshot.checkpoints()?.pop();
     let last = last.ok_or_else(|| anyhow::anyhow!("nothing is signed yet: a running `serve` signs checkpoints"))?;
-    let checkpoint = note::open(&last.note, &keys)
+    let (checkpoint, key) = note::open(&last.note, &keys)
         .map_err(|flaw| anyhow::anyhow!("the last checkpoint proves nothing: {flaw}; see `gms-recorder verify`"))?;
     let size = checkpoint.size;
     let mut progress = Progress::default().teller();
     let proofs = snapshot.prove(chat_id, size, &mut |done| progress(done, size))?;
     let rows: Vec<Value> = proofs.rows.iter().map(row).collect();
-    let vkeys: Vec<String> = keys.iter().map(PublicKey::vkey).collect();
     let proof = json!({
         "chat_id": chat_id,
         "checkpoint": last.note,
-        "keys": vkeys,
+        "key": key.vkey(),
         "newer_rows": proofs.newer,
         "rows": rows,
     });

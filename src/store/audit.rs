@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 
 use super::read::{has_wal, immutable_uri};
 use super::seal::merkle::{HASH_BYTES, Hash, Tree};
-use super::seal::{Canonical, FORMS, Form, Head, KeyValue, Refs, SALT_BYTES, salt};
+use super::seal::{Canonical, FORMS, Form, Head, KEYS, KeyValue, Refs, SALT_BYTES, salt};
 use super::{Error, ErrorKind, MIGRATIONS};
 
 use marks::Marks;
@@ -90,6 +90,8 @@ pub struct Found {
     pub rows: u64,
     /// The roots that were asked for, by size.
     pub roots: BTreeMap<u64, Hash>,
+    /// The leaves of the keys, in their order.
+    pub keys: Vec<u64>,
     /// Leaves of rows that were sealed later than they were written, and when that was at first and at last.
     pub sealed_later: Option<(u64, i64, i64)>,
     /// Rows of releases that do not seal, which are not yet sealed.
@@ -146,13 +148,14 @@ impl Snapshot {
         Ok(size.cast_unsigned())
     }
 
-    /// The public keys, the present one last.
+    /// The public keys, the present one last, each with the statement that it follows the one before.
     ///
     /// # Errors
     /// As reading goes wrong.
-    pub fn keys(&self) -> Result<Vec<String>, Error> {
-        let mut select = self.connection.prepare("SELECT CAST(vkey AS TEXT) FROM keys ORDER BY id")?;
-        let keys = select.query_map((), |row| row.get(0))?;
+    pub fn keys(&self) -> Result<Vec<(String, String)>, Error> {
+        let sql = "SELECT CAST(vkey AS TEXT), coalesce(CAST(statement AS TEXT), '') FROM keys ORDER BY id";
+        let mut select = self.connection.prepare(sql)?;
+        let keys = select.query_map((), |row| Ok((text(row, 0)?, text(row, 1)?)))?;
         Ok(keys.collect::<Result<_, _>>()?)
     }
 
@@ -163,9 +166,7 @@ impl Snapshot {
     pub fn checkpoints(&self) -> Result<Vec<StoredCheckpoint>, Error> {
         let sql = "SELECT number, CAST(size AS INTEGER), CAST(at AS INTEGER), CAST(note AS TEXT) FROM checkpoints ORDER BY number";
         let read = |row: &Row<'_>| {
-            // A text whose bytes were changed may be none.
-            let note = String::from_utf8_lossy(row.get_ref(3)?.as_bytes().unwrap_or_default()).into_owned();
-            Ok(StoredCheckpoint { number: row.get(0)?, size: row.get(1)?, at: row.get(2)?, note })
+            Ok(StoredCheckpoint { number: row.get(0)?, size: row.get(1)?, at: row.get(2)?, note: text(row, 3)? })
         };
         let mut select = self.connection.prepare(sql)?;
         let checkpoints = select.query_map((), read)?;
@@ -185,6 +186,11 @@ impl Snapshot {
         walk.check_rows()?;
         Ok(walk.found)
     }
+}
+
+/// A text, which is none any longer where its bytes were changed.
+fn text(row: &Row<'_>, at: usize) -> Result<String, rusqlite::Error> {
+    Ok(String::from_utf8_lossy(row.get_ref(at)?.as_bytes().unwrap_or_default()).into_owned())
 }
 
 /// One pass over everything.
@@ -357,7 +363,12 @@ impl<'s> Walk<'s> {
         let mut refs = Refs::of(pack.head.refs);
         for (place, hash) in (1..).zip(&hashes[1..]) {
             match refs.next_row() {
-                Some((form, key)) => self.row(form, &key, pack.salt(place), hash)?,
+                Some((form, key)) => {
+                    if form.number == KEYS {
+                        self.found.keys.push(self.tree.size() + u64::from(place));
+                    }
+                    self.row(form, &key, pack.salt(place), hash)?;
+                }
                 None => {
                     self.found.faults.add(subject, "its refs cannot be read, or are of a newer release: use that one");
                     return Ok(());

@@ -106,7 +106,7 @@ pub static FORMS: [Form; 12] = [
         columns: &["id", "archive_id", "created_at", "created_by", "quiet_after_ms", "async_quiet_after_ms"] },
     Form { number: SPOOLS, table: "spools", key: &[Column("spool_id", Text)],
         columns: &["spool_id", "drained_to", "at", "run_id"] },
-    Form { number: KEYS, table: "keys", key: &[Column("id", Integer)], columns: &["id", "vkey", "at"] },
+    Form { number: KEYS, table: "keys", key: &[Column("id", Integer)], columns: &["id", "vkey", "at", "statement"] },
 ];
 
 /// `SELECT` of a row by its key, of each form: first its rowid, then its columns.

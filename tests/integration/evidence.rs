@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use gms_recorder::archive::note::Signer;
 use gms_recorder::archive::verify::{Answer, Question, verify};
 use gms_recorder::chat::{ChatId, Covered, EventIndex, Party, TranscriptEvent};
 use gms_recorder::gms::mask::Masks;
@@ -484,6 +485,55 @@ async fn a_key_that_is_missing_is_told_and_never_made_anew() {
     assert!(server.stop().success());
     let answer = sealed(&server.database);
     assert_eq!(answer.last.map(|last| last.size), Some(answer.found.leaves));
+    simulator.stop().await;
+}
+
+/// While it runs; whoever had the first key believes the next one, and what the former key signs after that is found.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let mut server =
+        Server::start(folder.path(), &simulator.addresses(), "[evidence]\ncheckpoint_interval = \"50ms\"\n");
+    let signed = async || server.metric("gms_recorder_checkpoints_total ").await;
+    eventually("signed", async || (signed().await? > 1.0).then_some(())).await;
+    let config = server.config.display().to_string();
+    let (code, first, error) = run(&["key", "list", "--config", &config]);
+    assert_eq!(code, 0, "{error}");
+    let given = folder.path().join("given");
+    std::fs::write(&given, &first).expect("the folder is ours");
+    let key_file = folder.path().join("transcripts.db.key");
+    let former = std::fs::read(&key_file).expect("it is there");
+    for n in 0..2 {
+        let (code, keys, error) = run(&["key", "rotate", "--config", &config]);
+        assert_eq!((code, keys.lines().count()), (0, n + 2), "{error}");
+        assert!(keys.starts_with(&first), "{keys}");
+        let before = signed().await.expect("it runs");
+        eventually("signed with it", async || (signed().await? > before + 1.0).then_some(())).await;
+    }
+    assert!(!server.log().contains("no checkpoints are signed"));
+    assert!(server.stop().success());
+    let answer = sealed(&server.database);
+    assert_eq!(answer.last.map(|last| last.size), Some(answer.found.leaves));
+    let arguments = ["verify", "--key", &given.display().to_string(), "--config", &config];
+    let (code, said, error) = run(&arguments);
+    assert_eq!(code, 0, "{said}{error}");
+
+    // Somebody who got hold of the former key, and takes the later ones out of the archive's present.
+    let altered = copy(&server.database, folder.path());
+    alter(&altered, "UPDATE keys SET statement = replace(statement, 'next', 'Next') WHERE id = 2");
+    let found = faults(&self::answer(&altered, &[]));
+    assert!(found.contains("has not signed that it follows"), "{found}");
+    let text = String::from_utf8(former).expect("a text");
+    let thief = Signer::parse(&text).expect("a key");
+    let checkpoint = self::answer(&server.database, &[]).last.expect("it is signed");
+    let note = thief.sign(&checkpoint);
+    let altered = copy(&server.database, folder.path());
+    let connection = Connection::open(&altered).expect("an archive");
+    let update = "UPDATE checkpoints SET note = ? WHERE number = (SELECT max(number) FROM checkpoints)";
+    connection.execute(update, [note]).expect("it is there");
+    drop(connection);
+    let found = faults(&self::answer(&altered, &[]));
+    assert!(found.contains("signed with a key that had been replaced"), "{found}");
     simulator.stop().await;
 }
 

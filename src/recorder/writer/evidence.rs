@@ -127,8 +127,18 @@ impl Writer {
         Ok(())
     }
 
+    /// Again with the next key, where that has just been changed.
     fn checkpoint(&mut self) -> Result<(), Error> {
-        let Some(store) = &self.store else { return Ok(()) };
+        if !self.checkpoint_with_known_key()? {
+            self.evidence.signer = None;
+            self.checkpoint_with_known_key()?;
+        }
+        Ok(())
+    }
+
+    /// False where the key is not the present one any longer.
+    fn checkpoint_with_known_key(&mut self) -> Result<bool, Error> {
+        let Some(store) = &self.store else { return Ok(true) };
         let archive_id = store.archive_id();
         if self.evidence.signer.as_ref().is_none_or(|(of, _)| of != archive_id) {
             let known = store.keys()?;
@@ -137,23 +147,24 @@ impl Writer {
                 Ok(signer) => self.evidence.signer = Some((archive_id.into(), introduced(store, signer, &known)?)),
                 Err(error) => {
                     self.note_no_checkpoints(&error);
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
-        let Some((_, signer)) = &self.evidence.signer else { return Ok(()) };
+        let Some((_, signer)) = &self.evidence.signer else { return Ok(true) };
         let at = now_ms();
-        let note = store.checkpoint(at, |standing| {
+        let note = store.checkpoint(at, &signer.public().vkey(), |standing| {
             let Standing { number, size, root } = *standing;
             signer.sign(&Checkpoint { archive_id: archive_id.into(), size, root, number, at })
         })?;
+        let Some(note) = note else { return Ok(false) };
         self.evidence.anchor.iter().for_each(|anchor| anchor.offer(note.clone()));
         self.recorder.metrics.checkpoints.inc();
         self.recorder.metrics.checkpoints_up.set(1);
         if self.recorder.evidence().checkpoints.take().is_some() {
             tracing::info!("checkpoints are signed again");
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Told when it begins, and when it is something else.
