@@ -43,9 +43,10 @@
 //!
 //! Threads: one current-thread runtime for each core, each with its own listener and its own connections to the nodes; one
 //! for the writer, with the one connection that writes; the main one for signals, the admin listener, the watch over the
-//! nodes (`proxy::health`) and the operators' socket (`admin::control`); one that writes the access log, where there is one. They
-//! share counters, how the nodes fare (`proxy::nodes`), the queue, and three small locks that are never held across an await:
-//! the account, what is known of live chats, and the memory of what is committed.
+//! nodes (`proxy::health`) and the operators' socket (`admin::control`); one that writes the access log, and one that brings
+//! checkpoints to the anchor, where there are such. They share counters, how the nodes fare (`proxy::nodes`), the queue, and
+//! three small locks that are never held across an await: the account, what is known of live chats, and the memory of what
+//! is committed.
 //!
 //! A client's connection is one task. Its exchanges are straight lines in it: `proxy::client` reads a head, `forward` asks a
 //! node and holds or streams the answer, `proxy::client` sends it; the node's connection is driven in the same wake-ups.

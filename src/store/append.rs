@@ -627,6 +627,8 @@ impl<'s> Batch<'s> {
         let node = entry.node.clone().unwrap_or_else(|| "".into());
         let before = self.known(&chat.chat_id).and_then(|known| known.extent.as_ref());
         let Some(extent) = grown(before, covered, &node) else { return Ok(()) };
+        let is_same_row =
+            before.is_some_and(|before| before.covered.from == extent.covered.from && before.node == extent.node);
         grow.execute(params![
             chat.chat_id.as_str(),
             extent.covered.from,
@@ -635,13 +637,18 @@ impl<'s> Batch<'s> {
             self.run_id,
             entry.at
         ])?;
-        let key = [
-            KeyValue::Text(chat.chat_id.as_str().into()),
-            KeyValue::Integer(extent.covered.from),
-            KeyValue::Integer(self.run_id),
-            KeyValue::Text((*extent.node).into()),
-        ];
-        self.pack.touch(seal::COVERAGE, key);
+        if is_same_row {
+            // This run alone writes it, and it says what is known of it.
+            self.pack.coverage(self.run_id, entry.at, &chat.chat_id, extent.covered, &extent.node);
+        } else {
+            let key = [
+                KeyValue::Text(chat.chat_id.as_str().into()),
+                KeyValue::Integer(extent.covered.from),
+                KeyValue::Integer(self.run_id),
+                KeyValue::Text((*extent.node).into()),
+            ];
+            self.pack.touch(seal::COVERAGE, key);
+        }
         self.remember(&chat.chat_id).extent = Some(extent);
         Ok(())
     }

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};
 
 use super::{Entry, Error, ErrorKind};
-use crate::chat::{ChatId, TranscriptEvent};
+use crate::chat::{ChatId, Covered, TranscriptEvent};
 use merkle::{HASH_BYTES, Hash, LEAF_PREFIX, Tree};
 
 /// Bytes of a salt, and of the seed that the salts of a pack come from.
@@ -312,7 +312,7 @@ impl Pack {
         Ok(Self { seed, refs, last_first, hashes: vec![[0; HASH_BYTES]], touched, bytes })
     }
 
-    /// An event that was just inserted. The others are read back once they are as they stay; these are most of all rows.
+    /// An event that was just inserted. Most other rows are read back once they are as they stay; these are most of all rows.
     pub(super) fn event(&mut self, run_id: i64, entry: &Entry, chat_id: &ChatId, event: &TranscriptEvent) {
         let salt = self.next_salt();
         let bytes = &mut self.bytes;
@@ -335,6 +335,24 @@ impl Pack {
         self.hashes.push(self.bytes.hash());
         self.name_first(EVENTS, chat_id.as_str().as_bytes());
         put_number(&mut self.refs, event.index.get().cast_unsigned());
+    }
+
+    /// A row of coverage that was just grown to this. Where it grows again before the end, its later leaf counts.
+    pub(super) fn coverage(&mut self, run_id: i64, at: i64, chat_id: &ChatId, covered: Covered, node: &str) {
+        let salt = self.next_salt();
+        let bytes = &mut self.bytes;
+        bytes.begin(&salt, "coverage");
+        bytes.text(Some(chat_id.as_str()));
+        bytes.integer(Some(covered.from));
+        bytes.integer(Some(covered.next));
+        bytes.text(Some(node));
+        bytes.integer(Some(run_id));
+        bytes.integer(Some(at));
+        self.hashes.push(self.bytes.hash());
+        self.name_first(COVERAGE, chat_id.as_str().as_bytes());
+        put_number(&mut self.refs, covered.from.cast_unsigned());
+        put_number(&mut self.refs, run_id.cast_unsigned());
+        put_bytes(&mut self.refs, node.as_bytes());
     }
 
     /// A row that was written, and may be again before the end of the transaction.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::ensure;
+use gms_recorder::archive::verify::{Question, verify};
 use gms_recorder::chat::Covered;
 use gms_recorder::gms::{ChatAnswer, ChatKey, Coverage, Exchange, Observation, Policy, Route, inspect};
 use gms_recorder::recorder::{AnswerKey, Recorded, Verdict, now_ms};
@@ -27,6 +28,8 @@ const ANSWERS: [(&str, u64, usize); 3] =
     [("empty poll", 0, 20_000), ("3 events", 3, 5_000), ("200 events", TRANSCRIPT_EVENTS, 100)];
 /// Events in a transaction, transactions in a round.
 const BATCHES: [(u64, usize); 4] = [(1, 1_000), (10, 500), (100, 200), (1_000, 40)];
+/// Of the archive that is verified.
+const VERIFIED_EVENTS: u64 = 100_000;
 /// Clients that converse at one time.
 const CROWDS: [usize; 2] = [1, 64];
 /// Answers of a chat, each with two new events and a known one.
@@ -65,6 +68,7 @@ pub fn all() -> Vec<Case> {
     for keys in [Keys::Contiguous, Keys::Interleaved] {
         cases.extend(BATCHES.map(|(events, times)| append(keys, events, times)));
     }
+    cases.push(verified(VERIFIED_EVENTS));
     cases
 }
 
@@ -201,6 +205,26 @@ fn append(keys: Keys, events: u64, times: usize) -> Case {
     };
     let name = format!("append, {events} {}", keys.as_str());
     Case { name, rows: events as usize, times, prepare: Box::new(prepare) }
+}
+
+/// Every row held against its seal, out of the system's memory.
+fn verified(events: u64) -> Case {
+    let prepare = move |scratch: &Scratch, _: usize| -> anyhow::Result<Operation> {
+        let path = scratch.fresh();
+        let mut archive = Archive::make(&path)?;
+        batches(Keys::Interleaved, 100, events as usize / 100)
+            .iter()
+            .rev()
+            .try_for_each(|batch| archive.append(batch))?;
+        archive.close()?;
+        Ok(Box::new(move || {
+            let answer = verify(&path, &Question::default(), &mut |_, _| {})?;
+            ensure!(answer.fault_count() == 0, "an archive that nobody touched was found unsound");
+            black_box(answer);
+            Ok(())
+        }))
+    };
+    Case { name: format!("verify, {events} events"), rows: events as usize, times: 2, prepare: Box::new(prepare) }
 }
 
 /// An archive that takes batches as the writer's does, without a thread or a queue before it.
