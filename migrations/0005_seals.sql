@@ -52,7 +52,8 @@ INSERT INTO sealed_forms VALUES
     (9, 'runs', 'run_id', 'run_id,instance,version,started_at,stopped_at,clean,deliver,when_unavailable,settings,config_hash,ledger,sealing'),
     (10, 'archive', 'id', 'id,archive_id,created_at,created_by,quiet_after_ms,async_quiet_after_ms'),
     (11, 'spools', 'spool_id', 'spool_id,drained_to,at,run_id'),
-    (12, 'keys', 'id', 'id,vkey,at,statement');
+    (12, 'keys', 'id', 'id,vkey,at,statement'),
+    (13, 'maskings', 'id', 'id,what,chat_id,event_index,digest,row_id,field,rule,at_character,characters,recorded_at,run_id');
 
 -- The tree as it stands: one row, which every transaction that seals goes on from.
 CREATE TABLE tree (

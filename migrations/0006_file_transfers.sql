@@ -14,3 +14,7 @@ CREATE TABLE file_transfers (
 );
 CREATE INDEX file_transfers_by_chat ON file_transfers (chat_id) WHERE chat_id IS NOT NULL;
 CREATE INDEX file_transfers_by_hash ON file_transfers (sha256);
+
+-- Sealed as the others are (see 0005).
+INSERT INTO sealed_forms VALUES
+    (14, 'file_transfers', 'id', 'id,chat_id,file_id,direction,bytes,sha256,at,outcome,node,run_id');

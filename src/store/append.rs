@@ -536,7 +536,7 @@ impl<'s> Batch<'s> {
     }
 
     /// Evidence, in the transaction of what it is of.
-    fn write_maskings(&self, of: &Evidence<'_>, maskings: &[Masking]) -> Result<(), Error> {
+    fn write_maskings(&mut self, of: &Evidence<'_>, maskings: &[Masking]) -> Result<(), Error> {
         if maskings.is_empty() {
             return Ok(());
         }
@@ -558,6 +558,7 @@ impl<'s> Batch<'s> {
                 of.recorded_at,
                 self.run_id,
             ])?;
+            self.pack.touch(seal::MASKINGS, [KeyValue::Integer(self.connection.last_insert_rowid())]);
         }
         Ok(())
     }
@@ -676,7 +677,7 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
-    fn write_file(&self, entry: &Entry, file: &FileTransfer) -> Result<(), Error> {
+    fn write_file(&mut self, entry: &Entry, file: &FileTransfer) -> Result<(), Error> {
         let mut insert = self.statement(
             "INSERT INTO file_transfers (chat_id, file_id, direction, bytes, sha256, at, outcome, node, run_id)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -692,6 +693,7 @@ impl<'s> Batch<'s> {
             entry.node.as_deref(),
             self.run_id,
         ])?;
+        self.pack.touch(seal::FILES, [KeyValue::Integer(self.connection.last_insert_rowid())]);
         Ok(())
     }
 

@@ -68,13 +68,15 @@ pub(super) const RUNS: u8 = 9;
 pub(super) const ARCHIVE: u8 = 10;
 pub(super) const SPOOLS: u8 = 11;
 pub(super) const KEYS: u8 = 12;
+pub(super) const MASKINGS: u8 = 13;
+pub(super) const FILES: u8 = 14;
 
 /// `last_seen_at` follows every poll; of it the five minutes are sealed that it lies in.
 pub(super) const SEEN_STEP_MS: i64 = 300_000;
 
 /// All of them, by number.
 #[rustfmt::skip]
-pub static FORMS: [Form; 12] = [
+pub static FORMS: [Form; 14] = [
     Form { number: EVENTS, table: "events", key: &[Column("chat_id", Text), Column("event_index", Integer)],
         columns: &["chat_id", "event_index", "type", "utc_time", "participant_id", "nickname", "party_type", "text",
             "message_type", "user_data", "event_attributes", "raw", "recorded_at", "node", "run_id"] },
@@ -107,6 +109,11 @@ pub static FORMS: [Form; 12] = [
     Form { number: SPOOLS, table: "spools", key: &[Column("spool_id", Text)],
         columns: &["spool_id", "drained_to", "at", "run_id"] },
     Form { number: KEYS, table: "keys", key: &[Column("id", Integer)], columns: &["id", "vkey", "at", "statement"] },
+    Form { number: MASKINGS, table: "maskings", key: &[Column("id", Integer)],
+        columns: &["id", "what", "chat_id", "event_index", "digest", "row_id", "field", "rule", "at_character",
+            "characters", "recorded_at", "run_id"] },
+    Form { number: FILES, table: "file_transfers", key: &[Column("id", Integer)],
+        columns: &["id", "chat_id", "file_id", "direction", "bytes", "sha256", "at", "outcome", "node", "run_id"] },
 ];
 
 /// `SELECT` of a row by its key, of each form: first its rowid, then its columns.
@@ -624,7 +631,7 @@ mod tests {
         let sql = "SELECT count(*) FROM sealed_forms";
         let count: i64 = connection.query_row(sql, (), |row| row.get(0)).expect("one");
         assert_eq!(count, FORMS.len() as i64);
-        assert!(Form::of(0).is_none() && Form::of(13).is_none());
+        assert!(Form::of(0).is_none() && Form::of(15).is_none());
     }
 
     #[test]

@@ -11,7 +11,8 @@ use gms_recorder::gms::mask::Masks;
 use gms_recorder::simulator::{Config, Simulator};
 use gms_recorder::store::seal::FORMS;
 use gms_recorder::store::{ChatRecord, Entry, Options, Run, Store};
-use http::StatusCode;
+use http::{Request, StatusCode};
+use http_body_util::Full;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
@@ -118,7 +119,8 @@ fn page(text: &str) -> String {
     )
 }
 
-/// An archive of a run in which everything happened: chats, errors, folded ones, variants, findings, an outage.
+/// An archive of a run in which everything happened: chats, errors, folded ones, variants, findings, maskings, a file, an
+/// outage.
 async fn busy(folder: &Path) -> PathBuf {
     let simulator = Simulator::start(Config::nodes(2)).await.expect("free ports");
     let mut server = Server::start(folder, &simulator.addresses(), "[recording]\nwhen_unavailable = \"spool\"\n");
@@ -130,6 +132,8 @@ async fn busy(folder: &Path) -> PathBuf {
     for _ in 0..3 {
         chat.act(&mut client, "updateNickname", "").await.expect("an answer"); // an error, which folds
     }
+    chat.insist(&mut client, "send", "message=4111+1111+1111+1111&transcriptPosition=1").await;
+    upload(&chat, &mut client).await;
     let mut shell = lock(&server.database).await;
     for n in 0..5 {
         let reply = chat.act(&mut client, "send", &format!("message=during{n}&transcriptPosition=1")).await;
@@ -159,6 +163,19 @@ async fn busy(folder: &Path) -> PathBuf {
         assert!(server.stop().success());
     }
     folder.join("transcripts.db")
+}
+
+async fn upload(chat: &Chat, client: &mut Client) {
+    let part =
+        |name: &str, value: &str| format!("--XX\r\nContent-Disposition: form-data; name={name}\r\n\r\n{value}\r\n");
+    let parts =
+        [part("\"secureKey\"", &chat.key), part("\"file\"; filename=\"a.txt\"", "content"), "--XX--\r\n".into()];
+    let upload = Request::post(format!("/genesys/2/chat/customer-support/{}/file", chat.id))
+        .header("host", "gms.example.com")
+        .header("content-type", "multipart/form-data; boundary=XX")
+        .body(Full::new(parts.concat().into()));
+    let answer = client.send(upload.expect("a sound request")).await.expect("an answer");
+    assert_eq!(answer.json()["statusCode"], 0, "{}", answer.json());
 }
 
 /// A statement of an insider.
