@@ -181,7 +181,6 @@ impl Decoder {
                 Ok(Decoded { data, used: data })
             }
             State::UntilClose => Ok(Decoded { data: bytes.len(), used: bytes.len() }),
-            State::Over => Ok(Decoded { data: 0, used: 0 }),
             _ => self.decode_chunks(bytes),
         }
     }
@@ -362,6 +361,37 @@ mod tests {
         check(Framing::Chunked, b"3\r\nabc\r\n2;x=\"y\"\r\nde\r\n0\r\n\r\nGET", b"abcde", 26, b"", true);
         check(Framing::Chunked, b"1\r\na\r\n0\r\nX-Sum: 7\r\n\r\n", b"a", 21, b"X-Sum: 7\r\n\r\n", true);
         check(Framing::Chunked, b"00A\r\n0123456789\r\n", b"0123456789", 17, b"", false);
+    }
+
+    #[test]
+    fn how_much_is_left_is_known_where_a_length_says_so_and_only_some_bodies_end_with_the_connection() {
+        let check = |framing, left: [Option<u64>; 2], ends_here: bool| {
+            let mut decoder = Decoder::new(framing);
+            let before = decoder.left();
+            decoder.decode(&mut b"1\r\n".to_vec()).expect("it is sound");
+            assert_eq!([before, decoder.left()], left, "{framing:?}");
+            assert_eq!((decoder.ends_here(), decoder.is_over()), (ends_here, ends_here), "{framing:?}");
+        };
+        check(Framing::None, [Some(0); 2], true);
+        check(Framing::Length(3), [Some(3), Some(0)], true);
+        check(Framing::Length(5), [Some(5), Some(2)], false);
+        check(Framing::Chunked, [None; 2], false);
+        check(Framing::UntilClose, [None; 2], true);
+    }
+
+    #[test]
+    fn chunks_size_lines_and_trailers_are_bounded() {
+        let check = |wire: &[u8], fits: bool| {
+            assert_eq!(Decoder::new(Framing::Chunked).decode(&mut wire.to_vec()).is_ok(), fits);
+        };
+        check(b"000000ffffffffff\r\n", true);
+        check(b"10000000000\r\n", false);
+        let extension = |length| format!("1;{}\r\n", "x".repeat(length)).into_bytes();
+        check(&extension(SIZE_LINE_BYTES_MAX as usize), true);
+        check(&extension(SIZE_LINE_BYTES_MAX as usize + 1), false);
+        let trailer = |length| format!("0\r\nX: {}\r\n\r\n", "x".repeat(length - "X: \r\n\r\n".len())).into_bytes();
+        check(&trailer(TRAILER_BYTES_MAX), true);
+        check(&trailer(TRAILER_BYTES_MAX + 1), false);
     }
 
     #[test]

@@ -628,6 +628,74 @@ mod tests {
     }
 
     #[test]
+    fn what_the_proxy_itself_needs_of_the_fields_is_noted() {
+        let head = request(
+            "Content-Type: text/a\r\nContent-Type: text/b\r\nOrigin: https://shop\r\nX-Request-Id: one\r\nX-Request-Id: two\r\n\
+             TE: gzip, trailers\r\n",
+        );
+        let noted = Noted::of(&head, Framing::None);
+        assert_eq!((noted.content_type, noted.origin), (Some("text/a"), Some("https://shop")));
+        assert_eq!((noted.request_id, noted.takes_trailers), (Some("one"), true));
+        let head = request("TE: gzip\r\n");
+        assert!(!Noted::of(&head, Framing::None).takes_trailers);
+    }
+
+    #[test]
+    fn a_node_is_told_what_its_own_connection_needs() {
+        let check = |lines: &str, peer: Peer, left: &str| {
+            let out = sent(&request(lines), &peer);
+            let (_, own) = out.split_once("X-Forwarded-Host: gms\r\n").expect("it is told");
+            assert_eq!(own, left, "{lines:?}");
+        };
+        let client = || peer("203.0.113.7", &[]);
+        check("", client(), "Via: 1.1 gms-recorder\r\n\r\n");
+        check("", client().over_http2(), "Via: 2.0 gms-recorder\r\n\r\n");
+        let (trailers, chunked) = ("Connection: TE\r\nTE: trailers\r\n", "Transfer-Encoding: chunked\r\n");
+        check("TE: trailers\r\n", client(), &format!("Via: 1.1 gms-recorder\r\n{trailers}\r\n"));
+        check(chunked, client(), &format!("Via: 1.1 gms-recorder\r\n{chunked}\r\n"));
+    }
+
+    fn answer(text: &str) -> Head {
+        Head::parse(text.to_string().into(), Kind::Answer).expect("a head")
+    }
+
+    #[test]
+    fn a_client_gets_the_answers_fields_and_what_its_connection_needs() {
+        let check = |text: &str, outgoing: Outgoing, connection: &str, expected: &str| {
+            let out = toward_client(&answer(text), outgoing, connection);
+            assert_eq!(String::from_utf8(out).expect("text"), expected, "{text:?} {outgoing:?}");
+        };
+        let sized = "HTTP/1.0 200 Fine\r\nx-a:1\r\nContent-Length: 4\r\nConnection: X-B\r\nX-B: 2\r\n\r\n";
+        let head = "HTTP/1.1 200 Fine\r\nx-a:1\r\n";
+        let (length, chunked) = ("Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n");
+        check(sized, Outgoing::Sized, "", &format!("{head}{length}\r\n"));
+        check(sized, Outgoing::None, "close", &format!("{head}{length}Connection: close\r\n\r\n"));
+        check(sized, Outgoing::Chunked, "", &format!("{head}{chunked}\r\n"));
+        check(sized, Outgoing::UntilClose, "close", &format!("{head}Connection: close\r\n\r\n"));
+        let empty = "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n";
+        check(empty, Outgoing::None, "", "HTTP/1.1 204 No Content\r\n\r\n");
+        let h2c = "HTTP/1.1 200 OK\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+        check(h2c, Outgoing::None, "", "HTTP/1.1 200 OK\r\n\r\n");
+        let upgraded = "HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let expected = "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        check(upgraded, Outgoing::None, "upgrade", expected);
+    }
+
+    #[test]
+    fn a_client_of_http_2_gets_the_answers_fields_and_no_others() {
+        let check = |text: &str, outgoing: Outgoing, expected: &[(&str, &str)]| {
+            let mut fields = HeaderMap::new();
+            toward_http2(&answer(text), outgoing, &mut fields);
+            let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+            assert_eq!(fields, expected, "{text:?} {outgoing:?}");
+        };
+        let text = "HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 4\r\nConnection: X-B\r\nX-B: 2\r\nx-a: 3\r\n\r\n";
+        check(text, Outgoing::Sized, &[("x-a", "1"), ("x-a", "3"), ("content-length", "4")]);
+        check(text, Outgoing::Chunked, &[("x-a", "1"), ("x-a", "3")]);
+        check("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nX-A: 1\r\n\r\n", Outgoing::None, &[("x-a", "1")]);
+    }
+
+    #[test]
     fn only_a_websocket_upgrades() {
         let check = |method: &str, lines: &str, upgrade: Option<&str>| {
             let text = format!("{method} / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
@@ -672,5 +740,11 @@ mod tests {
         check(&rules, None, &["BAYEUX_BROWSER=a; HttpOnly; Secure", "B=2"]);
         check(&rules, Some("c=3"), &["BAYEUX_BROWSER=a; HttpOnly; Secure", "B=2", "c=3"]);
         check(&[], Some("c=3"), &["BAYEUX_BROWSER=a; HttpOnly", "B=2", "c=3"]);
+        let written = |head: &Head| toward_client(head, Outgoing::None, "");
+        for (text, rules) in
+            [("HTTP/1.1 200 OK\r\nSet-Cookie:B=2\r\n\r\n", &[][..]), ("HTTP/1.1 200 OK\r\nX-A:1\r\n\r\n", &rules)]
+        {
+            assert_eq!(written(&with_cookies(head(text), rules, None)), text.as_bytes(), "as it came");
+        }
     }
 }

@@ -294,6 +294,72 @@ mod tests {
     }
 
     #[test]
+    fn a_client_is_one_address_or_one_network_and_is_introduced_once() {
+        let introduced = |client_connections_max, clients: &[&str]| {
+            let config = Config { client_connections_max, ..Config::default() };
+            let guests = Guests::new(9, &config, Arc::new(Metrics::default()));
+            let enter = |client: &&str| {
+                let mut guest = guests.enter().expect("there is room");
+                guest.introduce(client.parse().expect("an address")).map(|()| guest)
+            };
+            clients.iter().map(enter).collect::<Result<Vec<_>, _>>().map(|_guests| guests.of_client().len())
+        };
+        let network = ["2001:db8::1", "2001:db8::ffff:0:0:1"];
+        assert_eq!(introduced(1, &network), Err(Refusal::TooManyOfClient));
+        assert_eq!(introduced(2, &network), Ok(1));
+        assert_eq!(introduced(1, &["2001:db8::1", "2001:db8:0:1::1", "203.0.113.7"]), Ok(3));
+        assert_eq!(introduced(0, &["203.0.113.7"; 3]), Ok(0), "nobody is counted");
+
+        let config = Config { client_connections_max: 1, ..Config::default() };
+        let guests = Guests::new(9, &config, Arc::new(Metrics::default()));
+        let mut guest = guests.enter().expect("there is room");
+        assert_eq!(["203.0.113.7", "203.0.113.7"].map(|ip| guest.introduce(ip.parse().unwrap())), [Ok(()); 2]);
+        drop(guest);
+        assert_eq!(guests.of_client().len(), 0, "who has gone is forgotten");
+    }
+
+    #[test]
+    fn a_head_is_admitted_up_to_its_bounds() {
+        let text = "POST /four5678 HTTP/1.1\r\nHost: a\r\nX: 1\r\n\r\n";
+        let head = Head::parse(text.into(), crate::proxy::head::Kind::Request).expect("a head");
+        let exact = || Config {
+            target_bytes_max: "/four5678".len(),
+            head_bytes_max: text.len(),
+            head_fields_max: 2,
+            body_bytes_max: 5,
+            ..Config::default()
+        };
+        let check =
+            |config: Config, framing, expected| assert_eq!(config.admit(&head, framing), expected, "{config:?}");
+        for framing in [Framing::None, Framing::Length(5), Framing::Chunked] {
+            check(exact(), framing, Ok(()));
+        }
+        check(exact(), Framing::Length(6), Err(Refusal::LargeBody));
+        check(Config { target_bytes_max: "/four567".len(), ..exact() }, Framing::None, Err(Refusal::LongTarget));
+        check(Config { head_bytes_max: text.len() - 1, ..exact() }, Framing::None, Err(Refusal::LongHead));
+        check(Config { head_fields_max: 1, ..exact() }, Framing::None, Err(Refusal::LongHead));
+    }
+
+    #[test]
+    fn each_limit_has_the_refusals_that_it_stands_behind() {
+        let limits = [
+            (Refusal::TooManyConnections, Limit::Connections),
+            (Refusal::TooManyOfClient, Limit::ClientConnections),
+            (Refusal::LongHead, Limit::Head),
+            (Refusal::LongTarget, Limit::Target),
+            (Refusal::LateRequest, Limit::HeadTime),
+            (Refusal::LargeBody, Limit::Body),
+            (Refusal::SlowBody, Limit::BodyPace),
+            (Refusal::NodesFull, Limit::NodeConnections),
+            (Refusal::Overload, Limit::Reserve),
+        ];
+        for (refusal, limit) in limits {
+            assert_eq!(behind(refusal), Some(limit));
+        }
+        assert_eq!([Refusal::Denied, Refusal::NoNode].map(behind), [None; 2]);
+    }
+
+    #[test]
     fn a_part_is_kept_for_chats_in_progress() {
         let config = Config::default();
         assert_eq!([0, 1, 9].map(|most| config.for_all(most)), [usize::MAX; 3]);

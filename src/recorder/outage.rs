@@ -293,6 +293,10 @@ mod tests {
         assert_eq!(row.chat_ids.len(), CHATS_NAMED);
         assert_eq!(row.chat_ids.last().map(ChatId::as_str), Some(&*format!("C{CHATS_NAMED}")));
         assert_eq!(row.detail.matches("; then ").count(), 3, "it grows while it is short");
+        let told = Outages::default();
+        told.begin(8, "io", &"x".repeat(DETAIL_BYTES_MAX));
+        told.tell("more");
+        assert_eq!(told.end(9).map(|row| row.detail.len()), Some(DETAIL_BYTES_MAX));
         assert!(outages.has_finished());
         for _ in 1..FINISHED_MAX + 5 {
             touch(&outages, Effect::Dropped, 1, 0..0);

@@ -110,6 +110,7 @@ impl Drop for Kept {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{self, Sender};
+    use std::task::Wake;
     use std::time::Duration;
 
     use tokio::runtime::Builder;
@@ -191,6 +192,36 @@ mod tests {
         drop(runtime);
         keep([pledge]);
         assert_eq!(poll(&mut kept), Poll::Ready(true));
+    }
+
+    #[test]
+    fn a_runtime_that_has_ended_takes_nobody_of_another_with_it() {
+        let [ended, running] = [(); 2].map(|()| Builder::new_current_thread().enable_all().build().expect("a runtime"));
+        let ((pledge_ended, mut kept_ended), (pledge, kept)) = (pledge(), pledge());
+        assert_eq!(ended.block_on(async { poll(&mut kept_ended) }), Poll::Pending);
+        drop(ended);
+        let told = running.block_on(async {
+            let waiting = tokio::spawn(timeout(TOO_LONG, kept));
+            yield_now().await;
+            keep([pledge_ended, pledge]);
+            waiting.await
+        });
+        assert!(matches!(told, Ok(Ok(true))), "{told:?}");
+    }
+
+    #[test]
+    fn whoever_has_left_is_not_kept_in_memory() {
+        struct Task;
+        impl Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+        let (_pledge, mut kept) = pledge();
+        let task = Arc::new(Task);
+        let waker = Waker::from(task.clone());
+        assert!(Pin::new(&mut kept).poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(Arc::strong_count(&task), 3);
+        drop(kept);
+        assert_eq!(Arc::strong_count(&task), 2, "ours, and the waker that it was polled with");
     }
 
     #[test]

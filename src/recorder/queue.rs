@@ -139,6 +139,7 @@ mod tests {
     use crate::chat::{ChatId, EventIndex, Party, TranscriptEvent};
     use crate::gms::{Finding, FindingKind};
     use crate::store::ChatRecord;
+    use crate::store::spool::tests::full;
 
     /// An entry of so many events, told apart by its time.
     fn entry(at: i64, events: u64, raw_bytes: usize) -> Queued {
@@ -228,8 +229,9 @@ mod tests {
         };
         let mut queued = entry(1, 3, 10);
         queued.entry.chats.push(chat);
+        queued.entry.errors = [full(1).errors, full(2).errors].concat();
         let queued = Queued::new(queued.entry, Vec::new(), None);
         assert_eq!(queued.events, 5);
-        assert_eq!(queued.bytes, ENTRY_BYTES + 2 * (200 + EVENT_BYTES) + 10 + EVENT_BYTES);
+        assert_eq!(queued.bytes, ENTRY_BYTES + 2 * (200 + EVENT_BYTES) + 10 + EVENT_BYTES + 2 * EVENT_BYTES);
     }
 }

@@ -504,4 +504,4 @@ fn of_io(path: &Path, error: &io::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

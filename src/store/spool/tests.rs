@@ -19,7 +19,7 @@ fn masked(field: &str) -> Vec<Masking> {
 }
 
 /// An entry that says everything an entry can say.
-fn full(index: i64) -> Entry {
+pub(crate) fn full(index: i64) -> Entry {
     let chat_id = ChatId::parse("00001aCY6K8U003T").expect("valid");
     let event = TranscriptEvent {
         index: EventIndex::new(index).expect("valid"),
