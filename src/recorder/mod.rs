@@ -275,6 +275,16 @@ impl Recorder {
     }
 
     fn begin(start: Start, digest_key: [u8; 32], is_shared: bool) -> std::io::Result<WriterThread> {
+        let (recorder, writer) = Self::with_writer(start, digest_key, is_shared)?;
+        let thread = writer::spawn(writer)?;
+        Ok(WriterThread { recorder, thread })
+    }
+
+    fn with_writer(
+        start: Start,
+        digest_key: [u8; 32],
+        is_shared: bool,
+    ) -> std::io::Result<(Arc<Self>, writer::Writer)> {
         let Start { config, evidence, store, options, run, metrics } = start;
         let policy = Policy {
             decoded_bytes_max: config.body_max,
@@ -309,8 +319,7 @@ impl Recorder {
         };
         let evidence = Evidence::new(evidence, &recorder, is_shared)?;
         let writer = writer::Writer::new(recorder.clone(), options, run, store, spool, evidence, awaits_spool);
-        let thread = writer::spawn(writer)?;
-        Ok(WriterThread { recorder, thread })
+        Ok((recorder, writer))
     }
 
     /// How inspection is to be done.

@@ -227,8 +227,13 @@ impl Outage {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// One that is over.
+    pub(in crate::recorder) fn row() -> Outage {
+        Outage::begun(1, "busy", "it was locked")
+    }
 
     fn chats(names: std::ops::Range<usize>) -> Vec<ChatId> {
         names.map(|n| ChatId::parse(&format!("C{n}")).expect("an id")).collect()

@@ -436,6 +436,21 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+impl Store {
+    /// Does to the file, or to this connection alone, what a test wants done.
+    pub(crate) fn execute(&self, sql: &str) {
+        self.connection.execute_batch(sql).expect("it is sound");
+    }
+
+    /// The one column of a query, which is text.
+    pub(crate) fn texts(&self, sql: &str) -> Vec<String> {
+        let mut select = self.connection.prepare(sql).expect("it is sound");
+        let rows = select.query_map((), |row| row.get(0)).expect("it runs");
+        rows.map(|row| row.expect("a text")).collect()
+    }
+}
+
 /// A write, so that a file that takes none is noticed here.
 fn resume_run(connection: &rusqlite::Connection, run_id: i64) -> Result<i64, Error> {
     connection.execute("UPDATE runs SET clean = 0 WHERE run_id = ?", [run_id])?;

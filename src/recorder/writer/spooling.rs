@@ -288,7 +288,7 @@ fn entries_of(pieces: &[Piece], known: u64, spool_id: &str) -> (Vec<Entry>, Vec<
     for piece in pieces.iter().filter(|piece| piece.end > known) {
         entries.push(match &piece.content {
             Content::Whole(Payload::Entry(entry)) => Entry::clone(entry),
-            Content::Whole(Payload::Began(_)) => Entry { at, ..Entry::default() },
+            Content::Whole(Payload::Began(_)) => Entry::default(),
             Content::Damaged(bytes, length) => {
                 let detail = format!("{length} bytes of the spool that are no record of it");
                 tracing::error!(
@@ -319,3 +319,6 @@ fn damaged(detail: &str, raw: Vec<u8>) -> Entry {
     };
     Entry { at: now_ms(), findings: vec![finding], ..Entry::default() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,3 +103,122 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::recorder::Config;
+    use crate::store::beside;
+
+    async fn writer(folder: &Path, reserve: usize) -> Writer {
+        Writer::idle(folder, Config { reserve, ..Config::default() }, false).await
+    }
+
+    #[tokio::test]
+    async fn the_reserve_is_looked_after_every_second_and_made_where_it_is_missing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(folder.path(), 64 << 10).await;
+        tokio::time::pause();
+        let path = folder.path().join("a.db-reserve");
+        let length = || std::fs::metadata(&path).map_or(0, |found| found.len());
+        let shown = writer.recorder.metrics.clone();
+        writer.tend();
+        assert_eq!((length(), shown.reserve_bytes.get()), (64 << 10, 64 << 10));
+        std::fs::remove_file(&path).expect("it was made");
+        advance(TEND_INTERVAL - Duration::from_millis(1)).await;
+        writer.tend();
+        assert_eq!(length(), 0);
+        advance(Duration::from_millis(1)).await;
+        writer.tend();
+        assert_eq!(length(), 64 << 10);
+        // One that is there is let be.
+        std::fs::write(&path, vec![b'x'; 64 << 10]).expect("the folder is ours");
+        advance(TEND_INTERVAL).await;
+        writer.tend();
+        assert_eq!(std::fs::read(&path).expect("it is there"), vec![b'x'; 64 << 10]);
+    }
+
+    #[tokio::test]
+    async fn no_reserve_is_left_where_none_is_wanted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.db-reserve");
+        std::fs::write(&path, "of an earlier run").expect("the folder is ours");
+        writer(folder.path(), 0).await.tend();
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_reserve_is_given_back_once_and_said_to_be_out_until_it_is_made_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(folder.path(), 64 << 10).await;
+        let recorder = writer.recorder.clone();
+        assert!(!writer.give_back_reserve() && !recorder.is_reserve_out(), "there is none yet");
+        writer.tend();
+        assert!(writer.give_back_reserve() && recorder.is_reserve_out());
+        assert_eq!(recorder.metrics.reserve_bytes.get(), 0);
+        assert!(!folder.path().join("a.db-reserve").exists() && !writer.give_back_reserve());
+        writer.tend_reserve();
+        assert!(!recorder.is_reserve_out());
+        assert_eq!(recorder.metrics.reserve_bytes.get(), 64 << 10);
+    }
+
+    #[tokio::test]
+    async fn a_reserve_that_cannot_be_made_is_told_once_unless_it_is_in_use() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(folder.path(), 1 << 60).await;
+        let (_guard, log) = log(folder.path());
+        writer.recorder.reserve_is_out.store(true, Ordering::Release);
+        writer.tend_reserve();
+        assert_eq!(log(), "");
+        writer.recorder.reserve_is_out.store(false, Ordering::Release);
+        writer.tend_reserve();
+        writer.tend_reserve();
+        assert_eq!(log().matches("there is no reserve").count(), 1, "{}", log());
+    }
+
+    /// What this thread logs from now on, in a file.
+    fn log(folder: &Path) -> (tracing::subscriber::DefaultGuard, impl Fn() -> String) {
+        let path = folder.join("log");
+        let file = Arc::new(File::create(&path).expect("the folder is ours"));
+        let guard = tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(file).finish());
+        (guard, move || std::fs::read_to_string(&path).expect("it is there"))
+    }
+
+    #[tokio::test]
+    async fn a_log_that_a_reader_lets_grow_is_told_and_folded_in_once_the_reader_has_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_guard, log) = log(folder.path());
+        let mut writer = writer(folder.path(), 0).await;
+        let other = self::writer(folder.path(), 0).await.store.take().expect("it is open");
+        other.execute("BEGIN; SELECT count(*) FROM chats");
+        let grow = |length| {
+            let wal = beside(&folder.path().join("a.db"), "-wal");
+            File::options().write(true).open(wal).and_then(|wal| wal.set_len(length)).expect("it is there");
+        };
+        let begin = Instant::now();
+        let at = |milliseconds| begin + Duration::from_millis(milliseconds);
+        grow(WAL_LARGE_BYTES - 1);
+        writer.watch_wal(begin);
+        assert_eq!(writer.recorder.metrics.wal_bytes.get(), WAL_LARGE_BYTES as i64 - 1);
+        assert_eq!((writer.tended.wal_large_since, writer.tended.last_fold), (None, None));
+        grow(WAL_LARGE_BYTES);
+        // Each attempt may hold commits up: there are few.
+        for (now, last_fold) in [(0, 0), (9_999, 0), (10_000, 10_000)] {
+            writer.watch_wal(at(now));
+            assert_eq!(writer.tended.wal_large_since, Some(begin));
+            assert_eq!(writer.tended.last_fold, Some(at(last_fold)), "{now} ms");
+        }
+        assert!(log().contains("it grows"), "{}", log());
+        other.execute("COMMIT");
+        writer.watch_wal(at(20_000));
+        assert_eq!(writer.store().wal_bytes(), 0);
+        writer.watch_wal(at(20_001));
+        assert_eq!(writer.tended.wal_large_since, None);
+    }
+}
