@@ -686,7 +686,8 @@ mod tests {
         let check = |text: &str, outgoing: Outgoing, expected: &[(&str, &str)]| {
             let mut fields = HeaderMap::new();
             toward_http2(&answer(text), outgoing, &mut fields);
-            let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+            let fields: Vec<_> =
+                fields.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
             assert_eq!(fields, expected, "{text:?} {outgoing:?}");
         };
         let text = "HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 4\r\nConnection: X-B\r\nX-B: 2\r\nx-a: 3\r\n\r\n";

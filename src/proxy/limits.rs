@@ -313,7 +313,10 @@ mod tests {
         let config = Config { client_connections_max: 1, ..Config::default() };
         let guests = Guests::new(9, &config, Arc::new(Metrics::default()));
         let mut guest = guests.enter().expect("there is room");
-        assert_eq!(["203.0.113.7", "203.0.113.7"].map(|ip| guest.introduce(ip.parse().unwrap())), [Ok(()); 2]);
+        assert_eq!(
+            ["203.0.113.7", "203.0.113.7"].map(|ip| guest.introduce(ip.parse().expect("an address"))),
+            [Ok(()); 2]
+        );
         drop(guest);
         assert_eq!(guests.of_client().len(), 0, "who has gone is forgotten");
     }

@@ -479,3 +479,12 @@ impl Writer {
         self.store.as_mut().expect("it is open")
     }
 }
+
+/// What this thread logs until the guard is dropped, for a test.
+#[cfg(test)]
+fn log(folder: &std::path::Path) -> (tracing::subscriber::DefaultGuard, impl Fn() -> String) {
+    let path = folder.join("log");
+    let file = Arc::new(std::fs::File::create(&path).expect("the folder is ours"));
+    let guard = tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(file).finish());
+    (guard, move || std::fs::read_to_string(&path).expect("it is there"))
+}

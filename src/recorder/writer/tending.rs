@@ -108,12 +108,12 @@ impl Writer {
 mod tests {
     use std::fs::File;
     use std::path::Path;
-    use std::sync::Arc;
 
     use tokio::time::advance;
 
     use super::*;
     use crate::recorder::Config;
+    use crate::recorder::writer::log;
     use crate::store::beside;
 
     async fn writer(folder: &Path, reserve: usize) -> Writer {
@@ -182,14 +182,6 @@ mod tests {
         assert_eq!(log().matches("there is no reserve").count(), 1, "{}", log());
     }
 
-    /// What this thread logs from now on, in a file.
-    fn log(folder: &Path) -> (tracing::subscriber::DefaultGuard, impl Fn() -> String) {
-        let path = folder.join("log");
-        let file = Arc::new(File::create(&path).expect("the folder is ours"));
-        let guard = tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(file).finish());
-        (guard, move || std::fs::read_to_string(&path).expect("it is there"))
-    }
-
     #[tokio::test]
     async fn a_log_that_a_reader_lets_grow_is_told_and_folded_in_once_the_reader_has_gone() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -201,6 +193,9 @@ mod tests {
             let wal = beside(&folder.path().join("a.db"), "-wal");
             File::options().write(true).open(wal).and_then(|wal| wal.set_len(length)).expect("it is there");
         };
+        let limit = "SELECT CAST(journal_size_limit AS TEXT) FROM pragma_journal_size_limit";
+        let limit: u64 = writer.store().texts(limit).concat().parse().expect("a number");
+        assert!((limit + 1..2 * limit).contains(&WAL_LARGE_BYTES), "a log that was cut back is not large");
         let begin = Instant::now();
         let at = |milliseconds| begin + Duration::from_millis(milliseconds);
         grow(WAL_LARGE_BYTES - 1);

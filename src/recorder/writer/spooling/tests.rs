@@ -1,14 +1,13 @@
 //! The writer's steps with the spool, one by one: real files, and no thread.
 
-use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 
 use futures_util::FutureExt;
 use tokio::time::advance;
 
 use super::*;
 use crate::gms::{ChatAnswer, ChatKey, Coverage, Observation};
+use crate::recorder::writer::log;
 use crate::recorder::{AnswerKey, Config, Recorded};
 use crate::store::spool::tests::full;
 use crate::telemetry::metrics::Account;
@@ -60,14 +59,6 @@ fn backlog(writer: &Writer) -> u64 {
 
 fn spool(folder: &Path) -> std::path::PathBuf {
     folder.join("a.db-spool")
-}
-
-/// What this thread logs from now on, in a file.
-fn log(folder: &Path) -> (tracing::subscriber::DefaultGuard, impl Fn() -> String) {
-    let path = folder.join("log");
-    let file = Arc::new(File::create(&path).expect("the folder is ours"));
-    let guard = tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(file).finish());
-    (guard, move || std::fs::read_to_string(&path).expect("it is there"))
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,7 +143,6 @@ async fn what_a_commit_that_seemed_to_fail_has_brought_is_not_brought_again() {
     let first = spool.read(1).expect("it is sound").remove(0);
     let mark = Mark { spool_id: spool.id(), drained_to: first.end, at: 1 };
     writer.store().append_marked(&[full(1)], &[], true, Some(&mark)).expect("stored");
-    writer.drain_pause.worked();
     drain(&mut writer).await;
     // Of the first one an event and two of its finding.
     let expected = Account { seen: 12, new: 2, duplicate: 5, variant: 2, finding: 3, ..Account::default() };
@@ -260,6 +250,7 @@ async fn the_spool_is_drained_while_that_works_and_time_is_left() {
     assert!(!writer.has_backlog() && !writer.drains_at_stop());
     keep(&mut writer, (1..4).map(answer));
     assert!(writer.has_backlog() && writer.drains_at_stop());
+    tokio::time::pause();
     writer.drain_pause.failed();
     assert!(writer.has_backlog() && !writer.drains_at_stop());
     drain(&mut writer).await;
