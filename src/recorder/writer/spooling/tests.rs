@@ -2,40 +2,19 @@
 
 use std::path::Path;
 
-use futures_util::FutureExt;
 use tokio::time::advance;
 
 use super::*;
-use crate::gms::{ChatAnswer, ChatKey, Coverage, Observation};
+use crate::recorder::Config;
 use crate::recorder::writer::log;
-use crate::recorder::{AnswerKey, Config, Recorded};
+use crate::recorder::writer::tests::{account, answer, asked_twice, batch, config, queue, told};
 use crate::store::spool::tests::full;
 use crate::telemetry::metrics::Account;
-
-const KEY: AnswerKey = [1; 16];
 
 async fn writer(folder: &Path, when_unavailable: WhenUnavailable) -> Writer {
     let mut writer = Writer::idle(folder, config(when_unavailable), false).await;
     writer.take_up_spool();
     writer
-}
-
-fn config(when_unavailable: WhenUnavailable) -> Config {
-    Config { when_unavailable, batch_events_max: 1, ..Config::default() }
-}
-
-/// What an answer with one event brings.
-fn answer(index: i64) -> Entry {
-    Entry { errors: Vec::new(), findings: Vec::new(), ..full(index) }
-}
-
-fn queue(writer: &Writer, entry: Entry) -> Recorded {
-    writer.recorder.enqueue(entry, Vec::new(), 0, None)
-}
-
-/// All that waits.
-fn batch(writer: &Writer) -> Batch {
-    Batch { queued: writer.recorder.queue.take(usize::MAX, &writer.recorder.metrics), ..Batch::default() }
 }
 
 fn keep(writer: &mut Writer, entries: impl IntoIterator<Item = Entry>) {
@@ -47,10 +26,6 @@ fn keep(writer: &mut Writer, entries: impl IntoIterator<Item = Entry>) {
 async fn drain(writer: &mut Writer) {
     let pulse = writer.recorder.metrics.pulses.begin("writer");
     writer.drain(&pulse).await;
-}
-
-fn account(writer: &Writer) -> Account {
-    writer.recorder.metrics.ledger.read()
 }
 
 fn backlog(writer: &Writer) -> u64 {
@@ -87,30 +62,12 @@ async fn what_is_kept_is_honoured_at_once_and_comes_into_the_archive_with_its_ou
     let mut writer = writer(folder.path(), WhenUnavailable::Spool).await;
     let recorder = writer.recorder.clone();
     assert!(recorder.is_spooling() && !recorder.is_down());
-    let event = full(1).chats.remove(0);
-    let seen = ChatAnswer {
-        key: ChatKey::Id(event.chat_id.clone()),
-        secure_keys: Vec::new(),
-        secrets: Vec::new(),
-        service: None,
-        events: event.events,
-        coverage: Coverage::Nothing,
-        next_position: None,
-        ended: None,
-        is_async: false,
-        attributes: Vec::new(),
-    };
-    let observation = Observation { chats: vec![seen], ..Observation::default() };
-    let first = recorder.observe(observation, KEY, None, || unreachable!("it carries no errors"));
-    let joined = recorder.recognise(&KEY, None).expect("it is under way");
+    let [first, joined] = asked_twice(&writer, 1);
     let error = queue(&writer, Entry { findings: Vec::new(), chats: Vec::new(), ..full(2) });
     recorder.outages.begin(7, "locked", "by a shell");
     let mut batch = batch(&writer);
     assert!(writer.keep(&mut batch));
-    for recorded in [first, joined, error] {
-        let Recorded::Held(ticket) = recorded else { panic!("{recorded:?}") };
-        assert_eq!(ticket.committed.now_or_never(), Some(true));
-    }
+    assert_eq!([first, joined, error].map(told), [Some(true); 3]);
     assert_eq!(account(&writer), Account { seen: 2, duplicate: 1, in_flight: 1, ..Account::default() });
     assert_eq!(backlog(&writer), 3, "the beginning of the outage, too");
     keep(&mut writer, [answer(2)]);
