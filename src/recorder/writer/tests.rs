@@ -95,14 +95,14 @@ async fn what_is_committed_is_counted_honoured_and_remembered() {
     let [first, joined] = asked_twice(&writer, 1);
     let mut changed = answer(1);
     changed.chats[0].events[0].raw = "{\"index\":1,\"text\":\"other\"}".into();
-    let others = [changed, full(1), full(2)].map(|entry| queue(&writer, entry));
+    let others = [changed, full(1), full(2), full(3)].map(|entry| queue(&writer, entry));
     writer.recorder.outages.begin(7, "locked", "by a shell");
     let batch = batch(&writer);
     assert!(write(&mut writer, batch).await);
     assert_eq!([first, joined].map(told), [Some(true); 2]);
-    assert_eq!(others.map(told), [Some(true); 3]);
+    assert_eq!(others.map(told), [Some(true); 4]);
     // Of the full ones an event and two of a finding each.
-    let expected = Account { seen: 13, new: 3, duplicate: 3, variant: 2, finding: 5, ..Account::default() };
+    let expected = Account { seen: 16, new: 4, duplicate: 3, variant: 2, finding: 7, ..Account::default() };
     assert_eq!(account(&writer), expected);
     assert!(!writer.recorder.is_down() && writer.recorder.outages.has_finished());
     assert!(log().contains("other content than before") && log().contains("recording is up again"), "{}", log());
@@ -387,4 +387,41 @@ async fn there_is_work_while_anything_waits() {
     assert!(write(&mut writer, Batch::default()).await && !writer.has_work());
     writer.left_over.push(answer(2));
     assert!(writer.has_work());
+}
+
+#[test]
+fn a_batch_is_empty_where_nothing_is_in_it() {
+    assert!(Batch::default().is_empty());
+    assert!(!Batch { lazy: vec![answer(1)], ..Batch::default() }.is_empty());
+    assert!(!Batch { queued: vec![Queued::new(answer(1), Vec::new(), None)], ..Batch::default() }.is_empty());
+}
+
+#[tokio::test]
+async fn a_writer_that_is_closed_writes_all_that_is_left_and_says_that_it_has_ended() {
+    let check = async |written: &[i64], queued: &[i64], outage: Option<&str>, sql: &str, expected: &str| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = passing(&folder).await;
+        for index in written {
+            let mut entry = answer(*index);
+            entry.chats[0].ended = None;
+            drop(queue(&writer, entry));
+            let batch = batch(&writer);
+            assert!(write(&mut writer, batch).await);
+        }
+        queued.iter().for_each(|index| drop(queue(&writer, answer(*index))));
+        let recorder = writer.recorder.clone();
+        if let Some(reason) = outage {
+            recorder.outages.begin(7, reason, "");
+            recorder.outages.end(8);
+        }
+        recorder.closing.store(true, Ordering::Release);
+        assert!(recorder.is_writing());
+        writer.run().await;
+        assert!(!recorder.is_writing());
+        assert_eq!(passing(&folder).await.store().texts(sql), [expected]);
+    };
+    check(&[1, 2], &[], None, "SELECT CAST(next_position AS TEXT) FROM chats", "3").await;
+    check(&[], &[1, 2, 3], None, "SELECT group_concat(event_index) FROM events", "1,2,3").await;
+    check(&[], &[], Some("locked"), "SELECT reason FROM outages", "locked").await;
+    check(&[], &[], None, "SELECT group_concat(clean) FROM runs", "1,0").await;
 }
