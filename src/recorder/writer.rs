@@ -465,16 +465,11 @@ impl Writer {
     /// One without a thread, on an archive in a folder: a test lets it take its steps. `is_shared`: another process may have
     /// the spool.
     async fn idle(folder: &std::path::Path, config: super::Config, is_shared: bool) -> Self {
-        let options = Options {
-            path: folder.join("a.db"),
-            create: true,
-            file_mode: 0o600,
-            quiet_after: Duration::from_secs(1),
-            async_quiet_after: Duration::from_secs(1),
-        };
+        let options = Options::plain(folder.join("a.db"));
         let store = Store::open(&options, &Run::plain()).await.expect("an archive");
-        let metrics = Arc::default();
-        let made = Recorder::with_writer(config, store, options, Run::plain(), metrics, [7; 32], is_shared);
+        let (evidence, run, metrics) = (crate::archive::Config::default(), Run::plain(), Arc::default());
+        let start = super::Start { config, evidence, store, options, run, metrics };
+        let made = Recorder::with_writer(start, [7; 32], is_shared);
         made.expect("the spool is ours, too").1
     }
 

@@ -193,6 +193,21 @@ pub struct Run {
 }
 
 #[cfg(test)]
+impl Options {
+    /// Of a file that is made where there is none.
+    pub(crate) fn plain(path: PathBuf) -> Self {
+        Self {
+            path,
+            create: true,
+            file_mode: 0o600,
+            quiet_after: Duration::from_secs(1),
+            async_quiet_after: Duration::from_secs(1),
+            masks: Masks::default(),
+        }
+    }
+}
+
+#[cfg(test)]
 impl Run {
     /// One that says nothing of importance.
     pub(crate) fn plain() -> Self {

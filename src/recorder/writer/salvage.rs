@@ -91,20 +91,13 @@ fn as_finding(part: &Entry, error: &Error) -> Entry {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
     use crate::store::spool::tests::full;
     use crate::store::{Options, Run};
 
     async fn store(folder: &tempfile::TempDir) -> Store {
-        let options = Options {
-            path: folder.path().join("a.db"),
-            create: true,
-            file_mode: 0o600,
-            quiet_after: Duration::from_secs(1),
-            async_quiet_after: Duration::from_secs(1),
-        };
+        let options = Options::plain(folder.path().join("a.db"));
         let store = Store::open(&options, &Run::plain()).await.expect("a new archive");
         store.execute(
             "CREATE TRIGGER refuse BEFORE INSERT ON events WHEN NEW.text = 'poison'
