@@ -230,8 +230,12 @@ mod tests {
         let mut queued = entry(1, 3, 10);
         queued.entry.chats.push(chat);
         queued.entry.errors = [full(1).errors, full(2).errors].concat();
+        queued.entry.files = full(1).files;
+        let maskings = queued.entry.maskings().count();
+        assert!(maskings > 0);
         let queued = Queued::new(queued.entry, Vec::new(), None);
         assert_eq!(queued.events, 5);
-        assert_eq!(queued.bytes, ENTRY_BYTES + 2 * (200 + EVENT_BYTES) + 10 + EVENT_BYTES + 2 * EVENT_BYTES);
+        let rows = 2 * (200 + EVENT_BYTES) + 10 + EVENT_BYTES + 3 * EVENT_BYTES;
+        assert_eq!(queued.bytes, ENTRY_BYTES + rows + maskings * MASKING_BYTES);
     }
 }

@@ -166,7 +166,8 @@ mod tests {
             Entry { chats: vec![events], ..blank.clone() },
             Entry { chats: vec![facts], ..blank.clone() },
             Entry { errors: whole.errors.clone(), ..blank.clone() },
-            Entry { findings: whole.findings.clone(), ..blank },
+            Entry { findings: whole.findings.clone(), ..blank.clone() },
+            Entry { files: whole.files.clone(), ..blank },
         ];
         assert_eq!(format!("{:?}", parts(&whole)), format!("{expected:?}"));
     }
