@@ -350,7 +350,7 @@ async fn a_single_byte_that_was_flipped_anywhere_is_found() {
             break;
         }
         let (table, column) = &columns[random(&mut seed) as usize % columns.len()];
-        let rowid = if table == "coverage" { "chat_id || from_position || run_id" } else { "rowid" };
+        let rowid = if table == "coverage" { "json_array(chat_id, from_position, run_id, node)" } else { "rowid" };
         let sql = format!("SELECT {rowid}, \"{column}\" FROM {table} WHERE \"{column}\" IS NOT NULL");
         let rows: Vec<(Value, Value)> = connection
             .prepare(&sql)
