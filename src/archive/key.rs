@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::note::{ORIGIN, PublicKey, Signer, Succession};
@@ -85,6 +85,7 @@ pub fn rotate<E: From<Error>>(
     }
     let present = open(path, archive_id, known)?;
     let text = make(&next(path), archive_id).map_err(at(&next(path)))?;
+    give_to_owner_of(path, &next(path))?;
     let later = of_archive(&next(path), &text, &[])?;
     let vkey = later.public().vkey();
     let succession = Succession { archive_id: archive_id.into(), next: vkey.clone(), at: now };
@@ -102,13 +103,23 @@ fn finish_rotation(path: &Path, known: &[String]) -> Result<Option<Signer>, Erro
         let aside = beside(path, &format!(".{}", former.public().id_in_hex()));
         match write(&aside, &text) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&aside)(error)),
-            _ => {}
+            _ => give_to_owner_of(path, &aside)?,
         }
     }
     match std::fs::rename(next(path), path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path)(error)),
         _ => Ok(Some(signer)),
     }
+}
+
+/// Whoever rotates as root does it for the user of `serve`.
+fn give_to_owner_of(path: &Path, file: &Path) -> Result<(), Error> {
+    let owner = |path: &Path| std::fs::metadata(path).map(|found| (found.uid(), found.gid()));
+    let wanted = owner(path).map_err(at(path))?;
+    if owner(file).map_err(at(file))? == wanted {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(file, Some(wanted.0), Some(wanted.1)).map_err(at(file))
 }
 
 fn next(path: &Path) -> PathBuf {

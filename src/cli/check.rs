@@ -31,7 +31,7 @@ pub(super) use listeners::serving;
 
 const EXAMPLE: &str = "\
 Example:
-  gms-recorder check --config /etc/gms-recorder.toml
+  gms-recorder check --config /etc/gms-recorder/gms-recorder.toml
 
 Exit codes:
   0  the configuration is right, its addresses are free (or this archive's own running `serve` has

@@ -41,9 +41,18 @@ pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
     let mut archive = Archive::open(database).await?;
     let exists = archive.chat(&args.chat_id).await?.is_some();
     archive.close().await?;
-    anyhow::ensure!(exists, "there is no such chat: `gms-recorder chats` lists them");
+    anyhow::ensure!(
+        exists,
+        "there is no chat {} in {}: `gms-recorder chats` lists them",
+        args.chat_id,
+        database.display()
+    );
     let database = database.to_owned();
     let (proof, newer) = tokio::task::spawn_blocking(move || prove(&args.chat_id, &database)).await??;
+    anyhow::ensure!(
+        proof["rows"] != json!([]),
+        "none of the chat's {newer} rows is signed yet: a running `serve` signs them within evidence.checkpoint_interval"
+    );
     let mut stdout = io::stdout().lock();
     serde_json::to_writer_pretty(&mut stdout, &proof).map_err(io::Error::from)?;
     writeln!(stdout)?;
@@ -84,6 +93,7 @@ fn row(proof: &Proof) -> Value {
         "fields": fields,
         "salt": BASE64_STANDARD.encode(proof.salt),
         "leaf": proof.leaf,
+        "sealed_later_at": proof.sealed_later_at,
         "path": path,
     })
 }

@@ -16,8 +16,9 @@ Example:
   gms-recorder verify --anchor /mnt/audit/checkpoints --key auditor/gms-recorder.vkey
 
 Exit codes:
-  0  everything is as it was sealed
-  1  something is not: the first faults are named; or the archive could not be read";
+  0  what is sealed is as it was sealed; it is said how much is not signed or not sealed yet
+  1  something is not: the first faults are named; or the archive or an anchor could not be read
+  2  wrong usage: a --key that is none";
 
 /// Hold every row of the archive against its seal, the seals against the tree, and the tree against every signed checkpoint.
 ///
@@ -65,9 +66,13 @@ fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
     for file in files {
         let usage = |why: String| Usage(format!("--key {}: {why}", file.display()));
         let text = std::fs::read_to_string(file).map_err(|error| usage(error.to_string()))?;
+        let before = keys.len();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let key = PublicKey::parse(line);
             keys.push(key.ok_or_else(|| usage("it has a line that is no public key of signed notes".into()))?);
+        }
+        if keys.len() == before {
+            return Err(usage("it has no public key; `gms-recorder key list` prints those of an archive".into()).into());
         }
     }
     Ok(keys)
@@ -157,9 +162,11 @@ impl Told {
         let clock = Clock::now(args.look.utc);
         let Answer { found, checkpoints, last, anchored, last_anchored, .. } = &self.answer;
         let faults = self.answer.fault_count();
-        match faults {
-            0 => output.line("everything recorded is as it was sealed")?,
-            _ => output.line(&Ink::Red.on("NOT AS IT WAS SEALED"))?,
+        match (faults, found.unsealed, last) {
+            (1.., ..) => output.line(&Ink::Red.on("NOT AS IT WAS SEALED"))?,
+            (0, 1.., _) => output.line("NOT EVERYTHING IS SEALED; what is sealed is as it was sealed")?,
+            (0, 0, None) => output.line("everything recorded is as it was sealed; nothing of it is signed")?,
+            (0, 0, Some(_)) => output.line("everything recorded is as it was sealed")?,
         }
         for fault in self.answer.all_faults() {
             output.line(&format!("  {}", plain_line(&fault.to_string())))?;
@@ -185,7 +192,8 @@ impl Told {
             labelled(output, "later", &format!("{} sealed {days}: {what}", of(leaves, "row")))?;
         }
         if found.unsealed > 0 {
-            let what = "written by a release without seals and not yet sealed: `serve` does it";
+            let what = "not sealed: a release without seals has written them, or somebody by hand; the next `serve` seals them \
+                        as they are, marked as sealed later";
             labelled(output, "unsealed", &format!("{} {what}", of(found.unsealed, "row")))?;
         }
         labelled(output, "strength", self.strength(args))?;
@@ -194,22 +202,23 @@ impl Told {
 
     /// What a sound answer says, and what not.
     fn strength(&self, args: &Args) -> &'static str {
-        match (args.anchors.is_empty(), args.keys.is_empty()) {
+        match (self.answer.anchored == 0, args.keys.is_empty()) {
             (true, true) => {
                 "no outside anchor, and the archive's own word for its key: shows accidents and changes by hand, not what \
-                 somebody did who has the key (the operator), nor a file that was rolled back or swapped"
+                 somebody did who has the key (the operator) or took the last checkpoints away, nor a file that was rolled \
+                 back or swapped"
             }
             (true, false) => {
-                "no outside anchor: shows changes by everybody who has not the private key, not by the operator who has \
-                 it, nor a file that was rolled back"
+                "no outside anchor: shows changes to what a checkpoint still covers by everybody who does not have the \
+                 private key; not that the last checkpoints were taken away, nor a file that was rolled back"
             }
             (false, true) => {
                 "outside anchor: what it has cannot have been changed since by anybody who cannot change the anchor too. \
                  The key is the archive's own word; give --key"
             }
             (false, false) => {
-                "outside anchor and a key of your own: what is anchored cannot have been changed since, by the operator \
-                 neither, unless he can change the anchor too"
+                "outside anchor and a public key that you brought: what is anchored cannot have been changed since, not even \
+                 by the operator, unless the anchor can be changed too"
             }
         }
     }
@@ -219,7 +228,7 @@ fn signed(count: u64, last: Option<&Checkpoint>, leaves: u64, clock: &Clock) -> 
     let Some(last) = last else { return "by no checkpoint".into() };
     let rest = match leaves - last.size.min(leaves) {
         0 => "all of it".to_owned(),
-        rest => format!("the last {rest} leaves are newer than it"),
+        rest => format!("the last {rest} leaves are newer: nobody vouches for them yet"),
     };
     format!(
         "{} to {}, {rest}",

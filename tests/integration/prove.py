@@ -82,10 +82,14 @@ def check(proof, vkey):
         assert root_by_path(row["leaf"], size, leaf_hash(row), path) == root, "not in the tree: " + name
         chat = [content for field, _kind, content in row["fields"] if field == "chat_id"]
         assert chat == [proof["chat_id"]], "of another chat: " + name
-    return "%d rows of %s are among the %d leaves that %s signed" % (len(proof["rows"]), proof["chat_id"], size, origin)
+    later = sum(row["sealed_later_at"] is not None for row in proof["rows"])
+    return "%d rows of %s are among the %d leaves that %s signed; %d of them were sealed later than written; %d newer rows are not proved" % (
+        len(proof["rows"]), proof["chat_id"], size, origin, later, proof["newer_rows"])
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     try:
         with open(sys.argv[1], encoding="utf-8") as proof, open(sys.argv[2], encoding="utf-8") as key:
             print(check(json.load(proof), key.read()))

@@ -8,12 +8,12 @@ use rusqlite::types::ValueRef;
 use super::{Pack, Snapshot};
 use crate::store::seal::merkle::{HASH_BYTES, Hash, Paths};
 use crate::store::seal::{
-    ATTRIBUTES, CHATS, COVERAGE, ERRORS, EVENTS, FINDINGS, Form, KeyValue, Refs, SALT_BYTES, VARIANTS,
+    ATTRIBUTES, CHATS, COVERAGE, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS, Refs, SALT_BYTES, VARIANTS,
 };
 use crate::store::{Error, ErrorKind};
 
 /// Tables with rows of a chat, in the order in which they are shown.
-const OF_CHAT: [u8; 7] = [CHATS, EVENTS, VARIANTS, ATTRIBUTES, COVERAGE, ERRORS, FINDINGS];
+const OF_CHAT: [u8; 9] = [CHATS, EVENTS, VARIANTS, ATTRIBUTES, COVERAGE, ERRORS, FINDINGS, MASKINGS, FILES];
 
 /// A row and what proves it.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct Proof {
     pub salt: [u8; SALT_BYTES],
     /// Its leaf.
     pub leaf: u64,
+    /// When it was sealed, where that was later than it was written; milliseconds since the epoch.
+    pub sealed_later_at: Option<i64>,
     /// From the leaf's sibling upwards.
     pub path: Vec<Hash>,
 }
@@ -58,6 +60,7 @@ pub struct Proofs {
 #[derive(Debug, Clone, Copy)]
 struct Leaf {
     number: u64,
+    sealed_later_at: Option<i64>,
     salt: [u8; SALT_BYTES],
 }
 
@@ -85,7 +88,9 @@ impl Snapshot {
             wanted.insert(leaf.number, proofs.rows.len());
             let form = Form::of(name.0).expect("read by its form");
             let (fields, salt) = (std::mem::take(fields), leaf.salt);
-            proofs.rows.push(Proof { table: form.table, fields, salt, leaf: leaf.number, path: Vec::new() });
+            let Leaf { number, sealed_later_at, .. } = *leaf;
+            let (table, path) = (form.table, Vec::new());
+            proofs.rows.push(Proof { table, fields, salt, leaf: number, sealed_later_at, path });
         }
         let (mut paths, mut order, mut next) = (Paths::default(), Vec::<usize>::new(), 0);
         self.each_pack(|pack| {
@@ -133,7 +138,7 @@ impl Snapshot {
                 }
                 let number = pack.head.first_leaf.cast_unsigned() + u64::from(place);
                 let salt = pack.salt(place).ok_or_else(damaged)?;
-                leaves.insert(name, Leaf { number, salt });
+                leaves.insert(name, Leaf { number, sealed_later_at: pack.head.sealed_later_at, salt });
             }
             Ok(())
         })?;
