@@ -118,7 +118,7 @@ impl Answer {
                 }
                 None => {
                     let what = format!(
-                        "it signs {size} leaves, and the archive has {leaves}: the archive was cut or rolled back"
+                        "it signs {size} leaves, and the archive has {leaves}: the archive was cut or rolled back, or it is a copy from before"
                     );
                     self.faults.add(source, what);
                     false

@@ -43,6 +43,7 @@ pub(super) fn check(config: &Config, layers: &mut Layers) {
     check_file_mode(&config.recording.file_mode, layers);
     check_recording_bounds(&config.recording, layers);
     check_masking(&config.masking, layers);
+    check_evidence(config, layers);
     at_least_one_ms("evidence", "checkpoint_interval", config.evidence.checkpoint_interval, layers);
     check_listeners(config.proxy.listen, config.admin.listen, layers);
     if config.admin.control.as_os_str().len() > PATH_BYTES_MAX {
@@ -388,6 +389,26 @@ fn check_recording_bounds(config: &recorder::Config, layers: &mut Layers) {
         let sentence =
             format!("{given} cannot take in one answer of body_max = \"{body_max}\"; raise it, or lower body_max");
         layers.object_once("recording", "queue_bytes_max", sentence);
+    }
+}
+
+/// Notes that are appended to another file of ours would spoil it, and a key that is written over it too.
+fn check_evidence(config: &Config, layers: &mut Layers) {
+    let (evidence, database) = (&config.evidence, &config.recording.database);
+    let own = [database.clone(), config.recording.spool_path(database)];
+    let is_named = |file: &Path| !file.as_os_str().is_empty();
+    if is_named(&evidence.key_file) && own.contains(&evidence.key_file) {
+        layers.object(
+            "evidence",
+            "key_file",
+            None,
+            "is the archive or its spool; the key needs a file of its own".into(),
+        );
+    }
+    let is_own = own.contains(&evidence.anchor_file) || evidence.anchor_file == evidence.key_path(database);
+    if is_named(&evidence.anchor_file) && is_own {
+        let sentence = "is the archive, its spool or its key; checkpoints are appended to a file of their own".into();
+        layers.object("evidence", "anchor_file", None, sentence);
     }
 }
 

@@ -200,6 +200,23 @@ fn unknown_names_are_told_with_their_nearest() {
 }
 
 #[test]
+fn checkpoints_and_keys_have_files_of_their_own() {
+    check(
+        "[evidence]\nkey_file = 'transcripts.db'\nanchor_file = 'transcripts.db-spool'",
+        &[
+            "test.toml:2: evidence.key_file: is the archive or its spool; the key needs a file of its own",
+            "test.toml:3: evidence.anchor_file: is the archive, its spool or its key; checkpoints are appended to a file of their own",
+        ],
+    );
+    check(
+        "[evidence]\nanchor_file = 'transcripts.db.key'",
+        &[
+            "test.toml:2: evidence.anchor_file: is the archive, its spool or its key; checkpoints are appended to a file of their own",
+        ],
+    );
+}
+
+#[test]
 fn wrong_variables_and_flags_are_told_by_name() {
     let rows: [(Variables<'_>, &str); 7] = [
         (&[("GMS_RECORDER_LISTN", "x")], "GMS_RECORDER_LISTN: unknown variable; did you mean GMS_RECORDER_LISTEN?"),

@@ -231,8 +231,7 @@ impl FormFiles {
                     }
                     return None;
                 };
-                let is_file =
-                    std::str::from_utf8(&rest[..end]).ok().and_then(disposition).is_some_and(|part| part.is_file);
+                let is_file = disposition(&String::from_utf8_lossy(&rest[..end])).is_some_and(|part| part.is_file);
                 self.place = if is_file { Place::File } else { Place::Between };
                 self.files.extend(is_file.then(FormFile::default));
                 Some(end + 4)
@@ -306,6 +305,21 @@ mod tests {
                 "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
                 "in pieces of {piece}"
             );
+        }
+    }
+
+    #[test]
+    fn a_file_is_known_however_its_part_says_so() {
+        for part in [
+            &b"name=\"file\"; filename=\"caf\xe9.png\""[..],
+            b"NAME=\"file\"; FILENAME=\"a.png\"",
+            b"name=\"file\"; filename*=UTF-8''a.png",
+            b"name=\"file\"",
+        ] {
+            let head = [format!("--{BOUNDARY}\r\nContent-Disposition: form-data; ").as_bytes(), part].concat();
+            let body = [&head[..], format!("\r\n\r\ncontent\r\n--{BOUNDARY}--\r\n").as_bytes()].concat();
+            let files = files_of(&body, 9);
+            assert_eq!((files.len(), files[0].hashed.bytes()), (1, 7), "{}", part.escape_ascii());
         }
     }
 

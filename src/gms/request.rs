@@ -324,7 +324,7 @@ fn multipart_field(part: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
 /// What a part of a form is.
 pub(super) struct Disposition<'a> {
     name: Option<&'a str>,
-    /// It has a file's name.
+    /// It has a file's name, or the name of the field that files come in.
     pub is_file: bool,
 }
 
@@ -333,12 +333,14 @@ pub(super) fn disposition(head: &str) -> Option<Disposition<'_>> {
     let is_disposition =
         |line: &&str| line.get(..20).is_some_and(|name| name.eq_ignore_ascii_case("content-disposition:"));
     let line = head.lines().find(is_disposition)?;
+    let lower = line.to_ascii_lowercase();
     let parameter = |name: &str| {
-        let after = line.split(name).nth(1)?;
+        let after = &line[lower.find(name)? + name.len()..];
         after.strip_prefix('"').map_or(after.split(';').next(), |quoted| quoted.split('"').next())
     };
-    let is_file = parameter("filename=").or_else(|| parameter("filename*=")).is_some();
-    Some(Disposition { name: parameter(" name="), is_file })
+    let name = parameter(" name=").or_else(|| parameter(";name="));
+    let has_file_name = parameter("filename=").or_else(|| parameter("filename*=")).is_some();
+    Some(Disposition { name, is_file: has_file_name || name == Some("file") })
 }
 
 #[cfg(test)]

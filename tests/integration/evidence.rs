@@ -296,6 +296,47 @@ async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found
     );
 }
 
+/// An insider who has no key lets the recorder itself seal what was changed, as if a release without seals had written it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_never_changes_is_sealed_once() {
+    let folder = folder();
+    let database = busy(folder.path()).await;
+    alter(&database, "UPDATE events SET text = 'forged' WHERE event_index = 3; UPDATE runs SET sealing = 'nobody'");
+    let mut server = Server::start(folder.path(), &[crate::support::free_address()], "");
+    eventually("sealed anew", async || {
+        (Archive::open(&database).await.value("SELECT count(*) FROM runs WHERE sealing = 'later'").await != "0")
+            .then_some(())
+    })
+    .await;
+    assert!(server.stop().success());
+    let found = faults(&answer(&database, &[]));
+    assert!(found.contains("events, chat_id") && found.contains("sealed a second time"), "{found}");
+}
+
+/// SQLite would take a key from its index, and not from the row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_read_from_the_row_itself() {
+    const PAGE_BYTES: usize = 8_192;
+    const TABLE_LEAF: u8 = 0x0d; // sqlite.org/fileformat2.html, section 1.6
+    let folder = folder();
+    let database = busy(folder.path()).await;
+    let chat_id =
+        Archive::open(&database).await.value("SELECT chat_id FROM events ORDER BY event_index DESC LIMIT 1").await;
+    let bytes = std::fs::read(&database).expect("an archive");
+    let mut altered_pages = 0;
+    for (page, content) in bytes.chunks(PAGE_BYTES).enumerate().filter(|(_, content)| content[0] == TABLE_LEAF) {
+        let Some(at) = memchr::memmem::find(content, chat_id.as_bytes()) else { continue };
+        let mut altered = bytes.clone();
+        altered[page * PAGE_BYTES + at] ^= 1;
+        let path = folder.path().join("altered.db");
+        std::fs::write(&path, altered).expect("there is room");
+        let found = verify(&path, &Question::default(), &mut |_, _| {}).map_or(1, |answer| answer.fault_count());
+        assert!(found > 0, "page {page}, byte {at}");
+        altered_pages += 1;
+    }
+    assert!(altered_pages > 2, "{altered_pages} pages have the chat's id");
+}
+
 /// xorshift64*
 fn random(seed: &mut u64) -> u64 {
     *seed ^= *seed >> 12;

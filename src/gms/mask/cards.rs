@@ -335,8 +335,20 @@ impl<'t> Numbers<'t> {
         let (last, others) = lengths.split_last().expect("there are two or more");
         let is_even = others.iter().all(|length| *length == lengths[0]) && *last <= lengths[0];
         let goes_on = |at: Option<&Group>| at.is_some_and(|group| gap(group) == separator);
-        let is_alone = !goes_on(groups.first()) && !goes_on(self.groups.get(window.end));
+        let is_followed = goes_on(self.groups.get(window.end)) && !self.is_date_or_value(window.end);
+        let is_alone = !goes_on(groups.first()) && !is_followed;
         is_same && is_one_line && lengths != ORDER && (is_alone || is_even && lengths.len() > 2)
+    }
+
+    /// Whether what people write behind a card's number is here: until when it is valid (12/27), or its verification value.
+    fn is_date_or_value(&self, at: usize) -> bool {
+        let length = |at: usize| self.groups.get(at).map_or(0, |group| group.digits.len());
+        let joined = |at: usize| self.groups.get(at).and_then(|group| group.gap.clone()).map(|gap| &self.text[gap]);
+        match (length(at), joined(at + 1)) {
+            (1 | 2, Some(gap)) => gap.trim() == "/" && matches!(length(at + 1), 2 | 4),
+            (3, None) => true,
+            _ => false,
+        }
     }
 
     /// The beginning of a number at the very end, of more digits than may be kept.
