@@ -76,6 +76,24 @@ impl Default for Config {
     }
 }
 
+/// Members and fields that hold a verification value and nothing else.
+const VALUE_NAMES: [&str; 14] = [
+    "cvv",
+    "cvv2",
+    "cvc",
+    "cvc2",
+    "csc",
+    "cvn",
+    "cvn2",
+    "cav2",
+    "cardCvv",
+    "cardCvc",
+    "cvvCode",
+    "cvcCode",
+    "securityCode",
+    "cardSecurityCode",
+];
+
 /// The rules in force. Cheap to clone.
 #[derive(Clone)]
 pub struct Masks(Arc<Rules>);
@@ -210,6 +228,19 @@ impl Masks {
         self.string(text, Spelling::Plain)
     }
 
+    /// Masks the value of a field that is named as one for verification values: `cvv`, `userData[cvv]`.
+    pub(super) fn named(&self, name: &str, value: &mut String) -> Option<Masked> {
+        let [_, rule] = self.0.cards.as_ref()?;
+        let name = name.strip_prefix("userData[").and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        if !is_named_value(name, value.trim().as_bytes()) {
+            return None;
+        }
+        let at = value.find(|char: char| char.is_ascii_digit())?;
+        let characters = value.trim().len();
+        *value = value.replace(|char: char| char.is_ascii_digit(), "*");
+        Some(Masked { rule: rule.clone(), at: value[..at].chars().count(), characters })
+    }
+
     /// Whether a card number is in a text.
     pub fn is_card(&self, text: &str) -> bool {
         let digits = text.bytes().filter(u8::is_ascii_digit).count();
@@ -243,8 +274,22 @@ impl Masks {
             _ if is_ruled => 1 + QUOTES_BYTES,
             _ => VALUE_BYTES_MIN + QUOTES_BYTES,
         };
-        for (key, leaf) in root.texts(bytes_min) {
+        let named_min = |kind| match kind {
+            Kind::Key => bytes_min(Kind::Key),
+            Kind::Number => bytes_min(Kind::Number).min(DIGITS_MIN),
+            _ => bytes_min(kind).min(DIGITS_MIN + QUOTES_BYTES),
+        };
+        for (key, leaf) in root.texts(named_min) {
             let place = leaf.place();
+            if place.len() <= VALUE_BYTES_MIN
+                && let Some(value) = self.named_value(bytes, key, leaf)
+            {
+                masked.push((place, value));
+                continue;
+            }
+            if place.len() < bytes_min(leaf.kind()) {
+                continue;
+            }
             let (inside, scope) = match leaf.kind() {
                 Kind::Key => (place.start + 1..place.end - 1, Scope::CardsOnly),
                 // No card begins so, and every time stamp does.
@@ -263,6 +308,23 @@ impl Masks {
             masked.extend(found.into_iter().map(|found| (place.clone(), found)));
         }
         masked
+    }
+
+    /// Masks a leaf that is a verification value by the name of its member.
+    fn named_value(&self, bytes: &mut [u8], key: Option<Value<'_>>, leaf: Value<'_>) -> Option<Masked> {
+        let [_, rule] = self.0.cards.as_ref()?;
+        let place = leaf.place();
+        let (inside, star) = match leaf.kind() {
+            Kind::Number => (place, b'1'),
+            Kind::String => (place.start + 1..place.end - 1, b'*'),
+            _ => return None,
+        };
+        let value = &mut bytes[inside];
+        if !is_named_value(&key?.text()?, value) {
+            return None;
+        }
+        value.fill(star);
+        Some(Masked { rule: rule.clone(), at: 0, characters: value.len() })
     }
 
     /// What a JSON text would be under the rules in force: what was kept under others is held against it.
@@ -361,6 +423,13 @@ impl Rule {
         };
         places.into_iter().filter(|place| !place.is_empty()).map(hit).collect()
     }
+}
+
+/// Three or four digits, under a name that says what they are.
+fn is_named_value(name: &str, value: &[u8]) -> bool {
+    (DIGITS_MIN..=DIGITS_MIN + 1).contains(&value.len())
+        && value.iter().all(u8::is_ascii_digit)
+        && VALUE_NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// Which rules look at the value of a member: none at keys and clocks.

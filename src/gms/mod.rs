@@ -202,6 +202,8 @@ pub struct Attribute {
 
 impl Attribute {
     fn mask(&mut self, masks: &Masks) {
+        let named = masks.named(&self.name, &mut self.value);
+        self.maskings.extend(named.map(|masked| masked.of("value")));
         for (column, text) in [("name", &mut self.name), ("value", &mut self.value)] {
             self.maskings.extend(masks.plain(text).iter().map(|masked| masked.of(column)));
         }

@@ -197,6 +197,34 @@ fn check_json(masks: &Masks, text: &str, expected: &str, evidence: &[Told<'_>]) 
 }
 
 #[test]
+fn a_field_for_verification_values_is_masked_by_its_name() {
+    let plain = Masks::default();
+    let rows: [(&str, &str, &[Told<'_>]); 4] = [
+        (
+            r#"{"userData":{"cvv":"123","CVV2":1234}}"#,
+            r#"{"userData":{"cvv":"***","CVV2":1111}}"#,
+            &[("cvv", "/userData/cvv", 0, 3), ("cvv", "/userData/CVV2", 0, 4)],
+        ),
+        (r#"{"securityCode":"0123"}"#, r#"{"securityCode":"****"}"#, &[("cvv", "/securityCode", 0, 4)]),
+        (r#"{"index":123,"room":"123","cvv":"12"}"#, r#"{"index":123,"room":"123","cvv":"12"}"#, &[]),
+        (r#"["123",{"cvv":["123"]},{"cvv":12345}]"#, r#"["123",{"cvv":["123"]},{"cvv":12345}]"#, &[]),
+    ];
+    for (text, expected, evidence) in rows {
+        check_json(&plain, text, expected, evidence);
+    }
+    for (name, value, expected) in [
+        ("userData[cvv]", "123", "***"),
+        ("cvc2", " 1234 ", " **** "),
+        ("userData[cvv]", "12345", "12345"),
+        ("subject", "123", "123"),
+    ] {
+        let mut found = value.to_string();
+        let masked = plain.named(name, &mut found);
+        assert_eq!((&*found, masked.is_some()), (expected, expected != value), "{name}={value}");
+    }
+}
+
+#[test]
 fn json_is_masked_in_strings_numbers_and_names() {
     let plain = Masks::default();
     let rows: [(&str, &str, &[Told<'_>]); 10] = [
