@@ -11,7 +11,7 @@
 //! | [`chat`] | the words: chat, event, party, position; a secret that cannot be printed | HTTP, JSON, SQL |
 //! | [`units`] | `"800ms"`, `"8MiB"` | what they are for |
 //! | [`telemetry`] | logs, and the closed list of counters with the account of every event seen | who counts |
-//! | [`gms`] | bytes in, observation out: routes, answers, errors, CometD, scrubbing, masking | I/O, clocks, storing |
+//! | [`gms`] | bytes in, observation out: routes, answers, errors, CometD, files, scrubbing, masking | I/O, clocks, storing |
 //! | [`store`] | the only SQL: open, migrate, append a batch, read back; the spool's file | queues, HTTP, what to do about an error |
 //! | [`archive`] | signed checkpoints, their key and anchors; what an auditor finds | SQL, when a checkpoint is due |
 //! | [`recorder`] | from observation to durable row: queue, one writer, group commit, tickets, outages | HTTP, SQL |

@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
+use rusqlite::{Connection, OpenFlags, Row};
 
 use super::read::{has_wal, immutable_uri};
 use super::seal::merkle::{HASH_BYTES, Hash, Tree};
@@ -392,24 +392,9 @@ impl<'s> Walk<'s> {
             self.found.faults.add(name(form, key), "it was erased, and nothing says by whom and why");
             return Ok(());
         };
-        // Columns of a key come from the table too, and not from the index that SQLite would take them from.
-        let rowid = match form.has_rowid() {
-            true => {
-                let mut select = self.connection.prepare_cached(form.select_rowid())?;
-                select.query_row(rusqlite::params_from_iter(key), |row| row.get::<_, i64>(0)).optional()?
-            }
-            false => Some(0),
-        };
-        let mut select = match form.has_rowid() {
-            true => self.connection.prepare_cached(form.select_by_rowid())?,
-            false => self.connection.prepare_cached(form.select_by_key())?,
-        };
-        let mut rows = match (form.has_rowid(), rowid) {
-            (true, Some(rowid)) => Some(select.query([rowid])?),
-            (true, None) => None,
-            (false, _) => Some(select.query(rusqlite::params_from_iter(key))?),
-        };
-        let Some(row) = rows.as_mut().map(|rows| rows.next()).transpose()?.flatten() else {
+        let mut select = self.connection.prepare_cached(form.select_by_key())?;
+        let mut rows = select.query(rusqlite::params_from_iter(key))?;
+        let Some(row) = rows.next()? else {
             self.found.faults.add(name(form, key), "it was sealed, and is gone");
             return Ok(());
         };

@@ -116,18 +116,19 @@ pub static FORMS: [Form; 14] = [
         columns: &["id", "chat_id", "file_id", "direction", "bytes", "sha256", "at", "outcome", "node", "run_id"] },
 ];
 
-/// `SELECT` of a row by its key, of each form: first its rowid, then its columns.
-static BY_KEY: LazyLock<Vec<String>> =
-    LazyLock::new(|| FORMS.iter().map(|form| format!("{} WHERE {}", form.select(), form.is_key())).collect());
-
-/// `SELECT` of a row's rowid by its key.
-static ROWID_BY_KEY: LazyLock<Vec<String>> = LazyLock::new(|| {
-    FORMS.iter().map(|form| format!("SELECT rowid FROM {} WHERE {}", form.table, form.is_key())).collect()
+/// `SELECT` of a row by its key, of each form: first its rowid, then its columns. Of a key that an index has, SQLite would take
+/// the columns from there: the index says where the row is, and the row what it is.
+static BY_KEY: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let select = |form: &Form| {
+        let is_key = form.key.iter().map(|Column(name, _)| format!("{name} = ?")).collect::<Vec<_>>().join(" AND ");
+        let is_indexed = form.has_rowid() && !matches!(form.key, [Column(_, Integer)]);
+        match is_indexed {
+            true => format!("{} WHERE rowid = (SELECT rowid FROM {} WHERE {is_key})", form.select(), form.table),
+            false => format!("{} WHERE {is_key}", form.select()),
+        }
+    };
+    FORMS.iter().map(select).collect()
 });
-
-/// `SELECT` of a row by its rowid.
-static BY_ROWID: LazyLock<Vec<String>> =
-    LazyLock::new(|| FORMS.iter().map(|form| format!("{} WHERE rowid = ?", form.select())).collect());
 
 impl Form {
     /// By its number.
@@ -146,23 +147,9 @@ impl Form {
         format!("SELECT {rowid}, {} FROM {}", self.columns.join(", "), self.table)
     }
 
-    fn is_key(&self) -> String {
-        self.key.iter().map(|Column(name, _)| format!("{name} = ?")).collect::<Vec<_>>().join(" AND ")
-    }
-
     /// Whether its rows never change: each of them is sealed once.
     pub fn is_final(&self) -> bool {
         matches!(self.number, EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS)
-    }
-
-    /// The rowid of a row by its key, as the index says that has the key.
-    pub fn select_rowid(&self) -> &'static str {
-        &ROWID_BY_KEY[usize::from(self.number) - 1]
-    }
-
-    /// A row as its table has it, and no index.
-    pub fn select_by_rowid(&self) -> &'static str {
-        &BY_ROWID[usize::from(self.number) - 1]
     }
 
     /// The same of one row by its key.
