@@ -8,8 +8,8 @@ use super::output::{self, Cell, Format, Look, Output};
 use crate::archive::key;
 use crate::recorder::now_ms;
 use crate::store::audit::Snapshot;
+use crate::store::custody::Custody;
 use crate::store::read::Archive;
-use crate::store::seal::checkpoint::Keys;
 
 const EXAMPLE: &str = "\
 Example:
@@ -49,11 +49,11 @@ pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result
 
 /// The key that is left stays beside the file of the new one: what it signed, it signed.
 fn rotate(database: &Path, key_file: &Path) -> anyhow::Result<()> {
-    let keys = Keys::open(database)?;
-    let known = keys.all()?;
+    let custody = Custody::open(database)?;
+    let known = custody.keys()?;
     let now = now_ms();
-    let introduce = |vkey: &str, statement: &str| Ok(keys.add(vkey, now, statement)?);
-    key::rotate::<anyhow::Error>(key_file, keys.archive_id(), &known, now, introduce)?;
+    let introduce = |vkey: &str, statement: &str| Ok(custody.add_key(vkey, now, statement)?);
+    key::rotate::<anyhow::Error>(key_file, custody.archive_id(), &known, now, introduce)?;
     Ok(())
 }
 

@@ -265,10 +265,12 @@ impl LiveChats {
         self.in_flight.entry(key).or_insert_with(|| InFlight { answer, joined: Joined::default() });
     }
 
-    /// It is on disk. Returns who else waited for that.
-    pub fn landed(&mut self, key: &AnswerKey) -> Joined {
+    /// It is on disk, or `is_kept` is false. Returns who else waited for that.
+    pub fn landed(&mut self, key: &AnswerKey, is_kept: bool) -> Joined {
         let Some(landed) = self.in_flight.remove(key) else { return Joined::default() };
-        self.answers.insert(*key, landed.answer);
+        if is_kept {
+            self.answers.insert(*key, landed.answer);
+        }
         landed.joined
     }
 
@@ -443,9 +445,9 @@ mod tests {
         let again = live.seen_again(&KEY, 1, None);
         assert!(matches!(again, Some(Again::UnderWay(_, 3, _))), "{again:?}");
         live.under_way(KEY, answer(&chat_id));
-        let joined = live.landed(&KEY);
+        let joined = live.landed(&KEY, true);
         assert_eq!((joined.pledges.len(), joined.events), (1, 3));
-        assert_eq!(live.landed(&KEY).events, 0, "the second one lands too");
+        assert_eq!(live.landed(&KEY, true).events, 0, "the second one lands too");
         assert!(matches!(live.seen_again(&KEY, 2, None), Some(Again::OnDisk(3))));
     }
 
@@ -474,7 +476,7 @@ mod tests {
         live.chat(&chat_id);
         live.under_way(KEY, answer(&chat_id));
         live.forget_written();
-        live.landed(&KEY);
+        live.landed(&KEY, true);
         assert!(live.seen_again(&KEY, 1, None).is_none());
     }
 }

@@ -24,7 +24,7 @@ use super::live::Joined;
 use super::queue::Queued;
 use super::{Recorder, now_ms, pledge};
 use crate::store::reserve::Reserve;
-use crate::store::{Appended, Entry, Error, ErrorKind, Options, Outage, Run, Spool, Store};
+use crate::store::{Appended, Entry, Error, ErrorKind, Options, Outage, Run, Spool, Store, Tally};
 use crate::telemetry::Repeated;
 use crate::telemetry::pulse::Pulse;
 
@@ -254,33 +254,50 @@ impl Writer {
     fn settle(&mut self, batch: &mut Batch, appended: &Appended) {
         let recorder = &self.recorder;
         self.outages.clear();
-        recorder.committed().remember(batch.queued.iter_mut().flat_map(|queued| queued.keys.drain(..)));
-        let joined = self.landed(batch);
+        self.forget_erased(appended);
+        // What was suppressed is not on disk: whenever it comes again that is to be found anew.
+        let stored = batch.queued.iter_mut().zip(&appended.tallies).filter(|(_, tally)| tally.suppressed == 0);
+        recorder.committed().remember(stored.flat_map(|(queued, _)| queued.keys.drain(..)));
+        let joined = self.landed(batch, &appended.tallies);
         recorder.metrics.ledger.enter(|account| {
             for (queued, tally) in batch.queued.iter().zip(&appended.tallies) {
                 account.new += tally.new;
                 account.duplicate += tally.duplicate;
                 account.variant += tally.variant;
                 account.finding += tally.finding;
+                account.suppressed += tally.suppressed;
                 account.in_flight -= queued.events;
             }
-            for events in joined.iter().map(|joined| joined.events) {
-                account.duplicate += events;
-                account.in_flight -= events;
+            for (joined, is_suppressed) in &joined {
+                let counted = if *is_suppressed { &mut account.suppressed } else { &mut account.duplicate };
+                *counted += joined.events;
+                account.in_flight -= joined.events;
             }
         });
         self.say_variants(appended);
         let own = batch.queued.iter_mut().filter_map(|queued| queued.pledge.take());
-        pledge::keep(own.chain(joined.into_iter().flat_map(|joined| joined.pledges)));
+        pledge::keep(own.chain(joined.into_iter().flat_map(|(joined, _)| joined.pledges)));
         if let Some(outage) = recorder.outages.end(now_ms()) {
             self.say_up(&outage);
         }
     }
 
-    /// Who else waited for the answers of a batch, which are on disk now.
-    fn landed(&self, batch: &Batch) -> Vec<Joined> {
+    /// Another process has erased or purged chats: what is remembered of what is on disk may not be there any longer.
+    pub(super) fn forget_erased(&self, appended: &Appended) {
+        if appended.is_forgetful {
+            self.recorder.committed().forget();
+            self.recorder.live().forget_written();
+        }
+    }
+
+    /// Who else waited for the answers of a batch, which are on disk now; or suppressed, and not remembered. In a spool none
+    /// is suppressed yet.
+    fn landed(&self, batch: &Batch, tallies: &[Tally]) -> Vec<(Joined, bool)> {
         let mut live = self.recorder.live();
-        batch.queued.iter().filter_map(|queued| queued.answer.as_ref()).map(|key| live.landed(key)).collect()
+        let suppressed = tallies.iter().map(|tally| tally.suppressed > 0).chain(std::iter::repeat(false));
+        let answers =
+            batch.queued.iter().zip(suppressed).filter_map(|(queued, is)| Some((queued.answer.as_ref()?, is)));
+        answers.map(|(key, is_suppressed)| (live.landed(key, !is_suppressed), is_suppressed)).collect()
     }
 
     fn say_variants(&self, appended: &Appended) {
@@ -385,7 +402,7 @@ impl Writer {
     fn give_up(&self, batch: &Batch) {
         let waiting = self.recorder.queue.take(usize::MAX, &self.recorder.metrics);
         let mut live = self.recorder.live();
-        let joined = |queued: &Queued| queued.answer.as_ref().map_or(0, |key| live.landed(key).events);
+        let joined = |queued: &Queued| queued.answer.as_ref().map_or(0, |key| live.landed(key, false).events);
         let lost: u64 = batch.queued.iter().chain(&waiting).map(joined).sum();
         let lost = lost + batch.queued.iter().chain(&waiting).map(|queued| queued.events).sum::<u64>();
         drop(live);

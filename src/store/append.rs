@@ -3,17 +3,18 @@
 //! Every row is a statement of its own that SQLite keeps prepared, on the writer's thread: no text of SQL is built, no
 //! value copied on the way, and the count of changes says at once whether a key was taken.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use rusqlite::{CachedStatement, Connection, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::seal::{self, KeyValue, Pack, SEEN_STEP_MS};
-use super::{Error, Store};
+use super::{Error, ErrorKind, Store};
 use crate::chat::{ChatId, ContentDigest, Covered, Masking, TranscriptEvent};
 use crate::gms::files::{Direction, Outcome};
 use crate::gms::mask::Masks;
@@ -203,6 +204,8 @@ pub struct Tally {
     pub variant: u64,
     /// Kept as findings.
     pub finding: u64,
+    /// Not stored: they were erased or purged before.
+    pub suppressed: u64,
 }
 
 impl Tally {
@@ -213,6 +216,7 @@ impl Tally {
             duplicate: self.duplicate + other.duplicate,
             variant: self.variant + other.variant,
             finding: self.finding + other.finding,
+            suppressed: self.suppressed + other.suppressed,
         }
     }
 }
@@ -224,6 +228,8 @@ pub struct Appended {
     pub tallies: Vec<Tally>,
     /// Where variants were found.
     pub variants: Vec<(ChatId, i64, Comparison)>,
+    /// Somebody has erased or purged chats since the last time: what else is remembered of what is on disk may be wrong.
+    pub is_forgetful: bool,
 }
 
 impl Appended {
@@ -231,6 +237,7 @@ impl Appended {
     pub fn absorb(&mut self, other: Self) {
         self.tallies.extend(other.tallies);
         self.variants.extend(other.variants);
+        self.is_forgetful |= other.is_forgetful;
     }
 }
 
@@ -242,6 +249,8 @@ pub(super) struct Memory {
     folds: HashMap<u64, Fold>,
     /// Rows of chats that are in the file, and say less there than is known by now (R4: lazy).
     put_off: HashMap<ChatId, ChatRow>,
+    /// The newest erasure that all this knows of.
+    last_erasure: i64,
 }
 
 /// What is in the file of a chat.
@@ -250,6 +259,8 @@ struct Known {
     /// As it was last written: the row says that, or more.
     row: Option<ChatRow>,
     extent: Option<Extent>,
+    /// Its events below this index were erased or purged (`erasures.below`).
+    below: Option<i64>,
 }
 
 /// The coverage row of a chat that grows.
@@ -333,7 +344,12 @@ impl Store {
         mark: Option<&Mark>,
     ) -> Result<Appended, Error> {
         let (appended, fresh) = seal::change(&self.connection, None, |pack| {
-            let fresh = Memory::default();
+            let last_erasure = last_erasure(&self.connection)?;
+            let is_forgetful = last_erasure != self.memory.last_erasure;
+            if is_forgetful {
+                self.memory.forget();
+            }
+            let fresh = Memory { last_erasure, ..Memory::default() };
             let mut batch = Batch {
                 connection: &self.connection,
                 run_id: self.run_id,
@@ -342,7 +358,8 @@ impl Store {
                 fresh,
                 pack,
             };
-            let appended = batch.write(entries, outages, whole)?;
+            let mut appended = batch.write(entries, outages, whole)?;
+            appended.is_forgetful = is_forgetful;
             mark.map_or(Ok(()), |mark| batch.write_mark(mark))?;
             Ok((appended, batch.fresh))
         })?;
@@ -382,7 +399,14 @@ impl Store {
 }
 
 impl Memory {
+    /// Rows that it knows may be gone.
+    fn forget(&mut self) {
+        self.chats.clear();
+        self.folds.clear();
+    }
+
     fn take_over(&mut self, fresh: Self, whole: bool) {
+        self.last_erasure = fresh.last_erasure;
         if self.chats.len() > MEMORY_MAX {
             self.chats.clear();
         }
@@ -427,6 +451,7 @@ impl<'s> Batch<'s> {
         for entry in entries {
             let mut tally = Tally::default();
             for chat in &entry.chats {
+                let Some(chat) = self.without_erased(chat, &mut tally)? else { continue };
                 insert.of(self.run_id, entry, &chat.chat_id)?;
                 for event in &chat.events {
                     match insert.execute(event)? {
@@ -440,18 +465,24 @@ impl<'s> Batch<'s> {
                         false => self.settle_conflict(entry, &chat.chat_id, event, &mut tally, &mut appended)?,
                     }
                 }
-                self.cover(&mut grow, entry, chat)?;
-                self.write_attributes(entry, chat)?;
+                self.cover(&mut grow, entry, &chat)?;
+                self.write_attributes(entry, &chat)?;
             }
             for record in &entry.errors {
                 self.write_error(entry.at, record)?;
             }
             for finding in &entry.findings {
+                if self.is_gone(finding.chat_id.as_ref())? {
+                    tally.suppressed += finding.events;
+                    continue;
+                }
                 self.write_finding(entry.at, finding)?;
                 tally.finding += finding.events;
             }
             for file in &entry.files {
-                self.write_file(entry, file)?;
+                if !self.is_gone(file.chat_id.as_ref())? {
+                    self.write_file(entry, file)?;
+                }
             }
             appended.tallies.push(tally);
         }
@@ -460,6 +491,49 @@ impl<'s> Batch<'s> {
             self.write_outage(outage)?;
         }
         Ok(appended)
+    }
+
+    /// What of a chat is not under a tombstone. None where that is nothing: what only accompanies erased events (their
+    /// coverage, attributes, the chat's row) is as little wanted.
+    fn without_erased<'e>(
+        &mut self,
+        chat: &'e ChatRecord,
+        tally: &mut Tally,
+    ) -> Result<Option<Cow<'e, ChatRecord>>, Error> {
+        let Some(below) = self.tombstone(&chat.chat_id)? else { return Ok(Some(Cow::Borrowed(chat))) };
+        let mut left = chat.clone();
+        left.events.retain(|event| event.index.get() >= below);
+        tally.suppressed += (chat.events.len() - left.events.len()) as u64;
+        if left.events.is_empty() && self.is_gone(Some(&chat.chat_id))? {
+            return Ok(None);
+        }
+        // What was erased was covered: it is no hole.
+        left.covered = left.covered.and_then(|covered| Covered::new(1, covered.next));
+        Ok(Some(Cow::Owned(left)))
+    }
+
+    /// Whether a chat was erased or purged, and nothing has come of it since that was not.
+    fn is_gone(&mut self, chat_id: Option<&ChatId>) -> Result<bool, Error> {
+        let Some(chat_id) = chat_id else { return Ok(false) };
+        if self.tombstone(chat_id)?.is_none() {
+            return Ok(false);
+        }
+        let select = "SELECT 1 FROM events WHERE chat_id = ? LIMIT 1";
+        Ok(!self.statement(select)?.exists([chat_id.as_str()])?)
+    }
+
+    /// Below which index the events of a chat were erased or purged. Asked of the file once a chat.
+    fn tombstone(&mut self, chat_id: &ChatId) -> Result<Option<i64>, Error> {
+        if self.fresh.last_erasure == 0 {
+            return Ok(None);
+        }
+        if let Some(known) = self.known(chat_id) {
+            return Ok(known.below);
+        }
+        let mut select = self.statement("SELECT max(below) FROM erasures WHERE chat_id = ?")?;
+        let below = select.query_row([chat_id.as_str()], |row| row.get(0))?;
+        self.remember(chat_id).below = below;
+        Ok(below)
     }
 
     /// A key that is taken: equal content is a duplicate, other content a variant, kept once (R7).
@@ -491,7 +565,8 @@ impl<'s> Batch<'s> {
             "INSERT INTO event_variants (chat_id, event_index, digest, kind, raw, recorded_at, node, run_id)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         )?;
-        let digest = gms::digest(&event.raw);
+        let content = gms::digest(&event.raw);
+        let digest = self.keyed(chat_id, &content)?;
         let node = entry.node.as_deref();
         let inserted =
             insert.execute(params![chat_id.as_str(), index, digest, kind, event.raw, entry.at, node, self.run_id])?;
@@ -518,8 +593,31 @@ impl<'s> Batch<'s> {
         gms::compare(&self.masks.again(stored), new)
     }
 
-    /// Whether this content is a variant already, masked by other rules. What is masked by the same has the same digest.
+    /// The digest of a variant: with a key of the chat's, so that one that was erased cannot be guessed from what seals.refs
+    /// keeps of it.
+    fn keyed(&self, chat_id: &ChatId, content: &ContentDigest) -> Result<ContentDigest, Error> {
+        let mut key = [0_u8; 16];
+        let mut select = self.statement("SELECT key FROM variant_keys WHERE chat_id = ?")?;
+        match select.query_row([chat_id.as_str()], |row| row.get(0)).optional()? {
+            Some(known) => key = known,
+            None => {
+                getrandom::fill(&mut key)
+                    .map_err(|e| Error::new(ErrorKind::Other, format!("no random numbers: {e}")))?;
+                self.statement("INSERT INTO variant_keys VALUES (?, ?)")?.execute(params![chat_id.as_str(), key])?;
+            }
+        }
+        let hash = Sha256::new().chain_update(key).chain_update(content).finalize();
+        Ok(*hash.first_chunk().expect("a hash is longer than a digest"))
+    }
+
+    /// Whether this content is a variant already: one of an earlier release, whose digest has no key; or one that was masked
+    /// by other rules. Others have the same digest.
     fn has_variant(&self, chat_id: &ChatId, event: &TranscriptEvent) -> Result<bool, Error> {
+        let by_digest = "SELECT 1 FROM event_variants WHERE chat_id = ? AND event_index = ? AND digest = ?";
+        let content = gms::digest(&event.raw);
+        if self.statement(by_digest)?.exists(params![chat_id.as_str(), event.index.get(), content])? {
+            return Ok(true);
+        }
         if event.maskings.is_empty() {
             return Ok(false);
         }
@@ -575,6 +673,9 @@ impl<'s> Batch<'s> {
         }
         let mut upsert = self.statement(UPSERT_CHAT)?;
         for (chat_id, row) in rows {
+            if self.is_gone(Some(chat_id))? {
+                continue;
+            }
             if self.known(chat_id).is_some_and(|known| known.row.is_some()) && row.ended.is_none() && !whole {
                 self.fresh.put_off.insert(chat_id.clone(), row);
                 continue;
@@ -583,7 +684,9 @@ impl<'s> Batch<'s> {
         }
         if whole {
             for (chat_id, row) in &self.memory.put_off {
-                self.write_chat(&mut upsert, chat_id, row.clone())?;
+                if !self.is_gone(Some(chat_id))? {
+                    self.write_chat(&mut upsert, chat_id, row.clone())?;
+                }
             }
         }
         Ok(())
@@ -834,6 +937,12 @@ impl Evidence<'_> {
     }
 }
 
+/// The newest erasure; 0 where there is none.
+fn last_erasure(connection: &Connection) -> Result<i64, Error> {
+    let mut select = connection.prepare_cached("SELECT coalesce(max(id), 0) FROM erasures")?;
+    Ok(select.query_row((), |row| row.get(0))?)
+}
+
 const INSERT_EVENT: &str = "INSERT INTO events (chat_id, recorded_at, node, run_id, event_index, type, utc_time,
     participant_id, nickname, party_type, text, message_type, user_data, event_attributes, raw)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
@@ -1014,7 +1123,7 @@ mod tests {
         let entries: Vec<Entry> = batch.iter().map(|(index, raw)| answer(1, *index, raw)).collect();
         let appended = store.append(&entries, &[], false).expect("stored");
         let sum = appended.tallies.iter().fold(Tally::default(), |sum, one| sum.plus(*one));
-        assert_eq!(sum, Tally { new: 1, duplicate: 3, variant: 1, finding: 0 });
+        assert_eq!(sum, Tally { new: 1, duplicate: 3, variant: 1, ..Tally::default() });
         let page_bytes: i64 = store.connection.query_row("PRAGMA page_size", (), |row| row.get(0)).expect("a pragma");
         assert_eq!(page_bytes, 8_192);
     }

@@ -6,7 +6,7 @@
 mod marks;
 pub mod proof;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -14,8 +14,11 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::read::{has_wal, immutable_uri};
+use super::seal::destroyed::unpacked;
 use super::seal::merkle::{HASH_BYTES, Hash, Tree};
-use super::seal::{Canonical, FORMS, Form, Head, KEYS, KeyValue, Refs, SALT_BYTES, salt};
+use super::seal::{
+    CHATS, Canonical, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, Refs, SALT_BYTES, SEEN_STEP_MS, SPOOLS, salt,
+};
 use super::{Error, ErrorKind, MIGRATIONS};
 
 use marks::Marks;
@@ -96,6 +99,12 @@ pub struct Found {
     pub sealed_later: Option<(u64, i64, i64)>,
     /// Rows of releases that do not seal, which are not yet sealed.
     pub unsealed: u64,
+    /// Leaves whose rows were removed or masked, as sealed acts say.
+    pub erased: u64,
+    /// Of how many chats rows were removed, and in how many acts.
+    pub removals: (i64, i64),
+    /// Text that was removed may still be in unused space.
+    pub is_unclean: bool,
 }
 
 impl Snapshot {
@@ -181,8 +190,10 @@ impl Snapshot {
     pub fn verify(&self, roots_at: &BTreeSet<u64>, progress: &mut dyn FnMut(u64)) -> Result<Found, Error> {
         let mut walk = Walk::new(&self.connection, roots_at);
         walk.check_schema()?;
+        walk.read_erasures()?;
         walk.packs(progress)?;
         walk.check_tree()?;
+        walk.check_erasures();
         walk.check_rows()?;
         Ok(walk.found)
     }
@@ -199,6 +210,8 @@ struct Walk<'s> {
     roots_at: &'s BTreeSet<u64>,
     tree: Tree,
     marks: Vec<Marks>,
+    /// Leaves by their numbers: that their salts were destroyed is said (named), and so it is (fits).
+    erased: Marks,
     bytes: Canonical,
     found: Found,
 }
@@ -233,7 +246,10 @@ impl<'r> Pack<'r> {
         let rows = usize::try_from(self.head.leaves).ok().and_then(|leaves| leaves.checked_sub(1));
         let salts = match self.head.seed.len() {
             SALT_BYTES if self.salts.is_none() => Some(()),
-            HASH_BYTES => self.salts.filter(|salts| Some(salts.len()) == rows.map(|rows| rows * SALT_BYTES)).map(drop),
+            HASH_BYTES => {
+                let is_of_all = |salts: &&[u8]| Some(salts.len()) == rows.map(|rows| rows * SALT_BYTES);
+                self.salts.filter(|salts| salts.is_empty() || is_of_all(salts)).map(drop)
+            }
             _ => None,
         };
         match rows {
@@ -246,7 +262,7 @@ impl<'r> Pack<'r> {
     fn salt(&self, place: u32) -> Option<[u8; SALT_BYTES]> {
         let Some(salts) = self.salts else { return Some(salt(self.head.seed, place)) };
         let at = (place as usize - 1) * SALT_BYTES;
-        salts[at..].first_chunk().copied().filter(|salt| *salt != [0; SALT_BYTES])
+        salts.get(at..)?.first_chunk().copied().filter(|salt| *salt != [0; SALT_BYTES])
     }
 }
 
@@ -258,6 +274,7 @@ impl<'s> Walk<'s> {
             roots_at,
             tree: Tree::default(),
             marks,
+            erased: Marks::new(true),
             bytes: Canonical::default(),
             found: Found::default(),
         };
@@ -360,14 +377,18 @@ impl<'s> Walk<'s> {
             let (before, first, last) = self.found.sealed_later.unwrap_or((0, at, at));
             self.found.sealed_later = Some((before + rows, first.min(at), last.max(at)));
         }
-        let mut refs = Refs::of(pack.head.refs);
+        let (mut refs, head_leaf) = (Refs::of(pack.head.refs), self.tree.size().cast_signed());
         for (place, hash) in (1..).zip(&hashes[1..]) {
             match refs.next_row() {
                 Some((form, key)) => {
                     if form.number == KEYS {
                         self.found.keys.push(self.tree.size() + u64::from(place));
                     }
-                    self.row(form, &key, pack.salt(place), hash)?;
+                    let leaf = head_leaf + i64::from(place);
+                    match pack.salt(place) {
+                        Some(salt) => self.row(form, &key, salt, hash)?,
+                        None => self.destroyed(form, &key, leaf)?,
+                    }
                 }
                 None => {
                     self.found.faults.add(subject, "its refs cannot be read, or are of a newer release: use that one");
@@ -381,17 +402,51 @@ impl<'s> Walk<'s> {
         Ok(())
     }
 
-    fn row(
-        &mut self,
-        form: &'static Form,
-        key: &[KeyValue],
-        salt: Option<[u8; SALT_BYTES]>,
-        hash: &Hash,
-    ) -> Result<(), Error> {
-        let Some(salt) = salt else {
-            self.found.faults.add(name(form, key), "it was erased, and nothing says by whom and why");
+    /// What the acts say was erased. Their rows are held against their own leaves, as all are.
+    fn read_erasures(&mut self) -> Result<(), Error> {
+        let sql = "SELECT id, CAST(leaves AS BLOB) FROM erasures NOT INDEXED";
+        let mut select = self.connection.prepare(sql)?;
+        let mut rows = select.query(())?;
+        while let Some(row) = rows.next()? {
+            let mut bytes_read = 0;
+            for leaf in unpacked(row.get_ref(1)?.as_blob().unwrap_or_default()) {
+                bytes_read += 1;
+                self.erased.set(leaf.cast_signed(), &[], false);
+            }
+            self.found.erased += bytes_read;
+        }
+        let sql = "SELECT count(DISTINCT chat_id), count(DISTINCT act_id) FROM erasures";
+        self.found.removals = self.connection.query_row(sql, (), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        self.found.is_unclean = self.connection.prepare("SELECT 1 FROM uncleaned")?.exists(())?;
+        Ok(())
+    }
+
+    /// A leaf whose salt was destroyed: nothing can be held against it any longer, nor against what was sealed of the row
+    /// before.
+    fn destroyed(&mut self, form: &'static Form, key: &[KeyValue], leaf: i64) -> Result<(), Error> {
+        let (is_said, _) = self.erased.of(leaf, &[]);
+        if !is_said {
+            self.found.faults.add(name(form, key), "its salt was destroyed, and no act says by whom and why");
             return Ok(());
-        };
+        }
+        self.erased.set(leaf, &[], true);
+        let mut select = self.connection.prepare_cached(form.select_by_key())?;
+        let mut rows = select.query(rusqlite::params_from_iter(key))?;
+        if let Some(row) = rows.next()? {
+            self.marks[usize::from(form.number) - 1].forget(row.get(0)?, key);
+        }
+        Ok(())
+    }
+
+    fn check_erasures(&mut self) {
+        for leaf in self.erased.unfit() {
+            let what =
+                "an act says that it was erased, and its salt is there still: somebody put the act or the salt there";
+            self.found.faults.add(format!("leaf {leaf}"), what);
+        }
+    }
+
+    fn row(&mut self, form: &'static Form, key: &[KeyValue], salt: [u8; SALT_BYTES], hash: &Hash) -> Result<(), Error> {
         let mut select = self.connection.prepare_cached(form.select_by_key())?;
         let mut rows = select.query(rusqlite::params_from_iter(key))?;
         let Some(row) = rows.next()? else {
@@ -471,7 +526,7 @@ impl<'s> Walk<'s> {
         form: &'static Form,
         rowid: i64,
         is_named: bool,
-        unsealed_runs: &HashSet<i64>,
+        unsealed_runs: &BTreeMap<i64, i64>,
     ) -> Result<(), Error> {
         let mut select = self.connection.prepare_cached(&format!("{} WHERE rowid = ?", form.select()))?;
         let mut rows = select.query([rowid])?;
@@ -488,18 +543,23 @@ impl<'s> Walk<'s> {
     }
 
     /// A row that does not fit a leaf. Where a release that does not seal ran, and nobody sealed for it yet, its rows are
-    /// no fault: of chats, findings and spools it changes rows of others, too.
+    /// no fault: of chats, findings and spools it changes rows of others, too, and its time is in them then.
     fn unfit(
         &mut self,
         form: &'static Form,
         row: &Row<'_>,
         is_named: bool,
-        unsealed_runs: &HashSet<i64>,
+        unsealed_runs: &BTreeMap<i64, i64>,
     ) -> Result<(), Error> {
-        let run_id =
-            form.place_of("run_id").map(|place| row.get_ref(place)).transpose()?.and_then(|id| id.as_i64().ok());
-        let is_of_unsealed = run_id.is_some_and(|run_id| unsealed_runs.contains(&run_id)) && !is_named;
-        let may_be_changed = matches!(form.table, "chats" | "findings" | "spools") && !unsealed_runs.is_empty();
+        let integer = |column| form.place_of(column).and_then(|place| row.get_ref(place).ok()?.as_i64().ok());
+        let is_of_unsealed = integer("run_id").is_some_and(|id| unsealed_runs.contains_key(&id)) && !is_named;
+        let changed_at = match form.number {
+            CHATS => integer("last_seen_at / 300000").map(|step| (step + 1) * SEEN_STEP_MS),
+            FINDINGS => integer("last_observed_at"),
+            SPOOLS => integer("at"),
+            _ => None,
+        };
+        let may_be_changed = changed_at.is_some_and(|at| unsealed_runs.values().any(|began| at >= *began));
         if is_of_unsealed || may_be_changed {
             self.found.unsealed += 1;
             return Ok(());
@@ -516,9 +576,11 @@ impl<'s> Walk<'s> {
         Ok(())
     }
 
-    fn unsealed_runs(&self) -> Result<HashSet<i64>, Error> {
-        let mut select = self.connection.prepare("SELECT run_id FROM runs WHERE sealing IN ('nobody', 'pending')")?;
-        let runs = select.query_map((), |row| row.get(0))?;
+    /// Since when they ran, by their numbers.
+    fn unsealed_runs(&self) -> Result<BTreeMap<i64, i64>, Error> {
+        let sql = "SELECT run_id, CAST(started_at AS INTEGER) FROM runs WHERE sealing IN ('nobody', 'pending')";
+        let mut select = self.connection.prepare(sql)?;
+        let runs = select.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(runs.collect::<Result<_, _>>()?)
     }
 }

@@ -4,6 +4,7 @@
 //! It knows rows and hashes; it does not know signatures or anchors.
 
 pub mod checkpoint;
+pub mod destroyed;
 pub mod late;
 pub mod merkle;
 
@@ -70,13 +71,17 @@ pub(super) const SPOOLS: u8 = 11;
 pub(super) const KEYS: u8 = 12;
 pub(super) const MASKINGS: u8 = 13;
 pub(super) const FILES: u8 = 14;
+pub(super) const ACTS: u8 = 15;
+pub(super) const HOLDS: u8 = 16;
+pub(super) const ERASURES: u8 = 17;
+pub(super) const WAITING: u8 = 18;
 
 /// `last_seen_at` follows every poll; of it the five minutes are sealed that it lies in.
 pub(super) const SEEN_STEP_MS: i64 = 300_000;
 
 /// All of them, by number.
 #[rustfmt::skip]
-pub static FORMS: [Form; 14] = [
+pub static FORMS: [Form; 18] = [
     Form { number: EVENTS, table: "events", key: &[Column("chat_id", Text), Column("event_index", Integer)],
         columns: &["chat_id", "event_index", "type", "utc_time", "participant_id", "nickname", "party_type", "text",
             "message_type", "user_data", "event_attributes", "raw", "recorded_at", "node", "run_id"] },
@@ -114,6 +119,15 @@ pub static FORMS: [Form; 14] = [
             "characters", "recorded_at", "run_id"] },
     Form { number: FILES, table: "file_transfers", key: &[Column("id", Integer)],
         columns: &["id", "chat_id", "file_id", "direction", "bytes", "sha256", "at", "outcome", "node", "run_id"] },
+    Form { number: ACTS, table: "acts", key: &[Column("id", Integer)],
+        columns: &["id", "kind", "at", "ended_at", "who", "via", "host", "case_ref", "asked", "reason", "found", "version"] },
+    Form { number: HOLDS, table: "holds", key: &[Column("id", Integer)],
+        columns: &["id", "act_id", "at", "reason", "chat_id", "name", "value", "query", "released_at", "released_by"] },
+    Form { number: ERASURES, table: "erasures", key: &[Column("id", Integer)],
+        columns: &["id", "act_id", "chat_id", "how", "at", "below", "service", "first_seen_at", "last_seen_at", "events",
+            "rows", "leaves"] },
+    Form { number: WAITING, table: "waiting_erasures", key: &[Column("id", Integer)],
+        columns: &["id", "act_id", "chat_id", "held_by", "at", "done_by"] },
 ];
 
 /// `SELECT` of a row by its key, of each form: first its rowid, then its columns. Of a key that an index has, SQLite would take
@@ -149,7 +163,7 @@ impl Form {
 
     /// Whether its rows never change: each of them is sealed once.
     pub fn is_final(&self) -> bool {
-        matches!(self.number, EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS)
+        matches!(self.number, EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS | ERASURES)
     }
 
     /// The same of one row by its key.
@@ -186,7 +200,7 @@ pub enum KeyValue {
 }
 
 impl KeyValue {
-    fn of(value: ValueRef<'_>, kind: Kind) -> Option<Self> {
+    pub(super) fn of(value: ValueRef<'_>, kind: Kind) -> Option<Self> {
         match (value, kind) {
             (ValueRef::Integer(number), Integer) => Some(Self::Integer(number)),
             (ValueRef::Text(text), Text) => String::from_utf8(text.to_vec()).ok().map(Self::Text),
@@ -529,16 +543,22 @@ impl<'p> Refs<'p> {
     }
 
     fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(number);
-            }
-        }
-        None
+        number_of(&mut self.rest)
     }
+}
+
+/// A number of [`put_number`], taken off the front.
+fn number_of(rest: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        number |= u64::from(byte & 0x7f) << shift;
+        if *byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 /// One transaction, and what it touched sealed with it.
@@ -644,7 +664,7 @@ mod tests {
         let sql = "SELECT count(*) FROM sealed_forms";
         let count: i64 = connection.query_row(sql, (), |row| row.get(0)).expect("one");
         assert_eq!(count, FORMS.len() as i64);
-        assert!(Form::of(0).is_none() && Form::of(15).is_none());
+        assert!(Form::of(0).is_none() && Form::of(FORMS.len() as u8 + 1).is_none());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 use crate::faults::Mount;
+use crate::removal;
 use crate::spool::lock;
 use crate::support::{Archive, Chat, Client, Origin, Server, count, eventually, folder, get, json_answer, run};
 
@@ -46,7 +47,7 @@ pub fn sealed(database: &Path) -> Answer {
     answer
 }
 
-fn options(path: &Path) -> Options {
+pub fn options(path: &Path) -> Options {
     Options {
         path: path.into(),
         create: true,
@@ -57,7 +58,7 @@ fn options(path: &Path) -> Options {
     }
 }
 
-fn a_run() -> Run {
+pub fn a_run() -> Run {
     Run {
         instance: "i".into(),
         started_at: 1_795_400_000_000,
@@ -70,7 +71,7 @@ fn a_run() -> Run {
 }
 
 /// Answers of chats with three events each.
-fn entries(from: u64, events: u64) -> Vec<Entry> {
+pub fn entries(from: u64, events: u64) -> Vec<Entry> {
     let event = |chat: u64, n: u64| {
         let text = format!("message {n} of chat {chat}: where is my parcel? It should have been here on Monday.");
         TranscriptEvent {
@@ -102,7 +103,7 @@ fn entries(from: u64, events: u64) -> Vec<Entry> {
 }
 
 /// Writes so many events more, in batches like the writer's.
-async fn fill(database: &Path, events: u64) {
+pub async fn fill(database: &Path, events: u64) {
     let mut store = Store::open(&options(database), &a_run()).await.expect("an archive");
     for from in (0..events).step_by(300) {
         store.append(&entries(from, 300.min(events - from)), &[], from % 900 == 0).expect("stored");
@@ -121,7 +122,7 @@ fn page(text: &str) -> String {
 }
 
 /// An archive of a run in which everything happened: chats, errors, folded ones, variants, findings, maskings, a file, an
-/// outage.
+/// outage, a hold, chats that were erased and one that waits for it.
 async fn busy(folder: &Path) -> PathBuf {
     let simulator = Simulator::start(Config::nodes(2)).await.expect("free ports");
     let mut server = Server::start(folder, &simulator.addresses(), "[recording]\nwhen_unavailable = \"spool\"\n");
@@ -135,6 +136,8 @@ async fn busy(folder: &Path) -> PathBuf {
     }
     chat.insist(&mut client, "send", "message=4111+1111+1111+1111&transcriptPosition=1").await;
     upload(&chat, &mut client).await;
+    let erased = Chat::open(&mut client, "nickname=Eve").await;
+    erased.insist(&mut client, "send", "message=forget+me&transcriptPosition=1").await;
     let mut shell = lock(&server.database).await;
     for n in 0..5 {
         let reply = chat.act(&mut client, "send", &format!("message=during{n}&transcriptPosition=1")).await;
@@ -157,6 +160,7 @@ async fn busy(folder: &Path) -> PathBuf {
         Client::new(server.address).post(PATH, "transcriptPosition=1").await.expect("an answer");
         assert!(server.stop().success());
     }
+    removal::acts(&folder.join("transcripts.db"), &chat.id, &erased.id);
     for _ in 0..2 {
         let origin = Origin::canned(json_answer("{ no JSON"));
         let mut server = Server::start(folder, &[origin.address], "");
@@ -212,6 +216,7 @@ async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found
     }
     assert_eq!(answer.found.rows, rows);
     drop(connection);
+    assert_eq!((answer.found.removals, answer.found.is_unclean), ((1, 1), false));
 
     let other = "(SELECT chat_id FROM chats ORDER BY chat_id LIMIT 1)";
     for (sql, subject) in [
@@ -248,6 +253,27 @@ async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found
         ("UPDATE archive SET quiet_after_ms = 1", "archive, id"),
         ("UPDATE spools SET drained_to = 0", "spools, spool_id"),
         ("UPDATE keys SET at = 0", "keys, id"),
+        ("UPDATE acts SET reason = 'no reason' WHERE kind = 'erase'", "acts, id"),
+        ("DELETE FROM acts WHERE kind = 'hold'", "acts, id"),
+        ("UPDATE holds SET released_at = NULL", "holds, id"),
+        ("DELETE FROM holds", "holds, id"),
+        ("UPDATE erasures SET at = at - 1", "erasures, id"),
+        ("UPDATE erasures SET leaves = X''", "no act says by whom"),
+        ("UPDATE erasures SET leaves = X'01010101'", "its salt is there still"),
+        ("DELETE FROM erasures", "no act says by whom"),
+        ("DELETE FROM waiting_erasures", "waiting_erasures, id"),
+        // A run that is said not to have sealed excuses only what it can have touched.
+        (
+            "INSERT INTO runs (run_id, instance, version, started_at, deliver, when_unavailable, settings, config_hash, sealing)
+                VALUES (99, 'i', '0', 4000000000000, 'd', 'w', '{}', 'h', 'nobody'); UPDATE chats SET service = 'sales'",
+            "chats, chat_id",
+        ),
+        // Somebody erases without saying so.
+        (
+            "UPDATE seals SET salts = zeroblob(16 * (leaves - 1)), seed = zeroblob(32) WHERE first_leaf = 0",
+            "its own leaf does not fit",
+        ),
+        ("UPDATE seals SET salts = X'' WHERE salts IS NOT NULL", "no act says by whom"),
         // The evidence itself.
         ("DELETE FROM seals WHERE first_leaf = (SELECT max(first_leaf) FROM seals)", "tree"),
         ("DELETE FROM seals WHERE first_leaf = (SELECT max(first_leaf) FROM seals WHERE first_leaf < 20)", "packs were deleted"),

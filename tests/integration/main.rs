@@ -19,6 +19,7 @@ mod nodes;
 mod power;
 mod operation;
 mod reading;
+mod removal;
 mod seed;
 mod soak;
 mod socket;

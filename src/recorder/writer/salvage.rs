@@ -48,6 +48,7 @@ fn salvage(store: &mut Store, entry: &Entry) -> Result<Appended, Error> {
         };
         tally = one.tallies.iter().fold(tally, |sum, one| sum.plus(*one));
         all.variants.extend(one.variants);
+        all.is_forgetful |= one.is_forgetful;
     }
     all.tallies = vec![tally];
     Ok(all)

@@ -163,7 +163,7 @@ impl Writer {
     fn settle_kept(&self, batch: &mut Batch) {
         let recorder = &self.recorder;
         recorder.committed().remember(batch.queued.iter_mut().flat_map(|queued| queued.keys.drain(..)));
-        let joined = self.landed(batch);
+        let joined: Vec<_> = self.landed(batch, &[]).into_iter().map(|(joined, _)| joined).collect();
         let again: u64 = joined.iter().map(|joined| joined.events).sum();
         recorder.metrics.ledger.enter(|account| {
             account.duplicate += again;
@@ -241,12 +241,14 @@ impl Writer {
         let arrived: u64 = pieces.iter().map(|piece| piece.events).sum();
         let before = pieces.iter().filter(|piece| piece.end <= known).map(|piece| piece.events).sum::<u64>();
         let sum = appended.tallies.iter().fold(Tally::default(), |sum, one| sum.plus(*one));
+        self.forget_erased(appended);
         let lost = self.spool.as_mut().and_then(|spool| spool.drained(pieces));
         self.recorder.metrics.ledger.enter(|account| {
             account.new += sum.new;
             account.duplicate += sum.duplicate + before;
             account.variant += sum.variant;
             account.finding += sum.finding;
+            account.suppressed += sum.suppressed;
             account.in_flight -= arrived;
             account.in_flight -= lost.unwrap_or_default();
             account.dropped += lost.unwrap_or_default();

@@ -37,6 +37,28 @@ impl Marks {
         }
     }
 
+    /// No leaf names this row.
+    pub(super) fn forget(&mut self, rowid: i64, key: &[KeyValue]) {
+        match self {
+            Self::ByRowid(pieces) => {
+                let (piece, word, shift) = place(rowid);
+                pieces.entry(piece).and_modify(|words| words[word] &= !(0b11 << shift));
+            }
+            Self::ByKey(rows, hashers) => drop(rows.remove(&hash(hashers, key))),
+        }
+    }
+
+    /// Those by rowid that are named and do not fit, rising.
+    pub(super) fn unfit(&self) -> Vec<i64> {
+        let Self::ByRowid(pieces) = self else { return Vec::new() };
+        let rows = pieces.iter().flat_map(|(piece, words)| (0..PIECE).map(move |within| (piece, within, words)));
+        let is_unfit =
+            |(within, words): (i64, &[u64; WORDS])| words[within as usize / 32] >> (within % 32 * 2) & 0b11 == 0b01;
+        rows.filter(|(_, within, words)| is_unfit((*within, words)))
+            .map(|(piece, within, _)| piece * PIECE + within)
+            .collect()
+    }
+
     /// Whether a row is named, and fits.
     pub(super) fn of(&mut self, rowid: i64, key: &[KeyValue]) -> (bool, bool) {
         match self {
@@ -78,6 +100,12 @@ mod tests {
                     marks.set(rowid, &key, fits);
                     assert_eq!(marks.of(rowid, &key), (true, fits));
                 }
+                marks.set(rowid, &key, false);
+                if has_rowid {
+                    assert_eq!(marks.unfit(), [rowid]);
+                }
+                marks.forget(rowid, &key);
+                assert_eq!((marks.of(rowid, &key), marks.unfit()), ((false, false), vec![]));
             }
         }
     }

@@ -1,16 +1,10 @@
 //! Checkpoints and the keys that sign them, as rows. What they say is for others to write and to understand.
 
-use std::path::Path;
-use std::time::Duration;
-
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::merkle::Hash;
 use super::{KEYS, KeyValue, change, read_tree};
-use crate::store::{Error, Store, WRITER_PRAGMAS, connect, wal};
-
-/// How long the writer of a running `serve` is waited for: its transactions take milliseconds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::store::{Error, Store};
 
 /// What a checkpoint is to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,26 +28,7 @@ impl Store {
         vkey: &str,
         sign: impl FnOnce(&Standing) -> String,
     ) -> Result<Option<String>, Error> {
-        let connection = &self.connection;
-        change(connection, None, |_| {
-            if keys(connection)?.last().is_none_or(|present| present != vkey) {
-                return Ok(None);
-            }
-            let tree = read_tree(connection)?;
-            let sql = "SELECT number, size FROM checkpoints ORDER BY number DESC LIMIT 1";
-            let last: Option<(i64, i64)> =
-                connection.prepare_cached(sql)?.query_row((), |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-            let number = match last {
-                Some((number, size)) if size.cast_unsigned() == tree.size() => number,
-                Some((number, _)) => number + 1,
-                None => 1,
-            };
-            let note = sign(&Standing { number, size: tree.size(), root: tree.root() });
-            let upsert = "INSERT INTO checkpoints (number, size, at, note) VALUES (?, ?, ?, ?)
-                 ON CONFLICT (number) DO UPDATE SET at = excluded.at, note = excluded.note";
-            connection.prepare_cached(upsert)?.execute(params![number, tree.size().cast_signed(), at, note])?;
-            Ok(Some(note))
-        })
+        self::sign(&self.connection, at, vkey, sign)
     }
 
     /// The public keys that this archive was signed with, the present one last.
@@ -73,58 +48,45 @@ impl Store {
     }
 }
 
-/// The keys of an archive that another process may serve meanwhile (R10).
-#[derive(Debug)]
-pub struct Keys {
-    connection: Connection,
-    archive_id: String,
+pub(in crate::store) fn sign(
+    connection: &Connection,
+    at: i64,
+    vkey: &str,
+    sign: impl FnOnce(&Standing) -> String,
+) -> Result<Option<String>, Error> {
+    change(connection, None, |_| {
+        if keys(connection)?.last().is_none_or(|present| present != vkey) {
+            return Ok(None);
+        }
+        let tree = read_tree(connection)?;
+        let sql = "SELECT number, size FROM checkpoints ORDER BY number DESC LIMIT 1";
+        let last: Option<(i64, i64)> =
+            connection.prepare_cached(sql)?.query_row((), |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let number = match last {
+            Some((number, size)) if size.cast_unsigned() == tree.size() => number,
+            Some((number, _)) => number + 1,
+            None => 1,
+        };
+        let note = sign(&Standing { number, size: tree.size(), root: tree.root() });
+        let upsert = "INSERT INTO checkpoints (number, size, at, note) VALUES (?, ?, ?, ?)
+             ON CONFLICT (number) DO UPDATE SET at = excluded.at, note = excluded.note";
+        connection.prepare_cached(upsert)?.execute(params![number, tree.size().cast_signed(), at, note])?;
+        Ok(Some(note))
+    })
 }
 
-impl Keys {
-    /// Opens an archive at `path`, which [`crate::store::read::Archive::open`] has found to be one.
-    ///
-    /// # Errors
-    /// As opening goes wrong.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let connection = connect(path)?;
-        // A log that was left behind is for `serve` to make good.
-        wal::leave_behind(&connection, true)?;
-        connection.execute_batch(WRITER_PRAGMAS)?;
-        connection.execute_batch("PRAGMA wal_autocheckpoint = 0")?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-        Ok(Self { connection, archive_id })
-    }
-
-    /// Which archive it is.
-    pub fn archive_id(&self) -> &str {
-        &self.archive_id
-    }
-
-    /// The public keys, the present one last.
-    ///
-    /// # Errors
-    /// As reading goes wrong.
-    pub fn all(&self) -> Result<Vec<String>, Error> {
-        keys(&self.connection)
-    }
-
-    /// From now on checkpoints are signed with this one, by the word of the one before.
-    ///
-    /// # Errors
-    /// As writing goes wrong.
-    pub fn add(&self, vkey: &str, at: i64, statement: &str) -> Result<(), Error> {
-        add(&self.connection, vkey, at, Some(statement))
-    }
-}
-
-fn keys(connection: &Connection) -> Result<Vec<String>, Error> {
+pub(in crate::store) fn keys(connection: &Connection) -> Result<Vec<String>, Error> {
     let mut select = connection.prepare_cached("SELECT vkey FROM keys ORDER BY id")?;
     let keys = select.query_map((), |row| row.get(0))?;
     Ok(keys.collect::<Result<_, _>>()?)
 }
 
-fn add(connection: &Connection, vkey: &str, at: i64, statement: Option<&str>) -> Result<(), Error> {
+pub(in crate::store) fn add(
+    connection: &Connection,
+    vkey: &str,
+    at: i64,
+    statement: Option<&str>,
+) -> Result<(), Error> {
     change(connection, None, |pack| {
         let insert = "INSERT INTO keys (vkey, at, statement) VALUES (?, ?, ?)";
         connection.execute(insert, params![vkey, at, statement])?;

@@ -1,0 +1,194 @@
+//! What people and schedules do to an archive that another process may serve meanwhile (R10): acts, holds, removals. All of
+//! it goes in short transactions, beside live recording, and into the same tree.
+//!
+//! It knows rows, leaves and pages; who may do what, and why, is for others to say.
+
+mod clean;
+mod hold;
+mod removal;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+use serde::Serialize;
+
+use super::seal::checkpoint::{self, Standing};
+use super::seal::{self, KeyValue};
+use super::{Error, ErrorKind, WRITER_PRAGMAS, connect, wal};
+
+pub use clean::Cleaned;
+pub use hold::{Customer, Held, Hold, InForce, Scope};
+pub use removal::{Due, How, Outcome, ServicesOf, Target, Waiting};
+
+/// How long the writer of a running `serve` is waited for: its transactions take milliseconds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An archive in somebody's custody.
+#[derive(Debug)]
+pub struct Custody {
+    connection: Connection,
+    path: PathBuf,
+    archive_id: String,
+}
+
+/// What is done, as `acts.kind` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Content was read.
+    Read,
+    /// Chats are erased.
+    Erase,
+    /// What is older than the schedule says is removed.
+    Purge,
+    /// A rule of masking is applied to what is stored.
+    Mask,
+    /// Something may not be removed.
+    Hold,
+    /// It may again.
+    Unhold,
+}
+
+impl Kind {
+    /// As acts name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Erase => "erase",
+            Self::Purge => "purge",
+            Self::Mask => "mask",
+            Self::Hold => "hold",
+            Self::Unhold => "unhold",
+        }
+    }
+}
+
+/// Who does something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// The user of the operating system, or `serve`.
+    pub who: String,
+    /// Who called sudo.
+    pub via: Option<String>,
+    /// The host.
+    pub host: String,
+    /// A case, a ticket.
+    pub case_ref: Option<String>,
+}
+
+/// What somebody does: a row of `acts`.
+#[derive(Debug, Clone)]
+pub struct Act<'a> {
+    /// What.
+    pub kind: Kind,
+    /// Milliseconds since the epoch.
+    pub at: i64,
+    /// Who.
+    pub actor: &'a Actor,
+    /// The command, and what it was given; becomes JSON.
+    pub asked: serde_json::Value,
+    /// Why.
+    pub reason: Option<&'a str>,
+}
+
+impl Custody {
+    /// Opens an archive at `path`, which [`super::read::Archive::open`] has found to be one.
+    ///
+    /// # Errors
+    /// As opening goes wrong; the archive is of an earlier release.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let connection = connect(path)?;
+        // A log that was left behind is for `serve` to make good.
+        wal::leave_behind(&connection, true)?;
+        connection.execute_batch(WRITER_PRAGMAS)?;
+        connection.execute_batch("PRAGMA wal_autocheckpoint = 0")?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(64);
+        let has_acts = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'acts'")?.exists(())?;
+        if !has_acts {
+            let what = "this archive is of an earlier release: start `serve` of this one with it once, which brings it up to date";
+            return Err(Error::new(ErrorKind::Other, what));
+        }
+        let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
+        Ok(Self { connection, path: path.to_owned(), archive_id })
+    }
+
+    /// Which archive it is.
+    pub fn archive_id(&self) -> &str {
+        &self.archive_id
+    }
+
+    /// The public keys, the present one last.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn keys(&self) -> Result<Vec<String>, Error> {
+        checkpoint::keys(&self.connection)
+    }
+
+    /// From now on checkpoints are signed with this one, by the word of the one before.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn add_key(&self, vkey: &str, at: i64, statement: &str) -> Result<(), Error> {
+        checkpoint::add(&self.connection, vkey, at, Some(statement))
+    }
+
+    /// Signs the tree as it stands, and keeps the note. None where `vkey` is not the present key (any longer).
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn checkpoint(
+        &self,
+        at: i64,
+        vkey: &str,
+        sign: impl FnOnce(&Standing) -> String,
+    ) -> Result<Option<String>, Error> {
+        checkpoint::sign(&self.connection, at, vkey, sign)
+    }
+
+    /// Notes what is about to be done. Its number.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn begin(&self, act: &Act<'_>) -> Result<i64, Error> {
+        seal::change(&self.connection, None, |pack| begin(&self.connection, pack, act))
+    }
+
+    /// Notes that it is done, and how many rows that were.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn end(&self, act_id: i64, at: i64, found: i64) -> Result<(), Error> {
+        seal::change(&self.connection, None, |pack| end(&self.connection, pack, act_id, at, found))
+    }
+}
+
+fn begin(connection: &Connection, pack: &mut seal::Pack, act: &Act<'_>) -> Result<i64, Error> {
+    let insert = "INSERT INTO acts (kind, at, who, via, host, case_ref, asked, reason, version)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let Actor { who, via, host, case_ref } = act.actor;
+    let (kind, asked) = (act.kind.as_str(), act.asked.to_string());
+    let version = concat!("gms-recorder ", env!("CARGO_PKG_VERSION"));
+    let values = params![kind, act.at, who, via, host, case_ref, asked, act.reason, version];
+    let id = connection.prepare_cached(insert)?.insert(values)?;
+    pack.touch(seal::ACTS, [KeyValue::Integer(id)]);
+    Ok(id)
+}
+
+fn end(connection: &Connection, pack: &mut seal::Pack, act_id: i64, at: i64, found: i64) -> Result<(), Error> {
+    let update = "UPDATE acts SET ended_at = ?, found = ? WHERE id = ?";
+    connection.prepare_cached(update)?.execute(params![at, found, act_id])?;
+    pack.touch(seal::ACTS, [KeyValue::Integer(act_id)]);
+    Ok(())
+}
+
+/// Lets the writer of a running `serve` have its turn: it asks for the lock again and again, and so do we.
+fn give_way(worked: Duration) {
+    std::thread::sleep(worked.clamp(Duration::from_millis(5), Duration::from_millis(200)));
+}
+
+/// As JSON, for acts.
+pub fn as_json(value: &impl Serialize) -> serde_json::Value {
+    serde_json::to_value(value).unwrap_or_default()
+}

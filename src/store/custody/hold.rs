@@ -1,0 +1,282 @@
+//! Holds: what may not be erased or purged, whatever else is asked. A hold always wins.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, Row, params};
+
+use super::{Act, Custody, begin, end};
+use crate::store::seal::{self, KeyValue};
+use crate::store::{Error, ErrorKind};
+
+/// How long the query of a hold may take: nothing is removed while it is not known what it holds.
+const QUERY_TIME_MAX: Duration = Duration::from_secs(60);
+/// Steps of SQLite's machine between two looks at the clock.
+const STEPS: i32 = 10_000;
+
+/// A customer, by what is known of them: `emailAddress=anna@example.com`, or a value of any attribute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Customer {
+    /// Of the attribute; none: any.
+    pub name: Option<String>,
+    /// Whole, whatever the case.
+    pub value: String,
+}
+
+impl Customer {
+    /// Reads `NAME=VALUE` where the name is one of an attribute, else a value.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) if is_name(name) => (Some(alias(name).to_owned()), value),
+            _ => (None, text),
+        };
+        let value = value.trim();
+        (!value.is_empty()).then(|| Self { name, value: value.to_owned() })
+    }
+
+    fn is(&self, name: &str, value: &str) -> bool {
+        self.name.as_deref().is_none_or(|wanted| wanted == name) && value.to_lowercase() == self.value.to_lowercase()
+    }
+}
+
+/// `email` is what everybody types.
+fn alias(name: &str) -> &str {
+    if name == "email" { "emailAddress" } else { name }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '[' | ']' | '.'))
+}
+
+impl fmt::Display for Customer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name}={}", self.value),
+            None => f.write_str(&self.value),
+        }
+    }
+}
+
+/// What a hold is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// One chat.
+    Chat(String),
+    /// The chats of a customer, those to come included.
+    Customer(Customer),
+    /// The chat ids that a query gives, whenever it is asked.
+    Query(String),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chat(chat_id) => write!(f, "chat {chat_id}"),
+            Self::Customer(customer) => write!(f, "customer {customer}"),
+            Self::Query(query) => write!(f, "query {query}"),
+        }
+    }
+}
+
+/// A row of `holds`.
+#[derive(Debug, Clone)]
+pub struct Hold {
+    /// Its number.
+    pub id: i64,
+    /// Since when, milliseconds since the epoch.
+    pub at: i64,
+    /// Why.
+    pub reason: String,
+    /// On what.
+    pub scope: Scope,
+    /// Until when; None: in force.
+    pub released_at: Option<i64>,
+}
+
+/// Why a chat stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The hold.
+    pub by: i64,
+}
+
+/// The holds in force, with what their queries say now.
+#[derive(Debug, Default)]
+pub struct InForce {
+    chats: HashMap<String, i64>,
+    customers: Vec<(i64, Customer)>,
+    queries: Vec<(i64, HashSet<String>)>,
+    version: (i64, i64),
+}
+
+impl Custody {
+    /// Puts something on hold. The number of the hold.
+    ///
+    /// # Errors
+    /// The query is none; as writing goes wrong.
+    pub fn hold(&self, act: &Act<'_>, scope: &Scope) -> Result<i64, Error> {
+        if let Scope::Query(query) = scope {
+            chats_of(&self.connection, query)?;
+        }
+        let connection = &self.connection;
+        seal::change(connection, None, |pack| {
+            let act_id = begin(connection, pack, act)?;
+            let (chat_id, customer, query) = match scope {
+                Scope::Chat(chat_id) => (Some(chat_id), None, None),
+                Scope::Customer(customer) => (None, Some(customer), None),
+                Scope::Query(query) => (None, None, Some(query)),
+            };
+            let insert =
+                "INSERT INTO holds (act_id, at, reason, chat_id, name, value, query) VALUES (?, ?, ?, ?, ?, ?, ?)";
+            let (name, value) = (customer.and_then(|of| of.name.as_ref()), customer.map(|of| &of.value));
+            connection.execute(insert, params![act_id, act.at, act.reason, chat_id, name, value, query])?;
+            let id = connection.last_insert_rowid();
+            pack.touch(seal::HOLDS, [KeyValue::Integer(id)]);
+            end(connection, pack, act_id, act.at, 1)?;
+            Ok(id)
+        })
+    }
+
+    /// Releases a hold. False where there is none of that number in force.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn release(&self, act: &Act<'_>, id: i64) -> Result<bool, Error> {
+        let connection = &self.connection;
+        let is_in_force =
+            connection.prepare("SELECT 1 FROM holds WHERE id = ? AND released_at IS NULL")?.exists([id])?;
+        if !is_in_force {
+            return Ok(false);
+        }
+        seal::change(connection, None, |pack| {
+            let act_id = begin(connection, pack, act)?;
+            let update = "UPDATE holds SET released_at = ?, released_by = ? WHERE id = ?";
+            connection.execute(update, params![act.at, act_id, id])?;
+            pack.touch(seal::HOLDS, [KeyValue::Integer(id)]);
+            end(connection, pack, act_id, act.at, 1)?;
+            Ok(true)
+        })
+    }
+
+    /// All holds, released ones too.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn holds(&self) -> Result<Vec<Hold>, Error> {
+        holds(&self.connection)
+    }
+
+    /// The holds in force, and what their queries say now.
+    ///
+    /// # Errors
+    /// A query fails or takes too long: then it is not known what is held, and nothing may be removed.
+    pub fn holds_in_force(&self) -> Result<InForce, Error> {
+        InForce::read(&self.connection)
+    }
+}
+
+fn holds(connection: &Connection) -> Result<Vec<Hold>, Error> {
+    let mut select = connection
+        .prepare_cached("SELECT id, at, reason, released_at, chat_id, name, value, query FROM holds ORDER BY id")?;
+    let read = |row: &Row<'_>| {
+        let (chat_id, value, query): (Option<String>, Option<String>, Option<String>) =
+            (row.get(4)?, row.get(6)?, row.get(7)?);
+        let scope = match (chat_id, value) {
+            (Some(chat_id), _) => Scope::Chat(chat_id),
+            (None, Some(value)) => Scope::Customer(Customer { name: row.get(5)?, value }),
+            (None, None) => Scope::Query(query.unwrap_or_default()),
+        };
+        Ok(Hold { id: row.get(0)?, at: row.get(1)?, reason: row.get(2)?, released_at: row.get(3)?, scope })
+    };
+    let found = select.query_map((), read)?;
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
+/// Grows with each hold, and with each release.
+fn version(connection: &Connection) -> Result<(i64, i64), Error> {
+    let sql = "SELECT coalesce(max(id), 0), count(released_at) FROM holds";
+    Ok(connection.prepare_cached(sql)?.query_row((), |row| Ok((row.get(0)?, row.get(1)?)))?)
+}
+
+impl InForce {
+    fn read(connection: &Connection) -> Result<Self, Error> {
+        let mut read = Self { version: version(connection)?, ..Self::default() };
+        for hold in holds(connection)?.into_iter().filter(|hold| hold.released_at.is_none()) {
+            match hold.scope {
+                Scope::Chat(chat_id) => drop(read.chats.entry(chat_id).or_insert(hold.id)),
+                Scope::Customer(customer) => read.customers.push((hold.id, customer)),
+                Scope::Query(query) => {
+                    let held = chats_of(connection, &query).map_err(|error| {
+                        let what = format!(
+                            "hold {}: {}; nothing is removed while it is not known what is held",
+                            hold.id, error.message
+                        );
+                        Error::new(error.kind, what)
+                    })?;
+                    read.queries.push((hold.id, held));
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// Whether no hold came or went since.
+    pub(super) fn is_current(&self, connection: &Connection) -> Result<bool, Error> {
+        Ok(version(connection)? == self.version)
+    }
+
+    /// Whether a chat is held, and by which one.
+    pub(super) fn on(&self, connection: &Connection, chat_id: &str) -> Result<Option<Held>, Error> {
+        let by_query = || self.queries.iter().find(|(_, held)| held.contains(chat_id)).map(|(id, _)| *id);
+        if let Some(by) = self.chats.get(chat_id).copied().or_else(by_query) {
+            return Ok(Some(Held { by }));
+        }
+        if self.customers.is_empty() {
+            return Ok(None);
+        }
+        let mut select = connection.prepare_cached("SELECT name, value FROM chat_attributes WHERE chat_id = ?")?;
+        let mut rows = select.query([chat_id])?;
+        while let Some(row) = rows.next()? {
+            let (name, value) =
+                (row.get_ref(0)?.as_str().unwrap_or_default(), row.get_ref(1)?.as_str().unwrap_or_default());
+            if let Some((by, _)) = self.customers.iter().find(|(_, customer)| customer.is(name, value)) {
+                return Ok(Some(Held { by: *by }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The chats of a customer, by what is known of them.
+pub(super) fn chats_of_customer(connection: &Connection, customer: &Customer) -> Result<Vec<String>, Error> {
+    let mut select =
+        connection.prepare("SELECT DISTINCT chat_id, name, value FROM chat_attributes ORDER BY chat_id")?;
+    let mut rows = select.query(())?;
+    let mut chats: Vec<String> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (name, value) =
+            (row.get_ref(1)?.as_str().unwrap_or_default(), row.get_ref(2)?.as_str().unwrap_or_default());
+        if customer.is(name, value) {
+            let chat_id: String = row.get(0)?;
+            if chats.last() != Some(&chat_id) {
+                chats.push(chat_id);
+            }
+        }
+    }
+    Ok(chats)
+}
+
+/// What the query of a hold gives: one column of chat ids, read-only, in bounded time.
+fn chats_of(connection: &Connection, query: &str) -> Result<HashSet<String>, Error> {
+    let refuse = |what: String| Error::new(ErrorKind::Other, format!("its query: {what}"));
+    let mut select = connection.prepare(query).map_err(|error| refuse(error.to_string()))?;
+    if !select.readonly() || select.column_count() != 1 {
+        return Err(refuse("it is to be one SELECT of one column, with the ids of chats".into()));
+    }
+    let until = Instant::now() + QUERY_TIME_MAX;
+    connection.progress_handler(STEPS, Some(move || Instant::now() > until))?;
+    let found: Result<HashSet<String>, _> = select.query_map((), |row| row.get(0)).and_then(Iterator::collect);
+    connection.progress_handler(0, None::<fn() -> bool>)?;
+    found.map_err(|error| refuse(format!("{error} (it has {} s)", QUERY_TIME_MAX.as_secs())))
+}

@@ -1,0 +1,527 @@
+//! Removes what was recorded: rows and the salts of their leaves go, the leaves stay. Each chat in one transaction, with the
+//! row of `erasures` that says which leaves, so that nothing half-done is ever taken for done.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::hold::{self, Customer, InForce};
+use super::{Act, Custody, begin, end, give_way};
+use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
+use crate::store::seal::{
+    self, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS, Pack,
+    VARIANTS, WAITING,
+};
+use crate::store::{Error, ErrorKind};
+
+/// Tables with content of a chat.
+const OF_CHAT: [u8; 9] = [CHATS, EVENTS, VARIANTS, ATTRIBUTES, COVERAGE, ERRORS, FINDINGS, MASKINGS, FILES];
+/// Tables with rows that are of no chat, and the time that their age counts from.
+const OF_NO_CHAT: [(u8, &str); 4] =
+    [(ERRORS, "last_observed_at"), (FINDINGS, "last_observed_at"), (FILES, "at"), (MASKINGS, "recorded_at")];
+/// Chats whose leaves are looked for together: the seals are read through once for all of them.
+const TOGETHER_MAX: usize = 10_000;
+/// Rows in one transaction, from which on no further chat is begun: some ten milliseconds.
+const ROWS_MAX: usize = 500;
+
+/// Why something is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Somebody asked for it.
+    Erased,
+    /// The schedule.
+    Purged,
+}
+
+impl How {
+    /// As `erasures.how` has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Erased => "erased",
+            Self::Purged => "purged",
+        }
+    }
+}
+
+/// A chat to remove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Which.
+    pub chat_id: String,
+    /// Only where it was not seen after this, milliseconds since the epoch.
+    pub not_seen_after: Option<i64>,
+    /// What of [`Waiting`] it is.
+    pub waiting: Option<i64>,
+}
+
+impl Target {
+    /// A chat, whenever it was seen.
+    pub fn of(chat_id: impl Into<String>) -> Self {
+        Self { chat_id: chat_id.into(), not_seen_after: None, waiting: None }
+    }
+}
+
+/// What became of a chat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is gone.
+    Removed {
+        /// Events of it.
+        events: i64,
+        /// Rows of all tables.
+        rows: i64,
+    },
+    /// A hold is in the way, by its number.
+    Held(i64),
+    /// It was seen again since it was chosen.
+    SeenAgain,
+    /// There is nothing of it.
+    Nothing,
+}
+
+/// An erasure that a hold is in the way of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its number.
+    pub id: i64,
+    /// The chat.
+    pub chat_id: String,
+    /// The act that asked for it.
+    pub act_id: i64,
+    /// The hold that was in the way.
+    pub held_by: i64,
+    /// Since when.
+    pub at: i64,
+    /// Why it was asked for.
+    pub reason: String,
+}
+
+/// A chat that the schedule would remove, and what there is of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// Which.
+    pub chat_id: String,
+    /// Its service.
+    pub service: Option<String>,
+    /// When it was last seen.
+    pub last_seen_at: i64,
+    /// The hold that is in the way.
+    pub held_by: Option<i64>,
+}
+
+impl Custody {
+    /// Removes chats. `told` is given what became of each.
+    ///
+    /// # Errors
+    /// As writing goes wrong, or it is not known what is held; what was told is done.
+    pub fn remove(
+        &self,
+        act_id: i64,
+        how: How,
+        targets: &[Target],
+        now: impl Fn() -> i64,
+        told: &mut dyn FnMut(&Target, Outcome),
+    ) -> Result<(), Error> {
+        self.check_all_is_sealed()?;
+        for targets in targets.chunks(TOGETHER_MAX) {
+            let rows = targets
+                .iter()
+                .map(|target| rows_of(&self.connection, &target.chat_id))
+                .collect::<Result<Vec<_>, _>>()?;
+            let mut located = Located::wanting(rows.into_iter().flatten());
+            while located.look_on(&self.connection)? {}
+            let (looked_until, in_force) = (located.until, self.holds_in_force()?);
+            let mut round = Round { custody: self, act_id, how, located, looked_until, in_force };
+            let mut rest = targets;
+            while !rest.is_empty() {
+                let began = Instant::now();
+                let done = round.some(rest, now())?;
+                for (target, outcome) in rest.iter().zip(&done) {
+                    told(target, *outcome);
+                }
+                rest = &rest[done.len()..];
+                give_way(began.elapsed());
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes errors, findings, files and maskings of no chat that are older than `before`; of errors those of a service,
+    /// or of services that are not among `but_services`. How many.
+    ///
+    /// # Errors
+    /// As writing goes wrong; what was removed is noted.
+    pub fn remove_of_no_chat(
+        &self,
+        act_id: i64,
+        before: i64,
+        services: &ServicesOf<'_>,
+        now: impl Fn() -> i64,
+    ) -> Result<i64, Error> {
+        self.check_all_is_sealed()?;
+        let mut removed = 0;
+        loop {
+            let rows = rows_of_no_chat(&self.connection, before, services, ROWS_MAX)?;
+            if rows.is_empty() {
+                return Ok(removed);
+            }
+            let began = Instant::now();
+            let mut located = Located::wanting(rows.iter().cloned());
+            while located.look_on(&self.connection)? {}
+            removed += seal::change(&self.connection, None, |pack| {
+                while located.look_on(&self.connection)? {}
+                let (connection, looked_until) = (&self.connection, located.until);
+                let removal = Removal { connection, act_id, how: How::Purged, at: now(), looked_until };
+                removal.write(pack, None, &Facts::default(), &rows, &located)
+            })?;
+            give_way(began.elapsed());
+        }
+    }
+
+    /// Rows without leaves would be removed without a trace.
+    fn check_all_is_sealed(&self) -> Result<(), Error> {
+        let sql = "SELECT 1 FROM runs WHERE sealing IN ('nobody', 'pending')";
+        if !self.connection.prepare_cached(sql)?.exists(())? {
+            return Ok(());
+        }
+        let what = "an earlier release has written rows that are not sealed yet, and nothing is removed before they are: `serve` \
+                    seals them within minutes of its start; then run this again";
+        Err(Error::new(ErrorKind::Other, what))
+    }
+
+    /// Whether there is anything of a chat.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn has(&self, chat_id: &str) -> Result<bool, Error> {
+        Ok(!rows_of(&self.connection, chat_id)?.is_empty())
+    }
+
+    /// The chats of a customer.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn chats_of_customer(&self, customer: &Customer) -> Result<Vec<String>, Error> {
+        hold::chats_of_customer(&self.connection, customer)
+    }
+
+    /// Chats that were last seen before a time: of a service, or of services that are not among some. The first seen first.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn due(&self, before: i64, services: &ServicesOf<'_>, in_force: &InForce) -> Result<Vec<Due>, Error> {
+        let sql = "SELECT chat_id, service, last_seen_at FROM chats WHERE last_seen_at < ? ORDER BY last_seen_at";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let mut rows = select.query([before])?;
+        let mut due = Vec::new();
+        while let Some(row) = rows.next()? {
+            let service: Option<String> = row.get(1)?;
+            if services.have(service.as_deref()) {
+                let chat_id: String = row.get(0)?;
+                let held_by = in_force.on(&self.connection, &chat_id)?.map(|held| held.by);
+                due.push(Due { chat_id, service, last_seen_at: row.get(2)?, held_by });
+            }
+        }
+        Ok(due)
+    }
+
+    /// How many errors, findings, files and maskings of no chat [`Custody::remove_of_no_chat`] would remove.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn due_of_no_chat(&self, before: i64, services: &ServicesOf<'_>) -> Result<i64, Error> {
+        Ok(rows_of_no_chat(&self.connection, before, services, usize::MAX)?.len() as i64)
+    }
+
+    /// Notes that erasures wait for holds to be released.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn let_wait(&self, act_id: i64, at: i64, held: &[(String, i64)]) -> Result<(), Error> {
+        let connection = &self.connection;
+        seal::change(connection, None, |pack| {
+            for (chat_id, held_by) in held {
+                let waits = "SELECT 1 FROM waiting_erasures WHERE chat_id = ? AND done_by IS NULL";
+                if connection.prepare_cached(waits)?.exists([chat_id])? {
+                    continue;
+                }
+                let insert = "INSERT INTO waiting_erasures (act_id, chat_id, held_by, at) VALUES (?, ?, ?, ?)";
+                let id = connection.prepare_cached(insert)?.insert(params![act_id, chat_id, held_by, at])?;
+                pack.touch(WAITING, [KeyValue::Integer(id)]);
+            }
+            Ok(())
+        })
+    }
+
+    /// Erasures that wait.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn waiting(&self) -> Result<Vec<Waiting>, Error> {
+        let sql = "SELECT w.id, w.chat_id, w.act_id, w.held_by, w.at, coalesce(a.reason, '') FROM waiting_erasures w
+            LEFT JOIN acts a ON a.id = w.act_id WHERE w.done_by IS NULL ORDER BY w.id";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let waiting = select.query_map((), |row| {
+            let (id, chat_id, act_id) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(Waiting { id, chat_id, act_id, held_by: row.get(3)?, at: row.get(4)?, reason: row.get(5)? })
+        })?;
+        Ok(waiting.collect::<Result<_, _>>()?)
+    }
+
+    /// One act, whole: begun and ended in a transaction.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn note(&self, act: &Act<'_>, found: i64) -> Result<i64, Error> {
+        let connection = &self.connection;
+        seal::change(connection, None, |pack| {
+            let act_id = begin(connection, pack, act)?;
+            end(connection, pack, act_id, act.at, found)?;
+            Ok(act_id)
+        })
+    }
+}
+
+/// Whose chats a rule of retention is about.
+#[derive(Debug, Clone, Copy)]
+pub enum ServicesOf<'a> {
+    /// One service's.
+    One(&'a str),
+    /// Those of all services but these, and of none.
+    AllBut(&'a [String]),
+}
+
+impl ServicesOf<'_> {
+    fn have(&self, service: Option<&str>) -> bool {
+        match self {
+            Self::One(wanted) => service == Some(wanted),
+            Self::AllBut(others) => service.is_none_or(|service| !others.iter().any(|other| other == service)),
+        }
+    }
+}
+
+/// Chats that are removed with one look through the seals.
+struct Round<'c> {
+    custody: &'c Custody,
+    act_id: i64,
+    how: How,
+    located: Located,
+    looked_until: u64,
+    in_force: InForce,
+}
+
+impl Round<'_> {
+    /// The first few chats, in one transaction. What became of them: at least of one.
+    fn some(&mut self, targets: &[Target], at: i64) -> Result<Vec<Outcome>, Error> {
+        let connection = &self.custody.connection;
+        // Queries of holds are not asked while the lock is held; what they say of chats that nobody writes to stays so.
+        while !self.in_force.is_current(connection)? {
+            self.in_force = self.custody.holds_in_force()?;
+        }
+        let Self { act_id, how, located, looked_until, in_force, .. } = self;
+        seal::change(connection, None, |pack| {
+            if !in_force.is_current(connection)? {
+                let what = "somebody puts something on hold just now: run this again";
+                return Err(Error::new(ErrorKind::Busy, what));
+            }
+            let removal = Removal { connection, act_id: *act_id, how: *how, at, looked_until: *looked_until };
+            let (mut outcomes, mut rows_done) = (Vec::new(), 0);
+            for target in targets {
+                let outcome = removal.chat(pack, target, located, in_force)?;
+                outcomes.push(outcome);
+                if let Outcome::Removed { rows, .. } = outcome {
+                    rows_done += rows;
+                }
+                if rows_done >= ROWS_MAX as i64 || outcomes.len() >= ROWS_MAX {
+                    break;
+                }
+            }
+            Ok(outcomes)
+        })
+    }
+}
+
+/// One transaction.
+struct Removal<'c> {
+    connection: &'c Connection,
+    act_id: i64,
+    how: How,
+    at: i64,
+    looked_until: u64,
+}
+
+/// What is left to say of a chat.
+#[derive(Debug, Default)]
+struct Facts {
+    service: Option<String>,
+    first_seen_at: Option<i64>,
+    last_seen_at: Option<i64>,
+    below: Option<i64>,
+}
+
+impl Removal<'_> {
+    fn chat(
+        &self,
+        pack: &mut Pack,
+        target: &Target,
+        located: &mut Located,
+        in_force: &InForce,
+    ) -> Result<Outcome, Error> {
+        let chat_id = &target.chat_id;
+        let facts = facts(self.connection, chat_id)?;
+        if target.not_seen_after.is_some_and(|limit| facts.last_seen_at.is_some_and(|seen| seen > limit)) {
+            return Ok(Outcome::SeenAgain);
+        }
+        if let Some(held) = in_force.on(self.connection, chat_id)? {
+            return Ok(Outcome::Held(held.by));
+        }
+        if let Some(id) = target.waiting {
+            self.connection
+                .execute("UPDATE waiting_erasures SET done_by = ? WHERE id = ?", params![self.act_id, id])?;
+            pack.touch(WAITING, [KeyValue::Integer(id)]);
+        }
+        let rows = rows_of(self.connection, chat_id)?;
+        if rows.is_empty() {
+            return Ok(Outcome::Nothing);
+        }
+        self.find_rest(&rows, located)?;
+        let events = rows.iter().filter(|(form, _)| *form == EVENTS).count() as i64;
+        let rows = self.write(pack, Some(chat_id), &facts, &rows, located)?;
+        Ok(Outcome::Removed { events, rows })
+    }
+
+    /// Leaves that came since the seals were looked through. A row that came since, too, may have its leaf in what was
+    /// looked at before anybody asked for it.
+    fn find_rest(&self, rows: &[RowName], located: &mut Located) -> Result<(), Error> {
+        while located.look_on(self.connection)? {}
+        let unknown: Vec<_> = rows.iter().filter(|name| located.of(name).is_empty()).cloned().collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut again = Located::wanting_from(unknown, self.looked_until);
+        while again.look_on(self.connection)? {}
+        located.absorb(again);
+        Ok(())
+    }
+
+    /// Rows go, and their salts, and it is noted. How many.
+    fn write(
+        &self,
+        pack: &mut Pack,
+        chat_id: Option<&str>,
+        facts: &Facts,
+        rows: &[RowName],
+        located: &Located,
+    ) -> Result<i64, Error> {
+        let connection = self.connection;
+        let leaves: BTreeSet<u64> = rows.iter().flat_map(|name| located.of(name)).copied().collect();
+        for (number, key) in rows {
+            let form = Form::of(*number).expect("listed by its number");
+            let is_key = form.key.iter().map(|column| format!("{} = ?", column.0)).collect::<Vec<_>>().join(" AND ");
+            let delete = format!("DELETE FROM {} WHERE {is_key}", form.table);
+            connection.prepare_cached(&delete)?.execute(rusqlite::params_from_iter(key))?;
+        }
+        destroy(connection, &leaves)?;
+        if let Some(chat_id) = chat_id {
+            connection.prepare_cached("DELETE FROM variant_keys WHERE chat_id = ?")?.execute([chat_id])?;
+        }
+        let events = rows.iter().filter(|(form, _)| *form == EVENTS).count() as i64;
+        let insert =
+            "INSERT INTO erasures (act_id, chat_id, how, at, below, service, first_seen_at, last_seen_at, events,
+            rows, leaves) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let id = connection.prepare_cached(insert)?.insert(params![
+            self.act_id,
+            chat_id,
+            self.how.as_str(),
+            self.at,
+            facts.below,
+            facts.service,
+            facts.first_seen_at,
+            facts.last_seen_at,
+            events,
+            rows.len() as i64,
+            packed(&leaves),
+        ])?;
+        pack.touch(ERASURES, [KeyValue::Integer(id)]);
+        let unclean = "INSERT INTO uncleaned VALUES (1, ?) ON CONFLICT DO NOTHING";
+        connection.prepare_cached(unclean)?.execute([self.at])?;
+        Ok(rows.len() as i64)
+    }
+}
+
+fn facts(connection: &Connection, chat_id: &str) -> Result<Facts, Error> {
+    let sql = "SELECT service, first_seen_at, last_seen_at FROM chats WHERE chat_id = ?";
+    let read = |row: &rusqlite::Row<'_>| {
+        Ok(Facts { service: row.get(0)?, first_seen_at: row.get(1)?, last_seen_at: row.get(2)?, below: None })
+    };
+    let facts = connection.prepare_cached(sql)?.query_row([chat_id], read).optional()?.unwrap_or_default();
+    // What is delivered again of it is nothing new, hidden indexes within it included.
+    let sql = "SELECT max(below) FROM (SELECT next_position AS below FROM chats WHERE chat_id = ?1
+        UNION ALL SELECT max(event_index) + 1 FROM events WHERE chat_id = ?1 AND event_index < 9223372036854775807
+        UNION ALL SELECT max(below) FROM erasures WHERE chat_id = ?1)";
+    let below = connection.prepare_cached(sql)?.query_row([chat_id], |row| row.get(0))?;
+    Ok(Facts { below: Some(Option::unwrap_or(below, 1)), ..facts })
+}
+
+/// All rows of a chat.
+fn rows_of(connection: &Connection, chat_id: &str) -> Result<Vec<RowName>, Error> {
+    let mut rows = Vec::new();
+    for number in OF_CHAT {
+        let form = Form::of(number).expect("listed by its number");
+        let sql = format!("{} WHERE chat_id = ?", select_keys(form));
+        add_rows(connection, &sql, [chat_id], form, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+fn rows_of_no_chat(
+    connection: &Connection,
+    before: i64,
+    services: &ServicesOf<'_>,
+    limit: usize,
+) -> Result<Vec<RowName>, Error> {
+    let mut rows = Vec::new();
+    for (number, age) in OF_NO_CHAT {
+        let form = Form::of(number).expect("listed by its number");
+        let of_service = match (number, services) {
+            (ERRORS, ServicesOf::One(_)) => "service = ?2",
+            (ERRORS, ServicesOf::AllBut(_)) => "(service IS NULL OR service NOT IN (SELECT value FROM json_each(?2)))",
+            (_, ServicesOf::One(_)) => continue,
+            (_, ServicesOf::AllBut(_)) => "?2 IS NOT NULL",
+        };
+        let named = match services {
+            ServicesOf::One(service) => (*service).to_owned(),
+            ServicesOf::AllBut(others) => serde_json::json!(others).to_string(),
+        };
+        let sql = format!("{} WHERE chat_id IS NULL AND {age} < ?1 AND {of_service} LIMIT ?3", select_keys(form));
+        let left = i64::try_from(limit - rows.len()).unwrap_or(i64::MAX);
+        add_rows(connection, &sql, params![before, named, left], form, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+fn select_keys(form: &Form) -> String {
+    let columns: Vec<&str> = form.key.iter().map(|column| column.0).collect();
+    format!("SELECT {} FROM {}", columns.join(", "), form.table)
+}
+
+fn add_rows(
+    connection: &Connection,
+    sql: &str,
+    values: impl rusqlite::Params,
+    form: &'static Form,
+    rows: &mut Vec<RowName>,
+) -> Result<(), Error> {
+    let mut select = connection.prepare_cached(sql)?;
+    let mut found = select.query(values)?;
+    while let Some(row) = found.next()? {
+        let key = form
+            .key
+            .iter()
+            .enumerate()
+            .map(|(at, column)| KeyValue::of(row.get_ref(at)?, column.1).ok_or(rusqlite::Error::InvalidQuery));
+        rows.push((form.number, key.collect::<Result<_, _>>()?));
+    }
+    Ok(())
+}

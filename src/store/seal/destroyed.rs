@@ -1,0 +1,168 @@
+//! Leaves whose salts are destroyed: what their rows held cannot be guessed from the hashes any longer, and the tree stays
+//! what it was. Which ones, and by which act, `erasures.leaves` says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::{Connection, params};
+use sha2::{Digest, Sha256};
+
+use super::merkle::HASH_BYTES;
+use super::{KeyValue, Refs, SALT_BYTES, number_of, put_number, salt};
+use crate::store::{Error, ErrorKind};
+
+/// Form and key.
+pub type RowName = (u8, Vec<KeyValue>);
+
+/// Packs that are read in one go: a few milliseconds, so that no reader's snapshot keeps the log from being folded.
+const PACKS_MAX: usize = 1_000;
+
+/// All leaves of some rows, earlier ones of rows that change included.
+#[derive(Debug, Default)]
+pub struct Located {
+    /// By row, rising.
+    leaves: BTreeMap<RowName, Vec<u64>>,
+    /// Leaves up to here (exclusive) were looked at.
+    pub until: u64,
+}
+
+impl Located {
+    /// Nothing looked at yet, for these rows.
+    pub fn wanting(rows: impl IntoIterator<Item = RowName>) -> Self {
+        Self { leaves: rows.into_iter().map(|name| (name, Vec::new())).collect(), until: 0 }
+    }
+
+    /// The same, from a leaf on.
+    pub fn wanting_from(rows: impl IntoIterator<Item = RowName>, leaf: u64) -> Self {
+        Self { until: leaf, ..Self::wanting(rows) }
+    }
+
+    /// Takes over what another look has found.
+    pub fn absorb(&mut self, other: Self) {
+        self.leaves.extend(other.leaves);
+    }
+
+    /// The leaves of a row.
+    pub fn of(&self, name: &RowName) -> &[u64] {
+        self.leaves.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Looks at some more packs. False where that were the last ones.
+    ///
+    /// # Errors
+    /// The evidence is damaged: then nothing may be removed, since what else is left of it would not be known.
+    pub fn look_on(&mut self, connection: &Connection) -> Result<bool, Error> {
+        let sql = "SELECT first_leaf, leaves, refs FROM seals WHERE first_leaf >= ? ORDER BY first_leaf LIMIT ?";
+        let mut select = connection.prepare_cached(sql)?;
+        let mut rows = select.query(params![self.until.cast_signed(), PACKS_MAX as i64])?;
+        let mut packs = 0;
+        while let Some(row) = rows.next()? {
+            packs += 1;
+            let (first_leaf, leaves): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let mut refs = Refs::of(row.get_ref(2)?.as_blob().map_err(|_| damaged())?);
+            for leaf in first_leaf + 1..first_leaf + leaves {
+                let (form, key) = refs.next_row().ok_or_else(damaged)?;
+                if let Some(found) = self.leaves.get_mut(&(form.number, key)) {
+                    found.push(leaf.cast_unsigned());
+                }
+            }
+            self.until = (first_leaf + leaves).cast_unsigned();
+        }
+        Ok(packs == PACKS_MAX)
+    }
+}
+
+fn damaged() -> Error {
+    let what = "the seals are damaged (see `gms-recorder verify`): nothing is removed, since not all that is left of it would be found";
+    Error::new(ErrorKind::Corrupt, what)
+}
+
+/// Destroys the salts of leaves. Those whose salts are destroyed already stay so.
+pub(in crate::store) fn destroy(connection: &Connection, leaves: &BTreeSet<u64>) -> Result<(), Error> {
+    let mut next = 0;
+    while let Some(leaf) = leaves.range(next..).next() {
+        let sql =
+            "SELECT first_leaf, leaves, seed, salts FROM seals WHERE first_leaf <= ? ORDER BY first_leaf DESC LIMIT 1";
+        let mut select = connection.prepare_cached(sql)?;
+        let read = |row: &rusqlite::Row<'_>| {
+            let salts: Option<Vec<u8>> = row.get(3)?;
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Vec<u8>>(2)?, salts))
+        };
+        let (first_leaf, count, seed, salts) = select.query_row([leaf.cast_signed()], read)?;
+        next = (first_leaf + count).cast_unsigned();
+        let rows = usize::try_from(count - 1).map_err(|_| damaged())?;
+        let places = leaves.range(*leaf..next).map(|leaf| (leaf - first_leaf.cast_unsigned()) as usize);
+        let salts = without(&seed, salts, rows, places).ok_or_else(damaged)?;
+        let seed_hash = if seed.len() == SALT_BYTES { Sha256::digest(&seed).to_vec() } else { seed };
+        let update = "UPDATE seals SET seed = ?, salts = ? WHERE first_leaf = ?";
+        connection.prepare_cached(update)?.execute(params![seed_hash, salts, first_leaf])?;
+    }
+    Ok(())
+}
+
+/// The salts of a pack without those of some places; none at all where none is left.
+fn without(seed: &[u8], salts: Option<Vec<u8>>, rows: usize, places: impl Iterator<Item = usize>) -> Option<Vec<u8>> {
+    let mut salts = match (seed.len(), salts) {
+        (SALT_BYTES, None) => (1..=rows).flat_map(|place| salt(seed, place as u32)).collect(),
+        (HASH_BYTES, Some(salts)) if salts.is_empty() => return Some(salts),
+        (HASH_BYTES, Some(salts)) if salts.len() == rows * SALT_BYTES => salts,
+        _ => return None,
+    };
+    for place in places {
+        let at = place.checked_sub(1)? * SALT_BYTES;
+        salts.get_mut(at..at + SALT_BYTES)?.fill(0);
+    }
+    if salts.iter().all(|byte| *byte == 0) {
+        salts.clear();
+    }
+    Some(salts)
+}
+
+/// Rising numbers of leaves, each less the one before, as LEB128.
+pub(in crate::store) fn packed(leaves: &BTreeSet<u64>) -> Vec<u8> {
+    let (mut bytes, mut before) = (Vec::with_capacity(leaves.len()), 0);
+    for leaf in leaves {
+        put_number(&mut bytes, leaf - before);
+        before = *leaf;
+    }
+    bytes
+}
+
+/// Reads [`packed`]. None at the end, and where the bytes make no sense.
+pub(in crate::store) fn unpacked(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    let (mut rest, mut last) = (bytes, 0_u64);
+    std::iter::from_fn(move || {
+        last = last.checked_add(number_of(&mut rest)?)?;
+        Some(last)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_leaves_are_read_as_they_were_written() {
+        for leaves in [vec![], vec![0], vec![1, 2, 3], vec![7, 300, 1 << 40, u64::MAX]] {
+            let leaves: BTreeSet<u64> = leaves.into_iter().collect();
+            assert_eq!(unpacked(&packed(&leaves)).collect::<BTreeSet<_>>(), leaves);
+        }
+        assert_eq!(unpacked(&[0xff]).count(), 0);
+    }
+
+    #[test]
+    fn salts_that_stay_are_those_of_the_seed() {
+        let seed = [7; SALT_BYTES];
+        let left = without(&seed, None, 3, [2].into_iter()).expect("a sound pack");
+        assert_eq!(left[..SALT_BYTES], salt(&seed, 1));
+        assert_eq!(left[SALT_BYTES..2 * SALT_BYTES], [0; SALT_BYTES]);
+        assert_eq!(left[2 * SALT_BYTES..], salt(&seed, 3));
+        let none = without(&[0; HASH_BYTES], Some(left.clone()), 3, [1, 3].into_iter()).expect("a sound pack");
+        assert!(none.is_empty());
+        assert_eq!(without(&[0; HASH_BYTES], Some(none), 3, [1].into_iter()), Some(Vec::new()));
+        for (seed, salts, place) in [(SALT_BYTES, None, 4), (SALT_BYTES, None, 0), (HASH_BYTES, None, 1), (3, None, 1)]
+        {
+            assert_eq!(without(&vec![1; seed], salts, 3, [place].into_iter()), None);
+        }
+        assert_eq!(without(&[0; HASH_BYTES], Some(left), 4, [1].into_iter()), None);
+    }
+}
