@@ -7,6 +7,7 @@
 pub mod anchor;
 pub mod key;
 pub mod note;
+pub mod retention;
 pub mod verify;
 
 use std::path::{Path, PathBuf};

@@ -108,7 +108,7 @@ struct Told {
     bytes: u64,
 }
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 15] = [
     "sound",
     "faults",
     "rows",
@@ -119,6 +119,9 @@ const NAMES: [&str; 12] = [
     "anchored_leaves",
     "sealed_later",
     "unsealed",
+    "removed_leaves",
+    "removed_chats",
+    "uncleaned",
     "seconds",
     "strength",
 ];
@@ -151,6 +154,9 @@ impl Told {
             leaves(last_anchored),
             number(found.sealed_later.map_or(0, |(leaves, ..)| leaves)),
             number(found.unsealed),
+            number(found.erased),
+            found.removals.0.into(),
+            number(u64::from(found.is_unclean)),
             Cell::Real(self.took.as_secs_f64()),
             self.strength(args).into(),
         ];
@@ -195,6 +201,16 @@ impl Told {
             let what = "not sealed: a release without seals has written them, or somebody by hand; the next `serve` seals them \
                         as they are, marked as sealed later";
             labelled(output, "unsealed", &format!("{} {what}", of(found.unsealed, "row")))?;
+        }
+        if found.erased > 0 {
+            let (chats, acts) = found.removals;
+            let (chats, acts) = (counted(chats, "chat"), counted(acts, "act"));
+            let unclean = match found.is_unclean {
+                true => "; some of what was removed is still to be overwritten, which a running `serve` does",
+                false => "",
+            };
+            let what = format!("rows of {} leaves, {chats}, by {acts}: see the view removals{unclean}", found.erased);
+            labelled(output, "removed", &what)?;
         }
         labelled(output, "strength", self.strength(args))?;
         Ok(())

@@ -84,6 +84,7 @@ impl Layers {
             recording: recorder::Config { masks, ..self.section("recording") },
             masking,
             evidence: self.section("evidence"),
+            retention: self.section("retention"),
             admin: self.section("admin"),
             log: self.section("log"),
         }
@@ -178,7 +179,7 @@ impl Layers {
             let remedy = match nearest(section, known) {
                 Some(known) => format!("did you mean [{known}]?"),
                 None => {
-                    "there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [admin] and [log]"
+                    "there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]"
                         .into()
                 }
             };
@@ -205,7 +206,7 @@ impl Layers {
             _ if self.known.iter().any(|(key, _)| key.section == name) => format!("is a section: write [{name}]"),
             Some((key, _)) => format!("stands in no section; it belongs under [{}]", key.section),
             None => {
-                "unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [admin] and [log]"
+                "unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]"
                     .into()
             }
         };
@@ -424,6 +425,7 @@ fn wrong_value(key: Key, value: &Value, default: &Value) -> Option<String> {
         "recording" => table.try_into::<recorder::Config>().err(),
         "masking" => table.try_into::<mask::Config>().err(),
         "evidence" => table.try_into::<archive::Config>().err(),
+        "retention" => table.try_into::<archive::retention::Config>().err(),
         "admin" => table.try_into::<admin::Config>().err(),
         _ => table.try_into::<telemetry::Config>().err(),
     };

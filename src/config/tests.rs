@@ -178,7 +178,7 @@ fn unknown_names_are_told_with_their_nearest() {
     check(
         "[record]\nx = 1",
         &[
-            "test.toml:1: record: unknown section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [admin] and [log]",
+            "test.toml:1: record: unknown section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]",
         ],
     );
     check("[recordings]\nx = 1", &["test.toml:1: recordings: unknown section; did you mean [recording]?"]);
@@ -188,7 +188,7 @@ fn unknown_names_are_told_with_their_nearest() {
     check(
         "x = 1",
         &[
-            "test.toml:1: x: unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [admin] and [log]",
+            "test.toml:1: x: unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]",
         ],
     );
     check(

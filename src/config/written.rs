@@ -18,7 +18,7 @@ use super::Config;
 /// The name of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// `proxy`, `limits`, `nodes`, `tls`, `node_tls`, `recording`, `masking`, `evidence`, `admin` or `log`.
+    /// `proxy`, `limits`, `nodes`, `tls`, `node_tls`, `recording`, `masking`, `evidence`, `retention`, `admin` or `log`.
     pub section: &'static str,
     /// The name within its section.
     pub name: &'static str,
@@ -39,7 +39,7 @@ impl fmt::Display for Key {
 
 /// Every option with its value, in the order in which they are documented.
 pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
-    let Config { proxy, limits, nodes, tls, node_tls, recording, masking, evidence, admin, log } = config;
+    let Config { proxy, limits, nodes, tls, node_tls, recording, masking, evidence, retention, admin, log } = config;
     let named = |section| move |(name, value)| (Key { section, name }, value);
     let mut options: Vec<_> = proxy_options(proxy).into_iter().map(named("proxy")).collect();
     options.extend(limits_options(limits).into_iter().map(named("limits")));
@@ -49,6 +49,7 @@ pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
     options.extend(recording_options(recording).into_iter().map(named("recording")));
     options.extend(masking_options(masking).into_iter().map(named("masking")));
     options.extend(evidence_options(evidence).into_iter().map(named("evidence")));
+    options.extend(retention_options(retention).into_iter().map(named("retention")));
     options.extend(admin_options(admin).into_iter().map(named("admin")));
     options.extend(log_options(log).into_iter().map(named("log")));
     options
@@ -262,6 +263,16 @@ fn evidence_options(config: &archive::Config) -> Vec<Named> {
         ("key_file", path(key_file)),
         ("checkpoint_interval", duration(*checkpoint_interval)),
         ("anchor_file", path(anchor_file)),
+    ]
+}
+
+fn retention_options(config: &archive::retention::Config) -> Vec<Named> {
+    let archive::retention::Config { keep, services, automatic } = config;
+    let services = services.iter().map(|(service, keep)| (service.clone(), text(keep)));
+    vec![
+        ("keep", text(keep)),
+        ("automatic", Value::Boolean(*automatic)),
+        ("services", Value::Table(services.collect())),
     ]
 }
 

@@ -8,6 +8,8 @@ mod hold;
 mod removal;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
@@ -15,7 +17,7 @@ use serde::Serialize;
 
 use super::seal::checkpoint::{self, Standing};
 use super::seal::{self, KeyValue};
-use super::{Error, ErrorKind, WRITER_PRAGMAS, connect, wal};
+use super::{Error, ErrorKind, WRITER_PRAGMAS, connect, inspect, wal};
 
 pub use clean::Cleaned;
 pub use hold::{Customer, Held, Hold, InForce, Scope};
@@ -30,6 +32,7 @@ pub struct Custody {
     connection: Connection,
     path: PathBuf,
     archive_id: String,
+    stop: Arc<AtomicBool>,
 }
 
 /// What is done, as `acts.kind` has it.
@@ -97,11 +100,13 @@ impl Custody {
     /// # Errors
     /// As opening goes wrong; the archive is of an earlier release.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        let is_served = inspect::is_served(path).unwrap_or(true);
+        if !is_served {
+            wal::make_good(path)?;
+        }
         let connection = connect(path)?;
-        // A log that was left behind is for `serve` to make good.
-        wal::leave_behind(&connection, true)?;
+        wal::leave_behind(&connection, is_served)?;
         connection.execute_batch(WRITER_PRAGMAS)?;
-        connection.execute_batch("PRAGMA wal_autocheckpoint = 0")?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(64);
         let has_acts = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'acts'")?.exists(())?;
@@ -110,7 +115,12 @@ impl Custody {
             return Err(Error::new(ErrorKind::Other, what));
         }
         let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-        Ok(Self { connection, path: path.to_owned(), archive_id })
+        Ok(Self { connection, path: path.to_owned(), archive_id, stop: Arc::default() })
+    }
+
+    /// Long work ends with an error, between two transactions, once this is set.
+    pub fn until(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop, ..self }
     }
 
     /// Which archive it is.
@@ -155,6 +165,15 @@ impl Custody {
         seal::change(&self.connection, None, |pack| begin(&self.connection, pack, act))
     }
 
+    /// Lets the writer of a running `serve` have its turn: it asks for the lock again and again, and so do we.
+    fn give_way(&self, worked: Duration) -> Result<(), Error> {
+        std::thread::sleep(worked.clamp(Duration::from_millis(5), Duration::from_millis(200)));
+        match self.stop.load(Ordering::Acquire) {
+            true => Err(Error::new(ErrorKind::Other, "stopped before it was done: run it again")),
+            false => Ok(()),
+        }
+    }
+
     /// Notes that it is done, and how many rows that were.
     ///
     /// # Errors
@@ -181,11 +200,6 @@ fn end(connection: &Connection, pack: &mut seal::Pack, act_id: i64, at: i64, fou
     connection.prepare_cached(update)?.execute(params![at, found, act_id])?;
     pack.touch(seal::ACTS, [KeyValue::Integer(act_id)]);
     Ok(())
-}
-
-/// Lets the writer of a running `serve` have its turn: it asks for the lock again and again, and so do we.
-fn give_way(worked: Duration) {
-    std::thread::sleep(worked.clamp(Duration::from_millis(5), Duration::from_millis(200)));
 }
 
 /// As JSON, for acts.

@@ -228,12 +228,10 @@ impl InForce {
 
     /// Whether a chat is held, and by which one.
     pub(super) fn on(&self, connection: &Connection, chat_id: &str) -> Result<Option<Held>, Error> {
-        let by_query = || self.queries.iter().find(|(_, held)| held.contains(chat_id)).map(|(id, _)| *id);
-        if let Some(by) = self.chats.get(chat_id).copied().or_else(by_query) {
-            return Ok(Some(Held { by }));
-        }
-        if self.customers.is_empty() {
-            return Ok(None);
+        let by_query = self.queries.iter().find(|(_, held)| held.contains(chat_id)).map(|(id, _)| *id);
+        let first = [self.chats.get(chat_id).copied(), by_query].into_iter().flatten().min();
+        if self.customers.is_empty() || first.is_some() {
+            return Ok(first.map(|by| Held { by }));
         }
         let mut select = connection.prepare_cached("SELECT name, value FROM chat_attributes WHERE chat_id = ?")?;
         let mut rows = select.query([chat_id])?;
@@ -246,6 +244,19 @@ impl InForce {
         }
         Ok(None)
     }
+}
+
+/// Released holds on customers of whom there is no chat.
+pub(super) fn released_on_nobody(connection: &Connection) -> Result<Vec<i64>, Error> {
+    let mut found = Vec::new();
+    for hold in holds(connection)?.into_iter().filter(|hold| hold.released_at.is_some()) {
+        if let Scope::Customer(customer) = &hold.scope
+            && chats_of_customer(connection, customer)?.is_empty()
+        {
+            found.push(hold.id);
+        }
+    }
+    Ok(found)
 }
 
 /// The chats of a customer, by what is known of them.
