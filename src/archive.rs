@@ -8,6 +8,7 @@ pub mod anchor;
 pub mod key;
 pub mod note;
 pub mod retention;
+pub mod private;
 pub mod verify;
 
 use std::path::{Path, PathBuf};

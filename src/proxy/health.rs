@@ -22,9 +22,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::nodes::{self, Nodes};
 use super::places::Places;
-use super::private;
 use super::stream::Stream;
 use super::tls::Fault;
+use crate::archive::private;
 
 /// How often it is seen whose time of being passed over has ended: what a node's return is late by.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
