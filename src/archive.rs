@@ -2,15 +2,18 @@
 //! keep them where nobody who can change the archive can change them too, and what an auditor finds when all of it is held
 //! together.
 //!
-//! It knows notes, keys and files. It does not know SQL, nor when a checkpoint is due.
+//! It knows notes, keys, files, and servers that keep notes. It does not know SQL, nor when a checkpoint is due.
 
 pub mod anchor;
+mod der;
 pub mod key;
 pub mod note;
 pub mod retention;
 pub mod private;
+pub mod time_stamp;
 pub mod verify;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,11 +32,21 @@ pub struct Config {
     pub checkpoint_interval: Duration,
     /// Every checkpoint is appended to this file; empty: none.
     pub anchor_file: PathBuf,
+    /// More anchors, by name.
+    pub anchors: BTreeMap<String, anchor::Config>,
 }
+
+/// What `anchor_file` is called among the anchors.
+pub const ANCHOR_FILE: &str = "anchor_file";
 
 impl Default for Config {
     fn default() -> Self {
-        Self { key_file: PathBuf::new(), checkpoint_interval: Duration::from_secs(60), anchor_file: PathBuf::new() }
+        Self {
+            key_file: PathBuf::new(),
+            checkpoint_interval: Duration::from_secs(60),
+            anchor_file: PathBuf::new(),
+            anchors: BTreeMap::new(),
+        }
     }
 }
 
@@ -41,5 +54,13 @@ impl Config {
     /// Where the key of an archive lies.
     pub fn key_path(&self, database: &Path) -> PathBuf {
         if self.key_file.as_os_str().is_empty() { store::beside(database, ".key") } else { self.key_file.clone() }
+    }
+
+    /// All anchors by name, `anchor_file` first.
+    pub fn all_anchors(&self) -> impl Iterator<Item = (String, anchor::Config)> {
+        let file = anchor::config::File { path: self.anchor_file.clone(), interval: Duration::ZERO };
+        let is_named = !self.anchor_file.as_os_str().is_empty();
+        let file = is_named.then(|| (ANCHOR_FILE.to_owned(), anchor::Config::File(file)));
+        file.into_iter().chain(self.anchors.iter().map(|(name, config)| (name.clone(), config.clone())))
     }
 }

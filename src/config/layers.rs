@@ -378,28 +378,40 @@ fn from_variable(text: &str, default: &Value) -> Value {
 fn wrong_values(key: Key, setting: &Setting, default: &Value) -> Vec<Problem> {
     let problem =
         |origin: &Origin, sentence| Problem { origin: Some(origin.clone()), key: Some(key.to_string()), sentence };
-    if let Some(sentence) = wrong_shape(&setting.value, default) {
+    if let Some(sentence) = wrong_shape(key, &setting.value, default) {
         return vec![problem(&setting.origin, sentence)];
     }
-    let Value::Array(elements) = &setting.value else {
-        let sentence = wrong_value(key, &setting.value, default);
-        return sentence.map(|sentence| problem(&setting.origin, sentence)).into_iter().collect();
-    };
     let origin = |n| setting.elements.get(n).unwrap_or(&setting.origin);
-    let wrong = |(n, element): (usize, &Value)| {
-        let sentence = wrong_value(key, &Value::Array(vec![element.clone()]), default)?;
-        Some(problem(origin(n), sentence))
+    let elements: Vec<Value> = match &setting.value {
+        Value::Array(elements) => elements.iter().map(|element| Value::Array(vec![element.clone()])).collect(),
+        Value::Table(members) => {
+            members.iter().map(|(name, member)| Table::from_iter([(name.clone(), member.clone())]).into()).collect()
+        }
+        value => {
+            let sentence = wrong_value(key, value, default);
+            return sentence.map(|sentence| problem(&setting.origin, sentence)).into_iter().collect();
+        }
     };
+    let wrong = |(n, element): (usize, &Value)| Some(problem(origin(n), wrong_value(key, element, default)?));
     elements.iter().enumerate().filter_map(wrong).collect()
 }
 
-fn wrong_shape(value: &Value, default: &Value) -> Option<String> {
+/// Tables of tables; what each of those has to be is known to their own type.
+fn is_of_tables(key: Key) -> bool {
+    (key.section, key.name) == ("evidence", "anchors")
+}
+
+fn wrong_shape(key: Key, value: &Value, default: &Value) -> Option<String> {
     match (default, value) {
         (Value::String(_), Value::String(_)) | (Value::Boolean(_), Value::Boolean(_)) => None,
         (Value::Integer(_), Value::Integer(0..)) => None,
         (Value::Float(_), Value::Float(number)) if number.is_finite() => None,
         (Value::Float(_), Value::Integer(_)) => None,
         (Value::Array(_), Value::Array(elements)) if elements.iter().all(Value::is_str) => None,
+        (Value::Table(_), Value::Table(members)) if is_of_tables(key) && members.values().all(Value::is_table) => None,
+        (Value::Table(_), _) if is_of_tables(key) => {
+            Some("tables are wanted, such as [evidence.anchors.audit] with kind = \"file\" under it".into())
+        }
         (Value::Table(_), Value::Table(members)) if members.values().all(Value::is_str) => None,
         (Value::Table(_), _) => Some("a table of texts is wanted, such as { name = '…' }".into()),
         (Value::String(_), _) => Some(format!("a text in quotes is wanted, such as {default}")),
@@ -429,7 +441,30 @@ fn wrong_value(key: Key, value: &Value, default: &Value) -> Option<String> {
         "admin" => table.try_into::<admin::Config>().err(),
         _ => table.try_into::<telemetry::Config>().err(),
     };
-    outcome.map(|error| in_our_words(key, value, error.message(), default))
+    let outcome = outcome?;
+    Some(match value.as_table().filter(|_| is_of_tables(key)).and_then(|table| table.keys().next()) {
+        Some(name) => format!("{name}: {}", of_a_table(outcome.message())),
+        None => in_our_words(key, value, outcome.message(), default),
+    })
+}
+
+/// What serde says of a table's members; never with their values, which were meant for other places.
+fn of_a_table(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    match (message.split(' ').next(), &quoted[..]) {
+        (Some("unknown"), [unknown, known @ ..]) if message.starts_with("unknown field") => {
+            match nearest(unknown, known.iter().copied()) {
+                Some(known) => format!("unknown key {unknown}; did you mean {known}?"),
+                None => format!("unknown key {unknown}; there are {}, kind", known.join(", ")),
+            }
+        }
+        (Some("unknown"), [unknown, known @ ..]) => {
+            let known = known.iter().map(|known| format!("\"{known}\"")).collect::<Vec<_>>().join(", ");
+            format!("\"{unknown}\" cannot be chosen; there is {known}")
+        }
+        (Some("missing"), [missing]) => format!("{missing} is missing"),
+        _ => message.into(),
+    }
 }
 
 fn in_our_words(key: Key, value: &Value, message: &str, default: &Value) -> String {

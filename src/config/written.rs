@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use toml::Value;
 
+use crate::archive::anchor;
 use crate::gms::mask;
 use crate::proxy::tls::{connector, server};
 use crate::recorder::{Create, Deliver, WhenUnavailable};
@@ -258,11 +259,13 @@ fn masking_options(config: &mask::Config) -> Vec<Named> {
 }
 
 fn evidence_options(config: &archive::Config) -> Vec<Named> {
-    let archive::Config { key_file, checkpoint_interval, anchor_file } = config;
+    let archive::Config { key_file, checkpoint_interval, anchor_file, anchors } = config;
+    let anchors = anchors.iter().map(|(name, anchor)| (name.clone(), anchor_table(anchor)));
     vec![
         ("key_file", path(key_file)),
         ("checkpoint_interval", duration(*checkpoint_interval)),
         ("anchor_file", path(anchor_file)),
+        ("anchors", Value::Table(anchors.collect())),
     ]
 }
 
@@ -274,6 +277,49 @@ fn retention_options(config: &archive::retention::Config) -> Vec<Named> {
         ("automatic", Value::Boolean(*automatic)),
         ("services", Value::Table(services.collect())),
     ]
+}
+
+fn anchor_table(config: &anchor::Config) -> Value {
+    let options = match config {
+        anchor::Config::File(file) => file_options(file),
+        anchor::Config::Http(http) => http_options(http),
+        anchor::Config::S3(s3) => s3_options(s3),
+        anchor::Config::TimeStamp(stamp) => time_stamp_options(stamp),
+    };
+    let options = options.into_iter().chain([("kind", text(config.kind()))]);
+    Value::Table(options.map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+fn file_options(config: &anchor::config::File) -> Vec<Named> {
+    let anchor::config::File { path: file, interval } = config;
+    vec![("path", path(file)), ("interval", duration(*interval))]
+}
+
+fn http_options(config: &anchor::config::Http) -> Vec<Named> {
+    let anchor::config::Http { url, token_file, ca, interval } = config;
+    vec![("url", text(url)), ("token_file", path(token_file)), ("ca", path(ca)), ("interval", duration(*interval))]
+}
+
+fn s3_options(config: &anchor::config::S3) -> Vec<Named> {
+    let anchor::config::S3 { url, bucket, region, prefix, path_style, credentials, lock, retention, ca, interval } =
+        config;
+    vec![
+        ("url", text(url)),
+        ("bucket", text(bucket)),
+        ("region", text(region)),
+        ("prefix", text(prefix)),
+        ("path_style", Value::Boolean(*path_style)),
+        ("credentials", path(credentials)),
+        ("lock", text(lock.as_str())),
+        ("retention", duration(*retention)),
+        ("ca", path(ca)),
+        ("interval", duration(*interval)),
+    ]
+}
+
+fn time_stamp_options(config: &anchor::config::TimeStamp) -> Vec<Named> {
+    let anchor::config::TimeStamp { url, folder, ca, interval } = config;
+    vec![("url", text(url)), ("folder", path(folder)), ("ca", path(ca)), ("interval", duration(*interval))]
 }
 
 fn admin_options(config: &admin::Config) -> Vec<Named> {

@@ -525,11 +525,14 @@ async fn an_anchor_that_is_down_is_told_and_made_up_for() {
     let chat = Chat::open(&mut client, "nickname=Anna").await;
     chat.insist(&mut client, "send", "message=one").await;
     let words = async || get(server.admin, "/ready").await.expect("it runs");
-    eventually("it is told", async || words().await.1.contains("the anchor takes no checkpoints").then_some(())).await;
+    eventually("it is told", async || {
+        words().await.1.contains("the anchor anchor_file takes no checkpoints").then_some(())
+    })
+    .await;
     assert_eq!(words().await.0, StatusCode::OK);
-    assert_eq!(server.metric("gms_recorder_anchor_up ").await, Some(0.0));
+    assert_eq!(server.metric("gms_recorder_anchor_up{").await, Some(0.0));
     std::fs::create_dir(elsewhere.path().join("mnt")).expect("the folder is ours");
-    eventually("it is well again", async || (server.metric("gms_recorder_anchor_up ").await? == 1.0).then_some(()))
+    eventually("it is well again", async || (server.metric("gms_recorder_anchor_up{").await? == 1.0).then_some(()))
         .await;
     assert!(server.stop().success());
     let answer = self::answer(&server.database, &[&anchor]);
