@@ -5,6 +5,7 @@
 //! It knows notes, keys, files, and servers that keep notes. It does not know SQL, nor when a checkpoint is due.
 
 pub mod anchor;
+mod anchored;
 mod der;
 pub mod key;
 pub mod note;

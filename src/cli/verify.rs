@@ -28,8 +28,9 @@ Exit codes:
 #[command(after_help = EXAMPLE)]
 #[group(skip)]
 pub struct Args {
-    /// A file of checkpoints that was kept elsewhere (evidence.anchor_file); again for each.
-    #[arg(long = "anchor", value_name = "FILE")]
+    /// A file of checkpoints that was kept elsewhere (evidence.anchor_file), or a folder of .note files, as downloaded from a
+    /// bucket or kept with time stamps (.tsr) beside them; again for each.
+    #[arg(long = "anchor", value_name = "PATH")]
     anchors: Vec<PathBuf>,
     /// A file with the public key that you were given (a line such as gms-recorder/…+…+…); again for each. Else those count
     /// that the archive itself names.
@@ -108,7 +109,7 @@ struct Told {
     bytes: u64,
 }
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 17] = [
     "sound",
     "faults",
     "rows",
@@ -117,6 +118,8 @@ const NAMES: [&str; 15] = [
     "signed_leaves",
     "anchored",
     "anchored_leaves",
+    "stamps",
+    "last_stamp_at",
     "sealed_later",
     "unsealed",
     "removed_leaves",
@@ -152,6 +155,8 @@ impl Told {
             leaves(last),
             number(*anchored),
             leaves(last_anchored),
+            number(self.answer.stamps),
+            self.answer.last_stamp.as_ref().map_or(Cell::Null, |stamp| Cell::Integer(stamp.at)),
             number(found.sealed_later.map_or(0, |(leaves, ..)| leaves)),
             number(found.unsealed),
             number(found.erased),
@@ -190,6 +195,16 @@ impl Told {
         labelled(output, "signed", &signed(*checkpoints, last.as_ref(), leaves, &clock))?;
         if !args.anchors.is_empty() {
             labelled(output, "anchored", &signed(*anchored, last_anchored.as_ref(), leaves, &clock))?;
+        }
+        if let Some(last) = &self.answer.last_stamp {
+            let (stamps, at) = (of(self.answer.stamps, "time stamp"), clock.date_time(last.at));
+            let what = "whether the authority says so (of each .tsr)";
+            labelled(
+                output,
+                "stamped",
+                &format!("{stamps}; by the last {} leaves were there at {at}; {what}:", last.size),
+            )?;
+            output.line(&plain_line(&openssl(&last.file)))?; // whole, to be copied
         }
         if let Some((leaves, first, last)) = found.sealed_later {
             let (first, last) = (clock.date_time(first), clock.date_time(last));
@@ -238,6 +253,12 @@ impl Told {
             }
         }
     }
+}
+
+/// Whose signature a time stamp has is for openssl to say.
+fn openssl(stamp: &Path) -> String {
+    let note = stamp.with_extension("note");
+    format!("            openssl ts -verify -data {} -in {} -CAfile tsa-ca.pem", note.display(), stamp.display())
 }
 
 fn signed(count: u64, last: Option<&Checkpoint>, leaves: u64, clock: &Clock) -> String {
