@@ -48,8 +48,8 @@ pub struct Stamped {
     pub file: PathBuf,
     /// When, as the authority says; milliseconds since the epoch.
     pub at: i64,
-    /// Leaves of the checkpoint.
-    pub size: u64,
+    /// Of what: leaves, and the recorder's own word for when.
+    pub checkpoint: Checkpoint,
 }
 
 /// Why there is none.
@@ -172,7 +172,7 @@ impl Answer {
         match time_stamp::read(bytes) {
             Ok(stamp) if stamp.imprint == *imprint => {
                 self.stamps += 1;
-                let stamped = Stamped { file: file.clone(), at: stamp.at, size: claim.checkpoint.size };
+                let stamped = Stamped { file: file.clone(), at: stamp.at, checkpoint: claim.checkpoint.clone() };
                 if self.last_stamp.as_ref().is_none_or(|last| last.at <= stamped.at) {
                     self.last_stamp = Some(stamped);
                 }

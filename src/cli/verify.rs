@@ -197,13 +197,10 @@ impl Told {
             labelled(output, "anchored", &signed(*anchored, last_anchored.as_ref(), leaves, &clock))?;
         }
         if let Some(last) = &self.answer.last_stamp {
-            let (stamps, at) = (of(self.answer.stamps, "time stamp"), clock.date_time(last.at));
-            let what = "whether the authority says so (of each .tsr)";
-            labelled(
-                output,
-                "stamped",
-                &format!("{stamps}; by the last {} leaves were there at {at}; {what}:", last.size),
-            )?;
+            let (stamps, leaves) = (of(self.answer.stamps, "time stamp"), last.checkpoint.size);
+            let (at, said) = (clock.date_time(last.at), clock.date_time(last.checkpoint.at));
+            let what = format!("by the last {leaves} leaves were there at {at} (the recorder's clock: {said})");
+            labelled(output, "stamped", &format!("{stamps}; {what}; whether the authority says so, of each .tsr:"))?;
             output.line(&plain_line(&openssl(&last.file)))?; // whole, to be copied
         }
         if let Some((leaves, first, last)) = found.sealed_later {

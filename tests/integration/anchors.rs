@@ -415,6 +415,53 @@ async fn a_service_that_checks_signatures_takes_ours_and_one_without_locks_is_no
     .expect("no panic");
 }
 
+/// A bucket that is asked for its lock with `asked`, and for an object's with `shown` (an answer's fields).
+fn bucket(asked: &'static str, shown: String) -> Origin {
+    Origin::start(move |request| match &request[..4] {
+        b"GET " => answer(asked, b"<Error><Code>AccessDenied</Code></Error>"),
+        b"HEAD" => {
+            Answer { bytes: format!("HTTP/1.1 200 OK\r\n{shown}content-length: 0\r\n\r\n").into(), close: false }
+        }
+        _ => answer("200 OK", b""),
+    })
+}
+
+/// Whoever may not ask the bucket has to see the lock of the first object.
+#[test]
+fn a_bucket_that_does_not_say_whether_it_locks_has_to_show_it() {
+    let folder = folder();
+    let credentials = credentials(folder.path());
+    let anchor = |origin: &Origin| {
+        let url = format!("http://{}", origin.address);
+        format!(
+            "kind = \"s3\"\nurl = {url:?}\nbucket = \"audit\"\ncredentials = {credentials:?}\nretention = \"30d\"\n"
+        )
+    };
+    let day = |days: i64| jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+    let lock = |mode: &str, days: i64| {
+        let until = day(days).strftime("%Y-%m-%dT%H:%M:%SZ");
+        format!("x-amz-object-lock-mode: {mode}\r\nx-amz-object-lock-retain-until-date: {until}\r\n")
+    };
+    for asked in ["403 Forbidden", "501 Not Implemented"] {
+        let origin = bucket(asked, lock("COMPLIANCE", 31));
+        assert_eq!(outcome(&anchor(&origin), &signed(7)), News::Took(1));
+        let methods: Vec<_> = origin.received().iter().map(|request| request[..4].to_owned()).collect();
+        assert_eq!(methods, ["GET ", "PUT ", "HEAD"]);
+        assert!(look(&kind(&anchor(&origin))).expect("reached").contains("it does not say whether it has object lock"));
+    }
+    let words = "NOTHING SHOWS THAT ITS OBJECTS ARE LOCKED";
+    for shown in
+        [String::new(), lock("GOVERNANCE", 31), lock("COMPLIANCE", 29), "x-amz-object-lock-mode: COMPLIANCE\r\n".into()]
+    {
+        refused(&anchor(&bucket("403 Forbidden", shown)), words);
+    }
+    refused(&anchor(&bucket("500 Internal Server Error", String::new())), "500 Internal Server Error: AccessDenied");
+    refused(&anchor(&bucket("200 OK", String::new())), "NO OBJECT LOCK");
+    // One that takes nothing.
+    let refusing = Origin::start(|_| answer("403 Forbidden", b"<Error><Code>AccessDenied</Code></Error>"));
+    refused(&anchor(&refusing), "403 Forbidden: AccessDenied");
+}
+
 /// An authority made of openssl.
 struct Authority(PathBuf);
 
@@ -502,6 +549,9 @@ async fn checkpoints_are_stamped_and_openssl_believes_the_stamps() {
     let whole = std::fs::read(last).expect("it is there");
     for cut in 0..whole.len() {
         assert!(time_stamp::read(&whole[..cut]).is_err() && time_stamp::is_torn(&whole[..cut]), "cut after {cut}");
+        let mut changed = whole.clone();
+        changed[cut] ^= 0xff;
+        let _ = time_stamp::read(&changed); // whatever it makes of it, it ends
     }
     std::fs::write(last, &whole[..100]).expect("the folder is ours");
     assert_eq!(verdict(&server.database, &[&stamps]).stamps, 1);

@@ -191,3 +191,37 @@ fn code(body: &str) -> &str {
     let is_word = code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
     if is_word { code } else { "" }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_go_to_the_bucket_in_the_path_or_in_the_host() {
+        let check = |url: &str, path_style: bool, rest: &str, wanted: &str| {
+            let text = format!("url = {url:?}\nbucket = \"audit\"\npath_style = {path_style}");
+            let config: S3 = toml::from_str(&text).expect("sound");
+            assert_eq!(uri(&config, rest).expect("sound").to_string(), wanted);
+        };
+        check("https://s3.example.com", true, "a/b.note", "https://s3.example.com/audit/a/b.note");
+        check("https://s3.example.com/", true, "", "https://s3.example.com/audit");
+        check("https://s3.example.com:443", true, "?object-lock", "https://s3.example.com/audit?object-lock");
+        check("http://[::1]:9000", true, "a", "http://[::1]:9000/audit/a");
+        check("http://s3.example.com:80", false, "a/b.note", "http://audit.s3.example.com/a/b.note");
+        check("https://s3.example.com", false, "?object-lock", "https://audit.s3.example.com/?object-lock");
+        check("https://s3.example.com:8443", false, "", "https://audit.s3.example.com:8443/");
+    }
+
+    #[test]
+    fn an_error_is_told_by_its_code_and_by_no_more_of_it() {
+        let rows = [
+            ("<Error><Code>AccessDenied</Code><Message>secret</Message></Error>", "AccessDenied"),
+            ("<Code>no word</Code>", ""),
+            ("<Code>broken", ""),
+            ("", ""),
+        ];
+        for (body, wanted) in rows {
+            assert_eq!(code(body), wanted, "{body}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! what an earlier release has left unsealed. Neither holds a chat up, nor does what goes wrong with them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ const LATE_TIME: Duration = Duration::from_millis(300);
 const LATE_TOLD: Duration = Duration::from_secs(30);
 /// How long all anchors are given for the last checkpoint.
 const ANCHOR_PATIENCE: Duration = Duration::from_secs(5);
-/// Between lines about an anchor that is down.
+/// Between lines of a kind about an anchor.
 const REFUSAL_TOLD: Duration = Duration::from_secs(600);
 
 /// What is needed for it.
@@ -71,11 +72,15 @@ struct Witness {
     name: String,
     recorder: Arc<Recorder>,
     refusals: Repeated,
+    conflicts: Repeated,
+    /// Whether the log says that it takes none.
+    is_told: AtomicBool,
 }
 
 impl Witness {
     fn new(name: String, recorder: &Arc<Recorder>) -> Self {
-        let witness = Self { name, recorder: recorder.clone(), refusals: Repeated::new(1, REFUSAL_TOLD) };
+        let (refusals, conflicts) = (Repeated::new(1, REFUSAL_TOLD), Repeated::new(1, REFUSAL_TOLD));
+        let witness = Self { name, recorder: recorder.clone(), refusals, conflicts, is_told: AtomicBool::new(false) };
         let metrics = &recorder.metrics;
         metrics.anchor_up.get_or_create(&witness.label()).set(1);
         for counter in [&metrics.anchor_checkpoints, &metrics.anchor_errors, &metrics.anchor_conflicts] {
@@ -94,26 +99,36 @@ impl Witness {
             News::Took(count) => {
                 metrics.anchor_up.get_or_create(&label).set(1);
                 metrics.anchor_checkpoints.get_or_create(&label).inc_by(count as u64);
-                if self.recorder.evidence().refusals.remove(&self.name).is_some() {
+                self.recorder.evidence().refusals.remove(&self.name);
+                if self.is_told.swap(false, Ordering::Relaxed) {
                     tracing::info!(anchor = self.name, "the anchor takes checkpoints again");
                 }
             }
             News::Refused(error) => {
                 metrics.anchor_up.get_or_create(&label).set(0);
                 metrics.anchor_errors.get_or_create(&label).inc();
-                if let Some(not_shown) = self.refusals.admit(std::time::Instant::now()) {
-                    let hint = "checkpoints wait in memory and are tried again; recording goes on";
-                    tracing::error!(anchor = self.name, error, not_shown, hint, "the anchor takes no checkpoints");
-                }
+                self.tell_refusal(&error);
                 self.recorder.evidence().refusals.insert(self.name.clone(), error);
             }
             News::GaveUp(error) => {
                 metrics.anchor_conflicts.get_or_create(&label).inc();
-                let hint = "this checkpoint is given up, later ones go there; find out who else signs for this archive";
-                tracing::error!(anchor = self.name, error, hint, "the anchor will never take a checkpoint");
+                self.tell_conflict(&error);
                 self.recorder.evidence().conflicts.insert(self.name.clone(), error);
             }
         }
+    }
+
+    fn tell_refusal(&self, error: &str) {
+        let Some(not_shown) = self.refusals.admit(std::time::Instant::now()) else { return };
+        let hint = "checkpoints wait in memory and are tried again; recording goes on";
+        tracing::error!(anchor = self.name, error, not_shown, hint, "the anchor takes no checkpoints");
+        self.is_told.store(true, Ordering::Relaxed);
+    }
+
+    fn tell_conflict(&self, error: &str) {
+        let Some(not_shown) = self.conflicts.admit(std::time::Instant::now()) else { return };
+        let hint = "this checkpoint is given up, later ones go there; find out who else signs for this archive";
+        tracing::error!(anchor = self.name, error, not_shown, hint, "the anchor will never take a checkpoint");
     }
 }
 
