@@ -11,6 +11,7 @@ mod web;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -174,7 +175,9 @@ impl Shared {
     fn run(&self, place: &mut Place, news: &dyn Fn(News)) {
         let (mut pause, mut due) = (None, Instant::now());
         while let Some(signed) = self.next(due) {
-            let (taken, refusal) = place.bring(&signed);
+            // What servers send is read by others' code; whatever that does, the thread goes on.
+            let brought = catch_unwind(AssertUnwindSafe(|| place.bring(&signed)));
+            let (taken, refusal) = brought.unwrap_or_else(|_| (0, Err("the attempt panicked".to_owned().into())));
             let is_given_up = matches!(refusal, Err(Refusal::Forever(_)));
             let is_closing = self.took(&signed[..taken + usize::from(is_given_up)]);
             if taken > 0 {
@@ -229,21 +232,17 @@ struct Place {
 }
 
 impl Place {
-    /// How many it took, from the first on, and why no more.
+    /// Brings all to a file, since that is one sync, and else the first one. How many it took, and why no more.
     fn bring(&mut self, signed: &[Arc<Signed>]) -> (usize, Result<(), Refusal>) {
-        if let Config::File(file) = &self.config {
-            return match file::append(&file.path, signed) {
-                Ok(()) => (signed.len(), Ok(())),
-                Err(error) => (0, Err(format!("{}: {error}", file.path.display()).into())),
-            };
+        let (wanted, brought) = match (&self.config, signed) {
+            (_, []) => (0, Ok(())),
+            (Config::File(file), _) => (signed.len(), append(&file.path, signed)),
+            (_, [first, ..]) => (1, self.bring_one(first)),
+        };
+        if brought.is_err() {
+            self.web = None; // the next attempt reads CAs anew, and has other connections
         }
-        for (taken, one) in signed.iter().enumerate() {
-            if let Err(refusal) = self.bring_one(one) {
-                self.web = None; // the next attempt reads CAs anew, and has other connections
-                return (taken, Err(refusal));
-            }
-        }
-        (signed.len(), Ok(()))
+        (if brought.is_ok() { wanted } else { 0 }, brought)
     }
 
     fn bring_one(&mut self, signed: &Signed) -> Result<(), Refusal> {
@@ -268,6 +267,10 @@ impl Place {
             Refusal::Forever(why) => Refusal::Forever(format!("{url}: {why}")),
         })
     }
+}
+
+fn append(path: &Path, signed: &[Arc<Signed>]) -> Result<(), Refusal> {
+    file::append(path, signed).map_err(|error| Refusal::Now(format!("{}: {error}", path.display())))
 }
 
 /// Whether an anchor would take checkpoints now, as far as that shows without leaving one there: how it is, in words.
