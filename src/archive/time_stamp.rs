@@ -170,7 +170,19 @@ fn time(bytes: &[u8]) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Authorities are strangers.
+        #[test]
+        fn whatever_an_authority_sends_is_read_to_an_end(bytes in prop::collection::vec(prop_oneof![
+            any::<u8>(), Just(der::SEQUENCE), Just(der::INTEGER), Just(der::OCTET_STRING), 0u8..40
+        ], 0..200)) {
+            let _ = (read(&bytes), is_torn(&bytes), time(&bytes));
+        }
+    }
 
     #[test]
     fn a_request_is_what_openssl_makes_of_the_same() {

@@ -399,7 +399,16 @@ pub(super) fn toml(config: &Config, shown: impl Fn(Key) -> bool, remark: impl Fn
             section = key.section;
         }
         let remark = remark(key).map(|remark| format!("  # {remark}")).unwrap_or_default();
-        toml += &format!("{} = {value}{remark}\n", key.name);
+        match tables(&value) {
+            Some(tables) => toml.extend(tables.map(|(name, table)| format!("\n[{key}.{name}]{remark}\n{table}"))),
+            None => toml += &format!("{} = {value}{remark}\n", key.name),
+        }
     }
     toml
+}
+
+/// Tables of a table, as one writes them: each under a header. They stand last in their section.
+fn tables(value: &Value) -> Option<impl Iterator<Item = (&String, &toml::Table)>> {
+    let members = value.as_table().filter(|members| !members.is_empty() && members.values().all(Value::is_table))?;
+    Some(members.iter().filter_map(|(name, member)| Some((name, member.as_table()?))))
 }

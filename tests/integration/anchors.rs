@@ -415,6 +415,38 @@ async fn a_service_that_checks_signatures_takes_ours_and_one_without_locks_is_no
     .expect("no panic");
 }
 
+/// It goes away in the middle, and comes back: what it has missed arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_anchor_that_goes_away_for_a_while_misses_nothing() {
+    let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
+    let (folder, address, buckets) = (folder(), free_address(), folder());
+    std::fs::create_dir(buckets.path().join("audit")).expect("the folder is ours");
+    let rclone = Service::rclone(address, buckets.path());
+    let settings = format!(
+        "[evidence]\ncheckpoint_interval = \"100ms\"\nanchor_file = {:?}\n[evidence.anchors.a]\nkind = \"s3\"\n\
+         url = \"http://{address}\"\nbucket = \"audit\"\nlock = \"none\"\ncredentials = {:?}\n",
+        folder.path().join("checkpoints"),
+        credentials(folder.path())
+    );
+    let mut server = Server::start(folder.path(), &simulator.addresses(), &settings);
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    let up = async |wanted: f64| (server.metric("gms_recorder_anchor_up{anchor=\"a\"}").await? == wanted).then_some(());
+    let taken = async || server.metric("gms_recorder_anchor_checkpoints_total{anchor=\"a\"}").await;
+    eventually("it takes some", async || taken().await.filter(|taken| *taken >= 1.0)).await;
+    drop(rclone);
+    chat.insist(&mut client, "send", "message=meanwhile").await;
+    eventually("it is missed", async || up(0.0).await).await;
+    chat.insist(&mut client, "send", "message=still").await;
+    let _rclone = Service::rclone(address, buckets.path());
+    eventually("it is back", async || up(1.0).await).await;
+    assert!(server.stop().success());
+    let file = std::fs::read_to_string(folder.path().join("checkpoints")).expect("it is there");
+    let found = verdict(&server.database, &[&buckets.path().join("audit")]);
+    assert_eq!(found.anchored as usize, file.matches("— ").count());
+    simulator.stop().await;
+}
+
 /// A bucket that is asked for its lock with `asked`, and for an object's with `shown` (an answer's fields).
 fn bucket(asked: &'static str, shown: String) -> Origin {
     Origin::start(move |request| match &request[..4] {

@@ -56,6 +56,7 @@ impl Evidence {
         is_shared: bool,
     ) -> std::io::Result<Self> {
         let anchors = config.all_anchors().map(|(name, anchor)| {
+            tracing::info!(anchor = name, kind = anchor.kind(), place = anchor.place(), "checkpoints go there");
             let witness = Witness::new(name.clone(), recorder);
             Anchor::start(name, anchor, move |news| witness.note(news))
         });
