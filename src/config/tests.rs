@@ -252,6 +252,33 @@ fn anchors_are_tables_of_their_kind_and_read_as_written() {
     assert_eq!(config.evidence.all_anchors().count(), 1);
 }
 
+/// What is told of anchors, in the documented file and in the README, can be taken from there; and all there is is told.
+#[test]
+fn anchors_that_are_shown_can_be_had_and_all_their_options_are_named() {
+    let told =
+        DOCUMENTED.split_once("\n# More anchors").and_then(|(_, rest)| rest.split_once("\n[evidence.anchors]\n"));
+    let (told, _) = told.expect("a remark before the table");
+    let shown: String =
+        told.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
+    let (config, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
+    let kinds: Vec<_> = config.evidence.anchors.values().map(archive::anchor::Config::kind).collect();
+    assert_eq!(kinds, ["http", "file", "time_stamp", "s3"]);
+    let json = config.to_json();
+    for anchor in json["evidence"]["anchors"].as_object().expect("tables").values() {
+        for name in anchor.as_object().expect("a table").keys() {
+            assert!(
+                told.contains(&format!("{name} = ")) || told.contains(&format!("`{name}`")),
+                "nothing says what {name} is"
+            );
+        }
+    }
+    let readme = include_str!("../../README.md");
+    let shown = readme.split("```toml\n").filter_map(|rest| rest.split("```").next());
+    let shown = shown.filter(|shown| shown.contains("[evidence.anchors.")).collect::<String>();
+    let (config, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
+    assert_eq!(config.evidence.anchors.len(), 3);
+}
+
 /// Each stands at the line of its table.
 #[test]
 fn anchors_that_cannot_be_meant_are_told_without_their_secrets() {

@@ -19,7 +19,7 @@ use gms_recorder::simulator::{Config, Simulator};
 use http::StatusCode;
 
 use crate::support::{
-    Answer, Chat, Client, Origin, PATIENCE, Server, eventually, find, folder, free_address, get, run, send_raw,
+    Answer, Chat, Client, Origin, PATIENCE, Server, eventually, files, find, folder, free_address, get, run, send_raw,
 };
 use crate::tls::{Ca, tls_node};
 
@@ -202,6 +202,9 @@ async fn outage<T>(folder: &Path, anchor: &str, environment: &[(&str, &str)], up
     let log = server.log();
     assert!(log.contains("the anchor takes no checkpoints") && log.contains("the anchor takes checkpoints again"));
     assert!(!log.contains(TOKEN) && !log.contains(SECRET), "a secret is in the log");
+    for (name, bytes) in files(folder).iter().filter(|(name, _)| name.starts_with("transcripts.db")) {
+        assert!(find(bytes, TOKEN.as_bytes()).or(find(bytes, SECRET.as_bytes())).is_none(), "a secret is in {name}");
+    }
     // What a client over HTTP says at `trace` is what it sends, a line for each few bytes.
     let others = |level: &str| log.lines().any(|line| line.contains(level) && line.contains("\"target\":\"ureq"));
     assert!(others("\"DEBUG\"") && !others("\"TRACE\""), "the token's bytes are in the log");
