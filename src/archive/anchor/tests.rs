@@ -70,6 +70,7 @@ fn an_interval_lets_the_first_one_through_and_the_last_one_at_the_stop() {
     anchor.offer(signed("first\n"));
     assert_eq!(news.recv(), Ok(News::Took(1)));
     ["second\n", "third\n", "last\n"].into_iter().for_each(|note| anchor.offer(signed(note)));
+    assert!(news.recv_timeout(Duration::from_millis(300)).is_err(), "it would take them within one");
     assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "first\n\n");
     assert_eq!(close(anchor), []);
     assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "first\n\nlast\n\n");
