@@ -39,6 +39,8 @@ pub struct Answer {
     pub stamps: u64,
     /// The last of them.
     pub last_stamp: Option<Stamped>,
+    /// What is no fault, and seldom innocent.
+    pub warnings: Vec<String>,
 }
 
 /// A time stamp, as far as it can be read without the authority's certificates.
@@ -93,7 +95,9 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
     for claims in &anchored {
         answer.hold_keys(claims, &own_keys);
         answer.hold(claims, true);
+        answer.hold_against_stored(claims, &stored);
     }
+    answer.warn(!own_keys.is_empty());
     anchored.iter().flatten().for_each(|claim| answer.hold_stamp(claim));
     Ok(answer)
 }
@@ -163,6 +167,43 @@ impl Answer {
             if last.as_ref().is_none_or(|last| last.size <= checkpoint.size) {
                 *last = Some(checkpoint.clone());
             }
+        }
+    }
+
+    /// An anchor is given a checkpoint once its row is on disk. While nothing is recorded a later one takes its place.
+    fn hold_against_stored(&mut self, claims: &[Claim], stored: &[StoredCheckpoint]) {
+        for Claim { source, checkpoint, .. } in claims {
+            let is_it = |stored: &&StoredCheckpoint| {
+                (stored.number, stored.size.cast_unsigned()) == (checkpoint.number, checkpoint.size)
+            };
+            // Of one that is not covered `hold` has told.
+            if checkpoint.size <= self.found.leaves && !stored.iter().any(|stored| is_it(&stored)) {
+                let what = format!(
+                    "the archive has no checkpoint {} of {} leaves: checkpoints were taken away",
+                    checkpoint.number, checkpoint.size
+                );
+                self.faults.add(source, what);
+            }
+        }
+    }
+
+    /// What `serve` never leaves behind while it has its key.
+    fn warn(&mut self, has_keys: bool) {
+        if has_keys && self.checkpoints == 0 {
+            let what = "the archive has a key and no checkpoint that holds: it was killed in its first moments, or checkpoints were \
+                        taken away";
+            self.warnings.push(what.into());
+        }
+        let signed = self.last.as_ref().map_or(0, |last| last.size);
+        if let Some((run_id, leaf)) = self.found.last_stop
+            && self.checkpoints > 0
+            && leaf >= signed
+        {
+            let what = format!(
+                "run {run_id} ended in order, which is always signed, and no checkpoint covers it: its key was missing then, or \
+                 checkpoints were taken away"
+            );
+            self.warnings.push(what);
         }
     }
 

@@ -85,7 +85,7 @@ pub fn sign(custody: &Custody, key_file: &Path) -> anyhow::Result<bool> {
     let Ok(Some(signer)) = key::check(key_file, &custody.keys()?) else { return Ok(false) };
     let (archive_id, at) = (custody.archive_id(), now_ms());
     let note = custody.checkpoint(at, &signer.public().vkey(), |standing| {
-        let Standing { number, size, root } = *standing;
+        let Standing { number, size, root, .. } = *standing;
         signer.sign(&Checkpoint { archive_id: archive_id.into(), size, root, number, at })
     })?;
     Ok(note.is_some())

@@ -109,7 +109,7 @@ struct Told {
     bytes: u64,
 }
 
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "sound",
     "faults",
     "rows",
@@ -127,6 +127,7 @@ const NAMES: [&str; 17] = [
     "uncleaned",
     "seconds",
     "strength",
+    "warnings",
 ];
 
 impl Told {
@@ -164,6 +165,7 @@ impl Told {
             number(u64::from(found.is_unclean)),
             Cell::Real(self.took.as_secs_f64()),
             self.strength(args).into(),
+            Cell::Json(serde_json::json!(self.answer.warnings).to_string()),
         ];
         output.header(&NAMES)?;
         Ok(output.record(&NAMES, &cells)?)
@@ -223,6 +225,9 @@ impl Told {
             };
             let what = format!("rows of {} leaves, {chats}, by {acts}: see the view removals{unclean}", found.erased);
             labelled(output, "removed", &what)?;
+        }
+        for warning in &self.answer.warnings {
+            labelled(output, "warning", &Ink::Yellow.on(warning))?;
         }
         labelled(output, "strength", self.strength(args))?;
         Ok(())

@@ -480,6 +480,19 @@ async fn an_anchor_shows_a_file_that_was_rolled_back_or_swapped_or_cut() {
     assert!(server.stop().success());
     assert_eq!(faults(&self::answer(&server.database, &[&anchor])), "");
 
+    assert!(sound(&server.database).warnings.is_empty());
+    for (which, warning) in [
+        ("WHERE number = (SELECT max(number) FROM checkpoints)", "no checkpoint covers it"),
+        ("", "no checkpoint that holds"),
+    ] {
+        let altered = copy(&server.database, folder.path());
+        alter(&altered, &format!("DELETE FROM checkpoints {which}"));
+        let warnings = sound(&altered).warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains(warning), "{warnings:?}");
+        let found = faults(&self::answer(&altered, &[&anchor]));
+        assert!(found.contains("checkpoints were taken away"), "{found}");
+    }
+
     sound(&early);
     let found = faults(&self::answer(&early, &[&anchor]));
     assert!(found.contains("was cut or rolled back"), "{found}");

@@ -36,6 +36,8 @@ pub(in crate::recorder) struct Evidence {
     signer: Option<(String, Signer)>,
     anchors: Vec<Anchor>,
     next_checkpoint: Instant,
+    /// One of this start, at least.
+    has_signed: bool,
     /// Another process may write, too.
     is_shared: bool,
     late: LateSealing,
@@ -63,7 +65,7 @@ impl Evidence {
         let anchors = anchors.collect::<Result<_, _>>()?;
         let now = Instant::now();
         let late = LateSealing { next: now, rows: 0, last_told: None };
-        Ok(Self { config, signer: None, anchors, next_checkpoint: now, is_shared, late })
+        Ok(Self { config, signer: None, anchors, next_checkpoint: now, has_signed: false, is_shared, late })
     }
 }
 
@@ -210,11 +212,15 @@ impl Writer {
         let at = now_ms();
         let mut said = None;
         let note = store.checkpoint(at, &signer.public().vkey(), |standing| {
-            let Standing { number, size, root } = *standing;
+            let Standing { number, size, root, before } = *standing;
+            if !self.evidence.has_signed {
+                say_first(size, before);
+            }
             let checkpoint = said.insert(Checkpoint { archive_id: archive_id.into(), size, root, number, at });
             signer.sign(checkpoint)
         })?;
         let (Some(note), Some(checkpoint)) = (note, said) else { return Ok(false) };
+        self.evidence.has_signed = true;
         let signed = Arc::new(Signed { checkpoint, note });
         self.evidence.anchors.iter().for_each(|anchor| anchor.offer(signed.clone()));
         self.recorder.metrics.checkpoints.inc();
@@ -282,6 +288,13 @@ impl Writer {
         }
         signed
     }
+}
+
+/// What the first checkpoint of a start vouches for, and no earlier one did: whoever has an anchor can compare.
+fn say_first(size: u64, before: Option<(u64, i64)>) {
+    let (signed, at) = before.unwrap_or_default();
+    let newly_signed = size - signed.min(size);
+    tracing::info!(leaves = size, newly_signed, last_checkpoint_at_ms = at, "checkpoints are signed from here on");
 }
 
 /// The archive knows every key that signs for it from its first checkpoint on.

@@ -12,6 +12,8 @@ use crate::store::{Error, ErrorKind};
 
 /// How long the query of a hold may take: nothing is removed while it is not known what it holds.
 const QUERY_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long the answer of a query counts.
+const ANSWER_AGE_MAX: Duration = Duration::from_secs(2);
 /// Steps of SQLite's machine between two looks at the clock.
 const STEPS: i32 = 10_000;
 
@@ -102,12 +104,14 @@ pub struct Held {
 }
 
 /// The holds in force, with what their queries say now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct InForce {
     chats: HashMap<String, i64>,
     customers: Vec<(i64, Customer)>,
     queries: Vec<(i64, HashSet<String>)>,
     version: (i64, i64),
+    read_at: Instant,
+    took: Duration,
 }
 
 impl Custody {
@@ -201,7 +205,10 @@ fn version(connection: &Connection) -> Result<(i64, i64), Error> {
 
 impl InForce {
     fn read(connection: &Connection) -> Result<Self, Error> {
-        let mut read = Self { version: version(connection)?, ..Self::default() };
+        let began = Instant::now();
+        let (chats, customers, queries) = (HashMap::new(), Vec::new(), Vec::new());
+        let (version, took) = (version(connection)?, Duration::ZERO);
+        let mut read = Self { chats, customers, queries, version, read_at: began, took };
         for hold in holds(connection)?.into_iter().filter(|hold| hold.released_at.is_none()) {
             match hold.scope {
                 Scope::Chat(chat_id) => drop(read.chats.entry(chat_id).or_insert(hold.id)),
@@ -218,7 +225,13 @@ impl InForce {
                 }
             }
         }
+        (read.read_at, read.took) = (Instant::now(), began.elapsed());
         Ok(read)
+    }
+
+    /// Whether its queries may say something else by now. One that takes long is not asked all the time.
+    pub(super) fn is_stale(&self) -> bool {
+        !self.queries.is_empty() && self.read_at.elapsed() > ANSWER_AGE_MAX.max(self.took * 10)
     }
 
     /// Whether no hold came or went since.

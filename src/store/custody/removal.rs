@@ -345,8 +345,8 @@ impl Round<'_> {
     /// The first few chats, in one transaction. What became of them: at least of one.
     fn some(&mut self, targets: &[Target], at: i64) -> Result<Vec<Outcome>, Error> {
         let connection = &self.custody.connection;
-        // Queries of holds are not asked while the lock is held; what they say of chats that nobody writes to stays so.
-        while !self.in_force.is_current(connection)? {
+        // Queries of holds are not asked while the lock is held, but shortly before.
+        while !self.in_force.is_current(connection)? || self.in_force.is_stale() {
             self.in_force = self.custody.holds_in_force()?;
         }
         let Self { act_id, how, located, looked_until, in_force, .. } = self;
