@@ -77,6 +77,9 @@ const PRINTED: &[&[usize]] = &[
     &[4, 4, 4, 4, 3],
 ];
 
+/// Of these, what people type with commas, too. The others would be lists and amounts.
+const WITH_COMMAS: &[&[usize]] = &[&[4, 4, 4, 4], &[4, 6, 5], &[4, 6, 4]];
+
 /// How Amazon groups the numbers of its orders, of which many begin as Diners Club's.
 const ORDER: &[usize] = &[3, 7, 7];
 
@@ -241,30 +244,59 @@ impl<'t> Numbers<'t> {
             && !is_in_iban(self.text, &place)
     }
 
-    /// Whether somebody would group a card number so: in one, as printed; else with the same separator throughout, and with
-    /// nothing else beside it or evenly in three groups or more.
+    /// Whether somebody would group a card number so: in one, as printed, or by itself and read out in fours or digit by
+    /// digit; else with the same separator throughout, and with nothing else beside it or evenly in three groups or more.
     fn is_grouped_so(&self, window: &Range<usize>) -> bool {
         let groups = &self.groups[window.clone()];
         let lengths: Vec<usize> = groups.iter().map(|group| group.digits.len()).collect();
-        if lengths.len() == 1 || PRINTED.contains(&&*lengths) {
+        let has_commas = groups[1..].iter().any(|group| self.gap(group).is_some_and(has_comma));
+        let printed = if has_commas { WITH_COMMAS } else { PRINTED };
+        if lengths.len() == 1 || printed.contains(&&*lengths) {
+            return !has_commas || !self.is_in_list(window);
+        }
+        let is_one_line = groups[1..].iter().all(|group| self.gap(group).is_some_and(is_of_one_line));
+        let is_read_out =
+            lengths.iter().all(|length| *length == 1) || !has_commas && lengths.iter().all(|length| length % 4 == 0);
+        if is_read_out && is_one_line && self.is_apart(window, |gap| has_commas || !has_comma(gap)) {
             return true;
         }
-        let gap = |group: &Group| group.gap.clone().map(|gap| &self.text[gap]);
-        let separator = gap(&groups[1]);
-        let is_same = groups[1..].iter().all(|group| gap(group) == separator);
-        let is_one_line = !separator.is_some_and(|separator| separator.contains(['\n', '\r', '\t']));
+        let separator = self.gap(&groups[1]);
+        let is_same = groups[1..].iter().all(|group| self.gap(group) == separator);
         let (last, others) = lengths.split_last().expect("there are two or more");
         let is_even = others.iter().all(|length| *length == lengths[0]) && *last <= lengths[0];
-        let goes_on = |at: Option<&Group>| at.is_some_and(|group| gap(group) == separator);
-        let is_followed = goes_on(self.groups.get(window.end)) && !self.is_date_or_value(window.end);
-        let is_alone = !goes_on(groups.first()) && !is_followed;
-        is_same && is_one_line && lengths != ORDER && (is_alone || is_even && lengths.len() > 2)
+        let is_alone = self.is_apart(window, |gap| Some(gap) == separator);
+        let is_odd = has_commas || lengths == ORDER;
+        is_same && is_one_line && !is_odd && (is_alone || is_even && lengths.len() > 2)
+    }
+
+    /// Whether groups of four go on before or behind these, with commas as between these: a list of numbers. Behind a card
+    /// there may be a month and a year.
+    fn is_in_list(&self, window: &Range<usize>) -> bool {
+        let inside = self.groups[window.start + 1..window.end].iter().filter_map(|group| self.gap(group));
+        let commas: Vec<&str> = inside.filter(|gap| has_comma(gap)).collect();
+        let goes_on =
+            |at: usize| self.groups.get(at).and_then(|group| self.gap(group)).is_some_and(|gap| commas.contains(&gap));
+        let of_four = |at: usize| Some(&self.digits[self.groups.get(at)?.digits.clone()]).filter(|it| it.len() == 4);
+        let is_month = |digits: &[u8]| matches!(digits, [0, 1..=9, ..] | [1, 0..=2, ..]);
+        goes_on(window.start) && of_four(window.start - 1).is_some()
+            || goes_on(window.end) && of_four(window.end).is_some_and(|digits| !is_month(digits))
+    }
+
+    /// Whether no such gap joins another number to these groups, but for what people write behind a card's.
+    fn is_apart(&self, window: &Range<usize>, joins: impl Fn(&str) -> bool) -> bool {
+        let goes_on = |at: usize| self.groups.get(at).and_then(|group| self.gap(group)).is_some_and(&joins);
+        !goes_on(window.start) && (!goes_on(window.end) || self.is_date_or_value(window.end))
+    }
+
+    /// What is between a group and the one before, if it joins them.
+    fn gap(&self, group: &Group) -> Option<&'t str> {
+        group.gap.clone().map(|gap| &self.text[gap])
     }
 
     /// Whether what people write behind a card's number is here: until when it is valid (12/27), or its verification value.
     fn is_date_or_value(&self, at: usize) -> bool {
         let length = |at: usize| self.groups.get(at).map_or(0, |group| group.digits.len());
-        let joined = |at: usize| self.groups.get(at).and_then(|group| group.gap.clone()).map(|gap| &self.text[gap]);
+        let joined = |at: usize| self.groups.get(at).and_then(|group| self.gap(group)).filter(|gap| !has_comma(gap));
         match (length(at), joined(at + 1)) {
             (1 | 2, Some(gap)) => gap.trim() == "/" && matches!(length(at + 1), 2 | 4),
             (3, None) => true,
@@ -338,14 +370,27 @@ fn remainder_97<'b>(chars: impl Iterator<Item = &'b u8>) -> u32 {
 
 /// Whether all of a text is separators, and few of them.
 fn is_gap(text: &str) -> bool {
+    let length: usize = separators(text).take(GAP_UNITS_MAX).map(str::len).sum();
+    length == text.len() && !text.is_empty()
+}
+
+/// Whether a comma or a semicolon is among a gap's separators: they part numbers as often as they join digits.
+fn has_comma(gap: &str) -> bool {
+    separators(gap).any(|separator| matches!(separator, "," | ";"))
+}
+
+fn is_of_one_line(gap: &str) -> bool {
+    !gap.contains(['\n', '\r', '\t'])
+}
+
+/// The separators that a text begins with.
+fn separators(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
-    for _ in 0..GAP_UNITS_MAX {
-        match separator_at(rest) {
-            Some(length) => rest = &rest[length..],
-            None => break,
-        }
-    }
-    rest.is_empty() && !text.is_empty()
+    std::iter::from_fn(move || {
+        let (separator, after) = rest.split_at(separator_at(rest)?);
+        rest = after;
+        Some(separator)
+    })
 }
 
 /// The length of the separator that a text begins with: a character, or how one is spelt in HTML, in a URL, in JSON.
@@ -367,10 +412,10 @@ fn separator_at(text: &str) -> Option<usize> {
     }
 }
 
-/// Blanks, dashes, dots, slashes, and what cannot be seen.
+/// Blanks, dashes, dots, slashes, commas, and what cannot be seen.
 fn is_separator(char: char) -> bool {
     match char {
-        ' ' | '-' | '.' | '/' | '_' | '+' | '\t' | '\n' | '\r' => true,
+        ' ' | '-' | '.' | '/' | '_' | '+' | ',' | ';' | '\t' | '\n' | '\r' => true,
         char if char.is_ascii() => false,
         '\u{a0}' | '\u{ad}' | '\u{b7}' | '\u{2000}'..='\u{2015}' | '\u{2022}' | '\u{202a}'..='\u{202f}' => true,
         '\u{205f}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{20e3}' | '\u{2212}' | '\u{3000}' | '\u{fe0f}' => true,
