@@ -2,6 +2,7 @@
 //! files themselves are customers' and are not kept.
 
 mod form;
+mod received;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -9,10 +10,11 @@ use sha2::{Digest, Sha256};
 use super::request::Request;
 use super::route::{Operation, RouteClass, file_id_of};
 use super::scrub::key_digest;
-use super::{ChatKey, Exchange, Observation, Policy};
+use super::{ChatKey, Exchange, Finding, FindingKind, Observation, Policy, Route};
 use crate::chat::ChatId;
 
 pub use form::{FormFile, FormFiles};
+pub use received::Received;
 
 /// Which way a file goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,13 +32,15 @@ pub enum Direction {
 pub enum Outcome {
     /// All of it went through, and what was uploaded was taken.
     Complete,
+    /// All of it went through, in an encoding that could not be undone: length and hash are of what was sent.
+    Encoded,
     /// A stretch of it was asked for (HTTP 206), and went through.
     Partial,
     /// The node did not take it.
     Refused,
     /// It broke off.
     BrokenOff,
-    /// It went to the node, whose answer was not seen.
+    /// It went to the node, whose answer was not seen, or broke off, or was none.
     Unanswered,
 }
 
@@ -55,6 +59,7 @@ impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
+            Self::Encoded => "encoded",
             Self::Partial => "partial",
             Self::Refused => "refused",
             Self::BrokenOff => "broken_off",
@@ -101,11 +106,36 @@ impl FileRequest {
     }
 }
 
-/// The id that an answer gave an uploaded file, and whether it was taken.
+/// What reads the files in a request's body, if there may be some: in a form, or where the body is the file itself, which only
+/// the operation tells.
+pub fn in_body(route: &Route<'_>, query: Option<&str>, content_type: &str) -> Option<FormFiles> {
+    if !route.may_upload() {
+        return None;
+    }
+    let fields = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let mut named = fields.filter(|(name, _)| name == "operation").map(|(_, value)| Operation::of_name(&value));
+    let mut is_upload =
+        || route.operation == Some(Operation::FileUpload) || named.any(|it| it == Operation::FileUpload);
+    FormFiles::of(content_type).or_else(|| is_upload().then(FormFiles::of_body))
+}
+
+/// What a body of this Content-Type is that was not taken for a file: fields, though a file may come under that name, too.
+pub fn is_of_fields(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+/// The id that an answer gave an uploaded file, and whether it was taken. What broke off or is no answer does not tell.
 pub fn uploaded(status: u16, answer: &Observation) -> (Option<String>, Outcome) {
+    use FindingKind::{NotJson, Truncated, Undecodable, UnknownShape};
     let attributes = answer.chats.iter().flat_map(|chat| &chat.attributes);
     let mut ids = attributes.filter(|attribute| attribute.name == "userData[file-id]");
-    let outcome = if status < 300 && answer.errors.is_empty() { Outcome::Complete } else { Outcome::Refused };
+    let is_unread = |finding: &Finding| matches!(finding.kind, Truncated | Undecodable | NotJson | UnknownShape);
+    let outcome = match () {
+        () if status >= 300 || !answer.errors.is_empty() => Outcome::Refused,
+        () if answer.findings.iter().any(is_unread) => Outcome::Unanswered,
+        () => Outcome::Complete,
+    };
     (ids.next().map(|attribute| attribute.value.clone()), outcome)
 }
 

@@ -455,6 +455,28 @@ fn files_are_no_transcripts() {
 }
 
 #[test]
+fn by_its_first_bytes_a_file_is_told_from_an_answer() {
+    let gzip = |content: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(content).and_then(|()| encoder.flush()).expect("in memory");
+        encoder.get_ref().clone()
+    };
+    for (start, encoding, could_be) in [
+        (b"{\"a\"".to_vec(), None, true),
+        (b" \r\n".to_vec(), Some("identity"), true),
+        (b"\x89PNG".to_vec(), None, false),
+        (gzip(b"{\"a\""), Some("gzip"), true),
+        (gzip(&vec![b' '; 5_000]), Some("gzip"), true),
+        (gzip(b"\x89PNG"), Some("gzip"), false),
+        (gzip(b"{\"a\""), None, false),                        // an archive
+        (gzip(b"\x89PNG")[..10].to_vec(), Some("gzip"), true), // nothing comes out yet
+        (b"\x89PNG".to_vec(), Some("x-none"), true),
+    ] {
+        assert_eq!(could_be_answer(&start, encoding), could_be, "{start:?} {encoding:?}");
+    }
+}
+
+#[test]
 fn attributes_are_those_admitted_and_answered() {
     let form = sample!("24_requestchat_form.txt");
     let seen = Case { request: form.as_bytes(), ..to("/genesys/2/chat/s/") }.answered(SEED);

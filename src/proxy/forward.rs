@@ -123,8 +123,8 @@ pub async fn forward(gate: &Gate, peer: &Peer, request: &Request<'_>) -> Reply {
         request.upload.keep(gate.recorder.config().request_bytes_max);
     }
     let noted = Noted::of(head, framing);
-    if route.may_upload() {
-        request.upload.hash_files(noted.content_type.unwrap_or_default());
+    if let Some(files) = files::in_body(&route, target.query, noted.content_type.unwrap_or_default()) {
+        request.upload.hash_files(files);
     }
     let client = peer.client(head, &gate.config.trusted_proxies);
     let asked = Asked { gate, request, route, noted, peer, client, node: RefCell::default() };
@@ -405,7 +405,9 @@ impl Asked<'_> {
             return None;
         }
         let request = self.file_request().filter(|request| request.direction == Direction::Down)?;
-        Some(Box::new(Download::new(&self.gate.recorder, request, self.node.borrow().clone(), head.status())))
+        let (recorder, node, encoding) =
+            (&self.gate.recorder, self.node.borrow().clone(), head.value(Known::ContentEncoding));
+        Some(Box::new(Download::new(recorder, request, node, head.status(), encoding)))
     }
 
     /// What the node answers, or would have, goes unread.
