@@ -378,10 +378,17 @@ fn from_variable(text: &str, default: &Value) -> Value {
 fn wrong_values(key: Key, setting: &Setting, default: &Value) -> Vec<Problem> {
     let problem =
         |origin: &Origin, sentence| Problem { origin: Some(origin.clone()), key: Some(key.to_string()), sentence };
-    if let Some(sentence) = wrong_shape(key, &setting.value, default) {
+    let origin = |n| setting.elements.get(n).unwrap_or(&setting.origin);
+    if let (Value::Table(_), Value::Table(members)) = (default, &setting.value)
+        && !is_of_tables(key)
+        && members.values().any(|value| !value.is_str())
+    {
+        let wrong = members.iter().enumerate().filter(|(_, (_, value))| !value.is_str());
+        return wrong.map(|(n, (name, value))| problem(origin(n), wrong_member(name, value))).collect();
+    }
+    if let Some(sentence) = wrong_shape(key, &setting.value, default, &setting.origin) {
         return vec![problem(&setting.origin, sentence)];
     }
-    let origin = |n| setting.elements.get(n).unwrap_or(&setting.origin);
     let elements: Vec<Value> = match &setting.value {
         Value::Array(elements) => elements.iter().map(|element| Value::Array(vec![element.clone()])).collect(),
         Value::Table(members) => {
@@ -401,7 +408,16 @@ fn is_of_tables(key: Key) -> bool {
     (key.section, key.name) == ("evidence", "anchors")
 }
 
-fn wrong_shape(key: Key, value: &Value, default: &Value) -> Option<String> {
+fn wrong_member(name: &str, value: &Value) -> String {
+    let given = match value {
+        Value::Integer(_) | Value::Boolean(_) => value.to_string(),
+        Value::Array(_) => "a list".into(),
+        _ => "no text".into(),
+    };
+    format!("{name} is {given}; a text in single quotes is wanted, such as {name} = '…'")
+}
+
+fn wrong_shape(key: Key, value: &Value, default: &Value, origin: &Origin) -> Option<String> {
     match (default, value) {
         (Value::String(_), Value::String(_)) | (Value::Boolean(_), Value::Boolean(_)) => None,
         (Value::Integer(_), Value::Integer(0..)) => None,
@@ -412,7 +428,10 @@ fn wrong_shape(key: Key, value: &Value, default: &Value) -> Option<String> {
         (Value::Table(_), _) if is_of_tables(key) => {
             Some("tables are wanted, such as [evidence.anchors.audit] with kind = \"file\" under it".into())
         }
-        (Value::Table(_), Value::Table(members)) if members.values().all(Value::is_str) => None,
+        (Value::Table(_), Value::Table(_)) => None, // its members were looked at
+        (Value::Table(_), Value::String(text)) if matches!(origin, Origin::Environment(_)) => Some(format!(
+            "\"{text}\" cannot be read; wanted are names and texts in single quotes, as in name = '…', other = '…'"
+        )),
         (Value::Table(_), _) => Some("a table of texts is wanted, such as { name = '…' }".into()),
         (Value::String(_), _) => Some(format!("a text in quotes is wanted, such as {default}")),
         (Value::Integer(_), _) => Some(format!("a whole number from 0 is wanted, such as {default}")),

@@ -145,7 +145,26 @@ fn rules_of_masking_are_a_table_and_checked_one_by_one() {
     );
     let wanted = "a table of texts is wanted, such as { name = '…' }";
     check("[masking]\nrules = ['a']", &[&format!("test.toml:2: masking.rules: {wanted}")]);
-    check("[masking.rules]\na = 5", &[&format!("test.toml:1: masking.rules: {wanted}")]);
+    check(
+        "[masking.rules]\ngood = 'a'\na = 5\nb = ['x']\nc = 1.5",
+        &[
+            "test.toml:3: masking.rules: a is 5; a text in single quotes is wanted, such as a = '…'",
+            "test.toml:4: masking.rules: b is a list; a text in single quotes is wanted, such as b = '…'",
+            "test.toml:5: masking.rules: c is no text; a text in single quotes is wanted, such as c = '…'",
+        ],
+    );
+    for (text, sentence) in [
+        (
+            r"patient = \d+",
+            r#""patient = \d+" cannot be read; wanted are names and texts in single quotes, as in name = '…', other = '…'"#,
+        ),
+        ("a = 'x', n = 5", "n is 5; a text in single quotes is wanted, such as n = '…'"),
+        ("a = '('", "rule \"a\" is no regular expression: unclosed group"),
+    ] {
+        let variable = ("GMS_RECORDER_MASKING_RULES", text);
+        let problems = load(NODE, &[variable], &Flags::default()).expect_err("wrong").to_string();
+        assert_eq!(problems, format!("GMS_RECORDER_MASKING_RULES: {sentence}"));
+    }
 }
 
 #[test]
