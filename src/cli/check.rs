@@ -201,11 +201,18 @@ impl Report {
         (!parts.is_empty()).then(|| parts.join(", and "))
     }
 
+    fn warning_count(&self) -> usize {
+        let of_certificates: usize = self.certificates.iter().map(|file| file.warnings.len()).sum();
+        self.warnings.len() + of_certificates + self.database.warnings.len()
+    }
+
     /// What matters first.
     fn write_text(&self, all: bool, out: &mut impl Write) -> io::Result<()> {
-        match self.verdict() {
-            None => writeln!(out, "all is well: `serve` can run with this")?,
-            Some(verdict) => writeln!(out, "NOT WELL: {verdict}")?,
+        match (self.verdict(), self.warning_count()) {
+            (Some(verdict), _) => writeln!(out, "NOT WELL: {verdict}")?,
+            (None, 0) => writeln!(out, "all is well: `serve` can run with this")?,
+            (None, 1) => writeln!(out, "`serve` can run with this; there is 1 warning")?,
+            (None, count) => writeln!(out, "`serve` can run with this; there are {count} warnings")?,
         }
         self.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))?;
         writeln!(out, "\n# listening")?;

@@ -110,10 +110,7 @@ fn check_tells_where_each_option_was_set() {
         text(&output.stdout)
     };
     let out = check(&[]);
-    assert!(
-        out.starts_with("all is well: `serve` can run with this\n\n# listening\nproxy.listen  127.0.0.1:0\n"),
-        "{out}"
-    );
+    assert!(out.starts_with(&format!("{}\n\n# listening\nproxy.listen  127.0.0.1:0\n", well(&out))), "{out}");
     for default in ["level = ", "threads = ", "[recording]"] {
         assert!(!out.contains(default), "{default} is as by default: {out}");
     }
@@ -135,6 +132,27 @@ fn check_tells_where_each_option_was_set() {
     }
     let wrong = program(folder.path(), &["check"]).env("GMS_RECORDER_CONFIG", "").output().expect("the program runs");
     assert!(text(&wrong.stderr).contains("\nproxy.upstreams: no GMS node is named"), "an empty variable names no file");
+}
+
+/// What `check` begins with where `serve` can run. Whether the folder's file system is one to be warned of is this machine's.
+fn well(out: &str) -> String {
+    match out.lines().filter(|line| line.starts_with("warning: ")).count() {
+        0 => "all is well: `serve` can run with this".into(),
+        1 => "`serve` can run with this; there is 1 warning".into(),
+        count => format!("`serve` can run with this; there are {count} warnings"),
+    }
+}
+
+#[test]
+fn check_counts_its_warnings() {
+    let folder = folder();
+    let (_node, url) = node();
+    let file = format!("[proxy]\nupstreams = [\"{url}\"]\nlisten = \"127.0.0.1:0\"\n[masking]\ncards = false\n");
+    fs::write(folder.path().join("a.toml"), file).expect("a file");
+    let output = run(folder.path(), &["check", "--config", "a.toml"]);
+    let out = text(&output.stdout);
+    assert_eq!((output.status.code(), out.lines().next()), (Some(0), Some(&*well(&out))), "{out}");
+    assert!(out.contains("\nwarning: masking.cards is off"), "{out}");
 }
 
 #[test]
