@@ -9,6 +9,7 @@ use super::transcript::bytes_for_people;
 use super::when::Clock;
 use crate::archive::note::{Checkpoint, PublicKey};
 use crate::archive::verify::{Answer, Question, verify};
+use crate::store::audit::Snapshot;
 use crate::store::read::Archive;
 
 const EXAMPLE: &str = "\
@@ -54,7 +55,9 @@ pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
         let progress = Progress::default();
         tokio::task::spawn_blocking(move || verify(&database, &question, &mut progress.teller())).await??
     };
-    let told = Told { answer, took: began.elapsed(), bytes: database.metadata().map_or(0, |found| found.len()) };
+    let archive_id = Snapshot::open(database)?.archive_id().to_owned();
+    let (path, bytes) = (std::path::absolute(database)?, database.metadata().map_or(0, |found| found.len()));
+    let told = Told { answer, path, archive_id, took: began.elapsed(), bytes };
     output::to_stdout(args.look, async |output| told.print(&args, output)).await?;
     match told.answer.fault_count() {
         0 => Ok(()),
@@ -105,11 +108,13 @@ impl Progress {
 
 struct Told {
     answer: Answer,
+    path: PathBuf,
+    archive_id: String,
     took: Duration,
     bytes: u64,
 }
 
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 20] = [
     "sound",
     "faults",
     "rows",
@@ -128,6 +133,8 @@ const NAMES: [&str; 18] = [
     "seconds",
     "strength",
     "warnings",
+    "archive",
+    "archive_id",
 ];
 
 impl Told {
@@ -166,6 +173,8 @@ impl Told {
             Cell::Real(self.took.as_secs_f64()),
             self.strength(args).into(),
             Cell::Json(serde_json::json!(self.answer.warnings).to_string()),
+            self.path.display().to_string().into(),
+            self.archive_id.as_str().into(),
         ];
         output.header(&NAMES)?;
         Ok(output.record(&NAMES, &cells)?)
@@ -189,11 +198,10 @@ impl Told {
             output.line(&format!("  and {untold} more"))?;
         }
         let of = |number: u64, noun: &str| counted(i64::try_from(number).unwrap_or(i64::MAX), noun);
-        labelled(output, "rows", &format!("{} fit their seals", of(found.rows, "row")))?;
-        let seconds = self.took.as_secs_f64().max(0.001);
-        let (leaves, bytes) = (found.leaves, bytes_for_people(self.bytes));
-        let rate = (leaves as f64 / seconds) as u64;
-        labelled(output, "tree", &format!("{leaves} leaves in {seconds:.1} s: {rate} a second, {bytes} of archive"))?;
+        labelled(output, "archive", &plain_line(&format!("{}, {}", self.path.display(), self.archive_id)))?;
+        let leaves = found.leaves;
+        let rows = format!("{} fit their seals; the tree has {leaves} leaves", of(found.rows, "row"));
+        labelled(output, "rows", &rows)?;
         labelled(output, "signed", &signed(*checkpoints, last.as_ref(), leaves, &clock))?;
         if !args.anchors.is_empty() {
             labelled(output, "anchored", &signed(*anchored, last_anchored.as_ref(), leaves, &clock))?;
@@ -230,7 +238,9 @@ impl Told {
             labelled(output, "warning", &Ink::Yellow.on(warning))?;
         }
         labelled(output, "strength", self.strength(args))?;
-        Ok(())
+        let (seconds, bytes) = (self.took.as_secs_f64().max(0.001), bytes_for_people(self.bytes));
+        let rate = (leaves as f64 / seconds) as u64;
+        Ok(output.note(&format!("{bytes} in {seconds:.1} s, {rate} leaves a second"))?)
     }
 
     /// What a sound answer says, and what not.

@@ -598,8 +598,10 @@ async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
     let signed = async || server.metric("gms_recorder_checkpoints_total ").await;
     eventually("signed", async || (signed().await? > 1.0).then_some(())).await;
     let config = server.config.display().to_string();
-    let (code, first, error) = run(&["key", "list", "--config", &config]);
+    let (code, first, error) = run(&["key", "list", "--utc", "--config", &config]);
     assert_eq!(code, 0, "{error}");
+    let number = |vkey: &str| vkey.split('+').nth(1).expect("it has one").to_owned();
+    assert!(error.starts_with(&format!("{}  signs now, since 2", number(&first))), "{error}");
     let given = folder.path().join("given");
     std::fs::write(&given, &first).expect("the folder is ours");
     let key_file = folder.path().join("transcripts.db.key");
@@ -612,6 +614,11 @@ async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
         let (code, keys, error) = run(&["key", "rotate", "--config", &config]);
         assert_eq!((code, keys.lines().count()), (0, n + 2), "{error}");
         assert!(keys.starts_with(&first), "{keys}");
+        let told: Vec<(String, bool)> =
+            error.lines().map(|line| (line[..8].to_owned(), line.contains("  signs now, since "))).collect();
+        let last = keys.lines().count() - 1;
+        let wanted = keys.lines().enumerate().map(|(at, key)| (number(key), at == last));
+        assert_eq!(told, wanted.collect::<Vec<_>>(), "{error}");
         let before = signed().await.expect("it runs");
         eventually("signed with it", async || (signed().await? > before + 1.0).then_some(())).await;
     }
@@ -626,6 +633,17 @@ async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
     let arguments = ["verify", "--key", &given.display().to_string(), "--config", &config];
     let (code, said, error) = run(&arguments);
     assert_eq!(code, 0, "{said}{error}");
+    let connection = Connection::open(&server.database).expect("an archive");
+    let archive_id: String =
+        connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0)).expect("it has one");
+    drop(connection);
+    let named = format!("{}, {archive_id}", server.database.display());
+    assert!(said.lines().any(|line| line.trim_start().starts_with("archive ") && line.ends_with(&named)), "{said}");
+    // What it took is no result: it comes last.
+    assert!(said.lines().last().is_some_and(|line| line.ends_with(" leaves a second")), "{said}");
+    let (_, said, error) = run(&[&arguments[..], &["--format", "json"]].concat());
+    let told: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}{error}"));
+    assert_eq!((&told["archive"], &told["archive_id"]), (&server.database.to_str().into(), &archive_id.into()));
 
     // Somebody who got hold of the former key, and takes the later ones out of the archive's present.
     let altered = copy(&server.database, folder.path());
