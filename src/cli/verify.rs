@@ -25,7 +25,7 @@ Exit codes:
 ///
 /// Reads one snapshot of the archive, while `serve` goes on writing. For an archive of many gigabytes verify a `snapshot` of
 /// it: a long reader keeps the write-ahead log from being folded in.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = EXAMPLE)]
 #[group(skip)]
 pub struct Args {

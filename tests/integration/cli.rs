@@ -144,6 +144,48 @@ fn well(out: &str) -> String {
 }
 
 #[test]
+fn the_demo_shows_what_was_kept_what_was_masked_and_that_it_is_whole() {
+    let folder = folder();
+    let output = run(folder.path(), &["demo", "--database", "t.db"]);
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{out}{}", text(&output.stderr));
+    for line in [
+        "Client  Anna  │ Thank you! 👋 My card is **** **** **** ****, cvv ***",
+        "/text  cards",
+        "/text  cvv",
+        "everything recorded is as it was sealed",
+        "search 10016629 in the GMS log of node gms-1",
+    ] {
+        assert!(out.contains(line), "{line} is not in\n{out}");
+    }
+    assert!(!out.contains("4111"), "{out}");
+
+    // As the README's table of exit codes says.
+    for (code, arguments) in [
+        (0, &["chats", "--since", "2020-01-01"][..]),
+        (0, &["errors", "--who", "nobody"]),
+        (0, &["holes"]),
+        (0, &["verify"]),
+        (0, &["key", "list"]),
+        (0, &["snapshot", "copy.db"]),
+        (1, &["snapshot", "copy.db"]),
+        (1, &["transcript", "nobody"]),
+        (1, &["prove", "nobody"]),
+        (1, &["sql", "SELECT nothing"]),
+        (1, &["node", "list"]),
+        (1, &["demo"]),
+        (2, &["sql", "DELETE FROM events"]),
+        (2, &["verify", "--key", "nofile"]),
+        (2, &["errors", "--since", "soon"]),
+    ] {
+        let output = run(folder.path(), &[arguments, &["--database", "t.db"]].concat());
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+    }
+    let missing = run(folder.path(), &["chats", "--database", "no.db"]);
+    assert_eq!(missing.status.code(), Some(1), "{}", text(&missing.stderr));
+}
+
+#[test]
 fn check_counts_its_warnings() {
     let folder = folder();
     let (_node, url) = node();
