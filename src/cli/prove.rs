@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::verify::Progress;
+use super::verify::{Progress, in_words};
 use crate::archive::note::{self, PublicKey};
 use crate::store::audit::Snapshot;
 use crate::store::audit::proof::{Field, Proof, Subject};
@@ -43,6 +43,13 @@ pub struct Args {
 /// # Errors
 /// What to tell the user.
 pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+    match write(args, database).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(in_words(error, database).await),
+    }
+}
+
+async fn write(args: Args, database: &Path) -> anyhow::Result<()> {
     // Opened once beforehand, for its words about what is no archive.
     Archive::open(database).await?.close().await?;
     let subject = match (args.chat_id, args.act) {

@@ -10,6 +10,7 @@ use super::when::Clock;
 use crate::archive::note::{Checkpoint, PublicKey};
 use crate::archive::verify::{Answer, Question, verify};
 use crate::store::audit::Snapshot;
+use crate::store::inspect;
 use crate::store::read::Archive;
 
 const EXAMPLE: &str = "\
@@ -20,6 +21,9 @@ Exit codes:
   0  what is sealed is as it was sealed; it is said how much is not signed or not sealed yet
   1  something is not: the first faults are named; or the archive or an anchor could not be read
   2  wrong usage: a --key that is none";
+
+/// What an archive says that has no seals, or none any more.
+const WITHOUT_SEALS: &str = "of a release that does not seal";
 
 /// Hold every row of the archive against its seal, the seals against the tree, and the tree against every signed checkpoint.
 ///
@@ -46,6 +50,28 @@ pub struct Args {
 /// # Errors
 /// What to tell the user; a fault of the archive is one.
 pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+    match hold(args, database).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(in_words(error, database).await),
+    }
+}
+
+/// SQLite names a table that was dropped, and the seals do not say that they are gone. Whether there was one the migrations tell.
+pub(super) async fn in_words(error: anyhow::Error, database: &Path) -> anyhow::Error {
+    let said = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let named = said.split("no such table: ").nth(1).and_then(|rest| rest.split([' ', ':', ',']).next());
+    let named = named.map(|name| name.trim_start_matches("main."));
+    let Some(table) = named.or(said.contains(WITHOUT_SEALS).then_some("seals")) else { return error };
+    match inspect::pending(database).await {
+        Ok(migrations) if migrations.pending.is_empty() => anyhow::anyhow!(
+            "NOT AS IT WAS SEALED: the table {} is missing, and this archive had one: somebody has dropped it",
+            plain_line(table)
+        ),
+        _ => error,
+    }
+}
+
+async fn hold(args: Args, database: &Path) -> anyhow::Result<()> {
     // Opened once beforehand, for its words about what is no archive.
     Archive::open(database).await?.close().await?;
     let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)? };

@@ -303,6 +303,19 @@ async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found
         assert_eq!(code, 1, "{said}{error}");
         assert!(said.starts_with("NOT AS IT WAS SEALED\n"), "{said}");
     }
+    let chat: String = Connection::open(&database)
+        .and_then(|archive| archive.query_row("SELECT chat_id FROM events", (), |row| row.get(0)))
+        .expect("it has events");
+    for table in ["events", "findings", "maskings", "file_transfers", "checkpoints", "seals", "keys", "archive"] {
+        let altered = copy(&database, folder.path());
+        alter(&altered, &format!("DROP TABLE {table}"));
+        let altered = altered.display().to_string();
+        for command in [&["verify"][..], &["prove", &chat]] {
+            let (code, said, error) = run(&[command, &["--database", &altered]].concat());
+            let wanted = format!("error: NOT AS IT WAS SEALED: the table {table} is missing, and this archive had one");
+            assert!(code == 1 && error.starts_with(&wanted), "{table}, {command:?}: {said}{error}");
+        }
+    }
     // What is no change is none.
     for sql in ["VACUUM", "UPDATE events SET text = text", "REINDEX", "ANALYZE", &format!("SELECT {other}")] {
         let altered = copy(&database, folder.path());
