@@ -77,8 +77,11 @@ const PRINTED: &[&[usize]] = &[
     &[4, 4, 4, 4, 3],
 ];
 
-/// Of these, what people type with commas, too. The others would be lists and amounts.
-const WITH_COMMAS: &[&[usize]] = &[&[4, 4, 4, 4], &[4, 6, 5], &[4, 6, 4]];
+/// Of these, what people type with commas here and something else there.
+const MIXED: &[&[usize]] = &[&[4, 4, 4, 4], &[4, 6, 5], &[4, 6, 4]];
+
+/// Of these, what with commas is a list of amounts.
+const AMOUNTS: &[usize] = &[4, 3, 3, 3];
 
 /// How Amazon groups the numbers of its orders, of which many begin as Diners Club's.
 const ORDER: &[usize] = &[3, 7, 7];
@@ -250,8 +253,10 @@ impl<'t> Numbers<'t> {
         let groups = &self.groups[window.clone()];
         let lengths: Vec<usize> = groups.iter().map(|group| group.digits.len()).collect();
         let has_commas = groups[1..].iter().any(|group| self.gap(group).is_some_and(has_comma));
-        let printed = if has_commas { WITH_COMMAS } else { PRINTED };
-        if lengths.len() == 1 || printed.contains(&&*lengths) {
+        let separator = groups.get(1).and_then(|second| self.gap(second));
+        let is_same = groups.iter().skip(1).all(|group| self.gap(group) == separator);
+        let printed = if has_commas && !is_same { MIXED } else { PRINTED };
+        if lengths.len() == 1 || printed.contains(&&*lengths) && !(has_commas && lengths == AMOUNTS) {
             return !has_commas || !self.is_in_list(window);
         }
         let is_one_line = groups[1..].iter().all(|group| self.gap(group).is_some_and(is_of_one_line));
@@ -260,8 +265,6 @@ impl<'t> Numbers<'t> {
         if is_read_out && is_one_line && self.is_apart(window, |gap| has_commas || !has_comma(gap)) {
             return true;
         }
-        let separator = self.gap(&groups[1]);
-        let is_same = groups[1..].iter().all(|group| self.gap(group) == separator);
         let (last, others) = lengths.split_last().expect("there are two or more");
         let is_even = others.iter().all(|length| *length == lengths[0]) && *last <= lengths[0];
         let is_alone = self.is_apart(window, |gap| Some(gap) == separator);
