@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, labelled, plain_line};
-use super::transcript::bytes_for_people;
 use super::when::Clock;
 use crate::archive::note::{Checkpoint, PublicKey};
 use crate::archive::verify::{Answer, Question, verify};
@@ -82,8 +81,7 @@ async fn hold(args: Args, database: &Path) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || verify(&database, &question, &mut progress.teller())).await??
     };
     let archive_id = Snapshot::open(database)?.archive_id().to_owned();
-    let (path, bytes) = (std::path::absolute(database)?, database.metadata().map_or(0, |found| found.len()));
-    let told = Told { answer, path, archive_id, took: began.elapsed(), bytes };
+    let told = Told { answer, path: std::path::absolute(database)?, archive_id, took: began.elapsed() };
     output::to_stdout(args.look, async |output| told.print(&args, output)).await?;
     match told.answer.fault_count() {
         0 => Ok(()),
@@ -137,7 +135,6 @@ struct Told {
     path: PathBuf,
     archive_id: String,
     took: Duration,
-    bytes: u64,
 }
 
 const NAMES: [&str; 20] = [
@@ -264,9 +261,8 @@ impl Told {
             labelled(output, "warning", &Ink::Yellow.on(warning))?;
         }
         labelled(output, "strength", self.strength(args))?;
-        let (seconds, bytes) = (self.took.as_secs_f64().max(0.001), bytes_for_people(self.bytes));
-        let rate = (leaves as f64 / seconds) as u64;
-        Ok(output.note(&format!("{bytes} in {seconds:.1} s, {rate} leaves a second"))?)
+        let seconds = self.took.as_secs_f64().max(0.001);
+        Ok(output.note(&format!("it took {seconds:.1} s: {} leaves a second", (leaves as f64 / seconds) as u64))?)
     }
 
     /// What a sound answer says, and what not.
