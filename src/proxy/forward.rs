@@ -294,7 +294,8 @@ impl Asked<'_> {
     /// Holds the answer until it was read, and if need be until it is committed. Then it goes out as it came.
     async fn record(&self, head: Head, framing: Framing, body: NodeBody) -> Reply {
         let encoding = head.value(Known::ContentEncoding);
-        let could_be_file = self.route.may_be_file();
+        // A page that stands in a file's place tells of an error.
+        let could_be_file = self.route.may_be_file() && head.status() < 400;
         let mut share = Share::of(&self.gate.budget);
         let taken = tap::take(body, &mut share, |start| could_be_file && !gms::could_be_answer(start, encoding));
         let Some(taken) = self.in_time(taken).await else {

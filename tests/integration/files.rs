@@ -154,6 +154,13 @@ fn node() -> Origin {
             [head.as_bytes(), body].concat()
         };
         let (bytes, close) = match path {
+            path if path.contains("/gone/") => {
+                (b"HTTP/1.1 404 Not Found\r\nContent-Length: 14\r\n\r\n<html>Not here".to_vec(), false)
+            }
+            path if path.contains("/gone-encoded/") => {
+                let page = encoded(&gzip(b"<html>Not here"));
+                ([b"HTTP/1.1 404 No", &page["HTTP/1.1 200 OK".len()..]].concat(), false)
+            }
             path if path.contains("/bad/") => (encoded(b"no gzip"), false),
             path if path.ends_with("/download") => (encoded(&gzip(&content())), false),
             path if path.contains("/broken/") => {
@@ -222,4 +229,25 @@ async fn a_file_that_comes_encoded_is_known_by_the_hash_of_what_is_kept() {
     let told: Vec<[&str; 4]> = found.iter().map(|row| [0, 1, 3, 4].map(|column| &*row[column])).collect();
     let (length, hash, hash_of_bad) = (content().len().to_string(), sha256sum(&kept), sha256sum(&as_it_came));
     assert_eq!(told, [["down", "complete", &length, &hash], ["down", "encoded", "7", &hash_of_bad]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_in_a_files_place_is_audited() {
+    let (node, folder) = (node(), folder());
+    let server = Server::start(folder.path(), &[node.address], "");
+    for id in ["gone", "gone-encoded"] {
+        curl(
+            server.address,
+            &format!("/genesys/2/chat/s/C1/file/{id}/download"),
+            &["--data", "secureKey=0123456789abcdef"],
+        );
+    }
+    // The same error, told twice.
+    let audited = "SELECT http_status, format, detail, repeats FROM api_errors";
+    let wanted = [["404", "http", "Not here", "2"]];
+    eventually("they are told", async || {
+        (Archive::open(&server.database).await.rows(audited).await == wanted).then_some(())
+    })
+    .await;
+    assert_eq!(Archive::open(&server.database).await.value("SELECT count(*) FROM file_transfers").await, "0");
 }
