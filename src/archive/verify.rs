@@ -189,6 +189,11 @@ impl Answer {
 
     /// What `serve` never leaves behind while it has its key.
     fn warn(&mut self, has_keys: bool) {
+        if self.found.has_unknown_views {
+            let what = "the archive says that a newer release has changed it: its views were not compared; use that release, or read the \
+                        tables";
+            self.warnings.push(what.into());
+        }
         if has_keys && self.checkpoints == 0 {
             let what = "the archive has a key and no checkpoint that holds: it was killed in its first moments, or checkpoints were \
                         taken away";

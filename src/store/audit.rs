@@ -17,7 +17,8 @@ use super::read::{has_wal, immutable_uri};
 use super::seal::destroyed::unpacked;
 use super::seal::merkle::{HASH_BYTES, Hash, Tree};
 use super::seal::{
-    CHATS, Canonical, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, RUNS, Refs, SALT_BYTES, SEEN_STEP_MS, SPOOLS, salt,
+    CHATS, Canonical, ERASURES, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, RUNS, Refs, SALT_BYTES, SEEN_STEP_MS,
+    SPOOLS, salt,
 };
 use super::{Error, ErrorKind, MIGRATIONS};
 
@@ -116,6 +117,8 @@ pub struct Found {
     pub removals: (i64, i64),
     /// Text that was removed may still be in unused space.
     pub is_unclean: bool,
+    /// A release that is not known has changed the archive, or somebody says so: views were not looked at.
+    pub has_unknown_views: bool,
     /// The last run that ended in order, and the leaf that says so.
     pub last_stop: Option<(i64, u64)>,
 }
@@ -202,7 +205,7 @@ impl Snapshot {
     /// # Errors
     /// The file cannot be read. What can be read and is wrong is in what was found.
     pub fn verify(&self, roots_at: &BTreeSet<u64>, progress: &mut dyn FnMut(u64)) -> Result<Found, Error> {
-        let mut walk = Walk::new(&self.connection, roots_at);
+        let mut walk = Walk::new(&self.connection, roots_at)?;
         walk.check_schema()?;
         walk.read_erasures()?;
         walk.packs(progress)?;
@@ -222,6 +225,8 @@ fn text(row: &Row<'_>, at: usize) -> Result<String, rusqlite::Error> {
 struct Walk<'s> {
     connection: &'s Connection,
     roots_at: &'s BTreeSet<u64>,
+    /// Those whose tables are here: an archive of an earlier release has fewer.
+    forms: BTreeSet<u8>,
     tree: Tree,
     marks: Vec<Marks>,
     /// The latest leaf of each run.
@@ -283,11 +288,19 @@ impl<'r> Pack<'r> {
 }
 
 impl<'s> Walk<'s> {
-    fn new(connection: &'s Connection, roots_at: &'s BTreeSet<u64>) -> Self {
+    fn new(connection: &'s Connection, roots_at: &'s BTreeSet<u64>) -> Result<Self, Error> {
+        let mut is_here = connection.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?")?;
+        let mut forms = BTreeSet::new();
+        for form in &FORMS {
+            if is_here.exists([form.table])? {
+                forms.insert(form.number);
+            }
+        }
         let marks = FORMS.iter().map(|form| Marks::new(form.has_rowid())).collect();
         let mut walk = Self {
             connection,
             roots_at,
+            forms,
             tree: Tree::default(),
             marks,
             runs: BTreeMap::new(),
@@ -296,7 +309,7 @@ impl<'s> Walk<'s> {
             found: Found::default(),
         };
         walk.note_root();
-        walk
+        Ok(walk)
     }
 
     /// What others understand the file by, and what changes rows behind our back.
@@ -307,7 +320,12 @@ impl<'s> Walk<'s> {
         for name in names {
             faults.add(format!("trigger {}", name?), "gms-recorder makes none: somebody changes rows by it");
         }
-        for form in &FORMS {
+        let mut select = self.connection.prepare("SELECT version FROM _sqlx_migrations ORDER BY version")?;
+        let applied = select.query_map((), |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+        for form in FORMS.iter().filter(|form| applied.contains(&form.since()) && !self.forms.contains(&form.number)) {
+            faults.add(format!("table {}", form.table), "it was dropped, with everything in it");
+        }
+        for form in FORMS.iter().filter(|form| self.forms.contains(&form.number)) {
             let key: Vec<&str> = form.key.iter().map(|column| column.0).collect();
             let wanted = (form.table.to_owned(), key.join(","), form.columns.join(","));
             let sql =
@@ -318,21 +336,20 @@ impl<'s> Walk<'s> {
                 faults.add(format!("sealed_forms, form {}", form.number), "it was changed");
             }
         }
-        self.check_views()
+        self.check_views(&applied)
     }
 
     /// A view that shows something else than the tables hold deceives whoever reads by it.
-    fn check_views(&mut self) -> Result<(), Error> {
-        let ours = MIGRATIONS.map(|(version, ..)| version);
-        let mut select = self.connection.prepare("SELECT version FROM _sqlx_migrations WHERE success")?;
-        let applied = select.query_map((), |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+    fn check_views(&mut self, applied: &[i64]) -> Result<(), Error> {
+        if applied.iter().any(|version| MIGRATIONS.iter().all(|(ours, ..)| ours != version)) {
+            self.found.has_unknown_views = true; // or somebody says so
+            return Ok(());
+        }
         let mut select =
             self.connection.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'view' ORDER BY name")?;
-        if applied.iter().any(|version| !ours.contains(version)) || applied.len() < ours.len() {
-            return Ok(()); // another release's views
-        }
         let model = Connection::open_in_memory()?;
-        model.execute_batch(&MIGRATIONS.map(|(_, _, sql)| sql).concat())?;
+        let of_then = MIGRATIONS.iter().filter(|(version, ..)| applied.contains(version));
+        model.execute_batch(&of_then.map(|(_, _, sql)| *sql).collect::<String>())?;
         let views = |rows: &mut rusqlite::Statement<'_>| {
             let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
             rows.query_map((), read)?.collect::<Result<BTreeMap<_, _>, _>>()
@@ -425,6 +442,9 @@ impl<'s> Walk<'s> {
 
     /// What the acts say was erased. Their rows are held against their own leaves, as all are.
     fn read_erasures(&mut self) -> Result<(), Error> {
+        if !self.forms.contains(&ERASURES) {
+            return Ok(());
+        }
         let sql = "SELECT id, CAST(leaves AS BLOB) FROM erasures NOT INDEXED";
         let mut select = self.connection.prepare(sql)?;
         let mut rows = select.query(())?;
@@ -451,6 +471,9 @@ impl<'s> Walk<'s> {
             return Ok(());
         }
         self.erased.set(leaf, &[], true);
+        if !self.forms.contains(&form.number) {
+            return Ok(());
+        }
         let mut select = self.connection.prepare_cached(form.select_by_key())?;
         let mut rows = select.query(rusqlite::params_from_iter(key))?;
         if let Some(row) = rows.next()? {
@@ -468,6 +491,9 @@ impl<'s> Walk<'s> {
     }
 
     fn row(&mut self, form: &'static Form, key: &[KeyValue], salt: [u8; SALT_BYTES], hash: &Hash) -> Result<(), Error> {
+        if !self.forms.contains(&form.number) {
+            return Ok(()); // told once, of the table
+        }
         let mut select = self.connection.prepare_cached(form.select_by_key())?;
         let mut rows = select.query(rusqlite::params_from_iter(key))?;
         let Some(row) = rows.next()? else {
@@ -522,7 +548,8 @@ impl<'s> Walk<'s> {
         let last: Option<i64> = self.connection.query_row(sql, (), |row| row.get(0)).optional()?;
         self.found.last_stop = last.and_then(|run_id| Some((run_id, *self.runs.get(&run_id)?)));
         let unsealed_runs = self.unsealed_runs()?;
-        for form in &FORMS {
+        let forms = self.forms.clone();
+        for form in FORMS.iter().filter(|form| forms.contains(&form.number)) {
             let mut marks = std::mem::replace(&mut self.marks[usize::from(form.number) - 1], Marks::new(true));
             let sql = match form.has_rowid() {
                 true => format!("SELECT rowid FROM {} NOT INDEXED", form.table),

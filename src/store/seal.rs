@@ -150,6 +150,15 @@ impl Form {
         FORMS.get(usize::from(number).checked_sub(1)?)
     }
 
+    /// The migration from which on it is sealed.
+    pub fn since(&self) -> i64 {
+        match self.number {
+            ..=MASKINGS => 5,
+            FILES => 6,
+            _ => 7,
+        }
+    }
+
     /// Whether its table has rowids.
     pub fn has_rowid(&self) -> bool {
         self.number != COVERAGE

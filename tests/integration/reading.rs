@@ -179,6 +179,9 @@ async fn archives_of_past_schemas_open() {
         drop(input);
         assert!(shell.wait().expect("it ends").success());
         let before = Archive::open(&database).await.value("SELECT count(*) FROM events").await;
+        if fixture == "schema_0006.sql" {
+            assert!(crate::evidence::sealed(&database).warnings.is_empty(), "as it is, too");
+        }
         let (server, chat) = recorded(folder.path()).await;
         let mut archive = Archive::open(&server.database).await;
         let old = archive.value("SELECT count(*) FROM events WHERE run_id = 1").await;
