@@ -2,6 +2,7 @@
 //! which exit code it gets is decided here, once. Results go to stdout, logs and errors to stderr.
 
 pub mod output;
+pub mod actor;
 pub mod when;
 pub mod scope;
 pub mod serve;
