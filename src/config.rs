@@ -205,6 +205,19 @@ pub fn key_file(
     Ok(config.evidence.key_path(&config.recording.database))
 }
 
+/// The archive, and how reads of it are recorded. Like [`database`] it needs nothing else of the configuration.
+///
+/// # Errors
+/// As [`database`].
+pub fn reading(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<(PathBuf, archive::Config), Problems> {
+    let config = of_archive(file, environment, flags)?;
+    Ok((config.recording.database, config.evidence))
+}
+
 /// The configuration, of which only what names the archive was looked at.
 fn of_archive(
     file: Option<&Path>,

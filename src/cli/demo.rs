@@ -13,6 +13,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
+use super::reading::Reading;
 use super::serve::Running;
 use super::{errors, transcript};
 use crate::config::{Config, Flags};
@@ -57,9 +58,10 @@ pub async fn run(_: Args, database: Option<PathBuf>) -> anyhow::Result<()> {
     simulator.stop().await;
 
     println!("\n── the transcript, as recorded ──\n");
-    transcript::run(transcript::Args::of(&chat_id), &database).await?;
+    let reading = Reading::unrecorded(&database);
+    transcript::run(transcript::Args::of(&chat_id), &reading).await?;
     println!("\n── the error, as audited ──\n");
-    errors::run(errors::Args::of_chat(&chat_id), &database).await?;
+    errors::run(errors::Args::of_chat(&chat_id), &reading).await?;
     let database = database.display();
     let program = std::env::args().next().unwrap_or_else(|| "gms-recorder".into());
     println!("\n── look for yourself ──\n");

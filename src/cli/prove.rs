@@ -7,6 +7,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
+use super::output::{Format, Look, Output};
+use super::reading::{Case, Reading};
 use super::verify::Progress;
 use crate::archive::note::{self, PublicKey};
 use crate::store::audit::Snapshot;
@@ -31,13 +33,20 @@ that of the signed note. tests/integration/prove.py does it in Python.";
 pub struct Args {
     /// The chat.
     chat_id: String,
+    #[command(flatten)]
+    case: Case,
 }
 
 /// Runs the command.
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
+    let (look, case) = (Look { format: Format::Json, ..Look::default() }, args.case.clone());
+    reading.to_stdout(&case, look, async |output| print(args, &reading.database, output).await).await
+}
+
+async fn print(args: Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
     let mut archive = Archive::open(database).await?;
     let exists = archive.chat(&args.chat_id).await?.is_some();
     archive.close().await?;
@@ -53,10 +62,8 @@ pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
         proof["rows"] != json!([]),
         "none of the chat's {newer} rows is signed yet: a running `serve` signs them within evidence.checkpoint_interval"
     );
-    let mut stdout = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut stdout, &proof).map_err(io::Error::from)?;
-    writeln!(stdout)?;
-    stdout.flush()?;
+    output.document(&proof)?;
+    output.rows = proof["rows"].as_array().map_or(0, |rows| rows.len() as i64);
     if newer > 0 {
         let hint = "a running `serve` signs them within evidence.checkpoint_interval";
         writeln!(io::stderr(), "{newer} rows are newer than the last checkpoint and not in the proof; {hint}")?;

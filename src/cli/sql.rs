@@ -4,7 +4,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::output::{self, Cell, Format, Ink, Look, Output, Table, counted, plain_line, shown, shown_lines};
+use super::output::{Cell, Format, Ink, Look, Output, Table, counted, plain_line, shown, shown_lines};
+use super::reading::{Case, Reading};
 use crate::store::read::statement::SelectError;
 use crate::store::read::{Archive, Error, Select, Value};
 use crate::units;
@@ -28,6 +29,8 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::parse_duration)]
     timeout: Duration,
     #[command(flatten)]
+    case: Case,
+    #[command(flatten)]
     look: Look,
 }
 
@@ -35,8 +38,9 @@ pub struct Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
-    output::to_stdout(args.look, async |output| print(&args, database, output).await).await
+pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
+    let database = &reading.database;
+    reading.to_stdout(&args.case, args.look, async |output| print(&args, database, output).await).await
 }
 
 async fn print(args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {

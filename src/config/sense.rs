@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::admin::control::PATH_BYTES_MAX;
+use crate::archive::RecordReads;
 use crate::gms::RouteClass;
 use crate::gms::mask::{self, RULES_MAX};
 use crate::proxy::affinity::Rule;
@@ -409,6 +410,11 @@ fn check_evidence(config: &Config, layers: &mut Layers) {
     if is_named(&evidence.anchor_file) && is_own {
         let sentence = "is the archive, its spool or its key; checkpoints are appended to a file of their own".into();
         layers.object("evidence", "anchor_file", None, sentence);
+    }
+    if evidence.require_case && evidence.record_reads == RecordReads::Never {
+        let sentence = "asks readers for a case that record_reads = \"never\" notes nowhere; set that to \"when_possible\" or \
+                        \"required\"";
+        layers.object("evidence", "require_case", None, sentence.into());
     }
 }
 

@@ -257,11 +257,13 @@ fn masking_options(config: &mask::Config) -> Vec<Named> {
 }
 
 fn evidence_options(config: &archive::Config) -> Vec<Named> {
-    let archive::Config { key_file, checkpoint_interval, anchor_file } = config;
+    let archive::Config { key_file, checkpoint_interval, anchor_file, record_reads, require_case } = config;
     vec![
         ("key_file", path(key_file)),
         ("checkpoint_interval", duration(*checkpoint_interval)),
         ("anchor_file", path(anchor_file)),
+        ("record_reads", text(record_reads.as_str())),
+        ("require_case", Value::Boolean(*require_case)),
     ]
 }
 

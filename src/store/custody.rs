@@ -11,11 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
+use rustix::fs::Access;
 use serde::Serialize;
 
 use super::seal::checkpoint::{self, Standing};
 use super::seal::{self, KeyValue};
-use super::{Error, ErrorKind, WRITER_PRAGMAS, connect, wal};
+use super::{
+    Error, ErrorKind, WRITER_PRAGMAS, beside, connect, gives_files_to_the_owner, leaves_files_of_its_own, wal,
+};
 
 pub use clean::Cleaned;
 pub use hold::{Customer, Held, Hold, InForce, Scope};
@@ -24,12 +27,19 @@ pub use removal::{Due, How, Outcome, ServicesOf, Target, Waiting};
 /// How long the writer of a running `serve` is waited for: its transactions take milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The same, for a note that is made by the way.
+const NOTE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long readers are waited for when a log is folded that may as well stay.
+const FOLD_PATIENCE: Duration = Duration::from_millis(100);
+
 /// An archive in somebody's custody.
 #[derive(Debug)]
 pub struct Custody {
     connection: Connection,
     path: PathBuf,
     archive_id: String,
+    /// The log was empty when this was opened, and how often others had changed the archive.
+    began_log: Option<i64>,
 }
 
 /// What is done, as `acts.kind` has it.
@@ -98,11 +108,32 @@ impl Custody {
     /// As opening goes wrong; the archive is of an earlier release.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let connection = connect(path)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        Self::of(connection, path)
+    }
+
+    /// The same, for a note that is made by the way, of somebody who reads: not in a copy, and leaving no file beside the
+    /// archive that `serve` could not open. Pair it with [`Custody::close`].
+    ///
+    /// # Errors
+    /// As [`Custody::open`]; [`ErrorKind::ReadOnly`] where this user may not write.
+    pub fn open_to_note(path: &Path) -> Result<Self, Error> {
+        check_may_write(path)?;
+        let connection = connect(path)?;
+        connection.busy_timeout(NOTE_PATIENCE)?;
+        let mode: String = connection.query_row("PRAGMA journal_mode", (), |row| row.get(0))?;
+        if mode != "wal" {
+            let what = "this is a copy (`snapshot`), and what is noted in a copy is not in the archive; that the copy was made is";
+            return Err(Error::new(ErrorKind::Other, what));
+        }
+        Self::of(connection, path)
+    }
+
+    fn of(connection: Connection, path: &Path) -> Result<Self, Error> {
         // A log that was left behind is for `serve` to make good.
         wal::leave_behind(&connection, true)?;
         connection.execute_batch(WRITER_PRAGMAS)?;
         connection.execute_batch("PRAGMA wal_autocheckpoint = 0")?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(64);
         let has_acts = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'acts'")?.exists(())?;
         if !has_acts {
@@ -110,7 +141,25 @@ impl Custody {
             return Err(Error::new(ErrorKind::Other, what));
         }
         let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-        Ok(Self { connection, path: path.to_owned(), archive_id })
+        let changes = changes(&connection)?;
+        let is_log_empty = std::fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len()) == 0;
+        let began_log = is_log_empty.then_some(changes);
+        Ok(Self { connection, path: path.to_owned(), archive_id, began_log })
+    }
+
+    /// Closes it. A log that only this has written to, with every sync a success, goes into the file: where nobody serves
+    /// the archive, readers would meet one that they may not open.
+    ///
+    /// # Errors
+    /// As writing goes wrong; nothing is lost.
+    pub fn close(self) -> Result<(), Error> {
+        if self.began_log.is_some() && self.began_log == Some(changes(&self.connection)?) {
+            self.connection.busy_timeout(FOLD_PATIENCE)?;
+            wal::fold(&self.connection)?;
+            // Who could not make these files anew does not take them away.
+            wal::leave_behind(&self.connection, !gives_files_to_the_owner(&self.path))?;
+        }
+        self.connection.close().map_err(|(_, error)| error.into())
     }
 
     /// Which archive it is.
@@ -162,6 +211,23 @@ impl Custody {
     pub fn end(&self, act_id: i64, at: i64, found: i64) -> Result<(), Error> {
         seal::change(&self.connection, None, |pack| end(&self.connection, pack, act_id, at, found))
     }
+}
+
+/// SQLite opens a file that may not be written for reading alone.
+fn check_may_write(path: &Path) -> Result<(), Error> {
+    if rustix::fs::access(path, Access::WRITE_OK).is_err() {
+        return Err(Error::new(ErrorKind::ReadOnly, "this user may read the archive and not write to it"));
+    }
+    if leaves_files_of_its_own(path) {
+        let what = "no `serve` runs, and only the archive's owner makes the files beside it that writing needs";
+        return Err(Error::new(ErrorKind::ReadOnly, what));
+    }
+    Ok(())
+}
+
+/// Changes whenever another connection has changed the archive.
+fn changes(connection: &Connection) -> Result<i64, Error> {
+    Ok(connection.query_row("PRAGMA data_version", (), |row| row.get(0))?)
 }
 
 fn begin(connection: &Connection, pack: &mut seal::Pack, act: &Act<'_>) -> Result<i64, Error> {

@@ -19,6 +19,7 @@ mod nodes;
 mod power;
 mod operation;
 mod reading;
+mod reads;
 mod removal;
 mod seed;
 mod soak;
