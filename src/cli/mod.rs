@@ -17,6 +17,7 @@ pub mod holes;
 pub mod sql;
 pub mod snapshot;
 pub mod access;
+pub mod mask;
 pub mod verify;
 pub mod prove;
 pub mod key;
@@ -31,6 +32,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, CONFIG_VARIABLE, Config, Flags, Origins, Problems, VARIABLE_PREFIX};
+use crate::gms::mask::Masks;
 use crate::proxy::tls;
 
 use reading::Reading;
@@ -99,6 +101,8 @@ pub enum Command {
     Snapshot(snapshot::Args),
     /// List who read what, and what was erased, held or masked
     Access(access::Args),
+    /// Apply a rule of masking to what was recorded before it
+    Mask(mask::Args),
     /// Hold everything recorded against its seals: is it whole and unaltered?
     Verify(verify::Args),
     /// Prove that a chat's rows are what was recorded, to somebody who has not the archive
@@ -133,6 +137,14 @@ impl Common {
     pub fn reading(&self) -> Result<Reading, Problems> {
         let flags = self.flags(&serve::Args::default());
         config::reading(self.config_file().as_deref(), environment(), &flags).map(Reading::new)
+    }
+
+    /// The archive, and the rules of masking in force.
+    ///
+    /// # Errors
+    /// As [`Common::database`]; what is wrong with the rules.
+    pub fn masking(&self) -> Result<(PathBuf, Masks), Problems> {
+        config::masking(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
     }
 
     /// The private key that signs its checkpoints.
@@ -193,6 +205,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sql(args) => wait_for(sql::run(args, &common.reading()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.reading()?)),
         Command::Access(args) => wait_for(access::run(args, &common.database()?)),
+        Command::Mask(args) => wait_for(mask::run(args, common.masking()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
         Command::Prove(args) => wait_for(prove::run(args, &common.reading()?)),
         Command::Key(args) => wait_for(key::run(args, &common.database()?, &common.key_file()?)),

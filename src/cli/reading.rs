@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use super::output::{self, Look, Output, Usage, plain_line};
 use super::{Cli, actor};
 use crate::archive::{self, RecordReads};
+use crate::gms::mask::Masks;
 use crate::recorder::now_ms;
 use crate::store::custody::{Act, Custody, Kind};
 use crate::store::read::Archive;
@@ -41,6 +42,8 @@ pub struct Reading {
     pub database: PathBuf,
     record: RecordReads,
     require_case: bool,
+    /// What is masked in what is recorded of a reader's words, too.
+    masks: Masks,
     /// The command, and what it was given.
     asked: Value,
 }
@@ -54,15 +57,16 @@ struct Begun {
 
 impl Reading {
     /// As the configuration has it, of this command line.
-    pub fn new((database, config): (PathBuf, archive::Config)) -> Self {
+    pub fn new((database, config, masks): (PathBuf, archive::Config, Masks)) -> Self {
         let (record, require_case) = (config.record_reads, config.require_case);
-        Self { database, record, require_case, asked: asked(std::env::args_os()) }
+        Self { database, record, require_case, masks, asked: asked(std::env::args_os()) }
     }
 
     /// Of an archive that holds nobody's content: the demo's own.
     pub fn unrecorded(database: &Path) -> Self {
         let (record, require_case) = (RecordReads::Never, false);
-        Self { database: database.to_owned(), record, require_case, asked: Value::Null }
+        let (database, masks, asked) = (database.to_owned(), Masks::default(), Value::Null);
+        Self { database, record, require_case, masks, asked }
     }
 
     /// Runs a command's printing on stdout, as [`output::to_stdout`]. What it has in [`Output::rows`] is what was shown.
@@ -111,7 +115,10 @@ impl Reading {
 
     fn note(&self, case: &Case) -> Result<i64, crate::store::Error> {
         let custody = Custody::open_to_note(&self.database)?;
-        let (actor, asked) = (actor::actor(case.case.as_deref()), self.asked.clone());
+        // Somebody may look for a card number.
+        let masked = |value: Value| serde_json::from_str(&self.masks.again(&value.to_string())).unwrap_or(Value::Null);
+        let (asked, case_ref) = (masked(self.asked.clone()), masked(json!([case.case])));
+        let actor = actor::actor(case_ref[0].as_str());
         let act_id = custody.begin(&Act { kind: Kind::Read, at: now_ms(), actor: &actor, asked, reason: None })?;
         custody.close()?;
         Ok(act_id)

@@ -418,7 +418,7 @@ fn check_evidence(config: &Config, layers: &mut Layers) {
     }
 }
 
-fn check_masking(config: &mask::Config, layers: &mut Layers) {
+pub(super) fn check_masking(config: &mask::Config, layers: &mut Layers) {
     if config.rules.len() > RULES_MAX {
         let sentence = format!(
             "there are {} rules; each looks at every text, and at most {RULES_MAX} can be had",

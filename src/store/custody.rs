@@ -5,6 +5,7 @@
 
 mod clean;
 mod hold;
+mod remask;
 mod removal;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use super::{
 
 pub use clean::Cleaned;
 pub use hold::{Customer, Held, Hold, InForce, Scope};
+pub use remask::Remasked;
 pub use removal::{Due, How, Outcome, ServicesOf, Target, Waiting};
 
 /// How long the writer of a running `serve` is waited for: its transactions take milliseconds.

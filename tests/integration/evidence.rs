@@ -741,7 +741,7 @@ async fn a_kill_and_a_full_disk_in_the_midst_of_it_leave_nothing_half_sealed() {
 }
 
 /// The script knows nothing of this program.
-fn prove_py(proof: &Path, key: &Path) -> (bool, String) {
+pub fn prove_py(proof: &Path, key: &Path) -> (bool, String) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/prove.py");
     let output = Command::new("/usr/bin/python3").arg(script).arg(proof).arg(key).output();
     let output = output.expect("tests/run installs python3");

@@ -20,6 +20,7 @@ mod power;
 mod operation;
 mod reading;
 mod reads;
+mod remask;
 mod removal;
 mod seed;
 mod soak;
