@@ -15,6 +15,7 @@ use rusqlite::{Connection, params};
 use rustix::fs::Access;
 use serde::Serialize;
 
+use super::inspect::is_served;
 use super::seal::checkpoint::{self, Standing};
 use super::seal::{self, KeyValue};
 use super::{
@@ -149,19 +150,30 @@ impl Custody {
         Ok(Self { connection, path: path.to_owned(), archive_id, began_log })
     }
 
-    /// Closes it. A log that only this has written to, with every sync a success, goes into the file: where nobody serves
-    /// the archive, readers would meet one that they may not open.
+    /// Closes it. A log that only this has written to, with every sync a success, goes into the file, and one that was left
+    /// behind where nobody serves the archive any longer: readers would meet one that they may not open, and it would grow
+    /// with every note.
     ///
     /// # Errors
     /// As writing goes wrong; nothing is lost.
     pub fn close(self) -> Result<(), Error> {
-        if self.began_log.is_some() && self.began_log == Some(changes(&self.connection)?) {
-            self.connection.busy_timeout(FOLD_PATIENCE)?;
-            wal::fold(&self.connection)?;
-            // Who could not make these files anew does not take them away.
-            wal::leave_behind(&self.connection, !gives_files_to_the_owner(&self.path))?;
+        let is_ours = self.began_log.is_some() && self.began_log == Some(changes(&self.connection)?);
+        if is_ours {
+            self.fold_own()?;
         }
-        self.connection.close().map_err(|(_, error)| error.into())
+        let Self { connection, path, .. } = self;
+        connection.close().map_err(|(_, error)| Error::from(error))?;
+        if !is_ours && gives_files_to_the_owner(&path) && is_served(&path).is_ok_and(|is_served| !is_served) {
+            let _ = wal::make_good(&path); // others read and note at the same time: the last of them does it
+        }
+        Ok(())
+    }
+
+    fn fold_own(&self) -> Result<(), Error> {
+        self.connection.busy_timeout(FOLD_PATIENCE)?;
+        wal::fold(&self.connection)?;
+        // Who could not make these files anew does not take them away.
+        wal::leave_behind(&self.connection, !gives_files_to_the_owner(&self.path))
     }
 
     /// Which archive it is.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use gms_recorder::chat::{ChatId, EventIndex};
+use gms_recorder::store::Store;
 use gms_recorder::store::custody::{Act, Custody, Kind, Scope};
 use serde_json::Value;
 
-use crate::evidence::{fill, prove_py, sealed};
+use crate::evidence::{a_run, entries, fill, options, prove_py, sealed};
 use crate::faults::Mount;
 use crate::masking::{
     ADVICE, AGENT, DELIVERY, MESSAGE, NEVER, NICKNAME, PAGE, REFRESH, SUBJECT, USER_DATA, ask, page, transcript,
@@ -192,6 +194,32 @@ async fn a_held_chat_is_left_and_listed() {
     let (code, out, err) = mask("other", &config, &database, &[]);
     assert_eq!((code, out.as_str()), (2, ""));
     assert!(err.contains("cards, cvv, goods"), "{err}");
+}
+
+/// In pieces, so that `serve` gets its turn; each is an erasure of its own.
+#[tokio::test]
+async fn a_long_chat_is_masked_in_pieces() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    let mut store = Store::open(&options(&database), &a_run()).await.expect("an archive");
+    let mut all = entries(0, 450);
+    for (index, event) in
+        all.iter_mut().flat_map(|entry| &mut entry.chats).flat_map(|chat| &mut chat.events).enumerate()
+    {
+        event.index = EventIndex::new(index as i64 + 1).expect("from 1 on");
+    }
+    let chats = all.iter_mut().flat_map(|entry| &mut entry.chats);
+    chats.for_each(|chat| chat.chat_id = ChatId::parse("long").expect("a sound one"));
+    store.append(&all, &[], true).expect("stored");
+    store.finish(1_795_500_000_000, "{}").expect("noted");
+    store.close().expect("closed");
+    let (code, out, err) = mask("goods", &rules(folder.path(), "goods = 'parcel'"), &database, &[]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with("450 rows masked by rule goods, in 1 chat"), "{out}");
+    let pieces = Archive::open(&database).await.rows("SELECT events FROM erasures ORDER BY id").await;
+    assert_eq!(pieces, [["200"], ["200"], ["50"]]);
+    gone(&database, &["parcel".into()]);
+    sealed(&database);
 }
 
 #[tokio::test]

@@ -232,8 +232,16 @@ impl<'c> Scan<'c> {
             progress(self.looked_at.min(self.all), self.all);
             self.rest.extend(last.map(|last| (what, last)));
         }
-        Ok((rows > 0).then(|| targets.into_iter().collect()))
+        Ok((rows > 0).then(|| targets.into_iter().flat_map(in_pieces).collect()))
     }
+}
+
+/// A chat is masked in pieces, each whole in itself: a long one would keep the writer of `serve` waiting. Its variants stay
+/// together, since they are named anew together.
+fn in_pieces((chat_id, names): Target) -> Vec<Target> {
+    let (variants, others): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.0 == VARIANTS);
+    let pieces = others.chunks(ROWS_MAX).chain((!variants.is_empty()).then_some(&variants[..]));
+    pieces.map(|piece| (chat_id.clone(), piece.iter().cloned().collect())).collect()
 }
 
 /// Rows that are masked with one look through the seals.
