@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gms_recorder::chat::{ChatId, EventIndex};
+use gms_recorder::simulator::{Config, Simulator};
 use gms_recorder::store::Store;
 use gms_recorder::store::custody::{Act, Custody, Kind, Scope};
 use serde_json::Value;
@@ -17,7 +18,7 @@ use crate::masking::{
     ADVICE, AGENT, DELIVERY, MESSAGE, NEVER, NICKNAME, PAGE, REFRESH, SUBJECT, USER_DATA, ask, page, transcript,
 };
 use crate::removal::{actor, gone};
-use crate::support::{Answer, Archive, Client, Origin, Server, count, eventually, folder, json_answer, run};
+use crate::support::{Answer, Archive, Chat, Client, Origin, Server, count, eventually, folder, json_answer, run};
 
 /// Of the other content that event 3 comes with.
 const OTHER: &str = "4000 0000 0000 0002";
@@ -220,6 +221,43 @@ async fn a_long_chat_is_masked_in_pieces() {
     assert_eq!(pieces, [["200"], ["200"], ["50"]]);
     gone(&database, &["parcel".into()]);
     sealed(&database);
+}
+
+/// No client waits for longer than it would be made to (`commit_wait_max`), and nothing is missed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chats_are_recorded_while_a_large_archive_is_masked() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    fill(&database, 6_000).await;
+    let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
+    let mut server = Server::start(folder.path(), &simulator.addresses(), "");
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    let config = rules(folder.path(), "goods = 'parcel'");
+    let masking = {
+        let database = database.clone();
+        tokio::task::spawn_blocking(move || mask("goods", &config, &database, &[]))
+    };
+    let (mut sent, mut longest) = (0, Duration::ZERO);
+    while !masking.is_finished() {
+        let began = Instant::now();
+        chat.insist(&mut client, "send", &format!("message=m{sent}&transcriptPosition=1")).await;
+        (sent, longest) = (sent + 1, longest.max(began.elapsed()));
+    }
+    let (code, out, err) = masking.await.expect("it ran");
+    println!("{sent} messages meanwhile, the longest took {longest:?}");
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(sent > 20, "{sent}");
+    assert_eq!(server.metric("gms_recorder_events_delivered_early_total").await, Some(0.0), "{longest:?}");
+    assert!(server.stop().success());
+    let mut archive = Archive::open(&database).await;
+    let messages = format!("SELECT count(*) FROM events WHERE chat_id = '{}' AND text GLOB 'm[0-9]*'", chat.id);
+    assert_eq!(archive.value(&messages).await, sent.to_string());
+    assert_eq!(archive.value("SELECT count(*) FROM outages").await, "0");
+    sqlx::Connection::close(archive.0).await.expect("closed");
+    gone(&database, &["parcel".into()]);
+    sealed(&database);
+    simulator.stop().await;
 }
 
 #[tokio::test]
