@@ -36,7 +36,7 @@ Exit codes:
 #[command(after_help = EXAMPLE)]
 #[group(skip)]
 pub struct Args {
-    /// A rule in force: cards, cvv, or one of masking.rules
+    /// A rule in force: cards (and the values beside them), cvv, or one of masking.rules
     #[arg(long, value_name = "NAME")]
     rule: String,
     /// Only say how many rows that would be; nothing of them is shown

@@ -211,14 +211,15 @@ impl Masks {
         Ok(Self(Arc::new(Rules { cards, own: own.collect::<Result<_, _>>()?, one_of_ours: None })))
     }
 
-    /// One of the rules in force, by its name. None where there is none of that name.
+    /// One of the rules in force, by its name; with that for cards comes that for their values, which are found by the card that
+    /// they stand beside. None where there is none of that name.
     pub fn only(&self, name: &str) -> Option<Self> {
         let Rules { cards, own, .. } = &*self.0;
-        let of_ours = cards.iter().flatten().find(|rule| ***rule == *name).cloned();
+        let cards = cards.clone().filter(|_| [CARDS, VALUES].contains(&name));
+        let values = cards.iter().flatten().find(|rule| ***rule == *VALUES && name == VALUES).cloned();
         let own: Vec<Rule> = own.iter().filter(|rule| &*rule.name == name).cloned().collect();
-        let cards = cards.clone().filter(|_| of_ours.is_some());
         let is_any = cards.is_some() || !own.is_empty();
-        is_any.then(|| Self(Arc::new(Rules { cards, own, one_of_ours: of_ours })))
+        is_any.then(|| Self(Arc::new(Rules { cards, own, one_of_ours: values })))
     }
 
     /// The names of the rules.

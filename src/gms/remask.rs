@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn other_rows_are_masked_as_they_are_recorded() {
-        let rows: [(Stored, &str, Texts, Texts, &[&str]); 6] = [
+        let rows: [(Stored, &str, Texts, Texts, &[&str]); 8] = [
             (
                 Stored::Attribute,
                 "cvv",
@@ -260,10 +260,25 @@ mod tests {
             ),
             (
                 Stored::Attribute,
-                "cards",
+                "account",
                 &[Some("userData[cvv]"), Some("737")],
                 &[Some("userData[cvv]"), Some("737")],
                 &[],
+            ),
+            // A value is known by its card, and is not any more once that is stars.
+            (
+                Stored::Attribute,
+                "cards",
+                &[Some("note"), Some("4111 1111 1111 1111, 737")],
+                &[Some("note"), Some("**** **** **** ****, ***")],
+                &["cards value 0+19", "cvv value 21+3"],
+            ),
+            (
+                Stored::Attribute,
+                "cvv",
+                &[Some("note"), Some("4111 1111 1111 1111, 737")],
+                &[Some("note"), Some("4111 1111 1111 1111, ***")],
+                &["cvv value 21+3"],
             ),
             (
                 Stored::Variant,

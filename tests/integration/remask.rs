@@ -197,6 +197,39 @@ async fn a_held_chat_is_left_and_listed() {
     assert!(err.contains("cards, cvv, goods"), "{err}");
 }
 
+/// What was masked is as much evidence as what was not.
+#[tokio::test]
+async fn what_an_insider_does_to_masked_rows_is_found() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    fill(&database, 90).await;
+    assert_eq!(mask("goods", &rules(folder.path(), "goods = 'parcel'"), &database, &[]).0, 0);
+    sealed(&database);
+    for (n, (sql, fault)) in [
+        (
+            "UPDATE events SET text = replace(text, '******', 'cheque') WHERE event_index = 7",
+            "event_index 7: it is not as it",
+        ),
+        ("DELETE FROM events WHERE event_index = 7", "event_index 7: it was sealed, and is gone"),
+        ("DELETE FROM maskings WHERE id = 3", "maskings, id 3: it was sealed, and is gone"),
+        ("UPDATE maskings SET rule = 'other' WHERE id = 3", "maskings, id 3: it is not as it was sealed"),
+        ("DELETE FROM erasures WHERE id = 2", "its salt was destroyed, and no act says"),
+        ("UPDATE erasures SET how = 'erased' WHERE id = 2", "erasures, id 2: it is not as it was sealed"),
+        ("UPDATE acts SET who = 'somebody else' WHERE kind = 'mask'", "acts, id 1: it is not as it was sealed"),
+        ("UPDATE acts SET asked = '{}'", "acts, id 1: it is not as it was sealed"),
+        ("DELETE FROM acts", "acts, id 1: it was sealed, and is gone"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let copy = folder.path().join(format!("copy-{n}.db"));
+        std::fs::copy(&database, &copy).expect("there is room");
+        rusqlite::Connection::open(&copy).and_then(|insider| insider.execute_batch(sql)).expect("sound SQL");
+        let (code, out, _) = run(&["verify", "--database", copy.to_str().expect("a plain path")]);
+        assert!(code == 1 && out.contains(fault), "{sql}: {out}");
+    }
+}
+
 /// In pieces, so that `serve` gets its turn; each is an erasure of its own.
 #[tokio::test]
 async fn a_long_chat_is_masked_in_pieces() {
