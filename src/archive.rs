@@ -2,13 +2,19 @@
 //! keep them where nobody who can change the archive can change them too, and what an auditor finds when all of it is held
 //! together.
 //!
-//! It knows notes, keys and files. It does not know SQL, nor when a checkpoint is due.
+//! It knows notes, keys, files, and servers that keep notes. It does not know SQL, nor when a checkpoint is due.
 
 pub mod anchor;
+mod anchored;
+mod der;
 pub mod key;
 pub mod note;
+pub mod retention;
+pub mod private;
+pub mod time_stamp;
 pub mod verify;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,6 +37,8 @@ pub struct Config {
     pub record_reads: RecordReads,
     /// Whether nobody reads content without saying what for.
     pub require_case: bool,
+    /// More anchors, by name.
+    pub anchors: BTreeMap<String, anchor::Config>,
 }
 
 /// `record_reads`
@@ -56,6 +64,9 @@ impl RecordReads {
     }
 }
 
+/// What `anchor_file` is called among the anchors.
+pub const ANCHOR_FILE: &str = "anchor_file";
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -64,6 +75,7 @@ impl Default for Config {
             anchor_file: PathBuf::new(),
             record_reads: RecordReads::WhenPossible,
             require_case: false,
+            anchors: BTreeMap::new(),
         }
     }
 }
@@ -72,5 +84,13 @@ impl Config {
     /// Where the key of an archive lies.
     pub fn key_path(&self, database: &Path) -> PathBuf {
         if self.key_file.as_os_str().is_empty() { store::beside(database, ".key") } else { self.key_file.clone() }
+    }
+
+    /// All anchors by name, `anchor_file` first.
+    pub fn all_anchors(&self) -> impl Iterator<Item = (String, anchor::Config)> {
+        let file = anchor::config::File { path: self.anchor_file.clone(), interval: Duration::ZERO };
+        let is_named = !self.anchor_file.as_os_str().is_empty();
+        let file = is_named.then(|| (ANCHOR_FILE.to_owned(), anchor::Config::File(file)));
+        file.into_iter().chain(self.anchors.iter().map(|(name, config)| (name.clone(), config.clone())))
     }
 }

@@ -49,6 +49,8 @@ pub struct Config {
     pub masking: mask::Config,
     /// `[evidence]`
     pub evidence: archive::Config,
+    /// `[retention]`
+    pub retention: archive::retention::Config,
     /// `[admin]`
     pub admin: admin::Config,
     /// `[log]`
@@ -233,6 +235,18 @@ pub fn masking(
     sense::check_masking(&config.masking, &mut layers);
     Problems::or(layers.into_problems())?;
     Ok((config.recording.database, config.recording.masks))
+}
+
+/// How long chats are kept. Like [`database`] it needs nothing else of the configuration.
+///
+/// # Errors
+/// As [`database`].
+pub fn retention(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<archive::retention::Config, Problems> {
+    Ok(of_archive(file, environment, flags)?.retention)
 }
 
 /// The configuration, of which only what names the archive was looked at.

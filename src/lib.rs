@@ -12,8 +12,8 @@
 //! | [`units`] | `"800ms"`, `"8MiB"` | what they are for |
 //! | [`telemetry`] | logs, and the closed list of counters with the account of every event seen | who counts |
 //! | [`gms`] | bytes in, observation out: routes, answers, errors, CometD, files, scrubbing, masking | I/O, clocks, storing |
-//! | [`store`] | the only SQL: open, migrate, append a batch, read back; the spool's file | queues, HTTP, what to do about an error |
-//! | [`archive`] | signed checkpoints, their key and anchors; what an auditor finds | SQL, when a checkpoint is due |
+//! | [`store`] | the only SQL: open, migrate, append a batch, read back, seal and audit; what people do to an archive (`custody`); the spool's file | queues, HTTP, what to do about an error |
+//! | [`archive`] | signed checkpoints, their key; anchors in files, buckets, at collectors and time stamp authorities; how long chats are kept; what an auditor finds | SQL, when a checkpoint is due |
 //! | [`recorder`] | from observation to durable row: queue, one writer, group commit, tickets, outages | HTTP, SQL |
 //! | [`proxy`] | HTTP and TLS toward clients and nodes; [`proxy`]'s `forward.rs` is **the hot path** | JSON, SQL |
 //! | [`admin`] | probes and metrics on a listener of their own; the socket that drains nodes | chats |
@@ -43,8 +43,9 @@
 //!
 //! Threads: one current-thread runtime for each core, each with its own listener and its own connections to the nodes; one
 //! for the writer, with the one connection that writes; the main one for signals, the admin listener, the watch over the
-//! nodes (`proxy::health`) and the operators' socket (`admin::control`); one that writes the access log, and one that brings
-//! checkpoints to the anchor, where there are such. They share counters, how the nodes fare (`proxy::nodes`), the queue, and
+//! nodes (`proxy::health`) and the operators' socket (`admin::control`); one that writes the access log, and for each anchor
+//! one that brings checkpoints there, where there are such; and one that cleans up after what was removed, and purges
+//! (`recorder::keeper`), with a connection of its own. They share counters, how the nodes fare (`proxy::nodes`), the queue, and
 //! three small locks that are never held across an await: the account, what is known of live chats, and the memory of what
 //! is committed.
 //!
@@ -57,7 +58,7 @@
 //! # What is never true
 //!
 //! - An event in a client's hands that is in no file, archive or spool, unless `delivered_early` or `dropped` counted it.
-//! - An event that was overwritten, but by `mask`, which says so. A secret, or a card number that can be told, in a queue, a log line, a metric or a row.
+//! - A row that was overwritten or removed, but by an act that says which, by whom and why. A secret, or a card number that can be told, in a queue, a log line, a metric or a row.
 //! - A request sent twice, unless it was safe, had no body, and its reused connection died before any byte of an answer.
 //! - A loop, a queue, a buffer or a wait without a bound.
 

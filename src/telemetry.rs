@@ -121,7 +121,10 @@ pub fn start_logging(config: &Config) -> Result<Logging, Error> {
             (lines.try_init(), Box::new(move |new| filter.reload(new).is_ok()))
         }
     };
-    started.map(|()| Logging { replace }).map_err(|_| Error::Started)
+    started.map_err(|_| Error::Started)?;
+    // What an HTTP client says at `trace` are the bytes of its connections, and tokens are among them.
+    log::set_max_level(log::max_level().min(log::LevelFilter::Debug));
+    Ok(Logging { replace })
 }
 
 fn colour_wanted() -> bool {

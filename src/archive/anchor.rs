@@ -1,14 +1,31 @@
-//! Anchors: places outside the archive that get every checkpoint. A thread of its own brings them there, so that none holds
-//! anything up; what an anchor does not take is tried again.
+//! Anchors: places outside the archive that get every checkpoint, or one now and then. Each has a thread of its own, so that
+//! none holds anything or another one up; what an anchor does not take is tried again.
+
+mod collector;
+pub mod config;
+mod file;
+mod s3;
+mod stamps;
+mod web;
 
 use std::collections::VecDeque;
-use std::fs::OpenOptions;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::note::Checkpoint;
+use super::private;
+use crate::store::seal::merkle::Hash;
+
+pub use config::Config;
+
+use web::Web;
 
 /// Checkpoints that wait for an anchor: a day of one a minute. A later one vouches for all before it, so that the oldest go.
 const WAITING_MAX: usize = 1_440;
@@ -16,81 +33,123 @@ const WAITING_MAX: usize = 1_440;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
+/// A checkpoint on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// What it says.
+    pub checkpoint: Checkpoint,
+    /// The note.
+    pub note: String,
+}
+
+impl Signed {
+    /// What files and objects of it are named, without an ending: leaves, and when. In the order of the leaves.
+    pub fn stem(&self) -> String {
+        let at = Timestamp::from_millisecond(self.checkpoint.at).unwrap_or_default();
+        format!("{:020}-{}", self.checkpoint.size, at.strftime("%Y%m%dT%H%M%S.%3fZ"))
+    }
+}
+
 /// How an anchor fares, for whoever counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     /// It has taken so many.
     Took(usize),
-    /// It took none: why.
+    /// It took none, and is asked again: why.
     Refused(String),
+    /// It will never take one, which is given up: why.
+    GaveUp(String),
+}
+
+/// Why an anchor does not take a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Refusal {
+    /// For now.
+    Now(String),
+    /// Something else has its place.
+    Forever(String),
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self::Now(why)
+    }
 }
 
 /// An anchor's thread.
 #[derive(Debug)]
 pub struct Anchor {
+    name: String,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    interval: Duration,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<String>,
-    dropped: u64,
+    waiting: VecDeque<Arc<Signed>>,
     is_closing: bool,
     is_ended: bool,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Anchor {
-    /// An append-only file. `news` is told what becomes of each attempt.
+    /// Starts one. `news` is told what becomes of each attempt.
     ///
     /// # Errors
     /// Where the thread cannot be started.
-    pub fn file(path: PathBuf, news: impl Fn(News) + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+    pub fn start(name: String, config: Config, news: impl Fn(News) + Send + 'static) -> io::Result<Self> {
+        let interval = config.interval();
+        let shared = Arc::new(Shared { interval, state: Mutex::default(), changed: Condvar::default() });
         let theirs = shared.clone();
         let run = move || {
-            run(&theirs, &path, &news);
+            theirs.run(&mut Place { config, web: None, lock: None }, &news);
             theirs.lock().is_ended = true;
             theirs.changed.notify_all();
         };
         let thread = std::thread::Builder::new().name("anchor".into()).spawn(run)?;
-        Ok(Self { shared, thread })
+        Ok(Self { name, shared, thread })
+    }
+
+    /// As the configuration names it.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Hands it a checkpoint. Never waits.
-    pub fn offer(&self, note: String) {
+    pub fn offer(&self, signed: Arc<Signed>) {
         let mut state = self.shared.lock();
-        if state.waiting.len() == WAITING_MAX {
+        // Where not each goes there, the last one stands for those before it.
+        let is_full = state.waiting.len() == WAITING_MAX || !self.shared.interval.is_zero();
+        if is_full {
             state.waiting.pop_front();
-            state.dropped += 1;
         }
-        state.waiting.push_back(note);
+        state.waiting.push_back(signed);
         self.shared.changed.notify_all();
     }
 
-    /// Lets it bring away what waits, for at most so long. How many are left, that no anchor has.
-    pub fn close(self, patience: Duration) -> u64 {
+    /// Lets all of them bring away what waits, for at most so long. Which ones have how many left, that no anchor has.
+    pub fn close(anchors: Vec<Self>, patience: Duration) -> Vec<(String, usize)> {
         let until = Instant::now() + patience;
-        let mut state = self.shared.lock();
-        state.is_closing = true;
-        self.shared.changed.notify_all();
-        while !state.is_ended && Instant::now() < until {
-            let left = until.saturating_duration_since(Instant::now());
-            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        for Self { shared, .. } in &anchors {
+            shared.lock().is_closing = true;
+            shared.changed.notify_all();
         }
-        let (left, is_ended) = (state.waiting.len() as u64, state.is_ended);
+        let left = anchors.into_iter().map(|anchor| (anchor.name.clone(), anchor.end(until)));
+        left.filter(|(_, left)| *left > 0).collect()
+    }
+
+    fn end(self, until: Instant) -> usize {
+        let mut state = self.shared.lock();
+        while !state.is_ended && Instant::now() < until {
+            state = self.shared.wait(state, Some(until));
+        }
+        let (left, is_ended) = (state.waiting.len(), state.is_ended);
         drop(state);
         if is_ended {
             let _ = self.thread.join(); // a thread that hangs in a file system of the network is left to itself
@@ -99,126 +158,156 @@ impl Anchor {
     }
 }
 
-/// Until it is closed and has brought away what it can.
-fn run(shared: &Shared, path: &Path, news: &dyn Fn(News)) {
-    let mut pause = None;
-    loop {
-        let notes = {
-            let mut state = shared.lock();
-            while state.waiting.is_empty() && !state.is_closing {
-                state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            if state.waiting.is_empty() {
-                return;
-            }
-            Vec::from(std::mem::take(&mut state.waiting))
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'s>(&self, state: MutexGuard<'s, State>, until: Option<Instant>) -> MutexGuard<'s, State> {
+        let Some(until) = until else {
+            return self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         };
-        match append(path, &notes) {
-            Ok(()) => {
-                pause = None;
-                news(News::Took(notes.len()));
-            }
-            Err(error) => {
-                news(News::Refused(format!("{}: {error}", path.display())));
-                if put_back(shared, notes) {
-                    return;
-                }
-                let length = pause.map_or(RETRY_FIRST, |pause: Duration| (pause * 2).min(RETRY_MAX));
-                pause = Some(length);
-                rest(shared, length);
-            }
-        }
-    }
-}
-
-/// True where it is closing: then that was the last attempt.
-fn put_back(shared: &Shared, notes: Vec<String>) -> bool {
-    let mut state = shared.lock();
-    for note in notes.into_iter().rev() {
-        if state.waiting.len() < WAITING_MAX {
-            state.waiting.push_front(note);
-        } else {
-            state.dropped += 1;
-        }
-    }
-    state.is_closing
-}
-
-fn rest(shared: &Shared, length: Duration) {
-    let until = Instant::now() + length;
-    let mut state = shared.lock();
-    while !state.is_closing && Instant::now() < until {
         let left = until.saturating_duration_since(Instant::now());
-        state = shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Until it is closed and has brought away what it can.
+    fn run(&self, place: &mut Place, news: &dyn Fn(News)) {
+        let (mut pause, mut due) = (None, Instant::now());
+        while let Some(signed) = self.next(due) {
+            // What servers send is read by others' code; whatever that does, the thread goes on.
+            let brought = catch_unwind(AssertUnwindSafe(|| place.bring(&signed)));
+            let (taken, refusal) = brought.unwrap_or_else(|_| (0, Err("the attempt panicked".to_owned().into())));
+            let is_given_up = matches!(refusal, Err(Refusal::Forever(_)));
+            let is_closing = self.took(&signed[..taken + usize::from(is_given_up)]);
+            if taken > 0 {
+                news(News::Took(taken));
+            }
+            due = match refusal {
+                Ok(()) => Instant::now() + self.interval,
+                Err(Refusal::Forever(why)) => {
+                    news(News::GaveUp(why));
+                    Instant::now()
+                }
+                Err(Refusal::Now(why)) => {
+                    news(News::Refused(why));
+                    if is_closing {
+                        return; // that was the last attempt
+                    }
+                    let length = pause.map_or(RETRY_FIRST, |pause: Duration| (pause * 2).min(RETRY_MAX));
+                    pause = Some(length);
+                    Instant::now() + length
+                }
+            };
+            if taken > 0 {
+                pause = None;
+            }
+        }
+    }
+
+    /// What waits, once it is due or at the end. None: it is closed, and nothing waits.
+    fn next(&self, due: Instant) -> Option<Vec<Arc<Signed>>> {
+        let mut state = self.lock();
+        while !state.is_closing && (state.waiting.is_empty() || Instant::now() < due) {
+            let until = (!state.waiting.is_empty()).then_some(due);
+            state = self.wait(state, until);
+        }
+        (!state.waiting.is_empty()).then(|| state.waiting.iter().cloned().collect())
+    }
+
+    /// They are done with; others have come meanwhile, and some may have gone for them. True where it is closing.
+    fn took(&self, done: &[Arc<Signed>]) -> bool {
+        let mut state = self.lock();
+        state.waiting.retain(|waiting| !done.iter().any(|done| Arc::ptr_eq(waiting, done)));
+        state.is_closing
     }
 }
 
-/// A line between notes; one more, where something torn lies before. Synced.
-fn append(path: &Path, notes: &[String]) -> io::Result<()> {
-    let mut file = OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(path)?;
-    let mut bytes = if ends_in_line(&mut file)? { String::new() } else { "\n".to_owned() };
-    for note in notes {
-        bytes.push_str(note);
-        bytes.push('\n');
-    }
-    file.write_all(bytes.as_bytes())?;
-    file.sync_data()
+/// Where an anchor is, and the way there.
+#[derive(Debug)]
+struct Place {
+    config: Config,
+    web: Option<Web>,
+    lock: Option<s3::Known>,
 }
 
-fn ends_in_line(file: &mut std::fs::File) -> io::Result<bool> {
-    if file.seek(SeekFrom::End(0))? == 0 {
-        return Ok(true);
+impl Place {
+    /// Brings all to a file, since that is one sync, and else the first one. How many it took, and why no more.
+    fn bring(&mut self, signed: &[Arc<Signed>]) -> (usize, Result<(), Refusal>) {
+        let (wanted, brought) = match (&self.config, signed) {
+            (_, []) => (0, Ok(())),
+            (Config::File(file), _) => (signed.len(), append(&file.path, signed)),
+            (_, [first, ..]) => (1, self.bring_one(first)),
+        };
+        if brought.is_err() {
+            self.web = None; // the next attempt reads CAs anew, and has other connections
+        }
+        (if brought.is_ok() { wanted } else { 0 }, brought)
     }
-    file.seek(SeekFrom::End(-1))?;
-    let mut last = [0];
-    file.read_exact(&mut last)?;
-    Ok(last == *b"\n")
+
+    fn bring_one(&mut self, signed: &Signed) -> Result<(), Refusal> {
+        let (url, ca) = match &self.config {
+            Config::File(_) => return Ok(()),
+            Config::Http(http) => (&http.url, &http.ca),
+            Config::S3(s3) => (&s3.url, &s3.ca),
+            Config::TimeStamp(stamp) => (&stamp.url, &stamp.ca),
+        };
+        let web = match &self.web {
+            Some(web) => web,
+            None => self.web.insert(Web::new(ca)?),
+        };
+        let brought = match &self.config {
+            Config::File(_) => Ok(()),
+            Config::Http(http) => collector::post(http, web, signed).map_err(Refusal::from),
+            Config::S3(s3) => s3::put(s3, web, signed, &mut self.lock),
+            Config::TimeStamp(stamp) => stamps::stamp(stamp, web, signed).map_err(Refusal::from),
+        };
+        brought.map_err(|refusal| match refusal {
+            Refusal::Now(why) => Refusal::Now(format!("{url}: {why}")),
+            Refusal::Forever(why) => Refusal::Forever(format!("{url}: {why}")),
+        })
+    }
+}
+
+fn append(path: &Path, signed: &[Arc<Signed>]) -> Result<(), Refusal> {
+    file::append(path, signed).map_err(|error| Refusal::Now(format!("{}: {error}", path.display())))
+}
+
+/// Whether an anchor would take checkpoints now, as far as that shows without leaving one there: how it is, in words.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn look(config: &Config) -> Result<String, String> {
+    match config {
+        Config::File(file) => file::look(&file.path),
+        Config::Http(http) => collector::look(http),
+        Config::S3(s3) => s3::look(s3),
+        Config::TimeStamp(stamp) => stamps::look(stamp),
+    }
+}
+
+fn random() -> Result<Hash, getrandom::Error> {
+    let mut bytes = Hash::default();
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn read_up_to(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes));
+    match read {
+        Err(error) => Err(format!("cannot be read: {error}")),
+        Ok(length) if length as u64 > bytes_max => Err(format!("is larger than {bytes_max} bytes")),
+        Ok(_) => Ok(bytes),
+    }
+}
+
+/// A secret of one line.
+fn private_text(path: &Path) -> Result<String, String> {
+    let text = String::from_utf8(private::read(path)?).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let is_token = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_token { Ok(text) } else { Err(format!("{} is no token: one line of visible ASCII", path.display())) }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::channel;
-
-    use super::*;
-
-    #[test]
-    fn notes_are_appended_in_order_and_what_was_torn_stays_by_itself() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("anchor");
-        std::fs::write(&path, "torn").expect("the folder is ours");
-        let (said, news) = channel();
-        let anchor = Anchor::file(path.clone(), move |one| said.send(one).expect("heard")).expect("a thread");
-        anchor.offer("a\n".into());
-        assert_eq!(news.recv(), Ok(News::Took(1)));
-        anchor.offer("b\n".into());
-        assert_eq!(anchor.close(Duration::from_secs(30)), 0);
-        assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "torn\na\n\nb\n\n");
-    }
-
-    #[test]
-    fn an_anchor_that_is_down_holds_nothing_up_and_gets_all_of_it_later() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("missing/anchor");
-        let (said, news) = channel();
-        let anchor = Anchor::file(path.clone(), move |one| said.send(one).expect("heard")).expect("a thread");
-        anchor.offer("a\n".into());
-        assert!(matches!(news.recv(), Ok(News::Refused(why)) if why.contains("missing/anchor")));
-        for n in 0..2 * WAITING_MAX {
-            anchor.offer(format!("{n}\n"));
-        }
-        std::fs::create_dir(folder.path().join("missing")).expect("the folder is ours");
-        while !matches!(news.recv(), Ok(News::Took(_))) {}
-        assert_eq!(anchor.close(Duration::from_secs(30)), 0);
-        let text = std::fs::read_to_string(&path).expect("it is there");
-        let last = format!("{}\n\n", 2 * WAITING_MAX - 1);
-        assert!(text.ends_with(&last) && text.lines().count() <= 2 * WAITING_MAX, "the oldest went");
-    }
-
-    #[test]
-    fn at_the_stop_one_more_attempt_is_made_and_what_is_left_is_said() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let anchor = Anchor::file(folder.path().join("missing/anchor"), |_| {}).expect("a thread");
-        anchor.offer("a\n".into());
-        assert_eq!(anchor.close(Duration::from_secs(30)), 1);
-    }
-}
+mod tests;

@@ -4,14 +4,17 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::anchored::Anchor;
 use super::note::{self, Checkpoint, Flaw, PublicKey, Succession};
+use super::time_stamp;
 use crate::store;
 use crate::store::audit::{Faults, Found, Snapshot, StoredCheckpoint};
+use crate::store::seal::merkle::Hash;
 
 /// What is held against the archive.
 #[derive(Debug, Clone, Default)]
 pub struct Question {
-    /// Files of anchors.
+    /// Files of anchors, and folders with a file a checkpoint.
     pub anchors: Vec<PathBuf>,
     /// The public keys that count; none: those that the archive itself has.
     pub keys: Vec<PublicKey>,
@@ -32,6 +35,23 @@ pub struct Answer {
     pub anchored: u64,
     /// The last of them.
     pub last_anchored: Option<Checkpoint>,
+    /// Time stamps of anchors that are of the checkpoint that they lie beside.
+    pub stamps: u64,
+    /// The last of them.
+    pub last_stamp: Option<Stamped>,
+    /// What is no fault, and seldom innocent.
+    pub warnings: Vec<String>,
+}
+
+/// A time stamp, as far as it can be read without the authority's certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamped {
+    /// Its file; the note's lies beside it.
+    pub file: PathBuf,
+    /// When, as the authority says; milliseconds since the epoch.
+    pub at: i64,
+    /// Of what: leaves, and the recorder's own word for when.
+    pub checkpoint: Checkpoint,
 }
 
 /// Why there is none.
@@ -40,7 +60,7 @@ pub enum Error {
     /// The archive.
     #[error("{0}")]
     Store(#[from] store::Error),
-    /// An anchor's file.
+    /// An anchor's file or folder.
     #[error("the anchor {}: {error}", path.display())]
     Anchor {
         /// Which.
@@ -56,7 +76,8 @@ pub enum Error {
 /// What cannot be read. What can be read and is wrong is in the answer.
 pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u64)) -> Result<Answer, Error> {
     // Before the snapshot: an anchor may not know more than the archive that is looked at.
-    let anchors = question.anchors.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+    let read = |path: &PathBuf| Anchor::read(path).map_err(|(path, error)| Error::Anchor { path, error });
+    let anchors = question.anchors.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let snapshot = Snapshot::open(path)?;
     let (size, stored) = (snapshot.size()?, snapshot.checkpoints()?);
     let mut faults = Faults::default();
@@ -74,7 +95,10 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
     for claims in &anchored {
         answer.hold_keys(claims, &own_keys);
         answer.hold(claims, true);
+        answer.hold_against_stored(claims, &stored);
     }
+    answer.warn(!own_keys.is_empty());
+    anchored.iter().flatten().for_each(|claim| answer.hold_stamp(claim));
     Ok(answer)
 }
 
@@ -83,6 +107,14 @@ struct Claim {
     source: String,
     checkpoint: Checkpoint,
     key: PublicKey,
+    stamp: Option<Beside>,
+}
+
+/// A time stamp that lies beside a note: its file, its bytes, and the hash of the note's file.
+struct Beside {
+    file: PathBuf,
+    bytes: Vec<u8>,
+    imprint: Hash,
 }
 
 /// A key of the archive's own.
@@ -95,7 +127,7 @@ struct OwnKey {
 impl Answer {
     /// A key that was replaced signs nothing that came after.
     fn hold_keys(&mut self, claims: &[Claim], keys: &[OwnKey]) {
-        for Claim { source, checkpoint, key } in claims {
+        for Claim { source, checkpoint, key, stamp: _ } in claims {
             let place = keys.iter().position(|own| own.key == *key);
             let until = place.and_then(|place| self.found.keys.get(place + 1));
             if until.is_some_and(|leaf| checkpoint.size > *leaf) {
@@ -135,6 +167,60 @@ impl Answer {
             if last.as_ref().is_none_or(|last| last.size <= checkpoint.size) {
                 *last = Some(checkpoint.clone());
             }
+        }
+    }
+
+    /// An anchor is given a checkpoint once its row is on disk. While nothing is recorded a later one takes its place.
+    fn hold_against_stored(&mut self, claims: &[Claim], stored: &[StoredCheckpoint]) {
+        for Claim { source, checkpoint, .. } in claims {
+            let is_it = |stored: &&StoredCheckpoint| {
+                (stored.number, stored.size.cast_unsigned()) == (checkpoint.number, checkpoint.size)
+            };
+            // Of one that is not covered `hold` has told.
+            if checkpoint.size <= self.found.leaves && !stored.iter().any(|stored| is_it(&stored)) {
+                let what = format!(
+                    "the archive has no checkpoint {} of {} leaves: checkpoints were taken away",
+                    checkpoint.number, checkpoint.size
+                );
+                self.faults.add(source, what);
+            }
+        }
+    }
+
+    /// What `serve` never leaves behind while it has its key.
+    fn warn(&mut self, has_keys: bool) {
+        if has_keys && self.checkpoints == 0 {
+            let what = "the archive has a key and no checkpoint that holds: it was killed in its first moments, or checkpoints were \
+                        taken away";
+            self.warnings.push(what.into());
+        }
+        let signed = self.last.as_ref().map_or(0, |last| last.size);
+        if let Some((run_id, leaf)) = self.found.last_stop
+            && self.checkpoints > 0
+            && leaf >= signed
+        {
+            let what = format!(
+                "run {run_id} ended in order, which is always signed, and no checkpoint covers it: its key was missing then, or \
+                 checkpoints were taken away"
+            );
+            self.warnings.push(what);
+        }
+    }
+
+    /// Whose it is, and when. One that was cut short by a crash is none.
+    fn hold_stamp(&mut self, claim: &Claim) {
+        let Some(Beside { file, bytes, imprint }) = &claim.stamp else { return };
+        match time_stamp::read(bytes) {
+            Ok(stamp) if stamp.imprint == *imprint => {
+                self.stamps += 1;
+                let stamped = Stamped { file: file.clone(), at: stamp.at, checkpoint: claim.checkpoint.clone() };
+                if self.last_stamp.as_ref().is_none_or(|last| last.at <= stamped.at) {
+                    self.last_stamp = Some(stamped);
+                }
+            }
+            Ok(_) => self.faults.add(file.display(), "it is the time stamp of something else than the note beside it"),
+            Err(_) if time_stamp::is_torn(bytes) => {}
+            Err(flaw) => self.faults.add(file.display(), flaw.to_string()),
         }
     }
 
@@ -210,42 +296,38 @@ fn checkpoints(
             }
             Ok((checkpoint, key)) => {
                 last_size = Some(checkpoint.size);
-                claims.push(Claim { source, checkpoint, key: key.clone() });
+                claims.push(Claim { source, checkpoint, key: key.clone(), stamp: None });
             }
         }
     }
     claims
 }
 
-struct Anchor {
-    path: PathBuf,
-    text: String,
-}
-
-fn read(path: &Path) -> Result<Anchor, Error> {
-    let bytes = std::fs::read(path).map_err(|error| Error::Anchor { path: path.to_owned(), error })?;
-    Ok(Anchor { path: path.to_owned(), text: String::from_utf8_lossy(&bytes).into_owned() })
-}
-
 /// What an anchor has of this archive. Of others it may have some, too; one without any is of another archive, or this
 /// archive is another one.
 fn claims(anchor: &Anchor, snapshot: &Snapshot, keys: &[PublicKey], faults: &mut Faults) -> Vec<Claim> {
-    let name = anchor.path.display();
-    let notes = note::split(&anchor.text);
-    let (mut claims, mut last_flaw, count) = (Vec::new(), None, notes.len());
-    for (number, note) in (1..).zip(notes) {
-        let source = format!("anchor {name}, note {number}");
-        match note::open(note, keys) {
-            Ok((checkpoint, key)) if checkpoint.archive_id == snapshot.archive_id() => {
-                claims.push(Claim { source, checkpoint, key: key.clone() });
-            }
-            Ok(_) => {}
-            // The next one stands for it.
-            Err(Flaw::Form) if note::is_torn(note) => last_flaw = Some(Flaw::Form),
-            Err(Flaw::Unsigned) if !note.contains(snapshot.archive_id()) => {}
-            Err(flaw) => {
-                faults.add(source, flaw.to_string());
-                last_flaw = Some(flaw);
+    let (mut claims, mut last_flaw, mut count) = (Vec::new(), None, 0);
+    for file in &anchor.files {
+        for (number, note) in (1..).zip(note::split(&file.text)) {
+            count += 1;
+            let source = format!("anchor {}, note {number}", file.path.display());
+            match note::open(note, keys) {
+                Ok((checkpoint, key)) if checkpoint.archive_id == snapshot.archive_id() => {
+                    let stamp = file.stamp.as_ref().map(|(stamp, bytes)| Beside {
+                        file: stamp.clone(),
+                        bytes: bytes.clone(),
+                        imprint: time_stamp::imprint(file.text.as_bytes()),
+                    });
+                    claims.push(Claim { source, checkpoint, key: key.clone(), stamp });
+                }
+                Ok(_) => {}
+                // The next one stands for it.
+                Err(Flaw::Form) if note::is_torn(note) => last_flaw = Some(Flaw::Form),
+                Err(Flaw::Unsigned) if !note.contains(snapshot.archive_id()) => {}
+                Err(flaw) => {
+                    faults.add(source, flaw.to_string());
+                    last_flaw = Some(flaw);
+                }
             }
         }
     }
@@ -254,7 +336,7 @@ fn claims(anchor: &Anchor, snapshot: &Snapshot, keys: &[PublicKey], faults: &mut
             "none of its {count} notes is of this archive ({}): one of the two files was swapped",
             snapshot.archive_id()
         );
-        faults.add(format!("anchor {name}"), what);
+        faults.add(format!("anchor {}", anchor.path.display()), what);
     }
     claims
 }

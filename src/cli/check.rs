@@ -1,10 +1,12 @@
 //! `check`: whether `serve` would do, and with what. Changes nothing and makes no file.
 
+mod anchors;
 mod listeners;
 mod nodes;
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::Path;
 
 use clap::ValueEnum;
 use jiff::Timestamp;
@@ -22,6 +24,7 @@ use crate::store::inspect::{self, Migrations};
 use crate::store::place::Place;
 use crate::{proxy, units};
 
+use anchors::Anchor;
 use listeners::Listener;
 use nodes::Node;
 
@@ -36,8 +39,9 @@ Example:
 Exit codes:
   0  the configuration is right, its addresses are free (or this archive's own running `serve` has
      them), every node was reached and is well, certificates and database can be used
-  1  a node cannot be reached or is not well (`serve` starts all the same); an address to listen on
-     cannot be had; or a certificate, another file named for the nodes or the database cannot be used
+  1  a node or an anchor cannot be reached or is not well (`serve` starts all the same); an address to
+     listen on cannot be had; or a certificate, another file named for the nodes or the database cannot
+     be used
   2  the configuration is not right; everything that is wrong is listed";
 
 /// Less free space than this is warned of: some days of chats, and room for the journal.
@@ -115,6 +119,7 @@ struct Report {
     nodes: Vec<Node>,
     /// Files with secrets that cannot be used.
     files: Vec<String>,
+    anchors: Vec<Anchor>,
     database: Database,
 }
 
@@ -170,6 +175,7 @@ impl Report {
             certificates: look_at_certificates(config, Timestamp::now()),
             nodes: nodes::look_at(config, check.ok().flatten()).await,
             files: files.into_iter().flatten().collect(),
+            anchors: anchors::look_at(config).await,
             database,
         }
     }
@@ -187,17 +193,26 @@ impl Report {
         let unusable = self.certificates.iter().filter(|file| file.problem.is_some()).count();
         let certificates = (unusable > 0)
             .then(|| format!("{unusable} of {} certificate files cannot be used", self.certificates.len()));
+        let down = self.anchors.iter().filter(|anchor| anchor.problem.is_some()).count();
+        let anchors = (down > 0).then(|| format!("{down} of {} anchors take no checkpoints", self.anchors.len()));
         let database = self.database.problem.as_ref().map(|_| "the database cannot be used".to_string());
-        let others = [nodes, unwell, files, certificates, database].into_iter().flatten();
+        let others = [nodes, unwell, files, certificates, anchors, database].into_iter().flatten();
         let parts: Vec<String> = untaken.chain(others).collect();
         (!parts.is_empty()).then(|| parts.join(", and "))
     }
 
+    fn warning_count(&self) -> usize {
+        let of_certificates: usize = self.certificates.iter().map(|file| file.warnings.len()).sum();
+        self.warnings.len() + of_certificates + self.database.warnings.len()
+    }
+
     /// What matters first.
     fn write_text(&self, all: bool, out: &mut impl Write) -> io::Result<()> {
-        match self.verdict() {
-            None => writeln!(out, "all is well: `serve` can run with this")?,
-            Some(verdict) => writeln!(out, "NOT WELL: {verdict}")?,
+        match (self.verdict(), self.warning_count()) {
+            (Some(verdict), _) => writeln!(out, "NOT WELL: {verdict}")?,
+            (None, 0) => writeln!(out, "all is well: `serve` can run with this")?,
+            (None, 1) => writeln!(out, "`serve` can run with this; there is 1 warning")?,
+            (None, count) => writeln!(out, "`serve` can run with this; there are {count} warnings")?,
         }
         self.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))?;
         writeln!(out, "\n# listening")?;
@@ -212,6 +227,10 @@ impl Report {
             writeln!(out, "\n# certificates")?;
         }
         self.certificates.iter().try_for_each(|certificates| certificates.write_text(out))?;
+        if !self.anchors.is_empty() {
+            writeln!(out, "\n# anchors")?;
+        }
+        self.anchors.iter().try_for_each(|anchor| anchor.write_text(out))?;
         writeln!(out, "\n# database")?;
         self.database.write_text(out)?;
         self.write_routes(all, out)?;
@@ -311,7 +330,9 @@ async fn look_at_database(whole: &Config) -> Database {
     let problem = database_problem(&place, config.create, &migrations);
     let mut warnings = place_warnings(&place);
     warnings.extend(served.as_ref().err().map(|error| format!("whether it is served cannot be told: {error}")));
-    warnings.extend(key_warning(whole, &place));
+    let key = whole.evidence.key_path(&place.path);
+    warnings.extend(key_warning(&key, &place));
+    warnings.extend(anchors::key_mode_warning(&key));
     let migrations = migrations.ok();
     Database {
         path: place.path.display().to_string(),
@@ -328,10 +349,10 @@ async fn look_at_database(whole: &Config) -> Database {
 }
 
 /// Without its key an archive is recorded into, and not signed.
-fn key_warning(config: &Config, place: &Place) -> Option<String> {
+fn key_warning(key: &Path, place: &Place) -> Option<String> {
     let known = Snapshot::open(&place.path).and_then(|snapshot| snapshot.keys()).ok()?;
     let known: Vec<String> = known.into_iter().map(|(vkey, _)| vkey).collect();
-    let checked = key::check(&config.evidence.key_path(&place.path), &known);
+    let checked = key::check(key, &known);
     checked.err().map(|error| format!("no checkpoints would be signed: {error}"))
 }
 

@@ -1,4 +1,5 @@
-//! `demo`: simulated nodes, the real proxy before them, and a customer who chats through it. Then what was stored.
+//! `demo`: simulated nodes, the real proxy before them, and a customer who chats through it. Then what was stored, and that it
+//! is whole.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,12 +16,13 @@ use serde_json::Value;
 
 use super::reading::Reading;
 use super::serve::Running;
-use super::{errors, transcript};
+use super::{errors, sql, transcript, verify};
 use crate::config::{Config, Flags};
 use crate::simulator::{self, AgentScript, Chance, Faults, Simulator};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const SERVICE: &str = "customer-support";
+const MASKED: &str = "SELECT event_index, field, rule, at_character, characters FROM maskings";
 
 /// Flags of `demo`.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -62,6 +64,10 @@ pub async fn run(_: Args, database: Option<PathBuf>) -> anyhow::Result<()> {
     transcript::run(transcript::Args::of(&chat_id), &reading).await?;
     println!("\n── the error, as audited ──\n");
     errors::run(errors::Args::of_chat(&chat_id), &reading).await?;
+    println!("\n── what was masked before it was written ──\n");
+    sql::run(sql::Args::of(MASKED), &reading).await?;
+    println!("\n── is it as it was recorded? (verify) ──\n");
+    verify::run(verify::Args::default(), &database).await?;
     let database = database.display();
     let program = std::env::args().next().unwrap_or_else(|| "gms-recorder".into());
     println!("\n── look for yourself ──\n");
@@ -69,6 +75,7 @@ pub async fn run(_: Args, database: Option<PathBuf>) -> anyhow::Result<()> {
     println!("  {program} chats --database {database}");
     println!("  {program} transcript {chat_id} --errors --database {database}");
     println!("  {program} sql 'SELECT * FROM completeness' --database {database}");
+    println!("  {program} verify --database {database}");
     Ok(())
 }
 
@@ -104,7 +111,8 @@ async fn converse(proxy: SocketAddr, simulator: &Simulator) -> anyhow::Result<St
     customer.ask(&path("send"), &form("message=Are+you+still+there%3F&transcriptPosition=1")).await?;
     simulator.replace_faults(Faults::default());
     customer.ask(&path("send"), &form("message=Are+you+still+there%3F&transcriptPosition=1")).await?;
-    customer.ask(&path("send"), &form("message=Thank+you%21+%F0%9F%91%8B&transcriptPosition=1")).await?;
+    let thanks = "message=Thank+you%21+%F0%9F%91%8B+My+card+is+4111+1111+1111+1111%2C+cvv+123&transcriptPosition=1";
+    customer.ask(&path("send"), &form(thanks)).await?;
     customer.ask(&path("disconnect"), &form("")).await?;
     customer.ask(&path("refresh"), &form("transcriptPosition=1")).await?;
     Ok(chat_id)

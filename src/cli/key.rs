@@ -1,19 +1,28 @@
 //! `key`: the keys that sign an archive's checkpoints.
 
+use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Subcommand;
 
 use super::output::{self, Cell, Format, Look, Output};
+use super::when::{self, Clock};
 use crate::archive::key;
 use crate::recorder::now_ms;
 use crate::store::audit::Snapshot;
 use crate::store::custody::Custody;
-use crate::store::read::Archive;
+use crate::store::read::{Archive, Select, Value};
 
 const EXAMPLE: &str = "\
 Example:
-  gms-recorder key list";
+  gms-recorder key list > gms-recorder.vkey
+
+The keys go to stdout, a line each, as `verify --key` and other tools of signed notes read them; since
+when each has signed, and which one signs now, to stderr. JSON and CSV have both.";
+
+/// There are a few keys: an archive that takes longer has another trouble.
+const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// See the public keys that an archive was signed with, the present one last; or go on with another one.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,7 +36,7 @@ pub struct Args {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Action {
-    /// Print the public keys: for auditors, and for `verify --key`
+    /// Print the public keys, and when each signed: for auditors, and for `verify --key`
     List(Look),
     /// Make another private key; the present one signs that it follows. A running `serve` takes it at once
     Rotate(Look),
@@ -41,10 +50,11 @@ pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result
     // Opened once beforehand, for its words about what is no archive.
     Archive::open(database).await?.close().await?;
     let (Action::List(look) | Action::Rotate(look)) = args.action;
+    let clock = Clock::now(look.utc);
     if matches!(args.action, Action::Rotate(_)) {
         rotate(database, key_file)?;
     }
-    output::to_stdout(look, async |output| print(database, output)).await
+    output::to_stdout(look, async |output| print(database, &clock, output).await).await
 }
 
 /// The key that is left stays beside the file of the new one: what it signed, it signed.
@@ -57,14 +67,53 @@ fn rotate(database: &Path, key_file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let names = ["key"];
+/// A public key, and when it signed.
+struct Period {
+    vkey: String,
+    since: i64,
+    /// None of the one that signs now.
+    until: Option<i64>,
+}
+
+async fn periods(database: &Path) -> anyhow::Result<Vec<Period>> {
+    drop(Snapshot::open(database)?); // for its words about an archive without seals
+    let mut archive = Archive::open(database).await?;
+    let select = Select::parse("SELECT CAST(vkey AS TEXT), CAST(at AS INTEGER) FROM keys ORDER BY id")?;
+    let mut periods: Vec<Period> = Vec::new();
+    let row = |values: Vec<Value>| {
+        if let [Value::Text(vkey), Value::Integer(since)] = &values[..] {
+            periods.iter_mut().last().into_iter().for_each(|former| former.until = Some(*since));
+            periods.push(Period { vkey: vkey.clone(), since: *since, until: None });
+        }
+        Ok(())
+    };
+    archive.select(&select, TIME_MAX, |_| Ok(()), row).await?;
+    archive.close().await?;
+    Ok(periods)
+}
+
+/// The keys alone on stdout, so that a file of them is one for `--key`; when they signed beside it.
+async fn print(database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+    let names = ["key", "since", "until"];
     output.header(&names)?;
-    for (vkey, _) in Snapshot::open(database)?.keys()? {
+    let mut remarks = Vec::new();
+    for Period { vkey, since, until } in periods(database).await? {
         match output.format {
             Format::Text => output.line(&output::shown(&vkey))?,
-            Format::Json | Format::Csv => output.record(&names, &[Cell::from(vkey)])?,
+            Format::Json | Format::Csv => {
+                let cells = [Cell::from(vkey.as_str()), when::iso(since).into(), until.and_then(when::iso).into()];
+                output.record(&names, &cells)?;
+            }
         }
+        let id = vkey.split('+').nth(1).unwrap_or_default();
+        remarks.push(match until {
+            Some(until) => format!("{id}  signed from {} to {}", clock.date_time(since), clock.date_time(until)),
+            None => format!("{id}  signs now, since {}", clock.date_time(since)),
+        });
+    }
+    output.flush()?;
+    if output.format == Format::Text {
+        remarks.iter().try_for_each(|remark| writeln!(io::stderr(), "{}", output::plain_line(remark)))?;
     }
     Ok(())
 }

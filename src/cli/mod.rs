@@ -6,6 +6,7 @@ pub mod actor;
 pub mod when;
 pub mod scope;
 pub mod reading;
+pub mod custody;
 pub mod serve;
 pub mod check;
 pub mod demo;
@@ -20,6 +21,9 @@ pub mod access;
 pub mod mask;
 pub mod verify;
 pub mod prove;
+pub mod hold;
+pub mod erase;
+pub mod purge;
 pub mod key;
 pub mod node;
 
@@ -31,6 +35,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+use crate::archive::retention;
 use crate::config::{self, CONFIG_VARIABLE, Config, Flags, Origins, Problems, VARIABLE_PREFIX};
 use crate::gms::mask::Masks;
 use crate::proxy::tls;
@@ -107,6 +112,14 @@ pub enum Command {
     Verify(verify::Args),
     /// Prove that a chat's rows are what was recorded, to somebody who has not the archive
     Prove(prove::Args),
+    /// Put chats on hold: what is held is neither erased nor purged
+    Hold(hold::Args),
+    /// Release a hold
+    Unhold(hold::Unhold),
+    /// Erase chats or a customer's, to the last byte, with a certificate
+    Erase(erase::Args),
+    /// Remove what the schedule of retention says is due
+    Purge(purge::Args),
     /// See the public keys of an archive's checkpoints; change to another one
     Key(key::Args),
     /// See how the nodes of a running `serve` fare; drain or restore one
@@ -153,6 +166,14 @@ impl Common {
     /// As [`Common::database`].
     pub fn key_file(&self) -> Result<PathBuf, Problems> {
         config::key_file(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    }
+
+    /// How long chats are kept.
+    ///
+    /// # Errors
+    /// As [`Common::database`].
+    pub fn retention(&self) -> Result<retention::Config, Problems> {
+        config::retention(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
     }
 
     /// The socket of a running `serve`.
@@ -208,6 +229,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Mask(args) => wait_for(mask::run(args, common.masking()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
         Command::Prove(args) => wait_for(prove::run(args, &common.reading()?)),
+        Command::Hold(args) => wait_for(hold::run(args, &common.database()?, &common.key_file()?)),
+        Command::Unhold(args) => wait_for(hold::release(args, &common.database()?, &common.key_file()?)),
+        Command::Erase(args) => wait_for(erase::run(args, &common.database()?, &common.key_file()?)),
+        Command::Purge(args) => {
+            let schedule = common.retention()?;
+            wait_for(purge::run(args, &common.database()?, &common.key_file()?, &schedule))
+        }
         Command::Key(args) => wait_for(key::run(args, &common.database()?, &common.key_file()?)),
         Command::Node(args) => wait_for(node::run(args, common.control()?)),
     }

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::output::{Format, Look, Output};
 use super::reading::{Case, Reading};
-use super::verify::Progress;
+use super::verify::{Progress, in_words};
 use crate::archive::note::{self, PublicKey};
 use crate::store::audit::Snapshot;
-use crate::store::audit::proof::{Field, Proof};
+use crate::store::audit::proof::{Field, Proof, Subject};
 use crate::store::read::Archive;
 
 const EXAMPLE: &str = "\
@@ -26,13 +26,18 @@ that of the signed note. tests/integration/prove.py does it in Python.";
 /// Write a proof, as JSON, that the rows of a chat are leaves of the archive's tree, up to its latest signed checkpoint.
 ///
 /// It proves that these rows were recorded so, and when they were signed; not that there are no others. It holds the chat's
-/// text: give it to nobody who may not read the chat.
+/// text: give it to nobody who may not read the chat. Of a chat that was erased or purged it proves that, by whom and why; of an
+/// act, all that it did.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLE)]
 #[group(skip)]
 pub struct Args {
     /// The chat.
-    chat_id: String,
+    #[arg(required_unless_present = "act")]
+    chat_id: Option<String>,
+    /// An erasure, a purge, a hold, by its number: its certificate.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "chat_id")]
+    act: Option<i64>,
     #[command(flatten)]
     case: Case,
 }
@@ -43,25 +48,21 @@ pub struct Args {
 /// What to tell the user.
 pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
     let (look, case) = (Look { format: Format::Json, ..Look::default() }, args.case.clone());
-    reading.to_stdout(&case, look, async |output| print(args, &reading.database, output).await).await
+    match reading.to_stdout(&case, look, async |output| print(args, &reading.database, output).await).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(in_words(error, &reading.database).await),
+    }
 }
 
 async fn print(args: Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let mut archive = Archive::open(database).await?;
-    let exists = archive.chat(&args.chat_id).await?.is_some();
-    archive.close().await?;
-    anyhow::ensure!(
-        exists,
-        "there is no chat {} in {}: `gms-recorder chats` lists them",
-        args.chat_id,
-        database.display()
-    );
+    // Opened once beforehand, for its words about what is no archive.
+    Archive::open(database).await?.close().await?;
+    let subject = match (args.chat_id, args.act) {
+        (Some(chat_id), _) => Subject::Chat(chat_id),
+        (None, act) => Subject::Act(act.unwrap_or_default()),
+    };
     let database = database.to_owned();
-    let (proof, newer) = tokio::task::spawn_blocking(move || prove(&args.chat_id, &database)).await??;
-    anyhow::ensure!(
-        proof["rows"] != json!([]),
-        "none of the chat's {newer} rows is signed yet: a running `serve` signs them within evidence.checkpoint_interval"
-    );
+    let (proof, newer) = tokio::task::spawn_blocking(move || prove(&subject, &database)).await??;
     output.document(&proof)?;
     output.rows = proof["rows"].as_array().map_or(0, |rows| rows.len() as i64);
     if newer > 0 {
@@ -71,7 +72,11 @@ async fn print(args: Args, database: &Path, output: &mut Output<'_>) -> anyhow::
     Ok(())
 }
 
-fn prove(chat_id: &str, database: &Path) -> anyhow::Result<(Value, u64)> {
+/// The proof, and how many rows are too new for it.
+///
+/// # Errors
+/// There is nothing of the subject; nothing of it is signed; the evidence is damaged.
+pub(super) fn prove(subject: &Subject, database: &Path) -> anyhow::Result<(Value, u64)> {
     let snapshot = Snapshot::open(database)?;
     let keys: Vec<PublicKey> = snapshot.keys()?.iter().filter_map(|(vkey, _)| PublicKey::parse(vkey)).collect();
     let last = snapshot.checkpoints()?.pop();
@@ -80,16 +85,31 @@ fn prove(chat_id: &str, database: &Path) -> anyhow::Result<(Value, u64)> {
         .map_err(|flaw| anyhow::anyhow!("the last checkpoint proves nothing: {flaw}; see `gms-recorder verify`"))?;
     let size = checkpoint.size;
     let mut progress = Progress::default().teller();
-    let proofs = snapshot.prove(chat_id, size, &mut |done| progress(done, size))?;
+    let proofs = snapshot.prove(subject, size, &mut |done| progress(done, size))?;
+    let (name, id, lists) = match subject {
+        Subject::Chat(chat_id) => ("chat", chat_id.clone(), "chats"),
+        Subject::Act(id) => ("act", id.to_string(), "access"),
+    };
+    let newer = proofs.newer;
+    anyhow::ensure!(
+        newer > 0 || !proofs.rows.is_empty(),
+        "there is no {name} {id} in {}: `gms-recorder {lists}` lists them",
+        database.display()
+    );
+    anyhow::ensure!(
+        !proofs.rows.is_empty(),
+        "none of the {name}'s {newer} rows is signed yet: a running `serve` signs them within evidence.checkpoint_interval"
+    );
     let rows: Vec<Value> = proofs.rows.iter().map(row).collect();
-    let proof = json!({
-        "chat_id": chat_id,
-        "checkpoint": last.note,
-        "key": key.vkey(),
-        "newer_rows": proofs.newer,
-        "rows": rows,
-    });
-    Ok((proof, proofs.newer))
+    let mut proof = match subject {
+        Subject::Chat(chat_id) => json!({ "chat_id": chat_id }),
+        Subject::Act(id) => json!({ "act_id": id }),
+    };
+    proof["checkpoint"] = json!(last.note);
+    proof["key"] = json!(key.vkey());
+    proof["newer_rows"] = json!(newer);
+    proof["rows"] = json!(rows);
+    Ok((proof, newer))
 }
 
 fn row(proof: &Proof) -> Value {

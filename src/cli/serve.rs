@@ -25,6 +25,7 @@ use crate::proxy::access::Access;
 use crate::proxy::affinity::Cookies;
 use crate::proxy::health::{self, Check};
 use crate::proxy::{Claim, Door, Http2, NodeAddress, Nodes, Proxy, Start, tls};
+use crate::recorder::keeper::Keeper;
 use crate::recorder::{self, Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
 use crate::store::growth::Growth;
 use crate::store::place::{FileSystemKind, Place};
@@ -144,6 +145,7 @@ pub async fn run(args: &Args, common: &Common) -> anyhow::Result<()> {
 pub struct Running {
     proxy: Proxy,
     writer: WriterThread,
+    keeper: Keeper,
     watched: Arc<Watched>,
     certificates: Arc<tls::Watch>,
     admin_address: SocketAddr,
@@ -243,6 +245,7 @@ impl Running {
                 return Err(error);
             }
         };
+        let keeper = Keeper::start(place.path.clone(), config.retention.clone())?;
         let watched = Arc::new(Watched { recorder, nodes: nodes.clone(), metrics, draining: AtomicBool::new(false) });
         let tasks = vec![
             tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),
@@ -282,6 +285,7 @@ impl Running {
         Ok(Self {
             proxy,
             writer,
+            keeper,
             watched,
             certificates,
             admin_address,
@@ -392,7 +396,9 @@ impl Running {
 
     async fn end(self) {
         let (proxy, writer, access_log, drain_max) = (self.proxy, self.writer, self.access_log, self.drain_max);
+        let keeper = self.keeper;
         let stopped = tokio::task::spawn_blocking(move || {
+            keeper.stop();
             proxy.join();
             writer.close(drain_max);
             access_log.iter().for_each(|log| log.close());

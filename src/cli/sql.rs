@@ -14,6 +14,9 @@ const EXAMPLE: &str = "\
 Example:
   gms-recorder sql \"SELECT * FROM daily_summary\"";
 
+/// Longer a reader seldom wants to wait; a long reader keeps the write-ahead log from being folded in.
+const TIMEOUT: &str = "10s";
+
 /// Run one reading statement: SELECT, WITH, VALUES, EXPLAIN, or a PRAGMA that shows something.
 ///
 /// The tables and views are described in the schema: SELECT sql FROM sqlite_master. The same with a shell:
@@ -26,12 +29,24 @@ pub struct Args {
     #[arg(allow_hyphen_values = true)]
     statement: String,
     /// Stop after this long. Printing is not counted.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = units::parse_duration)]
     timeout: Duration,
     #[command(flatten)]
     case: Case,
     #[command(flatten)]
     look: Look,
+}
+
+impl Args {
+    /// A statement, in text.
+    pub fn of(statement: &str) -> Self {
+        Self {
+            statement: statement.into(),
+            timeout: units::parse_duration(TIMEOUT).expect("it is one"),
+            case: Case::default(),
+            look: Look::default(),
+        }
+    }
 }
 
 /// Runs the command.

@@ -77,7 +77,12 @@ async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<
     }
     let mut archive = Archive::open(database).await?;
     let Some(chat) = archive.chat(&args.chat_id).await? else {
+        let removal = archive.removal(&args.chat_id).await?;
         let (chat_id, path) = (output::plain_line(&args.chat_id), archive.path().display());
+        if let Some(removal) = removal {
+            let removal = output::plain_line(&removal);
+            anyhow::bail!("chat {chat_id} was {removal}: `gms-recorder prove {chat_id}` proves that, and no more");
+        }
         anyhow::bail!("there is no chat {chat_id} in {path}; `gms-recorder chats` lists those there are");
     };
     let errors = if args.errors { errors_of(&mut archive, &chat).await? } else { VecDeque::new() };

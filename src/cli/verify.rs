@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, labelled, plain_line};
-use super::transcript::bytes_for_people;
 use super::when::Clock;
 use crate::archive::note::{Checkpoint, PublicKey};
 use crate::archive::verify::{Answer, Question, verify};
+use crate::store::audit::Snapshot;
+use crate::store::inspect;
 use crate::store::read::Archive;
 
 const EXAMPLE: &str = "\
@@ -20,16 +21,20 @@ Exit codes:
   1  something is not: the first faults are named; or the archive or an anchor could not be read
   2  wrong usage: a --key that is none";
 
+/// What an archive says that has no seals, or none any more.
+const WITHOUT_SEALS: &str = "of a release that does not seal";
+
 /// Hold every row of the archive against its seal, the seals against the tree, and the tree against every signed checkpoint.
 ///
 /// Reads one snapshot of the archive, while `serve` goes on writing. For an archive of many gigabytes verify a `snapshot` of
 /// it: a long reader keeps the write-ahead log from being folded in.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = EXAMPLE)]
 #[group(skip)]
 pub struct Args {
-    /// A file of checkpoints that was kept elsewhere (evidence.anchor_file); again for each.
-    #[arg(long = "anchor", value_name = "FILE")]
+    /// A file of checkpoints that was kept elsewhere (evidence.anchor_file), or a folder of .note files, as downloaded from a
+    /// bucket or kept with time stamps (.tsr) beside them; again for each.
+    #[arg(long = "anchor", value_name = "PATH")]
     anchors: Vec<PathBuf>,
     /// A file with the public key that you were given (a line such as gms-recorder/…+…+…); again for each. Else those count
     /// that the archive itself names.
@@ -44,6 +49,28 @@ pub struct Args {
 /// # Errors
 /// What to tell the user; a fault of the archive is one.
 pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+    match hold(args, database).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(in_words(error, database).await),
+    }
+}
+
+/// SQLite names a table that was dropped, and the seals do not say that they are gone. Whether there was one the migrations tell.
+pub(super) async fn in_words(error: anyhow::Error, database: &Path) -> anyhow::Error {
+    let said = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let named = said.split("no such table: ").nth(1).and_then(|rest| rest.split([' ', ':', ',']).next());
+    let named = named.map(|name| name.trim_start_matches("main."));
+    let Some(table) = named.or(said.contains(WITHOUT_SEALS).then_some("seals")) else { return error };
+    match inspect::pending(database).await {
+        Ok(migrations) if migrations.pending.is_empty() => anyhow::anyhow!(
+            "NOT AS IT WAS SEALED: the table {} is missing, and this archive had one: somebody has dropped it",
+            plain_line(table)
+        ),
+        _ => error,
+    }
+}
+
+async fn hold(args: Args, database: &Path) -> anyhow::Result<()> {
     // Opened once beforehand, for its words about what is no archive.
     Archive::open(database).await?.close().await?;
     let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)? };
@@ -53,7 +80,8 @@ pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
         let progress = Progress::default();
         tokio::task::spawn_blocking(move || verify(&database, &question, &mut progress.teller())).await??
     };
-    let told = Told { answer, took: began.elapsed(), bytes: database.metadata().map_or(0, |found| found.len()) };
+    let archive_id = Snapshot::open(database)?.archive_id().to_owned();
+    let told = Told { answer, path: std::path::absolute(database)?, archive_id, took: began.elapsed() };
     output::to_stdout(args.look, async |output| told.print(&args, output)).await?;
     match told.answer.fault_count() {
         0 => Ok(()),
@@ -109,11 +137,12 @@ impl Progress {
 
 struct Told {
     answer: Answer,
+    path: PathBuf,
+    archive_id: String,
     took: Duration,
-    bytes: u64,
 }
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 20] = [
     "sound",
     "faults",
     "rows",
@@ -122,10 +151,18 @@ const NAMES: [&str; 12] = [
     "signed_leaves",
     "anchored",
     "anchored_leaves",
+    "stamps",
+    "last_stamp_at",
     "sealed_later",
     "unsealed",
+    "removed_leaves",
+    "removed_chats",
+    "uncleaned",
     "seconds",
     "strength",
+    "warnings",
+    "archive",
+    "archive_id",
 ];
 
 impl Told {
@@ -154,10 +191,18 @@ impl Told {
             leaves(last),
             number(*anchored),
             leaves(last_anchored),
+            number(self.answer.stamps),
+            self.answer.last_stamp.as_ref().map_or(Cell::Null, |stamp| Cell::Integer(stamp.at)),
             number(found.sealed_later.map_or(0, |(leaves, ..)| leaves)),
             number(found.unsealed),
+            number(found.erased),
+            found.removals.0.into(),
+            number(u64::from(found.is_unclean)),
             Cell::Real(self.took.as_secs_f64()),
             self.strength(args).into(),
+            Cell::Json(serde_json::json!(self.answer.warnings).to_string()),
+            self.path.display().to_string().into(),
+            self.archive_id.as_str().into(),
         ];
         output.header(&NAMES)?;
         Ok(output.record(&NAMES, &cells)?)
@@ -181,14 +226,20 @@ impl Told {
             output.line(&format!("  and {untold} more"))?;
         }
         let of = |number: u64, noun: &str| counted(i64::try_from(number).unwrap_or(i64::MAX), noun);
-        labelled(output, "rows", &format!("{} fit their seals", of(found.rows, "row")))?;
-        let seconds = self.took.as_secs_f64().max(0.001);
-        let (leaves, bytes) = (found.leaves, bytes_for_people(self.bytes));
-        let rate = (leaves as f64 / seconds) as u64;
-        labelled(output, "tree", &format!("{leaves} leaves in {seconds:.1} s: {rate} a second, {bytes} of archive"))?;
+        labelled(output, "archive", &plain_line(&format!("{}, {}", self.path.display(), self.archive_id)))?;
+        let leaves = found.leaves;
+        let rows = format!("{} fit their seals; the tree has {leaves} leaves", of(found.rows, "row"));
+        labelled(output, "rows", &rows)?;
         labelled(output, "signed", &signed(*checkpoints, last.as_ref(), leaves, &clock))?;
         if !args.anchors.is_empty() {
             labelled(output, "anchored", &signed(*anchored, last_anchored.as_ref(), leaves, &clock))?;
+        }
+        if let Some(last) = &self.answer.last_stamp {
+            let (stamps, leaves) = (of(self.answer.stamps, "time stamp"), last.checkpoint.size);
+            let (at, said) = (clock.date_time(last.at), clock.date_time(last.checkpoint.at));
+            let what = format!("by the last {leaves} leaves were there at {at} (the recorder's clock: {said})");
+            labelled(output, "stamped", &format!("{stamps}; {what}; whether the authority says so, of each .tsr:"))?;
+            output.line(&plain_line(&openssl(&last.file)))?; // whole, to be copied
         }
         if let Some((leaves, first, last)) = found.sealed_later {
             let (first, last) = (clock.date_time(first), clock.date_time(last));
@@ -201,8 +252,22 @@ impl Told {
                         as they are, marked as sealed later";
             labelled(output, "unsealed", &format!("{} {what}", of(found.unsealed, "row")))?;
         }
+        if found.erased > 0 {
+            let (chats, acts) = found.removals;
+            let (chats, acts) = (counted(chats, "chat"), counted(acts, "act"));
+            let unclean = match found.is_unclean {
+                true => "; some of what was removed is still to be overwritten, which a running `serve` does",
+                false => "",
+            };
+            let what = format!("rows of {} leaves, {chats}, by {acts}: see the view removals{unclean}", found.erased);
+            labelled(output, "removed", &what)?;
+        }
+        for warning in &self.answer.warnings {
+            labelled(output, "warning", &Ink::Yellow.on(warning))?;
+        }
         labelled(output, "strength", self.strength(args))?;
-        Ok(())
+        let seconds = self.took.as_secs_f64().max(0.001);
+        Ok(output.note(&format!("it took {seconds:.1} s: {} leaves a second", (leaves as f64 / seconds) as u64))?)
     }
 
     /// What a sound answer says, and what not.
@@ -227,6 +292,12 @@ impl Told {
             }
         }
     }
+}
+
+/// Whose signature a time stamp has is for openssl to say.
+fn openssl(stamp: &Path) -> String {
+    let note = stamp.with_extension("note");
+    format!("            openssl ts -verify -data {} -in {} -CAfile tsa-ca.pem", note.display(), stamp.display())
 }
 
 fn signed(count: u64, last: Option<&Checkpoint>, leaves: u64, clock: &Clock) -> String {

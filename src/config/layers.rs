@@ -84,6 +84,7 @@ impl Layers {
             recording: recorder::Config { masks, ..self.section("recording") },
             masking,
             evidence: self.section("evidence"),
+            retention: self.section("retention"),
             admin: self.section("admin"),
             log: self.section("log"),
         }
@@ -178,7 +179,7 @@ impl Layers {
             let remedy = match nearest(section, known) {
                 Some(known) => format!("did you mean [{known}]?"),
                 None => {
-                    "there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [admin] and [log]"
+                    "there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]"
                         .into()
                 }
             };
@@ -205,7 +206,7 @@ impl Layers {
             _ if self.known.iter().any(|(key, _)| key.section == name) => format!("is a section: write [{name}]"),
             Some((key, _)) => format!("stands in no section; it belongs under [{}]", key.section),
             None => {
-                "unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [admin] and [log]"
+                "unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]"
                     .into()
             }
         };
@@ -377,29 +378,60 @@ fn from_variable(text: &str, default: &Value) -> Value {
 fn wrong_values(key: Key, setting: &Setting, default: &Value) -> Vec<Problem> {
     let problem =
         |origin: &Origin, sentence| Problem { origin: Some(origin.clone()), key: Some(key.to_string()), sentence };
-    if let Some(sentence) = wrong_shape(&setting.value, default) {
+    let origin = |n| setting.elements.get(n).unwrap_or(&setting.origin);
+    if let (Value::Table(_), Value::Table(members)) = (default, &setting.value)
+        && !is_of_tables(key)
+        && members.values().any(|value| !value.is_str())
+    {
+        let wrong = members.iter().enumerate().filter(|(_, (_, value))| !value.is_str());
+        return wrong.map(|(n, (name, value))| problem(origin(n), wrong_member(name, value))).collect();
+    }
+    if let Some(sentence) = wrong_shape(key, &setting.value, default, &setting.origin) {
         return vec![problem(&setting.origin, sentence)];
     }
-    let Value::Array(elements) = &setting.value else {
-        let sentence = wrong_value(key, &setting.value, default);
-        return sentence.map(|sentence| problem(&setting.origin, sentence)).into_iter().collect();
+    let elements: Vec<Value> = match &setting.value {
+        Value::Array(elements) => elements.iter().map(|element| Value::Array(vec![element.clone()])).collect(),
+        Value::Table(members) => {
+            members.iter().map(|(name, member)| Table::from_iter([(name.clone(), member.clone())]).into()).collect()
+        }
+        value => {
+            let sentence = wrong_value(key, value, default);
+            return sentence.map(|sentence| problem(&setting.origin, sentence)).into_iter().collect();
+        }
     };
-    let origin = |n| setting.elements.get(n).unwrap_or(&setting.origin);
-    let wrong = |(n, element): (usize, &Value)| {
-        let sentence = wrong_value(key, &Value::Array(vec![element.clone()]), default)?;
-        Some(problem(origin(n), sentence))
-    };
+    let wrong = |(n, element): (usize, &Value)| Some(problem(origin(n), wrong_value(key, element, default)?));
     elements.iter().enumerate().filter_map(wrong).collect()
 }
 
-fn wrong_shape(value: &Value, default: &Value) -> Option<String> {
+/// Tables of tables; what each of those has to be is known to their own type.
+fn is_of_tables(key: Key) -> bool {
+    (key.section, key.name) == ("evidence", "anchors")
+}
+
+fn wrong_member(name: &str, value: &Value) -> String {
+    let given = match value {
+        Value::Integer(_) | Value::Boolean(_) => value.to_string(),
+        Value::Array(_) => "a list".into(),
+        _ => "no text".into(),
+    };
+    format!("{name} is {given}; a text in single quotes is wanted, such as {name} = '…'")
+}
+
+fn wrong_shape(key: Key, value: &Value, default: &Value, origin: &Origin) -> Option<String> {
     match (default, value) {
         (Value::String(_), Value::String(_)) | (Value::Boolean(_), Value::Boolean(_)) => None,
         (Value::Integer(_), Value::Integer(0..)) => None,
         (Value::Float(_), Value::Float(number)) if number.is_finite() => None,
         (Value::Float(_), Value::Integer(_)) => None,
         (Value::Array(_), Value::Array(elements)) if elements.iter().all(Value::is_str) => None,
-        (Value::Table(_), Value::Table(members)) if members.values().all(Value::is_str) => None,
+        (Value::Table(_), Value::Table(members)) if is_of_tables(key) && members.values().all(Value::is_table) => None,
+        (Value::Table(_), _) if is_of_tables(key) => {
+            Some("tables are wanted, such as [evidence.anchors.audit] with kind = \"file\" under it".into())
+        }
+        (Value::Table(_), Value::Table(_)) => None, // its members were looked at
+        (Value::Table(_), Value::String(text)) if matches!(origin, Origin::Environment(_)) => Some(format!(
+            "\"{text}\" cannot be read; wanted are names and texts in single quotes, as in name = '…', other = '…'"
+        )),
         (Value::Table(_), _) => Some("a table of texts is wanted, such as { name = '…' }".into()),
         (Value::String(_), _) => Some(format!("a text in quotes is wanted, such as {default}")),
         (Value::Integer(_), _) => Some(format!("a whole number from 0 is wanted, such as {default}")),
@@ -424,10 +456,34 @@ fn wrong_value(key: Key, value: &Value, default: &Value) -> Option<String> {
         "recording" => table.try_into::<recorder::Config>().err(),
         "masking" => table.try_into::<mask::Config>().err(),
         "evidence" => table.try_into::<archive::Config>().err(),
+        "retention" => table.try_into::<archive::retention::Config>().err(),
         "admin" => table.try_into::<admin::Config>().err(),
         _ => table.try_into::<telemetry::Config>().err(),
     };
-    outcome.map(|error| in_our_words(key, value, error.message(), default))
+    let outcome = outcome?;
+    Some(match value.as_table().filter(|_| is_of_tables(key)).and_then(|table| table.keys().next()) {
+        Some(name) => format!("{name}: {}", of_a_table(outcome.message())),
+        None => in_our_words(key, value, outcome.message(), default),
+    })
+}
+
+/// What serde says of a table's members; never with their values, which were meant for other places.
+fn of_a_table(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    match (message.split(' ').next(), &quoted[..]) {
+        (Some("unknown"), [unknown, known @ ..]) if message.starts_with("unknown field") => {
+            match nearest(unknown, known.iter().copied()) {
+                Some(known) => format!("unknown key {unknown}; did you mean {known}?"),
+                None => format!("unknown key {unknown}; there are {}, kind", known.join(", ")),
+            }
+        }
+        (Some("unknown"), [unknown, known @ ..]) => {
+            let known = known.iter().map(|known| format!("\"{known}\"")).collect::<Vec<_>>().join(", ");
+            format!("\"{unknown}\" cannot be chosen; there is {known}")
+        }
+        (Some("missing"), [missing]) => format!("{missing} is missing"),
+        _ => message.into(),
+    }
 }
 
 fn in_our_words(key: Key, value: &Value, message: &str, default: &Value) -> String {

@@ -1,11 +1,12 @@
 //! What makes sense: values against their bounds and against each other. Each objection says what would be right.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::admin::control::PATH_BYTES_MAX;
-use crate::archive::RecordReads;
+use crate::archive::anchor::config::{Lock, S3, endpoint};
+use crate::archive::{RecordReads, anchor};
 use crate::gms::RouteClass;
 use crate::gms::mask::{self, RULES_MAX};
 use crate::proxy::affinity::Rule;
@@ -16,7 +17,7 @@ use crate::proxy::tls::connector::{self, is_server_name};
 use crate::proxy::tls::server::{self, ClientCertificates};
 use crate::proxy::{NodeAddress, Proxy, ProxyProtocol};
 use crate::telemetry::access::Access;
-use crate::{proxy, recorder, telemetry, units};
+use crate::{archive, proxy, recorder, telemetry, units};
 
 use super::Config;
 use super::layers::Layers;
@@ -26,6 +27,12 @@ const NODE_CLOSES_AFTER: Duration = Duration::from_secs(300);
 
 /// Chat widgets give up a request after this long.
 const WIDGET_GIVES_UP_AFTER: Duration = Duration::from_secs(3);
+
+/// More are hardly meant, and each has a thread and up to half a MiB of checkpoints that wait.
+const ANCHORS_MAX: usize = 32;
+
+/// Object locks are counted in these.
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Each wait would end at once, or never begin.
 const ONE_MS: Duration = Duration::from_millis(1);
@@ -416,6 +423,98 @@ fn check_evidence(config: &Config, layers: &mut Layers) {
                         \"required\"";
         layers.object("evidence", "require_case", None, sentence.into());
     }
+    let is_taken = |file: &Path| own.iter().any(|own| own == file) || file == evidence.key_path(database);
+    check_anchors(evidence, &is_taken, layers);
+}
+
+fn check_anchors(config: &archive::Config, is_taken: &dyn Fn(&Path) -> bool, layers: &mut Layers) {
+    if config.anchors.len() > ANCHORS_MAX {
+        let sentence = format!(
+            "there are {}; each has a thread of its own, and at most {ANCHORS_MAX} can be had",
+            config.anchors.len()
+        );
+        layers.object("evidence", "anchors", None, sentence);
+    }
+    let mut places = vec![config.anchor_file.clone()];
+    for (n, (name, anchor)) in config.anchors.iter().enumerate() {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        let sentence = match anchor {
+            _ if name.is_empty() || name.len() > 40 || !name.bytes().all(is_name) => {
+                Some("an anchor's name has up to 40 letters, digits, - and _; metrics and logs show it".into())
+            }
+            _ if name == archive::ANCHOR_FILE => {
+                Some("evidence.anchor_file is called so among the anchors; choose another name".into())
+            }
+            anchor::Config::File(file) => wrong_file(&file.path, is_taken, &places),
+            anchor::Config::Http(http) => wrong_server(&http.url, &http.ca),
+            anchor::Config::S3(s3) => wrong_server(&s3.url, &s3.ca).or_else(|| wrong_bucket(s3)),
+            anchor::Config::TimeStamp(stamp) => wrong_server(&stamp.url, &stamp.ca).or_else(|| {
+                let is_missing = stamp.folder.as_os_str().is_empty();
+                is_missing.then(|| "folder: no folder is named; time stamps are kept in one".into())
+            }),
+        };
+        if let anchor::Config::File(file) = anchor {
+            places.push(file.path.clone());
+        }
+        if let Some(sentence) = sentence {
+            layers.object("evidence", "anchors", Some(n), format!("{name}: {sentence}"));
+        }
+    }
+}
+
+fn wrong_file(file: &Path, is_taken: &dyn Fn(&Path) -> bool, others: &[PathBuf]) -> Option<String> {
+    match file {
+        _ if file.as_os_str().is_empty() => Some("path: no file is named".into()),
+        _ if is_taken(file) => {
+            Some("path: is the archive, its spool or its key; checkpoints are appended to a file of their own".into())
+        }
+        _ if others.iter().any(|other| other == file) => Some("path: another anchor has this file".into()),
+        _ => None,
+    }
+}
+
+fn wrong_server(url: &str, ca: &Path) -> Option<String> {
+    match endpoint(url) {
+        Err(why) => Some(format!("url: {why}")),
+        Ok(uri) if uri.scheme_str() == Some("http") && !ca.as_os_str().is_empty() => {
+            Some("ca: certificates are for https://, and url begins with http://".into())
+        }
+        Ok(_) => None,
+    }
+}
+
+/// Keys and hosts are made of what needs no escaping, since they are signed as they are written.
+fn wrong_bucket(config: &anchor::config::S3) -> Option<String> {
+    let is_of =
+        |text: &str, others: &[u8]| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || others.contains(&byte));
+    let has_path = endpoint(&config.url).is_ok_and(|uri| uri.path() != "/");
+    match config {
+        _ if has_path => Some("url: is the service's, without a path; bucket and prefix are options of their own".into()),
+        S3 { bucket, .. } if !(3..=63).contains(&bucket.len()) || !is_of(bucket, b".-") => {
+            Some(format!("bucket: \"{bucket}\" is no name of a bucket: 3 to 63 letters, digits, . and -"))
+        }
+        S3 { prefix, .. } if prefix.len() > 500 || !is_of(prefix, b"/._-") || !is_plain_path(prefix) => {
+            Some(format!(
+                "prefix: \"{prefix}\" is not made of up to 500 letters, digits, /, ., _ and -, without an empty or dotted part"
+            ))
+        }
+        S3 { region, .. } if region.is_empty() || !is_of(region, b"-") => {
+            Some(format!("region: \"{region}\" is none such as \"eu-central-1\""))
+        }
+        S3 { lock: Lock::None, retention, .. } if !retention.is_zero() => {
+            Some("retention: nothing is retained with lock = \"none\"".into())
+        }
+        S3 { lock, retention, .. } if *lock != Lock::None && !(DAY..=100 * 366 * DAY).contains(retention) => {
+            Some("retention: say how long objects are locked, \"1d\" to a hundred years, such as \"2557d\"; or lock = \"none\"".into())
+        }
+        _ => None,
+    }
+}
+
+/// What servers on the way could shorten: the signature would not fit.
+fn is_plain_path(prefix: &str) -> bool {
+    let parts = prefix.strip_suffix('/').unwrap_or(prefix).split('/');
+    prefix.is_empty() || parts.into_iter().all(|part| !["", ".", ".."].contains(&part))
 }
 
 pub(super) fn check_masking(config: &mask::Config, layers: &mut Layers) {
@@ -456,7 +555,7 @@ fn within(section: &str, name: &str, value: usize, least: usize, most: usize, la
 }
 
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let Config { proxy, nodes, tls, node_tls, recording, masking, log, .. } = config;
+    let Config { proxy, nodes, tls, node_tls, recording, masking, evidence, log, .. } = config;
     let duration = units::format_duration;
     let mut warnings = Vec::new();
     let mut warn = |applies, sentence| {
@@ -530,5 +629,20 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         log.access == Access::None && tunes,
         "log.access_file or log.access_sample is set, and log.access is \"none\": no access log is written".into(),
     );
+    warnings.extend(evidence.anchors.iter().filter_map(|(name, anchor)| anchor_warning(name, anchor)));
     warnings
+}
+
+fn anchor_warning(name: &str, anchor: &anchor::Config) -> Option<String> {
+    let is_clear = |url: &str| url.starts_with("http://");
+    let option = format!("evidence.anchors.{name}");
+    match anchor {
+        anchor::Config::Http(http) if is_clear(&http.url) && !http.token_file.as_os_str().is_empty() => {
+            Some(format!("{option}: its token goes over the wire in clear text; say https://"))
+        }
+        anchor::Config::S3(s3) if s3.lock == Lock::None => Some(format!(
+            "{option}: lock is \"none\": whoever has its credentials can replace and delete checkpoints there"
+        )),
+        _ => None,
+    }
 }

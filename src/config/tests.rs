@@ -145,7 +145,26 @@ fn rules_of_masking_are_a_table_and_checked_one_by_one() {
     );
     let wanted = "a table of texts is wanted, such as { name = '…' }";
     check("[masking]\nrules = ['a']", &[&format!("test.toml:2: masking.rules: {wanted}")]);
-    check("[masking.rules]\na = 5", &[&format!("test.toml:1: masking.rules: {wanted}")]);
+    check(
+        "[masking.rules]\ngood = 'a'\na = 5\nb = ['x']\nc = 1.5",
+        &[
+            "test.toml:3: masking.rules: a is 5; a text in single quotes is wanted, such as a = '…'",
+            "test.toml:4: masking.rules: b is a list; a text in single quotes is wanted, such as b = '…'",
+            "test.toml:5: masking.rules: c is no text; a text in single quotes is wanted, such as c = '…'",
+        ],
+    );
+    for (text, sentence) in [
+        (
+            r"patient = \d+",
+            r#""patient = \d+" cannot be read; wanted are names and texts in single quotes, as in name = '…', other = '…'"#,
+        ),
+        ("a = 'x', n = 5", "n is 5; a text in single quotes is wanted, such as n = '…'"),
+        ("a = '('", "rule \"a\" is no regular expression: unclosed group"),
+    ] {
+        let variable = ("GMS_RECORDER_MASKING_RULES", text);
+        let problems = load(NODE, &[variable], &Flags::default()).expect_err("wrong").to_string();
+        assert_eq!(problems, format!("GMS_RECORDER_MASKING_RULES: {sentence}"));
+    }
 }
 
 #[test]
@@ -178,7 +197,7 @@ fn unknown_names_are_told_with_their_nearest() {
     check(
         "[record]\nx = 1",
         &[
-            "test.toml:1: record: unknown section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [admin] and [log]",
+            "test.toml:1: record: unknown section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]",
         ],
     );
     check("[recordings]\nx = 1", &["test.toml:1: recordings: unknown section; did you mean [recording]?"]);
@@ -188,7 +207,7 @@ fn unknown_names_are_told_with_their_nearest() {
     check(
         "x = 1",
         &[
-            "test.toml:1: x: unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [admin] and [log]",
+            "test.toml:1: x: unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]",
         ],
     );
     check(
@@ -214,6 +233,160 @@ fn checkpoints_and_keys_have_files_of_their_own() {
             "test.toml:2: evidence.anchor_file: is the archive, its spool or its key; checkpoints are appended to a file of their own",
         ],
     );
+}
+
+const ANCHORS: &str = "\
+[evidence.anchors.disk]
+kind = 'file'
+path = '/mnt/a'
+[evidence.anchors.collector]
+kind = 'http'
+url = 'https://audit.example.com/checkpoints'
+token_file = '/etc/token'
+[evidence.anchors.vault]
+kind = 's3'
+url = 'https://s3.example.com'
+bucket = 'audit'
+retention = '2557d'
+path_style = false
+[evidence.anchors.tsa]
+kind = 'time_stamp'
+url = 'http://tsa.example.com'
+folder = '/mnt/stamps'
+";
+
+#[test]
+fn anchors_are_tables_of_their_kind_and_read_as_written() {
+    let (config, _) = load(&format!("{NODE}{ANCHORS}"), &[], &Flags::default()).expect("right");
+    let kinds: Vec<_> =
+        config.evidence.all_anchors().map(|(name, anchor)| format!("{name} {}", anchor.kind())).collect();
+    assert_eq!(kinds, ["collector http", "disk file", "tsa time_stamp", "vault s3"]);
+    let hours: Vec<_> = config.evidence.anchors.values().map(|anchor| anchor.interval().as_secs() / 3_600).collect();
+    assert_eq!(hours, [0, 0, 1, 0]);
+    assert!(config.to_toml().contains("region = \"us-east-1\"") && config.warnings().is_empty());
+    let (again, _) = load(&config.to_toml(), &[], &Flags::default()).expect("what is written can be read");
+    assert_eq!(again.evidence.anchors, config.evidence.anchors);
+    let variable = ("GMS_RECORDER_EVIDENCE_ANCHORS", "disk = { kind = 'file', path = '/mnt/a' }");
+    let (config, _) = load(NODE, &[variable], &Flags::default()).expect("right");
+    assert_eq!(config.evidence.all_anchors().count(), 1);
+}
+
+/// What is told of anchors, in the documented file and in the README, can be taken from there; and all there is is told.
+#[test]
+fn anchors_that_are_shown_can_be_had_and_all_their_options_are_named() {
+    let told =
+        DOCUMENTED.split_once("\n# More anchors").and_then(|(_, rest)| rest.split_once("\n[evidence.anchors]\n"));
+    let (told, _) = told.expect("a remark before the table");
+    let shown: String =
+        told.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
+    let (config, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
+    let kinds: Vec<_> = config.evidence.anchors.values().map(archive::anchor::Config::kind).collect();
+    assert_eq!(kinds, ["http", "file", "time_stamp", "s3"]);
+    let json = config.to_json();
+    for anchor in json["evidence"]["anchors"].as_object().expect("tables").values() {
+        for name in anchor.as_object().expect("a table").keys() {
+            assert!(
+                told.contains(&format!("{name} = ")) || told.contains(&format!("`{name}`")),
+                "nothing says what {name} is"
+            );
+        }
+    }
+    let readme = include_str!("../../README.md");
+    let shown = readme.split("```toml\n").filter_map(|rest| rest.split("```").next());
+    let shown = shown.filter(|shown| shown.contains("[evidence.anchors.")).collect::<String>();
+    let (config, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
+    assert_eq!(config.evidence.anchors.len(), 3);
+}
+
+/// Each stands at the line of its table.
+#[test]
+fn anchors_that_cannot_be_meant_are_told_without_their_secrets() {
+    let rows = [
+        (
+            "[evidence]\nanchors = ['a']",
+            "test.toml:2: evidence.anchors: tables are wanted, such as [evidence.anchors.audit] with kind = \"file\" under it",
+        ),
+        (
+            "[evidence.anchors]\na = 'b'",
+            "test.toml:1: evidence.anchors: tables are wanted, such as [evidence.anchors.audit] with kind = \"file\" under it",
+        ),
+        ("[evidence.anchors.a]\npath = 'b'", "test.toml:1: evidence.anchors: a: kind is missing"),
+        (
+            "[evidence.anchors.a]\nkind = 'ftp'",
+            "test.toml:1: evidence.anchors: a: \"ftp\" cannot be chosen; there is \"file\", \"http\", \"s3\", \"time_stamp\"",
+        ),
+        ("[evidence.anchors.a]\nkind = 'file'", "test.toml:1: evidence.anchors: a: path is missing"),
+        (
+            "[evidence.anchors.a]\nkind = 'http'\nurl = 'https://a'\ntokenfile = 'x'",
+            "test.toml:1: evidence.anchors: a: unknown key tokenfile; did you mean token_file?",
+        ),
+        (
+            "[evidence.anchors.a]\nkind = 'file'\npath = 'x'\nsecret = 'SECRET'",
+            "test.toml:1: evidence.anchors: a: unknown key secret; there are path, interval, kind",
+        ),
+        (
+            "[evidence.anchors.a]\nkind = 'file'\npath = 'x'\ninterval = 'often'",
+            "test.toml:1: evidence.anchors: a: \"often\" is not a duration such as \"800ms\", \"2s\", \"5m\", \"1h\" or \"7d\"",
+        ),
+        (
+            "[evidence.anchors.b]\nkind = 'file'\npath = 'x'\n[evidence.anchors.a]\nkind = 'file'\npath = 'x'",
+            "test.toml:1: evidence.anchors: b: path: another anchor has this file",
+        ),
+        (
+            "[evidence.anchors.a]\nkind = 'file'\npath = 'transcripts.db'",
+            "test.toml:1: evidence.anchors: a: path: is the archive, its spool or its key; checkpoints are appended to a file of their own",
+        ),
+        (
+            "[evidence.anchors.anchor_file]\nkind = 'file'\npath = 'x'",
+            "test.toml:1: evidence.anchors: anchor_file: evidence.anchor_file is called so among the anchors; choose another name",
+        ),
+        (
+            "[evidence.anchors.'a b']\nkind = 'file'\npath = 'x'",
+            "test.toml:1: evidence.anchors: a b: an anchor's name has up to 40 letters, digits, - and _; metrics and logs show it",
+        ),
+        (
+            "[evidence.anchors.a]\nkind = 'http'\nurl = 'https://me:SECRET@a'",
+            "test.toml:1: evidence.anchors: a: url: credentials and queries do not belong into it: they would be shown; secrets have files",
+        ),
+        (
+            "[evidence.anchors.a]\nkind = 'http'\nurl = 'http://a'\nca = 'x'",
+            "test.toml:1: evidence.anchors: a: ca: certificates are for https://, and url begins with http://",
+        ),
+        (
+            "[evidence.anchors.a]\nkind = 's3'\nurl = 'https://a'\nbucket = 'b'\nretention = '1d'",
+            "test.toml:1: evidence.anchors: a: bucket: \"b\" is no name of a bucket: 3 to 63 letters, digits, . and -",
+        ),
+        (
+            "[evidence.anchors.a]\nkind = 's3'\nurl = 'https://a'\nbucket = 'bucket'",
+            "test.toml:1: evidence.anchors: a: retention: say how long objects are locked, \"1d\" to a hundred years, such as \"2557d\"; or lock = \"none\"",
+        ),
+        (
+            "[evidence.anchors.a]\nkind = 's3'\nurl = 'https://a/b'\nbucket = 'bucket'\nlock = 'none'",
+            "test.toml:1: evidence.anchors: a: url: is the service's, without a path; bucket and prefix are options of their own",
+        ),
+        (
+            "[evidence.anchors.a]\nkind = 's3'\nurl = 'https://a'\nbucket = 'bucket'\nlock = 'none'\nprefix = 'é'",
+            "test.toml:1: evidence.anchors: a: prefix: \"é\" is not made of up to 500 letters, digits, /, ., _ and -, without an empty or dotted part",
+        ),
+        (
+            "[evidence.anchors.a]\nkind = 's3'\nurl = 'https://a'\nbucket = 'bucket'\nlock = 'none'\nprefix = 'a/../b/'",
+            "test.toml:1: evidence.anchors: a: prefix: \"a/../b/\" is not made of up to 500 letters, digits, /, ., _ and -, without an empty or dotted part",
+        ),
+        (
+            "[evidence.anchors.a]\nkind = 'time_stamp'\nurl = 'https://a'\nfolder = ''",
+            "test.toml:1: evidence.anchors: a: folder: no folder is named; time stamps are kept in one",
+        ),
+    ];
+    for (text, line) in rows {
+        check(text, &[line]);
+    }
+    let many: String = (0..33).map(|n| format!("[evidence.anchors.a{n}]\nkind = 'file'\npath = '{n}'\n")).collect();
+    let said = load(&format!("{NODE}{many}"), &[], &Flags::default()).expect_err("too many");
+    assert!(said.contains("there are 33; each has a thread of its own"), "{said}");
+    let unlocked = "[evidence.anchors.a]\nkind = 's3'\nurl = 'https://a'\nbucket = 'bucket'\nlock = 'none'\n\
+                    [evidence.anchors.b]\nkind = 'http'\nurl = 'http://a'\ntoken_file = 'x'";
+    let warnings = load(&format!("{NODE}{unlocked}"), &[], &Flags::default()).expect("right").0.warnings();
+    assert!(warnings[0].contains("anchors.a: lock is") && warnings[1].contains("anchors.b: its token"), "{warnings:?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use toml::Value;
 
+use crate::archive::anchor;
 use crate::gms::mask;
 use crate::proxy::tls::{connector, server};
 use crate::recorder::{Create, Deliver, WhenUnavailable};
@@ -18,7 +19,7 @@ use super::Config;
 /// The name of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// `proxy`, `limits`, `nodes`, `tls`, `node_tls`, `recording`, `masking`, `evidence`, `admin` or `log`.
+    /// `proxy`, `limits`, `nodes`, `tls`, `node_tls`, `recording`, `masking`, `evidence`, `retention`, `admin` or `log`.
     pub section: &'static str,
     /// The name within its section.
     pub name: &'static str,
@@ -39,7 +40,7 @@ impl fmt::Display for Key {
 
 /// Every option with its value, in the order in which they are documented.
 pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
-    let Config { proxy, limits, nodes, tls, node_tls, recording, masking, evidence, admin, log } = config;
+    let Config { proxy, limits, nodes, tls, node_tls, recording, masking, evidence, retention, admin, log } = config;
     let named = |section| move |(name, value)| (Key { section, name }, value);
     let mut options: Vec<_> = proxy_options(proxy).into_iter().map(named("proxy")).collect();
     options.extend(limits_options(limits).into_iter().map(named("limits")));
@@ -49,6 +50,7 @@ pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
     options.extend(recording_options(recording).into_iter().map(named("recording")));
     options.extend(masking_options(masking).into_iter().map(named("masking")));
     options.extend(evidence_options(evidence).into_iter().map(named("evidence")));
+    options.extend(retention_options(retention).into_iter().map(named("retention")));
     options.extend(admin_options(admin).into_iter().map(named("admin")));
     options.extend(log_options(log).into_iter().map(named("log")));
     options
@@ -257,14 +259,69 @@ fn masking_options(config: &mask::Config) -> Vec<Named> {
 }
 
 fn evidence_options(config: &archive::Config) -> Vec<Named> {
-    let archive::Config { key_file, checkpoint_interval, anchor_file, record_reads, require_case } = config;
+    let archive::Config { key_file, checkpoint_interval, anchor_file, record_reads, require_case, anchors } = config;
+    let anchors = anchors.iter().map(|(name, anchor)| (name.clone(), anchor_table(anchor)));
     vec![
         ("key_file", path(key_file)),
         ("checkpoint_interval", duration(*checkpoint_interval)),
         ("anchor_file", path(anchor_file)),
         ("record_reads", text(record_reads.as_str())),
         ("require_case", Value::Boolean(*require_case)),
+        ("anchors", Value::Table(anchors.collect())),
     ]
+}
+
+fn retention_options(config: &archive::retention::Config) -> Vec<Named> {
+    let archive::retention::Config { keep, services, automatic } = config;
+    let services = services.iter().map(|(service, keep)| (service.clone(), text(keep)));
+    vec![
+        ("keep", text(keep)),
+        ("automatic", Value::Boolean(*automatic)),
+        ("services", Value::Table(services.collect())),
+    ]
+}
+
+fn anchor_table(config: &anchor::Config) -> Value {
+    let options = match config {
+        anchor::Config::File(file) => file_options(file),
+        anchor::Config::Http(http) => http_options(http),
+        anchor::Config::S3(s3) => s3_options(s3),
+        anchor::Config::TimeStamp(stamp) => time_stamp_options(stamp),
+    };
+    let options = options.into_iter().chain([("kind", text(config.kind()))]);
+    Value::Table(options.map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+fn file_options(config: &anchor::config::File) -> Vec<Named> {
+    let anchor::config::File { path: file, interval } = config;
+    vec![("path", path(file)), ("interval", duration(*interval))]
+}
+
+fn http_options(config: &anchor::config::Http) -> Vec<Named> {
+    let anchor::config::Http { url, token_file, ca, interval } = config;
+    vec![("url", text(url)), ("token_file", path(token_file)), ("ca", path(ca)), ("interval", duration(*interval))]
+}
+
+fn s3_options(config: &anchor::config::S3) -> Vec<Named> {
+    let anchor::config::S3 { url, bucket, region, prefix, path_style, credentials, lock, retention, ca, interval } =
+        config;
+    vec![
+        ("url", text(url)),
+        ("bucket", text(bucket)),
+        ("region", text(region)),
+        ("prefix", text(prefix)),
+        ("path_style", Value::Boolean(*path_style)),
+        ("credentials", path(credentials)),
+        ("lock", text(lock.as_str())),
+        ("retention", duration(*retention)),
+        ("ca", path(ca)),
+        ("interval", duration(*interval)),
+    ]
+}
+
+fn time_stamp_options(config: &anchor::config::TimeStamp) -> Vec<Named> {
+    let anchor::config::TimeStamp { url, folder, ca, interval } = config;
+    vec![("url", text(url)), ("folder", path(folder)), ("ca", path(ca)), ("interval", duration(*interval))]
 }
 
 fn admin_options(config: &admin::Config) -> Vec<Named> {
@@ -344,7 +401,16 @@ pub(super) fn toml(config: &Config, shown: impl Fn(Key) -> bool, remark: impl Fn
             section = key.section;
         }
         let remark = remark(key).map(|remark| format!("  # {remark}")).unwrap_or_default();
-        toml += &format!("{} = {value}{remark}\n", key.name);
+        match tables(&value) {
+            Some(tables) => toml.extend(tables.map(|(name, table)| format!("\n[{key}.{name}]{remark}\n{table}"))),
+            None => toml += &format!("{} = {value}{remark}\n", key.name),
+        }
     }
     toml
+}
+
+/// Tables of a table, as one writes them: each under a header. They stand last in their section.
+fn tables(value: &Value) -> Option<impl Iterator<Item = (&String, &toml::Table)>> {
+    let members = value.as_table().filter(|members| !members.is_empty() && members.values().all(Value::is_table))?;
+    Some(members.iter().filter_map(|(name, member)| Some((name, member.as_table()?))))
 }

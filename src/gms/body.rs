@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::decode::{Trouble, decode};
+use super::decode::{Decoded, Trouble, decode};
 use super::json::{Kind, Tape, Value};
 use super::mask::{Masked, Masks};
 use super::scrub::{Scrubber, fields_in, is_secret_name};
@@ -13,7 +13,7 @@ use crate::chat::{ChatId, Masking, Secret};
 
 /// What a body turned out to be.
 pub(super) struct Body<'a> {
-    /// What could be decoded, as it came.
+    /// What could be decoded, as it came; UTF-16 as UTF-8.
     pub bytes: Cow<'a, [u8]>,
     /// Why that is not all.
     pub trouble: Option<Trouble>,
@@ -24,9 +24,16 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// Undoes the Content-Encoding and makes UTF-8 of it.
+    /// Undoes the Content-Encoding and makes UTF-8 of it. In what has zeros still neither a secret nor a card would be found:
+    /// nothing is left of that.
     pub fn open(exchange: &Exchange<'a>, policy: &Policy) -> Self {
-        let decoded = decode(exchange.body, exchange.content_encoding, policy.decoded_bytes_max);
+        let mut decoded = decode(exchange.body, exchange.content_encoding, policy.decoded_bytes_max);
+        if let Some(text) = of_utf16(&decoded.bytes) {
+            decoded.bytes = Cow::Owned(text.into_bytes());
+        }
+        if memchr::memchr(0, &decoded.bytes).is_some() {
+            decoded = Decoded { bytes: Cow::Borrowed(b""), trouble: Some(Trouble::UnknownCharacters) };
+        }
         let (text, is_repaired) = match &decoded.bytes {
             Cow::Borrowed(bytes) => as_text(bytes),
             Cow::Owned(bytes) => {
@@ -35,6 +42,23 @@ impl<'a> Body<'a> {
             }
         };
         Self { is_repaired, text, bytes: decoded.bytes, trouble: decoded.trouble }
+    }
+}
+
+/// What UTF-16 says: told by its mark, or by two ASCII characters at the beginning, as there are in all JSON and HTML (RFC 4627,
+/// section 3).
+fn of_utf16(bytes: &[u8]) -> Option<String> {
+    let (units, rest) = bytes.as_chunks::<2>();
+    let of_units = |read: fn([u8; 2]) -> u16| {
+        let units = units.iter().map(|unit| read(*unit)).skip_while(|unit| *unit == 0xfeff);
+        let broken_off = (!rest.is_empty()).then_some(char::REPLACEMENT_CHARACTER);
+        let chars = char::decode_utf16(units).map(|char| char.unwrap_or(char::REPLACEMENT_CHARACTER));
+        chars.chain(broken_off).collect()
+    };
+    match units {
+        [[0xff, 0xfe], ..] | [[1..=0x7f, 0], [1..=0x7f, 0], ..] => Some(of_units(u16::from_le_bytes)),
+        [[0xfe, 0xff], ..] | [[0, 1..=0x7f], [0, 1..=0x7f], ..] => Some(of_units(u16::from_be_bytes)),
+        _ => None,
     }
 }
 

@@ -32,6 +32,8 @@ pub enum Trouble {
     Broken,
     /// More than the bound came out.
     TooLong,
+    /// Characters in an encoding that nobody here knows: there are zeros among the bytes.
+    UnknownCharacters,
 }
 
 impl fmt::Display for Trouble {
@@ -40,6 +42,7 @@ impl fmt::Display for Trouble {
             Self::UnknownEncoding => "the encoding is unknown",
             Self::Broken => "the encoded stream is damaged or breaks off",
             Self::TooLong => "it decodes to more than the bound",
+            Self::UnknownCharacters => "the characters are in an unknown encoding, neither UTF-8 nor UTF-16",
         })
     }
 }

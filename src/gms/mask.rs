@@ -6,6 +6,7 @@
 //! cannot hold stars, digits become ones. Of a card the digits are masked, all of them, and what separates them is left.
 
 mod cards;
+mod values;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,7 +20,8 @@ use serde::Deserialize;
 use super::json::{Kind, Tape, Value};
 use super::scrub::View;
 use crate::chat::Masking;
-use cards::{cards_in, digit_of, may_have_value, values_in};
+use cards::{cards_in, digit_of};
+use values::{may_have_value, values_in};
 
 /// The rule that is named so finds card numbers.
 const CARDS: &str = "cards";

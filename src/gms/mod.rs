@@ -648,11 +648,18 @@ impl Reading<'_> {
 }
 
 /// Whether a body may be an answer by its first bytes, and so is worth holding: on routes whose answers may be raw files.
-/// What is encoded cannot be told.
+/// Where so few are encoded that nothing comes out yet, that cannot be told.
 pub fn could_be_answer(first_bytes: &[u8], content_encoding: Option<&str>) -> bool {
     let is_encoded = content_encoding.is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity"));
-    is_encoded || first_bytes.trim_ascii_start().is_empty() || decode::starts_like_json(first_bytes)
+    let start = match is_encoded {
+        true => decode::decode(first_bytes, content_encoding, ANSWER_START_BYTES).bytes,
+        false => Cow::Borrowed(first_bytes),
+    };
+    start.trim_ascii_start().is_empty() || decode::starts_like_json(&start)
 }
+
+/// White space before a brace is all that an answer may begin with.
+const ANSWER_START_BYTES: usize = 1 << 10;
 
 #[cfg(test)]
 mod tests;

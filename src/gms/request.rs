@@ -316,7 +316,7 @@ fn multipart<'a>(text: &'a str, boundary: &str) -> Vec<(Cow<'a, str>, Cow<'a, st
 
 fn multipart_field(part: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     let (head, value) = part.split_once("\r\n\r\n").or_else(|| part.split_once("\n\n"))?;
-    let Disposition { name, is_file } = disposition(head)?;
+    let Disposition { name, is_file, .. } = disposition(head)?;
     let value = value.strip_suffix("\r\n").or_else(|| value.strip_suffix('\n')).unwrap_or(value);
     (!is_file).then_some((Cow::Borrowed(name?), Cow::Borrowed(value)))
 }
@@ -324,7 +324,9 @@ fn multipart_field(part: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
 /// What a part of a form is.
 pub(super) struct Disposition<'a> {
     name: Option<&'a str>,
-    /// It has a file's name, or the name of the field that files come in.
+    /// It has a file's name.
+    pub has_file_name: bool,
+    /// It has, or the name of the field that files come in.
     pub is_file: bool,
 }
 
@@ -340,7 +342,7 @@ pub(super) fn disposition(head: &str) -> Option<Disposition<'_>> {
     };
     let name = parameter(" name=").or_else(|| parameter(";name="));
     let has_file_name = parameter("filename=").or_else(|| parameter("filename*=")).is_some();
-    Some(Disposition { name, is_file: has_file_name || name == Some("file") })
+    Some(Disposition { name, has_file_name, is_file: has_file_name || name == Some("file") })
 }
 
 #[cfg(test)]

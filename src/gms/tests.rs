@@ -222,6 +222,49 @@ fn encoded_bodies_are_undone() {
     check(&unknown, "?", &[], &[None], &[FindingKind::Undecodable]);
 }
 
+/// Neither a card nor a key is kept, whatever the encoding of the characters is.
+#[test]
+fn bodies_in_utf16_are_read_and_others_are_not_kept() {
+    use FindingKind::*;
+    let page = format!("<p>4111 1111 1111 1111, cvv 123, secureKey={KEY}</p>");
+    let answer = SEED.replacen("Hello", "4111 1111 1111 1111", 1);
+    let little = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let big = |text: &str| text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>();
+    let marked = |text: &str| format!("\u{feff}{text}");
+    let says_digits = |seen: &Observation| {
+        let words = printed(seen);
+        let raws = seen.findings.iter().map(|finding| &finding.raw[..]).chain([words.as_bytes()]);
+        raws.map(|raw| raw.iter().filter(|byte| **byte != 0).map(|byte| char::from(*byte)).collect::<String>())
+            .any(|said| said.contains("1111") || said.contains("cvv 123") || said.contains(KEY))
+    };
+    for encoded in [little, big] {
+        for text in [page.clone(), marked(&page)] {
+            let seen = refresh().answered(encoded(&text));
+            assert_eq!(kinds(&seen), [NotJson]);
+            assert!(seen.findings[0].raw.starts_with(b"<p>**** **** **** ****, cvv ***, secureKey=***"), "{seen:?}");
+            let cut = Case { complete: false, ..refresh() };
+            let bytes = encoded(&text);
+            let seen = cut.answered(&bytes[..bytes.len() - 61]);
+            assert_eq!((kinds(&seen), says_digits(&seen)), (vec![Truncated], false), "{seen:?}");
+            let failed = Case { status: 500, ..refresh() }.answered(&bytes);
+            assert!(failed.errors[0].detail.as_deref().is_some_and(|detail| detail.contains("cvv ***")), "{failed:?}");
+        }
+        for text in [answer.clone(), marked(&answer)] {
+            check(&refresh(), encoded(&text), &[1, 2, 3], &[], &[]);
+        }
+    }
+    let wide: Vec<u8> = page.chars().flat_map(|char| u32::from(char).to_le_bytes()).collect();
+    let late = [b"p", &*little(&page)].concat();
+    let stray = format!("{page}\0").into_bytes();
+    for body in [wide, late, stray] {
+        let seen = refresh().answered(&body);
+        let finding = &seen.findings[0];
+        assert_eq!((kinds(&seen), finding.raw.len(), finding.raw_length), (vec![Undecodable], 0, body.len()));
+        assert!(!says_digits(&Case { complete: false, ..refresh() }.answered(&body)));
+        assert!(!says_digits(&Case { status: 500, ..refresh() }.answered(&body)));
+    }
+}
+
 #[test]
 fn coverage_is_what_was_asked_for_and_answered() {
     let answer =
@@ -409,6 +452,28 @@ fn files_are_no_transcripts() {
     check(&file, SEED, &[], &[], &[]);
     check(&file, b"\xff\xfe binary", &[], &[], &[]);
     check(&file, "{\"errors\":[{\"code\":241}]}", &[], &[Some(241)], &[]);
+}
+
+#[test]
+fn by_its_first_bytes_a_file_is_told_from_an_answer() {
+    let gzip = |content: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(content).and_then(|()| encoder.flush()).expect("in memory");
+        encoder.get_ref().clone()
+    };
+    for (start, encoding, could_be) in [
+        (b"{\"a\"".to_vec(), None, true),
+        (b" \r\n".to_vec(), Some("identity"), true),
+        (b"\x89PNG".to_vec(), None, false),
+        (gzip(b"{\"a\""), Some("gzip"), true),
+        (gzip(&vec![b' '; 5_000]), Some("gzip"), true),
+        (gzip(b"\x89PNG"), Some("gzip"), false),
+        (gzip(b"{\"a\""), None, false),                        // an archive
+        (gzip(b"\x89PNG")[..10].to_vec(), Some("gzip"), true), // nothing comes out yet
+        (b"\x89PNG".to_vec(), Some("x-none"), true),
+    ] {
+        assert_eq!(could_be_answer(&start, encoding), could_be, "{start:?} {encoding:?}");
+    }
 }
 
 #[test]

@@ -12,7 +12,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::{nodes, private};
+use super::nodes;
+use crate::archive::private;
 
 /// The cookie's name.
 pub const COOKIE: &str = "gms_recorder_node";

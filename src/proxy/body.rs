@@ -249,15 +249,15 @@ impl Upload {
         self.state.borrow_mut().kept_max = bytes_max;
     }
 
-    /// Hashes the files in it, where its Content-Type says that it is a form with parts.
-    pub fn hash_files(&self, content_type: &str) {
-        self.state.borrow_mut().files = FormFiles::of(content_type).map(Box::new);
+    /// Hashes the files in it.
+    pub fn hash_files(&self, files: FormFiles) {
+        self.state.borrow_mut().files = Some(Box::new(files));
     }
 
     /// The files of it that came so far, once.
     pub fn take_files(&self) -> Vec<FormFile> {
         let files = self.state.borrow_mut().files.take();
-        files.map(|files| files.finish()).unwrap_or_default()
+        files.map(|files| files.finish(self.is_over())).unwrap_or_default()
     }
 
     /// All of it was taken.

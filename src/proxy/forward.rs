@@ -123,8 +123,8 @@ pub async fn forward(gate: &Gate, peer: &Peer, request: &Request<'_>) -> Reply {
         request.upload.keep(gate.recorder.config().request_bytes_max);
     }
     let noted = Noted::of(head, framing);
-    if route.may_upload() {
-        request.upload.hash_files(noted.content_type.unwrap_or_default());
+    if let Some(files) = files::in_body(&route, target.query, noted.content_type.unwrap_or_default()) {
+        request.upload.hash_files(files);
     }
     let client = peer.client(head, &gate.config.trusted_proxies);
     let asked = Asked { gate, request, route, noted, peer, client, node: RefCell::default() };
@@ -294,7 +294,8 @@ impl Asked<'_> {
     /// Holds the answer until it was read, and if need be until it is committed. Then it goes out as it came.
     async fn record(&self, head: Head, framing: Framing, body: NodeBody) -> Reply {
         let encoding = head.value(Known::ContentEncoding);
-        let could_be_file = self.route.may_be_file();
+        // A page that stands in a file's place tells of an error.
+        let could_be_file = self.route.may_be_file() && head.status() < 400;
         let mut share = Share::of(&self.gate.budget);
         let taken = tap::take(body, &mut share, |start| could_be_file && !gms::could_be_answer(start, encoding));
         let Some(taken) = self.in_time(taken).await else {
@@ -405,7 +406,9 @@ impl Asked<'_> {
             return None;
         }
         let request = self.file_request().filter(|request| request.direction == Direction::Down)?;
-        Some(Box::new(Download::new(&self.gate.recorder, request, self.node.borrow().clone(), head.status())))
+        let (recorder, node, encoding) =
+            (&self.gate.recorder, self.node.borrow().clone(), head.value(Known::ContentEncoding));
+        Some(Box::new(Download::new(recorder, request, node, head.status(), encoding)))
     }
 
     /// What the node answers, or would have, goes unread.

@@ -21,10 +21,10 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::nodes::{self, Nodes};
-use super::places::Places;
-use super::private;
+use super::places::{Places, Unreached};
 use super::stream::Stream;
 use super::tls::Fault;
+use crate::archive::private;
 
 /// How often it is seen whose time of being passed over has ended: what a node's return is late by.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -77,18 +77,18 @@ impl Check {
     /// Asks a node, whose `authority` is `host:port`, whether it is well.
     ///
     /// # Errors
-    /// Why it is not, in words that hold nothing of its answer.
-    pub async fn ask(&self, authority: &str, places: &Places) -> Result<(), String> {
+    /// Why it is not, or why it could not be asked.
+    pub async fn ask(&self, authority: &str, places: &Places) -> Result<(), Unwell> {
         let asked = async {
-            let stream = places.connect().await.map_err(|error| format!("it takes no connection: {error}"))?;
+            let stream = places.connect().await.map_err(Unwell::Unreached)?;
             let Err(objection) = self.exchange(authority, stream).await else { return Ok(()) };
             let may_be_tls = matches!(objection, Objection::Broke(_) | Objection::Status(400, _));
-            match may_be_tls && places.speaks_tls().await {
-                true => Err(format!("{objection}; it speaks TLS: write https:// in proxy.upstreams")),
-                false => Err(objection.to_string()),
-            }
+            Err(Unwell::Answered(match may_be_tls && places.speaks_tls().await {
+                true => format!("{objection}; it speaks TLS: write https:// in proxy.upstreams"),
+                false => objection.to_string(),
+            }))
         };
-        let late = || Err(format!("it did not answer within {:?}", self.timeout));
+        let late = || Err(Unwell::Answered(format!("it did not answer within {:?}", self.timeout)));
         timeout(self.timeout, asked).await.unwrap_or_else(|_| late())
     }
 
@@ -126,6 +126,17 @@ impl Check {
         }
         request.body(Empty::new())
     }
+}
+
+/// Why a node is not well, in words that hold nothing of its answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Unwell {
+    /// There is no connection to it. That may be our own fault.
+    #[error("it takes no connection: {0}")]
+    Unreached(Unreached),
+    /// It did not answer as it should.
+    #[error("{0}")]
+    Answered(String),
 }
 
 /// What a check objects to.
@@ -182,8 +193,10 @@ async fn check_all(nodes: &Arc<Nodes>, check: &Check) {
             let check = check.clone();
             async move {
                 let node = &nodes.all[index];
-                let outcome = check.ask(&node.address.authority(), &node.places).await;
-                nodes.checked(index, outcome);
+                match check.ask(&node.address.authority(), &node.places).await {
+                    Err(Unwell::Unreached(error)) if error.is_told_as_ours() => {} // it was not asked
+                    outcome => nodes.checked(index, outcome.map_err(|unwell| unwell.to_string())),
+                }
             }
         };
         of_each(nodes, 0..nodes.all.len(), ask).await;
@@ -197,6 +210,7 @@ async fn look_at_all(nodes: &Arc<Nodes>) {
         ticks.tick().await;
         let attempt = async |nodes: Arc<Nodes>, index: usize| match nodes.all[index].places.connect().await {
             Ok(_) => nodes.connected(index),
+            Err(error) if error.is_told_as_ours() => {} // it was not tried
             Err(error) => nodes.refused(index, &error),
         };
         of_each(nodes, nodes.to_try(), attempt).await;
@@ -329,7 +343,7 @@ mod tests {
         for (answer, objection) in rows {
             let (port, asked) = node(Ipv4Addr::LOCALHOST, 0, answer).await;
             let nodes = nodes(&[at("127.0.0.1", port)]);
-            let outcome = check.ask("gms-1:8080", &nodes.all[0].places).await;
+            let outcome = check.ask("gms-1:8080", &nodes.all[0].places).await.map_err(|unwell| unwell.to_string());
             let answer = String::from_utf8_lossy(answer);
             match (&outcome, objection) {
                 (Ok(()), None) => {}
@@ -347,7 +361,7 @@ mod tests {
         }
         let nodes = nodes(&[at("127.0.0.1", 1)]);
         let why = check.ask("gms-1:8080", &nodes.all[0].places).await.expect_err("nobody listens there");
-        assert!(why.starts_with("it takes no connection"), "{why}");
+        assert!(why.to_string().starts_with("it takes no connection"), "{why}");
     }
 
     #[tokio::test]

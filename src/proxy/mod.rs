@@ -20,7 +20,6 @@ mod listener;
 pub mod nodes;
 mod permits;
 pub mod places;
-mod private;
 pub mod proxy_protocol;
 mod reuse;
 mod socket;

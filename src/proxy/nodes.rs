@@ -4,16 +4,17 @@
 //! server errors; it takes nothing new while an operator drains it. Whatever is said against all of them, somebody is
 //! asked: a request is only refused once every node was tried. Knows no HTTP beyond a status.
 
+mod choice;
+mod report;
 mod sessions;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -22,19 +23,23 @@ use super::limits;
 use super::permits::Permits;
 use super::places::{Places, Unreached};
 use super::reuse::Reuse;
-use super::standing::{Limits, SHARE_WHOLE, SILENCE_WEIGHT, Standing, State};
+use super::standing::{Limits, SILENCE_WEIGHT, Standing};
 use super::tls::Connector;
-use crate::recorder::now_ms;
 use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Metrics;
 use crate::units;
 
+pub use choice::Affinity;
+pub use report::Report;
 pub use sessions::{Session, Sessions};
+
+use report::Counted;
 
 /// Choices are kept in one word of bits.
 pub const NODES_MAX: usize = 64;
 /// A node that is tried again and again may fail in a different way each time.
 static REFUSALS: Repeated = Repeated::new(20, Duration::from_secs(60));
+
 /// The `[nodes]` section: how nodes are watched, chosen and kept to.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -123,46 +128,6 @@ pub struct Node {
     counted: Counted,
 }
 
-#[derive(Debug)]
-struct Counted {
-    up: Gauge,
-    drained: Gauge,
-    waiting: Gauge,
-    addresses: Gauge,
-    connect_errors: Counter,
-    resolve_errors: Counter,
-    passed_over: Counter,
-    checks_passed: Counter,
-    checks_failed: Counter,
-}
-
-/// A node as an operator sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// Its name.
-    pub name: String,
-    /// How it fares.
-    pub state: State,
-    /// An operator drains it.
-    pub drained: bool,
-    /// Why it is passed over, where that is known.
-    pub detail: String,
-    /// `host:port`, as configured.
-    pub address: String,
-    /// Where that leads.
-    pub resolved: Vec<String>,
-    /// Requests that it is answering, long polls among them.
-    pub exchanges: usize,
-    /// Connections to it.
-    pub connections: usize,
-    /// Requests that wait for one.
-    pub waiting: usize,
-    /// What it did last that it should not have; empty: nothing.
-    pub last_failure: String,
-    /// When: milliseconds since the epoch.
-    pub last_failed_at: Option<i64>,
-}
-
 /// All nodes.
 #[derive(Debug)]
 pub struct Nodes {
@@ -176,30 +141,6 @@ pub struct Nodes {
     sessions: Sessions,
     /// Somebody waits for a connection.
     shortage: watch::Sender<()>,
-}
-
-/// What a request keeps to a node by.
-#[derive(Debug, Clone, Copy)]
-pub enum Affinity<'a> {
-    /// A chat, or a client: the same text leads to the same node while it is well.
-    Key(&'a [u8]),
-    /// A CometD session by its cookie: the node that gave it, or else as the client's address leads, which led to that
-    /// node when the session had no cookie yet.
-    Session {
-        /// The cookie's value.
-        cookie: &'a str,
-        /// The client's address.
-        client: &'a [u8],
-    },
-    /// A CometD session by the proxies' own cookie, which names its node.
-    Pinned {
-        /// The node's name, of a cookie that was verified.
-        node: &'a str,
-        /// The client's address, for where there is no such node any more.
-        client: &'a [u8],
-    },
-    /// None: the least loaded.
-    None,
 }
 
 impl Nodes {
@@ -261,17 +202,6 @@ impl Nodes {
         self.shortage.subscribe()
     }
 
-    /// A node has begun a CometD session: it alone knows it.
-    pub fn remember_session(&self, cookie: &str, name: &str) {
-        if let Some(index) = self.index(name) {
-            self.sessions.learn((rendezvous(b"", cookie.as_bytes()), self.all[index].name.clone()));
-        }
-    }
-
-    fn node_of_session(&self, cookie: &str) -> Option<usize> {
-        self.index(&self.sessions.node(rendezvous(b"", cookie.as_bytes()))?)
-    }
-
     /// Which node each CometD session lives in.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
@@ -283,47 +213,6 @@ impl Nodes {
 
     fn now(&self) -> i64 {
         self.began.elapsed().as_millis() as i64
-    }
-
-    /// The best node not tried yet: one that is well before one that is drained before any other; by rendezvous hashing,
-    /// or by load.
-    pub(super) fn choose(&self, affinity: Affinity<'_>, tried: u64) -> Option<usize> {
-        if self.all.len() == 1 {
-            return (tried == 0).then_some(0);
-        }
-        let now = self.now();
-        let is_untried = |index: usize| tried & (1 << index) == 0;
-        let (kept_to, key) = match affinity {
-            Affinity::Session { cookie, client } => (self.node_of_session(cookie), Some(client)),
-            Affinity::Pinned { node, client } => (self.index(node), Some(client)),
-            Affinity::Key(key) => (None, Some(key)),
-            Affinity::None => (None, None),
-        };
-        // A session lives in its node: it stays also where that is drained.
-        if let Some(index) = kept_to.filter(|index| is_untried(*index) && self.all[*index].standing.is_well(now)) {
-            return Some(index);
-        }
-        let turn = if key.is_none() { self.turns.fetch_add(1, Ordering::Relaxed).to_be_bytes() } else { [0; 8] };
-        (0..self.all.len()).filter(|index| is_untried(*index)).max_by_key(|&index| {
-            let node = &self.all[index];
-            let chance = || rendezvous(node.name.as_bytes(), &turn);
-            let (has_turn, score) = match key {
-                Some(key) => (true, rendezvous(node.name.as_bytes(), key)),
-                // Fewer exchanges first; among equals one by chance, so that no node is always first.
-                None => {
-                    let idle = u64::MAX - node.exchanges.load(Ordering::Relaxed) as u64;
-                    let has_turn = chance() % SHARE_WHOLE < node.standing.share(now);
-                    (has_turn, (idle << 16) | (chance() & 0xffff))
-                }
-            };
-            (node.rank(now, has_turn), score)
-        })
-    }
-
-    /// Whether a node is so busy that only chats in progress are let to it.
-    pub(super) fn is_short(&self, index: usize) -> bool {
-        let node = &self.all[index];
-        node.exchanges.load(Ordering::Relaxed) >= node.exchanges_for_all
     }
 
     /// A node closed a connection, unused for so long before, without a word to the request that was sent on it.
@@ -479,47 +368,6 @@ impl Nodes {
         self.show(node);
         Some(self.report(node))
     }
-
-    /// How a node fares now.
-    pub fn report(&self, node: &Node) -> Report {
-        let last = node.standing.last_failure();
-        Report {
-            name: node.name.to_string(),
-            state: self.state(node),
-            drained: node.standing.is_drained(),
-            detail: self.detail(node),
-            address: node.address.authority(),
-            resolved: node.places.all().iter().map(ToString::to_string).collect(),
-            exchanges: node.exchanges.load(Ordering::Relaxed),
-            connections: node.permits.given(),
-            waiting: node.permits.awaited(),
-            last_failed_at: last.as_ref().map(|last| now_ms() - (self.now() - last.at)),
-            last_failure: last.map(|last| last.what).unwrap_or_default(),
-        }
-    }
-
-    fn state(&self, node: &Node) -> State {
-        node.standing.state(self.now())
-    }
-
-    fn detail(&self, node: &Node) -> String {
-        let why = match self.state(node) {
-            State::Failing => node.standing.unwell(),
-            State::Refusing => format!("it takes no connections: {}", node.standing.refusal()),
-            State::Erring => "it gave too many server errors, or no answers".into(),
-            State::Returning | State::Well => String::new(),
-        };
-        let unresolved = if node.places.is_missed() { "its name cannot be resolved" } else { "" };
-        [why.as_str(), unresolved].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("; ")
-    }
-
-    /// Brings a node's metrics up to date.
-    pub(super) fn show(&self, node: &Node) {
-        let is_up = matches!(self.state(node), State::Well | State::Returning);
-        node.counted.up.set(i64::from(is_up));
-        node.counted.drained.set(i64::from(node.standing.is_drained()));
-        node.counted.addresses.set(node.places.all().len() as i64);
-    }
 }
 
 impl Node {
@@ -527,53 +375,13 @@ impl Node {
     pub fn awaited(&self) -> usize {
         self.permits.awaited()
     }
-
-    /// The higher the sooner it is chosen. A drained one is better than one that would fail.
-    fn rank(&self, now: i64, has_turn: bool) -> u8 {
-        match (self.standing.is_well(now), self.standing.is_drained()) {
-            (false, _) => 0,
-            (true, true) => 1,
-            (true, false) if !has_turn => 2,
-            (true, false) => 3,
-        }
-    }
-}
-
-impl Counted {
-    fn of(name: &str, metrics: &Metrics) -> Self {
-        let node = || ("node", name.to_string());
-        let checks =
-            |outcome: &str| metrics.node_health_checks.get_or_create(&[node(), ("outcome", outcome.into())]).clone();
-        let counted = Self {
-            up: metrics.node_up.get_or_create(&[node()]).clone(),
-            drained: metrics.node_drained.get_or_create(&[node()]).clone(),
-            waiting: metrics.node_waiting.get_or_create(&[node()]).clone(),
-            addresses: metrics.node_addresses.get_or_create(&[node()]).clone(),
-            connect_errors: metrics.node_connect_errors.get_or_create(&[node()]).clone(),
-            resolve_errors: metrics.node_resolve_errors.get_or_create(&[node()]).clone(),
-            passed_over: metrics.node_passed_over.get_or_create(&[node()]).clone(),
-            checks_passed: checks("passed"),
-            checks_failed: checks("failed"),
-        };
-        counted.up.set(1);
-        counted
-    }
-}
-
-/// Highest random weight: FNV-1a with a finish that spreads it (splitmix64). The same on every machine and release, so
-/// that several proxies agree.
-fn rendezvous(node: &[u8], key: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in node.iter().chain(&[0]).chain(key) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::super::standing::State;
     use super::*;
 
     fn refusal() -> Unreached {

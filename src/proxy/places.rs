@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::address::NodeAddress;
 use super::stream::Stream;
 use super::tls::{self, Connector, Fault};
+use crate::telemetry::Repeated;
 
 /// Addresses of one name. A connection tries them one after another within `connect_timeout`: of more, none would have
 /// time enough.
@@ -30,6 +32,28 @@ pub enum Unreached {
     /// It is not who it should be, or speaks no TLS that we know.
     #[error("{0}")]
     Tls(Fault),
+}
+
+impl Unreached {
+    /// It could not be made for want of descriptors, memory or ports: of ours. The node is as well as before.
+    pub fn is_ours(&self) -> bool {
+        const OURS: [Errno; 6] =
+            [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::ADDRINUSE];
+        let Self::Refused(error) = self else { return false };
+        Errno::from_io_error(error).is_some_and(|errno| OURS.contains(&errno))
+    }
+
+    /// Whether it is ours. Then the log says so, now and then.
+    pub fn is_told_as_ours(&self) -> bool {
+        // Without a descriptor or a port each request and each check would say so.
+        static UNCONNECTED: Repeated = Repeated::new(2, Duration::from_secs(60));
+        if self.is_ours()
+            && let Some(not_shown) = UNCONNECTED.admit(std::time::Instant::now())
+        {
+            tracing::warn!(error = %self, not_shown, "no connection to a node can be made here");
+        }
+        self.is_ours()
+    }
 }
 
 /// The addresses of one node.
@@ -193,6 +217,14 @@ mod tests {
         assert!(!places.is_missed());
         assert!(places.miss() && !places.miss(), "news only once");
         assert_eq!((&*places.all(), places.version()), (&*addresses(&["10.0.0.1:80"]), 1));
+    }
+
+    #[test]
+    fn what_we_lack_ourselves_is_no_word_about_a_node() {
+        let ours = |errno: Errno| Unreached::from(io::Error::from(errno)).is_ours();
+        assert!([Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ADDRNOTAVAIL].into_iter().all(ours));
+        assert!(![Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::TIMEDOUT].into_iter().any(ours));
+        assert!(!Unreached::Unresolved.is_ours());
     }
 
     #[tokio::test]

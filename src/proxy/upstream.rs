@@ -13,7 +13,6 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::io::Errno;
 use tokio::time::Instant;
 
 use super::answer::{Reach, Refusal};
@@ -24,7 +23,6 @@ use super::permits::Permit;
 use super::places::Unreached;
 use super::tls::Fault;
 use super::wire::{NoHead, Wire};
-use crate::telemetry::Repeated;
 
 /// Idle connections a thread keeps to one node: more than two threads' polls ever need at once.
 const IDLE_MAX: usize = 256;
@@ -33,9 +31,6 @@ const IDLE_MAX: usize = 256;
 const PROVE_AFTER: Duration = Duration::from_millis(5);
 /// Interim answers (1xx) before an answer. They are not relayed (R1).
 const INTERIM_MAX: usize = 16;
-
-/// Without a descriptor or a port each request says so.
-static UNCONNECTED: Repeated = Repeated::new(2, Duration::from_secs(60));
 
 /// A thread's connections to all nodes.
 #[derive(Debug)]
@@ -270,10 +265,7 @@ impl Pool {
                 self.nodes.connected(index);
                 Ok(self.leased(index, Line { wire: Wire::new(stream), version, permit }, request.began, None))
             }
-            Err(Unreached::Refused(error)) if is_ours(&error) => {
-                if let Some(not_shown) = UNCONNECTED.admit(std::time::Instant::now()) {
-                    tracing::warn!(%error, not_shown, "no connection to a node can be made here");
-                }
+            Err(error) if error.is_told_as_ours() => {
                 Err(Closed { refusal: Refusal::NodesFull, why: Some(error.to_string()) })
             }
             Err(error) => {
@@ -313,13 +305,6 @@ impl Pool {
             idle.drain(..surplus);
         }
     }
-}
-
-/// A connection that could not be made for want of descriptors, memory or ports: of ours. The node is as well as before.
-fn is_ours(error: &io::Error) -> bool {
-    const OURS: [Errno; 6] =
-        [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::ADDRINUSE];
-    Errno::from_io_error(error).is_some_and(|errno| OURS.contains(&errno))
 }
 
 impl Lease {

@@ -7,6 +7,7 @@ mod live;
 mod memory;
 mod outage;
 mod pledge;
+pub mod keeper;
 mod queue;
 mod writer;
 

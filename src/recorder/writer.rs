@@ -392,6 +392,9 @@ impl Writer {
         };
         match checked {
             Err(error) => self.note_trouble(&error, Duration::MAX).await,
+            Ok(()) if self.store.as_mut().is_some_and(|store| store.has_been_erased_from()) => {
+                self.forget_erased(&Appended { is_forgetful: true, ..Appended::default() });
+            }
             Ok(()) if self.has_backlog() => self.drain(pulse).await,
             Ok(()) if self.recorder.is_down() => drop(self.write(Batch::default(), pulse).await),
             Ok(()) => {}

@@ -367,6 +367,18 @@ impl Store {
         Ok(appended)
     }
 
+    /// Whether somebody has erased or purged chats since this was last asked, or anything written. Where that cannot be told,
+    /// the next batch tells.
+    pub fn has_been_erased_from(&mut self) -> bool {
+        let newest = last_erasure(&self.connection).unwrap_or(self.memory.last_erasure);
+        let is_newer = newest != self.memory.last_erasure;
+        if is_newer {
+            self.memory.forget();
+            self.memory.last_erasure = newest;
+        }
+        is_newer
+    }
+
     /// How many bytes of a spool's filling are here; 0 where it is not known.
     ///
     /// # Errors

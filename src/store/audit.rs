@@ -11,13 +11,13 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 
 use super::read::{has_wal, immutable_uri};
 use super::seal::destroyed::unpacked;
 use super::seal::merkle::{HASH_BYTES, Hash, Tree};
 use super::seal::{
-    CHATS, Canonical, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, Refs, SALT_BYTES, SEEN_STEP_MS, SPOOLS, salt,
+    CHATS, Canonical, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, RUNS, Refs, SALT_BYTES, SEEN_STEP_MS, SPOOLS, salt,
 };
 use super::{Error, ErrorKind, MIGRATIONS};
 
@@ -105,6 +105,8 @@ pub struct Found {
     pub removals: (i64, i64),
     /// Text that was removed may still be in unused space.
     pub is_unclean: bool,
+    /// The last run that ended in order, and the leaf that says so.
+    pub last_stop: Option<(i64, u64)>,
 }
 
 impl Snapshot {
@@ -210,6 +212,8 @@ struct Walk<'s> {
     roots_at: &'s BTreeSet<u64>,
     tree: Tree,
     marks: Vec<Marks>,
+    /// The latest leaf of each run.
+    runs: BTreeMap<i64, u64>,
     /// Leaves by their numbers: that their salts were destroyed is said (named), and so it is (fits).
     erased: Marks,
     bytes: Canonical,
@@ -274,6 +278,7 @@ impl<'s> Walk<'s> {
             roots_at,
             tree: Tree::default(),
             marks,
+            runs: BTreeMap::new(),
             erased: Marks::new(true),
             bytes: Canonical::default(),
             found: Found::default(),
@@ -381,8 +386,12 @@ impl<'s> Walk<'s> {
         for (place, hash) in (1..).zip(&hashes[1..]) {
             match refs.next_row() {
                 Some((form, key)) => {
-                    if form.number == KEYS {
-                        self.found.keys.push(self.tree.size() + u64::from(place));
+                    match (form.number, &key[..]) {
+                        (KEYS, _) => self.found.keys.push(self.tree.size() + u64::from(place)),
+                        (RUNS, [KeyValue::Integer(run_id)]) => {
+                            self.runs.insert(*run_id, self.tree.size() + u64::from(place));
+                        }
+                        _ => {}
                     }
                     let leaf = head_leaf + i64::from(place);
                     match pack.salt(place) {
@@ -497,6 +506,9 @@ impl<'s> Walk<'s> {
 
     /// Every row has a leaf, and its latest one fits.
     fn check_rows(&mut self) -> Result<(), Error> {
+        let sql = "SELECT run_id FROM runs WHERE clean = 1 ORDER BY run_id DESC LIMIT 1";
+        let last: Option<i64> = self.connection.query_row(sql, (), |row| row.get(0)).optional()?;
+        self.found.last_stop = last.and_then(|run_id| Some((run_id, *self.runs.get(&run_id)?)));
         let unsealed_runs = self.unsealed_runs()?;
         for form in &FORMS {
             let mut marks = std::mem::replace(&mut self.marks[usize::from(form.number) - 1], Marks::new(true));

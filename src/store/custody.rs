@@ -9,17 +9,18 @@ mod remask;
 mod removal;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
 use rustix::fs::Access;
 use serde::Serialize;
 
-use super::inspect::is_served;
 use super::seal::checkpoint::{self, Standing};
 use super::seal::{self, KeyValue};
 use super::{
-    Error, ErrorKind, WRITER_PRAGMAS, beside, connect, gives_files_to_the_owner, leaves_files_of_its_own, wal,
+    Error, ErrorKind, WRITER_PRAGMAS, connect, gives_files_to_the_owner, inspect, leaves_files_of_its_own, wal,
 };
 
 pub use clean::Cleaned;
@@ -41,8 +42,9 @@ pub struct Custody {
     connection: Connection,
     path: PathBuf,
     archive_id: String,
-    /// The log was empty when this was opened, and how often others had changed the archive.
-    began_log: Option<i64>,
+    /// Somebody else writes, too.
+    is_served: bool,
+    stop: Arc<AtomicBool>,
 }
 
 /// What is done, as `acts.kind` has it.
@@ -110,9 +112,7 @@ impl Custody {
     /// # Errors
     /// As opening goes wrong; the archive is of an earlier release.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let connection = connect(path)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        Self::of(connection, path)
+        Self::open_within(path, BUSY_TIMEOUT)
     }
 
     /// The same, for a note that is made by the way, of somebody who reads: not in a copy, and leaving no file beside the
@@ -122,21 +122,23 @@ impl Custody {
     /// As [`Custody::open`]; [`ErrorKind::ReadOnly`] where this user may not write.
     pub fn open_to_note(path: &Path) -> Result<Self, Error> {
         check_may_write(path)?;
-        let connection = connect(path)?;
-        connection.busy_timeout(NOTE_PATIENCE)?;
-        let mode: String = connection.query_row("PRAGMA journal_mode", (), |row| row.get(0))?;
-        if mode != "wal" {
-            let what = "this is a copy (`snapshot`), and what is noted in a copy is not in the archive; that the copy was made is";
-            return Err(Error::new(ErrorKind::Other, what));
-        }
-        Self::of(connection, path)
+        check_is_no_copy(path)?;
+        Self::open_within(path, NOTE_PATIENCE)
     }
 
-    fn of(connection: Connection, path: &Path) -> Result<Self, Error> {
-        // A log that was left behind is for `serve` to make good.
-        wal::leave_behind(&connection, true)?;
+    fn open_within(path: &Path, patience: Duration) -> Result<Self, Error> {
+        let mut is_served = inspect::is_served(path).unwrap_or(true);
+        if !is_served {
+            match wal::make_good(path) {
+                Err(error) if error.kind == ErrorKind::Busy => is_served = true, // another command does so just now
+                made_good => made_good?,
+            }
+        }
+        let connection = connect(path)?;
+        // Who could not make these files anew does not take them away.
+        wal::leave_behind(&connection, is_served || !gives_files_to_the_owner(path))?;
         connection.execute_batch(WRITER_PRAGMAS)?;
-        connection.execute_batch("PRAGMA wal_autocheckpoint = 0")?;
+        connection.busy_timeout(patience)?;
         connection.set_prepared_statement_cache_capacity(64);
         let has_acts = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'acts'")?.exists(())?;
         if !has_acts {
@@ -144,36 +146,24 @@ impl Custody {
             return Err(Error::new(ErrorKind::Other, what));
         }
         let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-        let changes = changes(&connection)?;
-        let is_log_empty = std::fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len()) == 0;
-        let began_log = is_log_empty.then_some(changes);
-        Ok(Self { connection, path: path.to_owned(), archive_id, began_log })
+        Ok(Self { connection, path: path.to_owned(), archive_id, is_served, stop: Arc::default() })
     }
 
-    /// Closes it. A log that only this has written to, with every sync a success, goes into the file, and one that was left
-    /// behind where nobody serves the archive any longer: readers would meet one that they may not open, and it would grow
-    /// with every note.
+    /// Closes it. Where nobody serves the archive its log goes into the file: readers would meet one that they may not open.
     ///
     /// # Errors
     /// As writing goes wrong; nothing is lost.
     pub fn close(self) -> Result<(), Error> {
-        let is_ours = self.began_log.is_some() && self.began_log == Some(changes(&self.connection)?);
-        if is_ours {
-            self.fold_own()?;
+        if !self.is_served {
+            self.connection.busy_timeout(FOLD_PATIENCE)?;
+            wal::fold(&self.connection)?;
         }
-        let Self { connection, path, .. } = self;
-        connection.close().map_err(|(_, error)| Error::from(error))?;
-        if !is_ours && gives_files_to_the_owner(&path) && is_served(&path).is_ok_and(|is_served| !is_served) {
-            let _ = wal::make_good(&path); // others read and note at the same time: the last of them does it
-        }
-        Ok(())
+        self.connection.close().map_err(|(_, error)| error.into())
     }
 
-    fn fold_own(&self) -> Result<(), Error> {
-        self.connection.busy_timeout(FOLD_PATIENCE)?;
-        wal::fold(&self.connection)?;
-        // Who could not make these files anew does not take them away.
-        wal::leave_behind(&self.connection, !gives_files_to_the_owner(&self.path))
+    /// Long work ends with an error, between two transactions, once this is set.
+    pub fn until(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop, ..self }
     }
 
     /// Which archive it is.
@@ -218,6 +208,17 @@ impl Custody {
         seal::change(&self.connection, None, |pack| begin(&self.connection, pack, act))
     }
 
+    /// Lets the writer of a running `serve` have its turn: it asks for the lock again and again, and so do we.
+    fn give_way(&self, worked: Duration) -> Result<(), Error> {
+        if self.is_served {
+            std::thread::sleep(worked.clamp(Duration::from_millis(5), Duration::from_millis(200)));
+        }
+        match self.stop.load(Ordering::Acquire) {
+            true => Err(Error::new(ErrorKind::Other, "stopped before it was done: run it again")),
+            false => Ok(()),
+        }
+    }
+
     /// Notes that it is done, and how many rows that were.
     ///
     /// # Errors
@@ -239,9 +240,17 @@ fn check_may_write(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Changes whenever another connection has changed the archive.
-fn changes(connection: &Connection) -> Result<i64, Error> {
-    Ok(connection.query_row("PRAGMA data_version", (), |row| row.get(0))?)
+fn check_is_no_copy(path: &Path) -> Result<(), Error> {
+    let connection = connect(path)?;
+    wal::leave_behind(&connection, true)?;
+    connection.busy_timeout(NOTE_PATIENCE)?;
+    let mode: String = connection.query_row("PRAGMA journal_mode", (), |row| row.get(0))?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    let what =
+        "this is a copy (`snapshot`), and what is noted in a copy is not in the archive; that the copy was made is";
+    Err(Error::new(ErrorKind::Other, what))
 }
 
 fn begin(connection: &Connection, pack: &mut seal::Pack, act: &Act<'_>) -> Result<i64, Error> {
@@ -261,11 +270,6 @@ fn end(connection: &Connection, pack: &mut seal::Pack, act_id: i64, at: i64, fou
     connection.prepare_cached(update)?.execute(params![at, found, act_id])?;
     pack.touch(seal::ACTS, [KeyValue::Integer(act_id)]);
     Ok(())
-}
-
-/// Lets the writer of a running `serve` have its turn: it asks for the lock again and again, and so do we.
-fn give_way(worked: Duration) {
-    std::thread::sleep(worked.clamp(Duration::from_millis(5), Duration::from_millis(200)));
 }
 
 /// As JSON, for acts.

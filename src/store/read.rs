@@ -182,6 +182,20 @@ impl Archive {
         Ok(chats)
     }
 
+    /// What became of a chat that is not here any longer: `erased on … (reason)`. None where nothing is known of it.
+    ///
+    /// # Errors
+    /// As SQLite.
+    pub async fn removal(&mut self, chat_id: &str) -> Result<Option<String>, Error> {
+        let has = "SELECT count(*) FROM sqlite_master WHERE name = 'removals'";
+        if sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? == 0 {
+            return Ok(None); // of an earlier release
+        }
+        let sql =
+            "SELECT how || ' at ' || at || coalesce(' (' || reason || ')', '') FROM removals WHERE chat_id = ? LIMIT 1";
+        Ok(sqlx::query_scalar(sql).bind(chat_id).fetch_optional(&mut self.connection).await?)
+    }
+
     /// Up to `limit` chats, the last seen first, that come after `after`: the last of the page before.
     ///
     /// # Errors

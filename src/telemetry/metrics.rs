@@ -256,10 +256,14 @@ pub struct Metrics {
     pub checkpoints: Counter,
     /// 1 while checkpoints are signed.
     pub checkpoints_up: Gauge,
-    /// 1 while the anchor takes them; 1 too where there is none.
-    pub anchor_up: Gauge,
-    /// Attempts that the anchor refused.
-    pub anchor_errors: Counter,
+    /// 1 while an anchor takes them, by anchor.
+    pub anchor_up: Family<Labels<1>, Gauge>,
+    /// Checkpoints that an anchor has taken.
+    pub anchor_checkpoints: Family<Labels<1>, Counter>,
+    /// Attempts that an anchor refused.
+    pub anchor_errors: Family<Labels<1>, Counter>,
+    /// Checkpoints in whose place an anchor has something else.
+    pub anchor_conflicts: Family<Labels<1>, Counter>,
     /// Free space of the archive's file system.
     pub free_bytes: Gauge,
     /// Upgrades whose new program did not take over.
@@ -339,8 +343,10 @@ impl Default for Metrics {
             spool_errors: Family::default(),
             checkpoints: Counter::default(),
             checkpoints_up: Gauge::default(),
-            anchor_up: Gauge::default(),
-            anchor_errors: Counter::default(),
+            anchor_up: Family::default(),
+            anchor_checkpoints: Family::default(),
+            anchor_errors: Family::default(),
+            anchor_conflicts: Family::default(),
             free_bytes: Gauge::default(),
             upgrades_failed: Counter::default(),
             open_files: Gauge::default(),
@@ -422,11 +428,12 @@ impl Metrics {
         r.register("spool_errors", "Trouble with the spool's file, by kind", self.spool_errors.clone());
         r.register("checkpoints", "Checkpoints of the archive that were signed", self.checkpoints.clone());
         r.register("checkpoints_up", "1 while checkpoints are signed", self.checkpoints_up.clone());
-        let help = "1 while the anchor takes checkpoints, and where there is none";
-        r.register("anchor_up", help, self.anchor_up.clone());
-        self.anchor_up.set(1);
         self.checkpoints_up.set(1);
-        r.register("anchor_errors", "Attempts that the anchor refused", self.anchor_errors.clone());
+        r.register("anchor_up", "1 while an anchor takes checkpoints", self.anchor_up.clone());
+        r.register("anchor_checkpoints", "Checkpoints that an anchor has taken", self.anchor_checkpoints.clone());
+        r.register("anchor_errors", "Attempts that an anchor refused", self.anchor_errors.clone());
+        let help = "Checkpoints in whose place an anchor has something else";
+        r.register("anchor_conflicts", help, self.anchor_conflicts.clone());
         r.register_with_unit("free", "Free space beside the archive", Unit::Bytes, self.free_bytes.clone());
         r.register("node_up", "1 while a node is well: it gets its share of requests", self.node_up.clone());
         r.register("node_exchanges", "Exchanges at a node now", self.node_exchanges.clone());

@@ -58,7 +58,9 @@ fn crates_live_on_their_floors() {
                 ("rusqlite", "store"),
                 ("clap", "cli"),
                 ("prometheus_client", "telemetry proxy"),
-                ("rustls", "proxy"),
+                // `ureq` speaks TLS by itself, and is only told whose cryptography.
+                ("rustls", "proxy archive/anchor/web.rs"),
+                ("ureq", "archive"),
                 ("tokio_rustls", "proxy"),
                 ("x509_cert", "proxy"),
                 ("aws_lc_rs::signature", "archive"),
@@ -68,7 +70,8 @@ fn crates_live_on_their_floors() {
                     mentions(line, &format!("use {name}"))
                         || line.contains(&format!("{name}::")) && !line.trim_start().starts_with("//")
                 });
-                assert!(!used || home.contains(floor), "{name} lives in {home}, and {} uses it", file.display());
+                let is_home = home.split(' ').any(|home| home == floor || file.ends_with(home));
+                assert!(!used || is_home, "{name} lives in {home}, and {} uses it", file.display());
             }
         }
     }

@@ -110,10 +110,7 @@ fn check_tells_where_each_option_was_set() {
         text(&output.stdout)
     };
     let out = check(&[]);
-    assert!(
-        out.starts_with("all is well: `serve` can run with this\n\n# listening\nproxy.listen  127.0.0.1:0\n"),
-        "{out}"
-    );
+    assert!(out.starts_with(&format!("{}\n\n# listening\nproxy.listen  127.0.0.1:0\n", well(&out))), "{out}");
     for default in ["level = ", "threads = ", "[recording]"] {
         assert!(!out.contains(default), "{default} is as by default: {out}");
     }
@@ -135,6 +132,69 @@ fn check_tells_where_each_option_was_set() {
     }
     let wrong = program(folder.path(), &["check"]).env("GMS_RECORDER_CONFIG", "").output().expect("the program runs");
     assert!(text(&wrong.stderr).contains("\nproxy.upstreams: no GMS node is named"), "an empty variable names no file");
+}
+
+/// What `check` begins with where `serve` can run. Whether the folder's file system is one to be warned of is this machine's.
+fn well(out: &str) -> String {
+    match out.lines().filter(|line| line.starts_with("warning: ")).count() {
+        0 => "all is well: `serve` can run with this".into(),
+        1 => "`serve` can run with this; there is 1 warning".into(),
+        count => format!("`serve` can run with this; there are {count} warnings"),
+    }
+}
+
+#[test]
+fn the_demo_shows_what_was_kept_what_was_masked_and_that_it_is_whole() {
+    let folder = folder();
+    let output = run(folder.path(), &["demo", "--database", "t.db"]);
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{out}{}", text(&output.stderr));
+    for line in [
+        "Client  Anna  │ Thank you! 👋 My card is **** **** **** ****, cvv ***",
+        "/text  cards",
+        "/text  cvv",
+        "everything recorded is as it was sealed",
+        "search 10016629 in the GMS log of node gms-1",
+    ] {
+        assert!(out.contains(line), "{line} is not in\n{out}");
+    }
+    assert!(!out.contains("4111"), "{out}");
+
+    // As the README's table of exit codes says.
+    for (code, arguments) in [
+        (0, &["chats", "--since", "2020-01-01"][..]),
+        (0, &["errors", "--who", "nobody"]),
+        (0, &["holes"]),
+        (0, &["verify"]),
+        (0, &["key", "list"]),
+        (0, &["snapshot", "copy.db"]),
+        (1, &["snapshot", "copy.db"]),
+        (1, &["transcript", "nobody"]),
+        (1, &["prove", "nobody"]),
+        (1, &["sql", "SELECT nothing"]),
+        (1, &["node", "list"]),
+        (1, &["demo"]),
+        (2, &["sql", "DELETE FROM events"]),
+        (2, &["verify", "--key", "nofile"]),
+        (2, &["errors", "--since", "soon"]),
+    ] {
+        let output = run(folder.path(), &[arguments, &["--database", "t.db"]].concat());
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+    }
+    let missing = run(folder.path(), &["chats", "--database", "no.db"]);
+    assert_eq!(missing.status.code(), Some(1), "{}", text(&missing.stderr));
+}
+
+#[test]
+fn check_counts_its_warnings() {
+    let folder = folder();
+    let (_node, url) = node();
+    let file = format!("[proxy]\nupstreams = [\"{url}\"]\nlisten = \"127.0.0.1:0\"\n[masking]\ncards = false\n");
+    fs::write(folder.path().join("a.toml"), file).expect("a file");
+    let output = run(folder.path(), &["check", "--config", "a.toml"]);
+    let out = text(&output.stdout);
+    assert_eq!((output.status.code(), out.lines().next()), (Some(0), Some(&*well(&out))), "{out}");
+    assert!(out.contains("\nwarning: masking.cards is off"), "{out}");
 }
 
 #[test]

@@ -98,7 +98,8 @@ async fn in_trouble() -> String {
 async fn every_metric_that_is_watched_exists() {
     let simulator = Simulator::start(Config::nodes(1)).await.expect("a free port");
     let folder = folder();
-    let server = Server::start(folder.path(), &simulator.addresses(), "");
+    let anchor = format!("[evidence]\nanchor_file = {:?}\n", folder.path().join("checkpoints"));
+    let server = Server::start(folder.path(), &simulator.addresses(), &anchor);
     let mut client = Client::new(server.address);
     Chat::open(&mut client, "nickname=Anna").await;
     let mut exposed = get(server.admin, "/metrics").await.expect("metrics").1;

@@ -303,6 +303,19 @@ async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found
         assert_eq!(code, 1, "{said}{error}");
         assert!(said.starts_with("NOT AS IT WAS SEALED\n"), "{said}");
     }
+    let chat: String = Connection::open(&database)
+        .and_then(|archive| archive.query_row("SELECT chat_id FROM events", (), |row| row.get(0)))
+        .expect("it has events");
+    for table in ["events", "findings", "maskings", "file_transfers", "checkpoints", "seals", "keys", "archive"] {
+        let altered = copy(&database, folder.path());
+        alter(&altered, &format!("DROP TABLE {table}"));
+        let altered = altered.display().to_string();
+        for command in [&["verify"][..], &["prove", &chat]] {
+            let (code, said, error) = run(&[command, &["--database", &altered]].concat());
+            let wanted = format!("error: NOT AS IT WAS SEALED: the table {table} is missing, and this archive had one");
+            assert!(code == 1 && error.starts_with(&wanted), "{table}, {command:?}: {said}{error}");
+        }
+    }
     // What is no change is none.
     for sql in ["VACUUM", "UPDATE events SET text = text", "REINDEX", "ANALYZE", &format!("SELECT {other}")] {
         let altered = copy(&database, folder.path());
@@ -480,6 +493,19 @@ async fn an_anchor_shows_a_file_that_was_rolled_back_or_swapped_or_cut() {
     assert!(server.stop().success());
     assert_eq!(faults(&self::answer(&server.database, &[&anchor])), "");
 
+    assert!(sound(&server.database).warnings.is_empty());
+    for (which, warning) in [
+        ("WHERE number = (SELECT max(number) FROM checkpoints)", "no checkpoint covers it"),
+        ("", "no checkpoint that holds"),
+    ] {
+        let altered = copy(&server.database, folder.path());
+        alter(&altered, &format!("DELETE FROM checkpoints {which}"));
+        let warnings = sound(&altered).warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains(warning), "{warnings:?}");
+        let found = faults(&self::answer(&altered, &[&anchor]));
+        assert!(found.contains("checkpoints were taken away"), "{found}");
+    }
+
     sound(&early);
     let found = faults(&self::answer(&early, &[&anchor]));
     assert!(found.contains("was cut or rolled back"), "{found}");
@@ -525,11 +551,14 @@ async fn an_anchor_that_is_down_is_told_and_made_up_for() {
     let chat = Chat::open(&mut client, "nickname=Anna").await;
     chat.insist(&mut client, "send", "message=one").await;
     let words = async || get(server.admin, "/ready").await.expect("it runs");
-    eventually("it is told", async || words().await.1.contains("the anchor takes no checkpoints").then_some(())).await;
+    eventually("it is told", async || {
+        words().await.1.contains("the anchor anchor_file takes no checkpoints").then_some(())
+    })
+    .await;
     assert_eq!(words().await.0, StatusCode::OK);
-    assert_eq!(server.metric("gms_recorder_anchor_up ").await, Some(0.0));
+    assert_eq!(server.metric("gms_recorder_anchor_up{").await, Some(0.0));
     std::fs::create_dir(elsewhere.path().join("mnt")).expect("the folder is ours");
-    eventually("it is well again", async || (server.metric("gms_recorder_anchor_up ").await? == 1.0).then_some(()))
+    eventually("it is well again", async || (server.metric("gms_recorder_anchor_up{").await? == 1.0).then_some(()))
         .await;
     assert!(server.stop().success());
     let answer = self::answer(&server.database, &[&anchor]);
@@ -582,8 +611,10 @@ async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
     let signed = async || server.metric("gms_recorder_checkpoints_total ").await;
     eventually("signed", async || (signed().await? > 1.0).then_some(())).await;
     let config = server.config.display().to_string();
-    let (code, first, error) = run(&["key", "list", "--config", &config]);
+    let (code, first, error) = run(&["key", "list", "--utc", "--config", &config]);
     assert_eq!(code, 0, "{error}");
+    let number = |vkey: &str| vkey.split('+').nth(1).expect("it has one").to_owned();
+    assert!(error.starts_with(&format!("{}  signs now, since 2", number(&first))), "{error}");
     let given = folder.path().join("given");
     std::fs::write(&given, &first).expect("the folder is ours");
     let key_file = folder.path().join("transcripts.db.key");
@@ -596,6 +627,11 @@ async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
         let (code, keys, error) = run(&["key", "rotate", "--config", &config]);
         assert_eq!((code, keys.lines().count()), (0, n + 2), "{error}");
         assert!(keys.starts_with(&first), "{keys}");
+        let told: Vec<(String, bool)> =
+            error.lines().map(|line| (line[..8].to_owned(), line.contains("  signs now, since "))).collect();
+        let last = keys.lines().count() - 1;
+        let wanted = keys.lines().enumerate().map(|(at, key)| (number(key), at == last));
+        assert_eq!(told, wanted.collect::<Vec<_>>(), "{error}");
         let before = signed().await.expect("it runs");
         eventually("signed with it", async || (signed().await? > before + 1.0).then_some(())).await;
     }
@@ -610,6 +646,17 @@ async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
     let arguments = ["verify", "--key", &given.display().to_string(), "--config", &config];
     let (code, said, error) = run(&arguments);
     assert_eq!(code, 0, "{said}{error}");
+    let connection = Connection::open(&server.database).expect("an archive");
+    let archive_id: String =
+        connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0)).expect("it has one");
+    drop(connection);
+    let named = format!("{}, {archive_id}", server.database.display());
+    assert!(said.lines().any(|line| line.trim_start().starts_with("archive ") && line.ends_with(&named)), "{said}");
+    // What it took is no result: it comes last.
+    assert!(said.lines().last().is_some_and(|line| line.ends_with(" leaves a second")), "{said}");
+    let (_, said, error) = run(&[&arguments[..], &["--format", "json"]].concat());
+    let told: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}{error}"));
+    assert_eq!((&told["archive"], &told["archive_id"]), (&server.database.to_str().into(), &archive_id.into()));
 
     // Somebody who got hold of the former key, and takes the later ones out of the archive's present.
     let altered = copy(&server.database, folder.path());

@@ -8,7 +8,7 @@ use std::process::Command;
 use gms_recorder::simulator::{Config, Simulator};
 use serde_json::Value;
 
-use crate::support::{Archive, Chat, Client, PATIENCE, Server, eventually, folder};
+use crate::support::{Answer, Archive, Chat, Client, Origin, PATIENCE, Server, eventually, folder, json_answer};
 
 /// What curl's answer says.
 fn curl(address: SocketAddr, path: &str, options: &[&str]) -> Vec<u8> {
@@ -140,4 +140,114 @@ async fn a_file_that_breaks_off_is_no_whole_one() {
     assert_eq!(found[0][3..6], ["300000".to_string(), sha256sum(&start), chat.id.clone()]);
     assert!(server.stop().success());
     simulator.stop().await;
+}
+
+/// A node that takes whatever comes for a file, and gives files in gzip: `broken` as an answer that breaks off, `bad` as one that
+/// is no gzip.
+fn node() -> Origin {
+    Origin::start(|request| {
+        let text = String::from_utf8_lossy(request);
+        let path = text.split(' ').nth(1).unwrap_or_default();
+        let taken = r#"{"statusCode":0,"userData":{"file-id":"f1"}}"#;
+        let encoded = |body: &[u8]| {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
+            [head.as_bytes(), body].concat()
+        };
+        let (bytes, close) = match path {
+            path if path.contains("/gone/") => {
+                (b"HTTP/1.1 404 Not Found\r\nContent-Length: 14\r\n\r\n<html>Not here".to_vec(), false)
+            }
+            path if path.contains("/gone-encoded/") => {
+                let page = encoded(&gzip(b"<html>Not here"));
+                ([b"HTTP/1.1 404 No", &page["HTTP/1.1 200 OK".len()..]].concat(), false)
+            }
+            path if path.contains("/bad/") => (encoded(b"no gzip"), false),
+            path if path.ends_with("/download") => (encoded(&gzip(&content())), false),
+            path if path.contains("/broken/") => {
+                (format!("HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{taken}").into_bytes(), true)
+            }
+            path if path.contains("/page/") => (json_answer("<html>Sign in"), false),
+            path if path.contains("/refused/") => (json_answer(r#"{"statusCode":2,"errors":[{"code":201}]}"#), false),
+            _ => (json_answer(taken), false),
+        };
+        Answer { bytes, close }
+    })
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(content).and_then(|()| encoder.finish()).expect("in memory")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_may_be_the_body_itself_and_is_complete_only_when_the_node_says_so() {
+    let (node, folder) = (node(), folder());
+    let server = Server::start(folder.path(), &[node.address], "");
+    let source = folder.path().join("photo.jpg");
+    std::fs::write(&source, content()).expect("the folder is ours");
+    let (data, form) = (format!("@{}", source.display()), format!("file=@{}", source.display()));
+    let image = ["--header", "Content-Type: image/jpeg", "--data-binary", &data];
+    let undeclared = ["--header", "Content-Type;", "--data-binary", &data];
+    let fields = ["--data-binary", &data];
+    let mut expected = Vec::new();
+    for (path, options, told) in [
+        ("/genesys/2/chat/s/C1/file", &image[..], Some("complete")),
+        ("/genesys/2/chat/s/C1/file", &undeclared, Some("complete")),
+        ("/genesys/2/chat/s/C1/file", &fields, Some("complete")), // the node took it
+        ("/genesys/2/chat/s/refused/file", &image, Some("refused")),
+        ("/genesys/2/chat/s/refused/file", &fields, None), // fields that were none
+        ("/genesys/2/chat/s/broken/file", &["--form", &form], Some("unanswered")),
+        ("/genesys/2/chat/s/page/file", &["--form", &form], Some("unanswered")),
+        ("/genesys/2/chat-ntf?operation=fileDelete", &image, None),
+        ("/genesys/2/chat/s/C1/send", &image, None),
+        ("/genesys/2/chat-ntf?operation=fileUpload", &image, Some("complete")),
+    ] {
+        curl(server.address, path, options);
+        expected.extend(told.map(|outcome| outcome.to_string()));
+        let found = rows(&server, expected.len()).await;
+        let outcomes: Vec<&String> = found.iter().map(|row| &row[1]).collect();
+        assert_eq!(outcomes, expected.iter().collect::<Vec<_>>(), "{path}");
+    }
+    let hash = sha256sum(&source);
+    assert!(rows(&server, 1).await.iter().all(|row| row[0] == "up" && row[4] == hash));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_comes_encoded_is_known_by_the_hash_of_what_is_kept() {
+    let (node, folder) = (node(), folder());
+    let server = Server::start(folder.path(), &[node.address], "");
+    let kept = folder.path().join("kept");
+    let path = "/genesys/2/chat/s/C1/file/f1/download";
+    // A browser keeps what was encoded; `curl --compressed` does, too.
+    let output = ["--compressed", "--data", "secureKey=0123456789abcdef", "--output", kept.to_str().expect("UTF-8")];
+    curl(server.address, path, &output);
+    assert_eq!(std::fs::read(&kept).expect("it came"), content());
+    let bad = curl(server.address, "/genesys/2/chat/s/C1/file/bad/download", &["--data", "secureKey=0123456789abcdef"]);
+    let as_it_came = folder.path().join("bad");
+    std::fs::write(&as_it_came, &bad).expect("the folder is ours");
+    let found = rows(&server, 2).await;
+    let told: Vec<[&str; 4]> = found.iter().map(|row| [0, 1, 3, 4].map(|column| &*row[column])).collect();
+    let (length, hash, hash_of_bad) = (content().len().to_string(), sha256sum(&kept), sha256sum(&as_it_came));
+    assert_eq!(told, [["down", "complete", &length, &hash], ["down", "encoded", "7", &hash_of_bad]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_in_a_files_place_is_audited() {
+    let (node, folder) = (node(), folder());
+    let server = Server::start(folder.path(), &[node.address], "");
+    for id in ["gone", "gone-encoded"] {
+        curl(
+            server.address,
+            &format!("/genesys/2/chat/s/C1/file/{id}/download"),
+            &["--data", "secureKey=0123456789abcdef"],
+        );
+    }
+    // The same error, told twice.
+    let audited = "SELECT http_status, format, detail, repeats FROM api_errors";
+    let wanted = [["404", "http", "Not here", "2"]];
+    eventually("they are told", async || {
+        (Archive::open(&server.database).await.rows(audited).await == wanted).then_some(())
+    })
+    .await;
+    assert_eq!(Archive::open(&server.database).await.value("SELECT count(*) FROM file_transfers").await, "0");
 }

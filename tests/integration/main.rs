@@ -2,6 +2,7 @@
 
 mod access_log;
 mod again;
+mod anchors;
 mod architecture;
 mod cli;
 mod cometd;

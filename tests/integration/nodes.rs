@@ -101,6 +101,31 @@ async fn each_node_in_turn_dies_hangs_is_drained_and_returns_while_chats_go_on()
     simulator.stop().await;
 }
 
+/// What is wanting here is no node's fault: they were not asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_health_check_that_lacks_descriptors_says_nothing_of_a_node() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(2)).await.expect("free ports"), folder());
+    let server = Server::start(folder.path(), &simulator.addresses(), WATCHED);
+    let checks = async |outcome: &str| {
+        let of = |n: usize| format!("gms_recorder_node_health_checks_total{{node=\"gms-{n}\",outcome=\"{outcome}\"}}");
+        Some(server.metric(&of(1)).await? + server.metric(&of(2)).await?)
+    };
+    eventually("they are well", async || (checks("passed").await? >= 4.0).then_some(())).await;
+    server.limit_files(1);
+    eventually("no connection can be made", async || {
+        server.log().contains("no connection to a node can be made here").then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(600)).await; // three times what passes a node over
+    server.limit_files(1024);
+    let before = eventually("it can be asked again", async || checks("passed").await).await;
+    eventually("they are asked again", async || (checks("passed").await? >= before + 4.0).then_some(())).await;
+    assert_eq!(checks("failed").await, Some(0.0));
+    let log = server.log();
+    assert!(!log.contains("fails its health check") && !log.contains("does not take connections"), "{log}");
+    simulator.stop().await;
+}
+
 /// A drained node is left alone by REST chats, while the others serve them; restored, it serves again.
 async fn drain(server: &Server, simulator: &Simulator, node: usize) {
     let name = format!("gms-{}", node + 1);

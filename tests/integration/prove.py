@@ -73,6 +73,18 @@ def open_note(note, vkey):
     raise ValueError("the key has not signed this note")
 
 
+def is_of(proof, row):
+    """Of the chat or act that the proof is about; or an act that erased something of the chat."""
+    fields = {field: content for field, _kind, content in row["fields"]}
+    if "act_id" in proof:
+        return proof["act_id"] == (fields["id"] if row["table"] == "acts" else fields["act_id"])
+    if row["table"] != "acts":
+        return fields["chat_id"] == proof["chat_id"]
+    erasures = [dict((field, content) for field, _, content in other["fields"])
+                for other in proof["rows"] if other["table"] == "erasures"]
+    return any(erasure["act_id"] == fields["id"] for erasure in erasures)
+
+
 def check(proof, vkey):
     origin, size, root = open_note(proof["checkpoint"], vkey)
     assert proof["rows"], "it proves nothing"
@@ -80,11 +92,11 @@ def check(proof, vkey):
         path = [base64.b64decode(sibling, validate=True) for sibling in row["path"]]
         name = "%s %s" % (row["table"], row["fields"][:2])
         assert root_by_path(row["leaf"], size, leaf_hash(row), path) == root, "not in the tree: " + name
-        chat = [content for field, _kind, content in row["fields"] if field == "chat_id"]
-        assert chat == [proof["chat_id"]], "of another chat: " + name
+        assert is_of(proof, row), "of another chat or act: " + name
     later = sum(row["sealed_later_at"] is not None for row in proof["rows"])
+    subject = proof.get("chat_id", "act %s" % proof.get("act_id"))
     return "%d rows of %s are among the %d leaves that %s signed; %d of them were sealed later than written; %d newer rows are not proved" % (
-        len(proof["rows"]), proof["chat_id"], size, origin, later, proof["newer_rows"])
+        len(proof["rows"]), subject, size, origin, later, proof["newer_rows"])
 
 
 if __name__ == "__main__":

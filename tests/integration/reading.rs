@@ -152,7 +152,7 @@ async fn the_readme_s_queries_run() {
         .filter(|query| !query.is_empty())
         .map(String::from)
         .collect();
-    assert_eq!(queries.len(), 11);
+    assert_eq!(queries.len(), 12);
     let mut archive = Archive::open(&server.database).await;
     for query in &queries {
         archive.rows(query).await;

@@ -1,12 +1,19 @@
 //! Erasing, purging, holding: what is removed is gone to the last byte, what is held stays, and the evidence stands.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use gms_recorder::store::Store;
+use gms_recorder::chat::{ChatId, Covered, EventIndex, Party, TranscriptEvent};
+use gms_recorder::gms::{Attribute, AttributeSource};
+use gms_recorder::simulator::{Config, Simulator};
 use gms_recorder::store::custody::{Act, Actor, Cleaned, Custody, Customer, How, Kind, Outcome, Scope, Target};
+use gms_recorder::store::{ChatRecord, Entry, Store};
+use rusqlite::Connection;
 
-use crate::evidence::{a_run, entries, fill, options, sealed};
-use crate::support::folder;
+use crate::evidence::{a_run, entries, fill, options, sealed, sound};
+use crate::faults::Mount;
+use crate::support::{Archive, Chat, Client, Server, count, eventually, folder, run};
 
 pub fn actor() -> Actor {
     Actor { who: "officer".into(), via: None, host: "here".into(), case_ref: Some("C-7".into()) }
@@ -62,14 +69,20 @@ fn files(database: &Path) -> Vec<PathBuf> {
     of_it.filter(|path| path.file_name().is_some_and(|found| found.to_string_lossy().starts_with(&name))).collect()
 }
 
+/// Which of these a file holds.
+fn found_in(file: &Path, texts: &[String]) -> String {
+    let patterns = tempfile::NamedTempFile::new().expect("there is room");
+    std::fs::write(patterns.path(), texts.join("\n")).expect("there is room");
+    let found =
+        Command::new("grep").args(["-aoFf"]).arg(patterns.path()).arg(file).output().expect("every system has it");
+    String::from_utf8_lossy(&found.stdout).into_owned()
+}
+
 /// No byte of it, in any file.
 #[track_caller]
 pub fn gone(database: &Path, texts: &[String]) {
     for file in files(database) {
-        let bytes = std::fs::read(&file).expect("it is ours");
-        for text in texts {
-            assert!(memchr::memmem::find(&bytes, text.as_bytes()).is_none(), "{text:?} is in {}", file.display());
-        }
+        assert_eq!(found_in(&file, texts), "", "{}", file.display());
     }
 }
 
@@ -98,4 +111,336 @@ async fn what_is_erased_is_gone_and_the_rest_is_as_it_was_sealed() {
     store.close().expect("closed");
     sealed(&database);
     gone(&database, &texts);
+}
+
+/// Of a chat and a place in it, and of nobody else: what must not be found again.
+fn secret(chat: usize, n: usize) -> String {
+    format!("{:016x}", (chat as u64 * 1_000 + n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+fn name_of(chat: usize) -> String {
+    format!("chat{chat:012}")
+}
+
+const SERVICES: [&str; 3] = ["sales", "claims", "news"];
+/// A long time ago.
+const THEN: i64 = 1_700_000_000_000;
+
+/// Chats with attributes, in the order of nobody, so that the trees are balanced again and again.
+async fn many(database: &Path, chats: usize) {
+    let mut store = Store::open(&options(database), &a_run()).await.expect("an archive");
+    let answer = |chat: usize, n: usize| {
+        let text = secret(chat, n);
+        let long = "y".repeat([10, 60, 9_000][(chat + n) % 3]);
+        let event = TranscriptEvent {
+            index: EventIndex::new(n as i64 + 1).expect("from 1 on"),
+            kind: Some("Message".into()),
+            utc_time: Some(THEN),
+            from: Party::default(),
+            text: Some(text.as_str().into()),
+            message_type: None,
+            user_data: None,
+            event_attributes: None,
+            raw: format!(r#"{{"text":"{text}","x":"{long}"}}"#),
+            maskings: Vec::new(),
+        };
+        let attribute = Attribute {
+            name: "emailAddress".into(),
+            value: format!("{}@example.com", secret(chat, 900)),
+            source: AttributeSource::Request,
+            maskings: Vec::new(),
+        };
+        let subject = Attribute {
+            name: "subject".into(),
+            value: secret(chat, 901) + &"v".repeat(chat * 37 % 1_000),
+            source: AttributeSource::Request,
+            maskings: Vec::new(),
+        };
+        let record = ChatRecord {
+            service: Some(SERVICES[chat % 3].into()),
+            events: vec![event],
+            covered: Covered::new(n as i64 + 1, n as i64 + 2),
+            next_position: Some(n as i64 + 2),
+            attributes: if n == 0 { vec![attribute, subject] } else { Vec::new() },
+            ..ChatRecord::of(ChatId::parse(&name_of(chat)).expect("a sound one"))
+        };
+        Entry { at: THEN + chat as i64 * 1_000, node: Some("gms-1".into()), chats: vec![record], ..Entry::default() }
+    };
+    // Strides that have no divisor in common with the number of chats.
+    for n in 0..4 {
+        let order = (0..chats).map(|place| (place * 7_919 + n * 13) % chats);
+        let answers: Vec<Entry> = order.map(|chat| answer(chat, n)).collect();
+        for batch in answers.chunks(20) {
+            store.append(batch, &[], n == 3).expect("stored");
+        }
+    }
+    store.append(&[], &[], true).expect("stored");
+    store.finish(1_795_500_000_000, "{}").expect("noted");
+    store.close().expect("closed");
+}
+
+fn secrets(chats: impl Iterator<Item = usize>) -> Vec<String> {
+    chats.flat_map(|chat| (0..4).chain([900, 901]).map(move |n| secret(chat, n))).collect()
+}
+
+/// SQLite alone leaves copies in pages that it has balanced: this test is to see them, and then not any longer.
+#[tokio::test]
+async fn no_copy_is_left_where_pages_were_balanced() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    many(&database, 1_000).await;
+    let custody = Custody::open(&database).expect("an archive");
+    let actor = actor();
+    let mut left_by_sqlite = 0;
+    let fold = Connection::open(&database).expect("an archive");
+    for round in 0..3 {
+        let chats = || (0..1_000).filter(move |chat| chat % 3 == round);
+        let act_id = custody.begin(&act(Kind::Erase, &actor)).expect("noted");
+        let mut in_no_order: Vec<usize> = chats().collect();
+        in_no_order.sort_by_key(|chat| secret(*chat, 1));
+        let targets: Vec<Target> = in_no_order.into_iter().map(|chat| Target::of(name_of(chat))).collect();
+        custody.remove(act_id, How::Erased, &targets, || 1_795_600_000_001, &mut |_, _| {}).expect("removed");
+        fold.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").expect("nobody reads");
+        left_by_sqlite += found_in(&database, &secrets(chats())).lines().count();
+        assert_eq!(custody.clean(&mut |_, _| {}).expect("cleaned"), Cleaned::All);
+        gone(&database, &secrets(chats()));
+        sealed(&database);
+        let sound: String =
+            fold.query_row("PRAGMA integrity_check", (), |row| row.get(0)).expect("it can be looked at");
+        assert_eq!(sound, "ok");
+    }
+    println!("{left_by_sqlite} copies were left by SQLite");
+    assert!(left_by_sqlite > 0, "then nothing of this is needed any longer");
+    let length = || std::fs::metadata(&database).expect("it is there").len();
+    let before = length();
+    assert!(custody.give_space_back().expect("given back") > 500);
+    fold.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").expect("nobody reads");
+    assert!(length() < before / 2, "{before} bytes before, {} now", length());
+    sealed(&database);
+}
+
+fn command(database: &Path, words: &[&str]) -> (i32, String, String) {
+    run(&[words, &["--database", &database.display().to_string()]].concat())
+}
+
+#[tokio::test]
+async fn what_is_held_stays_whatever_is_asked() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    many(&database, 60).await;
+    let email = format!("email={}@EXAMPLE.com", secret(6, 900));
+    let query = "SELECT chat_id FROM chats WHERE service = 'claims'";
+    for on in [["--chat", "chat000000000003"], ["--who", &email], ["--query", query]] {
+        let (code, _, error) = command(&database, &["hold", on[0], on[1], "--reason", "court", "--case", "L-1"]);
+        assert_eq!(code, 0, "{error}");
+    }
+    for wrong in ["DELETE FROM chats", "SELECT chat_id, service FROM chats", "SELECT nothing FROM chats"] {
+        let (code, _, error) = command(&database, &["hold", "--query", wrong, "--reason", "court"]);
+        assert!(code == 1 && error.contains("its query:"), "{wrong}: {error}");
+    }
+    let config = folder.path().join("retention.toml");
+    std::fs::write(
+        &config,
+        "[retention]\nkeep = \"forever\"\n[retention.services]\nsales = \"7y\"\nclaims = \"90d\"\nnews = \"30d\"\n",
+    )
+    .expect("the folder is ours");
+    let config = config.display().to_string();
+    let before = sealed(&database).found;
+    let (code, said, error) = command(&database, &["purge", "--dry-run", "--format", "json", "--config", &config]);
+    assert_eq!(code, 0, "{error}");
+    assert!(error.contains("nothing was removed"), "{error}");
+    let wanted = [
+        "\"service\":\"claims\",\"keep\":\"90d\"",
+        "\"chats\":0,\"held\":20",
+        "\"service\":\"news\"",
+        "\"chats\":20,\"held\":0",
+    ];
+    wanted.iter().for_each(|part| assert!(said.contains(part), "{part}: {said}"));
+    assert_eq!(sealed(&database).found.leaves, before.leaves, "nothing was done, and nothing is noted");
+
+    let (code, said, error) = command(&database, &["purge", "--config", &config]);
+    assert_eq!(code, 0, "{error}");
+    assert!(said.contains("20 chats removed"), "{said}");
+    let news = || (0..60).filter(|chat| chat % 3 == 2);
+    gone(&database, &secrets(news()));
+    let chats = ["chat000000000003", "chat000000000004", "chat000000000006", "chat000000000009"];
+    let named: Vec<&str> = chats.iter().flat_map(|chat| ["--chat", *chat]).collect();
+    let erase = [&["erase", "--reason", "asked", "--format", "csv"], &named[..]].concat();
+    let (code, said, error) = command(&database, &erase);
+    assert_eq!(code, 1, "{error}");
+    let wanted = [
+        "chat000000000003,held,,,1",
+        "chat000000000004,held,,,3",
+        "chat000000000006,held,,,2",
+        "chat000000000009,erased,4,",
+    ];
+    wanted.iter().for_each(|line| assert!(said.contains(line), "{line}: {said}"));
+    sealed(&database);
+
+    let (_, waiting, _) = command(&database, &["erase", "--list"]);
+    assert!(waiting.lines().count() == 3 && waiting.contains("chat000000000006"), "{waiting}");
+    let (code, said, _) = command(&database, &["unhold", "2", "--reason", "settled"]);
+    assert!(code == 0 && said.contains("1 erasures waited for it"), "{said}");
+    let (code, said, _) = command(&database, &["erase", "--waiting", "--reason", "now", "--format", "csv"]);
+    assert!(code == 1 && said.contains("chat000000000006,erased,4,"), "{said}");
+    gone(&database, &secrets([6, 9].into_iter()));
+    // Of the customer nothing is left but the hold that was released, and that goes with the customer.
+    let (code, _, error) = command(&database, &["erase", "--who", &email, "--reason", "asked"]);
+    assert!(code == 1 && error.contains("no chat has an attribute"), "{error}");
+    assert_eq!(command(&database, &["unhold", "1", "--reason", "settled"]).0, 0);
+    assert_eq!(command(&database, &["unhold", "1", "--reason", "settled"]).0, 1);
+    sealed(&database);
+    let (code, said, _) = command(&database, &["verify"]);
+    assert!(code == 0 && said.contains("removed") && said.contains("22 chats, by 3 acts"), "{said}");
+    let (code, _, error) = command(&database, &["transcript", "chat000000000006"]);
+    assert!(code == 1 && error.contains("was erased at 20") && error.contains("(now)"), "{error}");
+}
+
+/// The word of mouth about a customer goes with the last chat: attributes, and holds that were released.
+#[tokio::test]
+async fn a_customer_is_erased_with_a_certificate() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
+    let mut server = Server::start_with_database(folder.path(), &database, &simulator.addresses(), "");
+    let mut client = Client::new(server.address);
+    let form = "nickname=Anna&firstName=Anna&lastName=Berg&emailAddress=anna.berg@example.com&subject=Order";
+    let chat = Chat::open(&mut client, form).await;
+    let other = Chat::open(&mut client, "nickname=Bob&emailAddress=bob@example.com").await;
+    for (chat, text) in [(&chat, "my+name+is+Berg"), (&other, "keep+me")] {
+        chat.insist(&mut client, "send", &format!("message={text}&transcriptPosition=1")).await;
+    }
+    let held = command(&database, &["hold", "--who", "anna.berg@example.com", "--reason", "court"]);
+    assert_eq!((held.0, command(&database, &["unhold", "1", "--reason", "settled"]).0), (0, 0));
+    let certificate = folder.path().join("certificate.json").display().to_string();
+    let asked = ["erase", "--who", "email=Anna.Berg@example.com", "--reason", "Art. 17", "--case", "4711"];
+    let (code, said, error) = command(&database, &[&asked[..], &["--certificate", &certificate]].concat());
+    assert_eq!(code, 0, "{said}{error}");
+    let texts = ["anna.berg@example.com", "my name is Berg", "Anna.Berg"].map(String::from);
+    gone(&database, &texts);
+    let (code, _, error) = command(&database, &[&asked[..], &["--certificate", &certificate]].concat());
+    assert!(code == 1 && error.contains("no chat has an attribute"), "{error}");
+
+    // Everything again, from the client, while it is served: delivered, and not recorded.
+    let mut events = 0.0;
+    eventually("what is suppressed is counted", async || {
+        let again = chat.insist(&mut client, "refresh", "transcriptPosition=1").await;
+        events = again["messages"].as_array().expect("a list").len() as f64;
+        let counted = server.metric("gms_recorder_events_total{fate=\"suppressed\"}").await;
+        counted.filter(|counted| *counted >= events)
+    })
+    .await;
+    // What is said after the erasure is recorded.
+    chat.insist(&mut client, "send", "message=news&transcriptPosition=1").await;
+    other.insist(&mut client, "refresh", "transcriptPosition=1").await;
+    assert!(server.stop().success());
+    gone(&database, &texts);
+    let mut archive = Archive::open(&database).await;
+    let texts_of = |chat: &Chat| format!("SELECT group_concat(text) FROM events WHERE chat_id = '{}'", chat.id);
+    assert!(archive.value(&texts_of(&chat)).await.starts_with("news"));
+    assert!(archive.value(&texts_of(&other)).await.contains("keep me"));
+    assert_eq!(archive.value("SELECT count(*) FROM coverage_holes").await, "0");
+    sealed(&database);
+    let ledger = archive.value("SELECT ledger FROM runs ORDER BY run_id DESC LIMIT 1").await;
+    let account: serde_json::Value = serde_json::from_str(&ledger).expect("JSON");
+    assert!(account["suppressed"].as_f64() >= Some(events), "{account}");
+    let sum: f64 = ["new", "duplicate", "variant", "finding", "suppressed", "refused", "dropped", "in_flight"]
+        .iter()
+        .filter_map(|name| account[*name].as_f64())
+        .sum();
+    assert_eq!(account["seen"].as_f64(), Some(sum), "{account}");
+
+    let key = folder.path().join("vkey");
+    std::fs::write(&key, archive.value("SELECT vkey FROM keys").await).expect("the folder is ours");
+    let (is_proved, told) = crate::evidence::prove_py(Path::new(&certificate), &key);
+    assert!(is_proved && told.contains("rows of act 3"), "{told}");
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn a_long_reader_is_waited_for_and_that_is_said() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    many(&database, 60).await;
+    let reader = Connection::open(&database).expect("an archive");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM events").expect("a snapshot");
+    let (code, said, _) = command(&database, &["erase", "--chat", &name_of(5), "--reason", "asked"]);
+    assert!(code == 1 && said.contains("a reader has"), "{said}");
+    assert!(sealed(&database).found.is_unclean);
+    reader.execute_batch("COMMIT").expect("it ends");
+    assert_eq!(Custody::open(&database).expect("an archive").clean(&mut |_, _| {}).expect("cleaned"), Cleaned::All);
+    gone(&database, &secrets([5].into_iter()));
+    assert!(!sealed(&database).found.is_unclean);
+}
+
+/// Whatever cuts it short, what was noted is done, the rest is as it was, and the next time goes on from there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_and_a_full_disk_in_the_midst_of_a_purge_leave_nothing_half_done() {
+    let (mount, folder) = (Mount::new(64 << 10), folder());
+    let database = mount.0.path().join("a.db");
+    let chats = 600;
+    many(&database, chats).await;
+    let config = folder.path().join("retention.toml");
+    std::fs::write(&config, "[retention]\nkeep = \"30d\"\n").expect("the folder is ours");
+    let rounds = count("TEST_PURGE_KILLS", 6) as u64;
+    for round in 0..rounds {
+        if round % 2 == 1 {
+            mount.fill();
+        }
+        let mut purge = Command::new(env!("CARGO_BIN_EXE_gms-recorder"))
+            .args(["purge", "--config"])
+            .arg(&config)
+            .arg("--database")
+            .arg(&database)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary was built");
+        std::thread::sleep(Duration::from_millis(20 + round * 977 % 300));
+        let _ = purge.kill(); // it may have ended
+        let _ = purge.wait().expect("ours");
+        if round % 2 == 1 {
+            mount.free();
+        }
+        let found = sound(&database).found;
+        let archive = Connection::open(&database).expect("an archive");
+        let left: i64 = archive.query_row("SELECT count(*) FROM chats", (), |row| row.get(0)).expect("a number");
+        assert_eq!(left + found.removals.0, chats as i64, "round {round}");
+    }
+    let began = Instant::now();
+    let (code, said, error) = command(&database, &["purge", "--config", &config.display().to_string()]);
+    assert_eq!(code, 0, "{said}{error}");
+    println!("the rest in {:?}: {said}", began.elapsed());
+    assert_eq!(sealed(&database).found.removals.0, chats as i64);
+    gone(&database, &secrets(0..chats));
+}
+
+/// `serve` purges by itself, and cleans up after others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serve_purges_and_cleans_by_itself() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    many(&database, 90).await;
+    let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
+    let settings = "[retention]\nautomatic = true\nkeep = \"forever\"\n[retention.services]\nsales = \"30d\"\n";
+    let mut server = Server::start(folder.path(), &simulator.addresses(), settings);
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    eventually("what is due goes", async || {
+        chat.insist(&mut client, "send", "message=m&transcriptPosition=1").await;
+        server.log().contains("overwritten to the last byte").then_some(())
+    })
+    .await;
+    assert!(
+        server.log().contains("\"chats\":30,") && server.log().contains("purged what the schedule says"),
+        "{}",
+        server.log()
+    );
+    gone(&database, &secrets((0..90).filter(|chat| chat % 3 == 0)));
+    assert!(server.stop().success());
+    sealed(&database);
+    let mut archive = Archive::open(&database).await;
+    assert_eq!(archive.value("SELECT count(*) FROM chats").await, "61");
+    assert_eq!(archive.value("SELECT who FROM acts WHERE kind = 'purge'").await, "serve");
+    simulator.stop().await;
 }

@@ -29,17 +29,17 @@ const DAY: Duration = Duration::from_secs(86_400);
 const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 
 /// Whoever issues certificates.
-struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate, with what stands above it, and its key.
 #[derive(Clone)]
-struct Issued {
+pub struct Issued {
     chain: String,
     key: String,
 }
 
 impl Ca {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         Self(CertifiedIssuer::self_signed(ca_params(name), new_key()).expect("a sound CA"))
     }
 
@@ -48,12 +48,12 @@ impl Ca {
         Self(CertifiedIssuer::signed_by(ca_params(name), new_key(), &self.0).expect("a sound CA"))
     }
 
-    fn pem(&self) -> String {
+    pub fn pem(&self) -> String {
         self.0.pem()
     }
 
     /// For these names, and for about a year.
-    fn issue(&self, names: &[&str]) -> Issued {
+    pub fn issue(&self, names: &[&str]) -> Issued {
         self.issue_until(names, SystemTime::now() + 365 * DAY)
     }
 
@@ -583,7 +583,7 @@ async fn days_left_are_counted_and_warned_of() {
 }
 
 /// TLS in front of a node that speaks clear text: its address.
-async fn tls_node(node: SocketAddr, identity: &Issued, client_ca: Option<&Ca>) -> SocketAddr {
+pub async fn tls_node(node: SocketAddr, identity: &Issued, client_ca: Option<&Ca>) -> SocketAddr {
     let provider = Arc::new(default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let verifier = match client_ca {

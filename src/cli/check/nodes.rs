@@ -75,7 +75,9 @@ impl Node {
             return Self { problem: Some(circle), ..node };
         }
         match check {
-            Some(check) => node.unwell = check.ask(&node.authority, &places).await.err(),
+            Some(check) => {
+                node.unwell = check.ask(&node.authority, &places).await.err().map(|unwell| unwell.to_string())
+            }
             None => node.problem = objection(stream, &node.authority, &places).await,
         }
         node

@@ -1,14 +1,10 @@
-//! What a card number looks like in what people write, and a verification value beside one. Text only: it knows neither
-//! JSON nor stars.
+//! What a card number looks like in what people write. Text only: it knows neither JSON nor stars.
 //!
 //! A number is looked for in runs of digits that separators join. It begins and ends where a run does, has the length and
 //! the beginning of an issuer's, and a sound check digit (ISO/IEC 7812-1, annex B: Luhn). In doubt it is one: a number
 //! that was masked for nothing is a nuisance, a card that was kept is a breach.
 
 use std::ops::{Range, RangeInclusive};
-use std::sync::LazyLock;
-
-use regex::Regex;
 
 use crate::gms::json::{Escape, escape_at};
 use crate::gms::route::percent_byte;
@@ -36,9 +32,6 @@ const CARD_BYTES_MAX: usize = 512;
 
 /// An IBAN of the longest kind, with a blank after every fourth character.
 const IBAN_BYTES_MAX: usize = 42;
-
-/// How far behind a card its verification value is looked for, in bytes: an expiry date and two words.
-const BEHIND_BYTES_MAX: usize = 120;
 
 /// The first four digits of what the networks issue, and how long it is: their public bulletins, as collected under
 /// "Payment card number" in Wikipedia. No range begins with 1 (UATP's would be every time stamp), and of 6 only those that
@@ -84,6 +77,12 @@ const PRINTED: &[&[usize]] = &[
     &[4, 4, 4, 4, 3],
 ];
 
+/// Of these, what people type with commas here and something else there.
+const MIXED: &[&[usize]] = &[&[4, 4, 4, 4], &[4, 6, 5], &[4, 6, 4]];
+
+/// Of these, what with commas is a list of amounts.
+const AMOUNTS: &[usize] = &[4, 3, 3, 3];
+
 /// How Amazon groups the numbers of its orders, of which many begin as Diners Club's.
 const ORDER: &[usize] = &[3, 7, 7];
 
@@ -119,7 +118,7 @@ const IBANS: &[(&str, usize)] = &[
 pub(super) struct Card {
     /// From its first digit to its last, in bytes.
     pub place: Range<usize>,
-    digits: usize,
+    pub digits: usize,
 }
 
 /// The value of a decimal digit of any script.
@@ -153,78 +152,6 @@ pub(super) fn cards_in(text: &str, breaks_off: bool) -> Vec<Card> {
         }
     }
     found
-}
-
-/// Whether a text may have a verification value: three or four digits by themselves, or some apart by one separator. Most
-/// texts with a number have none, and need no look at the words.
-pub(super) fn may_have_value(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let (mut at, mut ended) = (0, None);
-    while at < bytes.len() {
-        let length = bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let is_joined = ended.is_some_and(|end| end + 1 == at && matches!(bytes[end], b' ' | b'.' | b'-'));
-        match length {
-            // Another script's digits are not told apart here.
-            0 if bytes[at] >= 0xd9 => return true,
-            0 => at += 1,
-            3 | 4 => return true,
-            1 | 2 if is_joined => return true,
-            _ => {
-                at += length;
-                ended = (length < 3).then_some(at);
-            }
-        }
-    }
-    false
-}
-
-/// The verification values in a text: beside the words for one, and behind its cards.
-pub(super) fn values_in(text: &str, cards: &[Card]) -> Vec<Range<usize>> {
-    let beside = [&*BEHIND_WORD, &*BEFORE_WORD].into_iter().flat_map(|words| words.captures_iter(text));
-    let beside = beside.filter_map(|found| found.get(1)).map(|value| value.range());
-    let behind = cards.iter().filter_map(|card| value_behind(text, card));
-    let is_apart =
-        |value: &Range<usize>| cards.iter().all(|card| value.end <= card.place.start || card.place.end <= value.start);
-    let mut values: Vec<Range<usize>> = beside.chain(behind).filter(is_apart).collect();
-    values.sort_by_key(|value| value.start);
-    values.dedup();
-    values
-}
-
-/// The words for a verification value, in the languages that GMS is sold in.
-const WORDS: &str = r"(?:\b(?:cvv|cvc|cvn|cav)2?|\b(?:csc|cid|cvd)\b|\bcard[ -]?(?:verification|security)[ -]?(?:code|value|number|no)\b|\bsecurity[ -]?(?:code|number)\b|\b(?:karten)?sicherheits(?:code|nummer|zahl)\b|\b(?:karten)?pr(?:ü|ue)f(?:ziffern?|nummer|zahl|code)\b|\bcryptogramme\b|\bcode de s[ée]curit[ée]\b|\bc[óo]digo de seguridad\b|\bc[óo]digo de seguran[çc]a\b|\bcodice di sicurezza\b|\b(?:beveiligings|veiligheids)code\b|\bs[äa]kerhetskod\b|\bsikkerhed?s?kode\b|\bturvakoodi\b|\bkod (?:bezpieczeństwa|zabezpieczający)\b|\bgüvenlik kodu\b|\bкод безопасности\b|安全码|校验码|セキュリティコード|보안 ?코드|رمز الأمان|קוד אבטחה)";
-
-static BEHIND_WORD: LazyLock<Regex> =
-    LazyLock::new(|| expression(&format!(r"(?i){WORDS}[^\d*]{{0,24}}(\d(?:[ .-]?\d){{2,3}})(?:[^\d*]|$)")));
-
-static BEFORE_WORD: LazyLock<Regex> = LazyLock::new(|| {
-    expression(r"(?i)(?:^|[^\d*])(\d{3,4})[^\w*]{0,3}(?:is (?:my |the )?|ist (?:mein |der |die )?|= ?)?(?:cvv|cvc)")
-});
-
-/// Behind a card, an expiry date between them: `12/27 123`, `exp 12-2027, code 123`, `1227 123`.
-static BEHIND_DATE: LazyLock<Regex> = LazyLock::new(|| {
-    expression(r"^[^\d*]{0,24}(?:\d{1,2} ?[/.-] ?(?:20)?\d{2}|\d{4})[^\d*]{1,24}(\d{3,4})(?:[^\d*]|$)")
-});
-
-/// Right behind a card.
-static BEHIND_CARD: LazyLock<Regex> = LazyLock::new(|| expression(r"^[^\w*]{1,5}(\d{3,4})(?:[^\d*]|$)"));
-
-fn expression(pattern: &str) -> Regex {
-    Regex::new(pattern).expect("the expressions here are sound: a test uses each")
-}
-
-fn value_behind(text: &str, card: &Card) -> Option<Range<usize>> {
-    let from = card.place.end;
-    let to = text.floor_char_boundary(from + BEHIND_BYTES_MAX);
-    let behind = &text[from..to.max(from)];
-    let dated = BEHIND_DATE.captures(behind).and_then(|found| found.get(1));
-    // Four digits are a value on American Express only: else they are a year, or a price.
-    let fits = |digits: usize| digits == 3 || card.digits == 15;
-    let bare = || {
-        let value = BEHIND_CARD.captures(behind).and_then(|found| found.get(1));
-        value.filter(|value| fits(value.as_str().chars().count()))
-    };
-    dated.or_else(bare).map(|value| from + value.start()..from + value.end())
 }
 
 /// A run of digits.
@@ -320,30 +247,59 @@ impl<'t> Numbers<'t> {
             && !is_in_iban(self.text, &place)
     }
 
-    /// Whether somebody would group a card number so: in one, as printed; else with the same separator throughout, and with
-    /// nothing else beside it or evenly in three groups or more.
+    /// Whether somebody would group a card number so: in one, as printed, or by itself and read out in fours or digit by
+    /// digit; else with the same separator throughout, and with nothing else beside it or evenly in three groups or more.
     fn is_grouped_so(&self, window: &Range<usize>) -> bool {
         let groups = &self.groups[window.clone()];
         let lengths: Vec<usize> = groups.iter().map(|group| group.digits.len()).collect();
-        if lengths.len() == 1 || PRINTED.contains(&&*lengths) {
+        let has_commas = groups[1..].iter().any(|group| self.gap(group).is_some_and(has_comma));
+        let separator = groups.get(1).and_then(|second| self.gap(second));
+        let is_same = groups.iter().skip(1).all(|group| self.gap(group) == separator);
+        let printed = if has_commas && !is_same { MIXED } else { PRINTED };
+        if lengths.len() == 1 || printed.contains(&&*lengths) && !(has_commas && lengths == AMOUNTS) {
+            return !has_commas || !self.is_in_list(window);
+        }
+        let is_one_line = groups[1..].iter().all(|group| self.gap(group).is_some_and(is_of_one_line));
+        let is_read_out =
+            lengths.iter().all(|length| *length == 1) || !has_commas && lengths.iter().all(|length| length % 4 == 0);
+        if is_read_out && is_one_line && self.is_apart(window, |gap| has_commas || !has_comma(gap)) {
             return true;
         }
-        let gap = |group: &Group| group.gap.clone().map(|gap| &self.text[gap]);
-        let separator = gap(&groups[1]);
-        let is_same = groups[1..].iter().all(|group| gap(group) == separator);
-        let is_one_line = !separator.is_some_and(|separator| separator.contains(['\n', '\r', '\t']));
         let (last, others) = lengths.split_last().expect("there are two or more");
         let is_even = others.iter().all(|length| *length == lengths[0]) && *last <= lengths[0];
-        let goes_on = |at: Option<&Group>| at.is_some_and(|group| gap(group) == separator);
-        let is_followed = goes_on(self.groups.get(window.end)) && !self.is_date_or_value(window.end);
-        let is_alone = !goes_on(groups.first()) && !is_followed;
-        is_same && is_one_line && lengths != ORDER && (is_alone || is_even && lengths.len() > 2)
+        let is_alone = self.is_apart(window, |gap| Some(gap) == separator);
+        let is_odd = has_commas || lengths == ORDER;
+        is_same && is_one_line && !is_odd && (is_alone || is_even && lengths.len() > 2)
+    }
+
+    /// Whether groups of four go on before or behind these, with commas as between these: a list of numbers. Behind a card
+    /// there may be a month and a year.
+    fn is_in_list(&self, window: &Range<usize>) -> bool {
+        let inside = self.groups[window.start + 1..window.end].iter().filter_map(|group| self.gap(group));
+        let commas: Vec<&str> = inside.filter(|gap| has_comma(gap)).collect();
+        let goes_on =
+            |at: usize| self.groups.get(at).and_then(|group| self.gap(group)).is_some_and(|gap| commas.contains(&gap));
+        let of_four = |at: usize| Some(&self.digits[self.groups.get(at)?.digits.clone()]).filter(|it| it.len() == 4);
+        let is_month = |digits: &[u8]| matches!(digits, [0, 1..=9, ..] | [1, 0..=2, ..]);
+        goes_on(window.start) && of_four(window.start - 1).is_some()
+            || goes_on(window.end) && of_four(window.end).is_some_and(|digits| !is_month(digits))
+    }
+
+    /// Whether no such gap joins another number to these groups, but for what people write behind a card's.
+    fn is_apart(&self, window: &Range<usize>, joins: impl Fn(&str) -> bool) -> bool {
+        let goes_on = |at: usize| self.groups.get(at).and_then(|group| self.gap(group)).is_some_and(&joins);
+        !goes_on(window.start) && (!goes_on(window.end) || self.is_date_or_value(window.end))
+    }
+
+    /// What is between a group and the one before, if it joins them.
+    fn gap(&self, group: &Group) -> Option<&'t str> {
+        group.gap.clone().map(|gap| &self.text[gap])
     }
 
     /// Whether what people write behind a card's number is here: until when it is valid (12/27), or its verification value.
     fn is_date_or_value(&self, at: usize) -> bool {
         let length = |at: usize| self.groups.get(at).map_or(0, |group| group.digits.len());
-        let joined = |at: usize| self.groups.get(at).and_then(|group| group.gap.clone()).map(|gap| &self.text[gap]);
+        let joined = |at: usize| self.groups.get(at).and_then(|group| self.gap(group)).filter(|gap| !has_comma(gap));
         match (length(at), joined(at + 1)) {
             (1 | 2, Some(gap)) => gap.trim() == "/" && matches!(length(at + 1), 2 | 4),
             (3, None) => true,
@@ -417,14 +373,27 @@ fn remainder_97<'b>(chars: impl Iterator<Item = &'b u8>) -> u32 {
 
 /// Whether all of a text is separators, and few of them.
 fn is_gap(text: &str) -> bool {
+    let length: usize = separators(text).take(GAP_UNITS_MAX).map(str::len).sum();
+    length == text.len() && !text.is_empty()
+}
+
+/// Whether a comma or a semicolon is among a gap's separators: they part numbers as often as they join digits.
+fn has_comma(gap: &str) -> bool {
+    separators(gap).any(|separator| matches!(separator, "," | ";"))
+}
+
+fn is_of_one_line(gap: &str) -> bool {
+    !gap.contains(['\n', '\r', '\t'])
+}
+
+/// The separators that a text begins with.
+fn separators(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
-    for _ in 0..GAP_UNITS_MAX {
-        match separator_at(rest) {
-            Some(length) => rest = &rest[length..],
-            None => break,
-        }
-    }
-    rest.is_empty() && !text.is_empty()
+    std::iter::from_fn(move || {
+        let (separator, after) = rest.split_at(separator_at(rest)?);
+        rest = after;
+        Some(separator)
+    })
 }
 
 /// The length of the separator that a text begins with: a character, or how one is spelt in HTML, in a URL, in JSON.
@@ -446,10 +415,10 @@ fn separator_at(text: &str) -> Option<usize> {
     }
 }
 
-/// Blanks, dashes, dots, slashes, and what cannot be seen.
+/// Blanks, dashes, dots, slashes, commas, and what cannot be seen.
 fn is_separator(char: char) -> bool {
     match char {
-        ' ' | '-' | '.' | '/' | '_' | '+' | '\t' | '\n' | '\r' => true,
+        ' ' | '-' | '.' | '/' | '_' | '+' | ',' | ';' | '\t' | '\n' | '\r' => true,
         char if char.is_ascii() => false,
         '\u{a0}' | '\u{ad}' | '\u{b7}' | '\u{2000}'..='\u{2015}' | '\u{2022}' | '\u{202a}'..='\u{202f}' => true,
         '\u{205f}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{20e3}' | '\u{2212}' | '\u{3000}' | '\u{fe0f}' => true,

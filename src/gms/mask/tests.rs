@@ -141,6 +141,88 @@ fn verification_values_are_masked_beside_their_words() {
 }
 
 #[test]
+fn values_are_masked_beside_a_card_however_it_is_said() {
+    for row in [
+        "cvv for [4111 1111 1111 1111] is [123]",
+        "the security code of card [4111111111111111] is [123].",
+        "CVC2 ([5555 5555 5555 4444]): [123]",
+        "Sicherheitscode zu [4111 1111 1111 1111] lautet [123]",
+        "[4111 1111 1111 1111], [123] is my security code",
+        "[123] is my security code, and [4111 1111 1111 1111] the card",
+        "[4111 1111 1111 1111] und [123] ist die Prüfziffer",
+        "[4111 1111 1111 1111], [123] = Sicherheitscode",
+        "[4111 1111 1111 1111] code [123]",
+        "[4111 1111 1111 1111] and the code on the back is [123]",
+        "[4111111111111111];12/27;[123]",
+        "[4111111111111111] 12/27 [123]",
+        "[4111111111111111] 12/27;[123]",
+        "[4111111111111111]; 12/2027 ;[123]",
+        "[4111111111111111] 12 27 [123]",
+        "[4111 1111 1111 1111] 12 27 [123]",
+        "[4111 1111 1111 1111] 12 2027 [123]",
+        "[4111-1111-1111-1111] 12-27 [123]",
+        "[4111-1111-1111-1111]-12-27-[123]",
+        "[4111111111111111]|12|2027|[123]",
+        "[4111111111111111],12,27,[123]",
+        "[4111111111111111];1227;[123]",
+        "[4111111111111111] 2027-12 [123]",
+        "[378282246310005];12/27;[1234]",
+        "[4111111111111111]\t12/27\t[123]",
+        "[4111111111111111];[123]",
+    ] {
+        check(row);
+    }
+    for row in [
+        "cvv for [4111 1111 1111 1111] is 12345",
+        "[4111 1111 1111 1111], and 123 is my house number",
+        "123 is my security code", // for a door, as it may be
+        "[4111 1111 1111 1111] for 120 euros",
+        "[4111 1111 1111 1111] valid until 12/27, 30 days",
+        "[4111 1111 1111 1111] postcode 1234",
+        "[4111 1111 1111 1111] 13 27 123",
+    ] {
+        check(row);
+    }
+}
+
+#[test]
+fn commas_and_other_separators_stand_between_a_cards_digits() {
+    for row in [
+        "[4111,1111,1111,1111]",
+        "[4111, 1111, 1111, 1111]",
+        "[4111;1111;1111;1111]",
+        "[4111 1111, 1111 1111]",
+        "[4111 - 1111/1111.1111]",
+        "[4111,1111-1111 1111], 12/27, [123]",
+        "[4111,1111,1111,1111],1227,[123]",
+        "[4111,1111,1111,1111],12,27,[123]",
+        "[4111,1111,1111,1111]; [5555,5555,5555,4444]",
+        "[3782,822463,10005]",
+        "[6200, 0000, 0000, 0000, 0]",
+        "[4111-11111111 1111]",
+        "[4111 1111-11111111]",
+        "[4 1 1 1-1 1 1 1-1 1 1 1-1 1 1 1]",
+        "[4 1 1 1, 1 1 1 1, 1 1 1 1, 1 1 1 1]",
+        "[4111 1111 1111 1111], [5555 5555 5555 4444]",
+        "number: [4111&nbsp;1111&nbsp;1111&nbsp;1111]; 12 pieces",
+    ] {
+        check(row);
+    }
+    for row in [
+        "4,111,111,111,111,111",
+        "4222, 222, 222, 222",
+        "52.520008, 13.404954",
+        "4111,11,11,11,11,11,11",
+        "4111,1111,1111,1111,1311",
+        "1234, 4111, 1111, 1111, 1111",
+        "[4111 1111 1111 1111], 20 euros",
+        "4111.11 1111.11 1111.11 11",
+    ] {
+        check(row);
+    }
+}
+
+#[test]
 fn what_looks_alike_is_left() {
     for text in [
         "4111111111111112", // a wrong check digit
@@ -148,7 +230,6 @@ fn what_looks_alike_is_left() {
         "41111111111111111111", // 20 digits
         "1111111111111111",     // nobody's range
         "1480000000000",        // a time stamp
-        "4111 1111, 1111 1111",
         "4111 1111 1111 - - 1111",
         "+4915123456788", // a phone
         "+49 1512 3456788",
@@ -389,7 +470,7 @@ impl Draw {
 /// What customers write that is no card, by kind: how one is made, and how many of a thousand may be masked in vain.
 type Kind = (&'static str, fn(&mut Draw) -> String, f64);
 
-const ORDINARY: [Kind; 28] = [
+const ORDINARY: [Kind; 35] = [
     ("order number, 8 digits", |d| format!("my order {}", d.digits(8)), 0.0),
     ("order number, 10 digits", |d| format!("order no. {}", d.digits(10)), 0.0),
     ("order number, 12 digits", |d| d.digits(12), 0.0),
@@ -500,6 +581,47 @@ const ORDINARY: [Kind; 28] = [
         },
         0.0,
     ),
+    ("list of eight-digit numbers", |d| format!("{}, {}, {}", d.digits(8), d.digits(8), d.digits(8)), 0.0),
+    (
+        "list of four-digit numbers",
+        |d| format!("{}, {}, {}, {}, {}", d.digits(4), d.digits(4), d.digits(4), d.digits(4), d.digits(4)),
+        5.0,
+    ),
+    (
+        "four four-digit numbers",
+        |d| {
+            let digits = d.digits(16);
+            grouped(&digits, &[4], ", ")
+        },
+        40.0,
+    ),
+    (
+        "list of two-digit numbers",
+        |d| {
+            let digits = d.digits(20);
+            grouped(&digits, &[2], ", ")
+        },
+        0.0,
+    ),
+    (
+        "amount, with commas",
+        |d| {
+            let digits = d.digits(16);
+            grouped(&digits, &[1, 3, 3, 3, 3, 3], ",")
+        },
+        0.0,
+    ),
+    ("coordinates", |d| format!("{}.{}, {}.{}", d.digits(2), d.digits(6), d.digits(2), d.digits(6)), 0.0),
+    (
+        "prices, decimal commas",
+        |d| {
+            let digits = d.digits(18);
+            let prices: Vec<String> =
+                digits.as_bytes().chunks(6).map(|p| String::from_utf8_lossy(p).into_owned()).collect();
+            prices.iter().map(|p| format!("{},{}", &p[..4], &p[4..])).collect::<Vec<_>>().join("; ")
+        },
+        0.0,
+    ),
     (
         "prices",
         |d| {
@@ -576,7 +698,7 @@ fn number() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_number_survives_in_any_text(number in number(), separator in "[ .-]|", before in "[a-zé ]{0,9}", after in "[a-zé ]{0,9}") {
+    fn no_number_survives_in_any_text(number in number(), separator in "[ .-]|[,;] ?|", before in "[a-zé ]{0,9}", after in "[a-zé ]{0,9}") {
         let typed = grouped(&number, &[4], &separator);
         let text = format!("{before}{typed}{after}");
         let clean = masked(&text);
@@ -585,7 +707,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_masked_has_nothing_to_mask(text in r"([0-9]{1,6}|[0-9]{12,19}|4111 1111 1111 1111|37|cvv|cvc2? |[ ./,\n-]|[a-zé]|DE89|\+|%20|４){0,24}") {
+    fn what_is_masked_has_nothing_to_mask(text in r"([0-9]{1,6}|[0-9]{12,19}|4111 1111 1111 1111|4111,1111|37|12/27|cvv|cvc2? |security code| is my | for |code|[ ./,;|\n-]|[a-zé]|DE89|\+|%20|４){0,24}") {
         let once = masked(&text);
         prop_assert_eq!(once.chars().count(), text.chars().count());
         prop_assert_eq!(once.len(), text.len());

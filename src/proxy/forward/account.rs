@@ -11,7 +11,7 @@ use super::super::limits;
 use super::super::trail::Trail;
 use super::{Asked, Gate};
 use crate::chat::{ChatId, Secret};
-use crate::gms::files::{Direction, FileRequest, Outcome};
+use crate::gms::files::{Direction, FileRequest, Outcome, is_of_fields};
 use crate::gms::mask::Masks;
 use crate::gms::request::{secrets_of, secrets_of_query};
 use crate::gms::scrub::{scrub_path_parameters, scrub_words};
@@ -65,13 +65,16 @@ impl Asked<'_> {
         self.gate.recorder.find(finding, &self.facts());
     }
 
-    /// The files of the request's form, once: their rows, with what became of them.
+    /// The files of the request, once: their rows, with what became of them.
     pub(super) fn tell_files(&self, became: impl FnOnce() -> (Option<String>, Outcome)) {
         let files = self.request.upload.take_files();
         if files.is_empty() {
             return;
         }
         let (file_id, became) = became();
+        if became != Outcome::Complete && is_of_fields(self.noted.content_type.unwrap_or_default()) {
+            return;
+        }
         let chat = self.file_request().and_then(|request| request.chat);
         for file in files {
             let outcome = if file.is_whole || became != Outcome::Complete { became } else { Outcome::BrokenOff };

@@ -1,13 +1,15 @@
 //! What the writer does for the evidence between two batches: a signed checkpoint when one is due, and a piece of sealing
 //! what an earlier release has left unsealed. Neither holds a chat up, nor does what goes wrong with them.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{LAZY_INTERVAL, Writer};
-use crate::archive::anchor::{Anchor, News};
+use crate::archive::anchor::{Anchor, News, Signed};
 use crate::archive::note::{Checkpoint, Signer};
 use crate::archive::{self, key};
 use crate::recorder::{Recorder, now_ms};
@@ -15,15 +17,16 @@ use crate::store::seal::checkpoint::Standing;
 use crate::store::seal::late::Late;
 use crate::store::{Error, Store};
 use crate::telemetry::Repeated;
+use crate::telemetry::metrics::Labels;
 
 /// How long pieces are sealed one after the other while nothing waits.
 const LATE_TIME: Duration = Duration::from_millis(300);
 /// Between lines about it.
 const LATE_TOLD: Duration = Duration::from_secs(30);
-/// How long an anchor is given for the last checkpoint.
+/// How long all anchors are given for the last checkpoint.
 const ANCHOR_PATIENCE: Duration = Duration::from_secs(5);
-
-static ANCHOR_REFUSALS: Repeated = Repeated::new(1, Duration::from_secs(600));
+/// Between lines of a kind about an anchor.
+const REFUSAL_TOLD: Duration = Duration::from_secs(600);
 
 /// What is needed for it.
 #[derive(Debug)]
@@ -31,8 +34,10 @@ pub(in crate::recorder) struct Evidence {
     config: archive::Config,
     /// With the archive that it is of.
     signer: Option<(String, Signer)>,
-    anchor: Option<Anchor>,
+    anchors: Vec<Anchor>,
     next_checkpoint: Instant,
+    /// One of this start, at least.
+    has_signed: bool,
     /// Another process may write, too.
     is_shared: bool,
     late: LateSealing,
@@ -52,34 +57,81 @@ impl Evidence {
         recorder: &Arc<Recorder>,
         is_shared: bool,
     ) -> std::io::Result<Self> {
-        let anchor = match config.anchor_file.as_os_str().is_empty() {
-            true => None,
-            false => {
-                let recorder = recorder.clone();
-                Some(Anchor::file(config.anchor_file.clone(), move |news| note_anchor(&recorder, news))?)
-            }
-        };
+        let anchors = config.all_anchors().map(|(name, anchor)| {
+            tracing::info!(anchor = name, kind = anchor.kind(), place = anchor.place(), "checkpoints go there");
+            let witness = Witness::new(name.clone(), recorder);
+            Anchor::start(name, anchor, move |news| witness.note(news))
+        });
+        let anchors = anchors.collect::<Result<_, _>>()?;
         let now = Instant::now();
         let late = LateSealing { next: now, rows: 0, last_told: None };
-        Ok(Self { config, signer: None, anchor, next_checkpoint: now, is_shared, late })
+        Ok(Self { config, signer: None, anchors, next_checkpoint: now, has_signed: false, is_shared, late })
     }
 }
 
-fn note_anchor(recorder: &Recorder, news: News) {
-    match news {
-        News::Took(_) => {
-            recorder.metrics.anchor_up.set(1);
-            recorder.evidence().anchor = None;
+/// Who tells how an anchor fares.
+#[derive(Debug)]
+struct Witness {
+    name: String,
+    recorder: Arc<Recorder>,
+    refusals: Repeated,
+    conflicts: Repeated,
+    /// Whether the log says that it takes none.
+    is_told: AtomicBool,
+}
+
+impl Witness {
+    fn new(name: String, recorder: &Arc<Recorder>) -> Self {
+        let (refusals, conflicts) = (Repeated::new(1, REFUSAL_TOLD), Repeated::new(1, REFUSAL_TOLD));
+        let witness = Self { name, recorder: recorder.clone(), refusals, conflicts, is_told: AtomicBool::new(false) };
+        let metrics = &recorder.metrics;
+        metrics.anchor_up.get_or_create(&witness.label()).set(1);
+        for counter in [&metrics.anchor_checkpoints, &metrics.anchor_errors, &metrics.anchor_conflicts] {
+            drop(counter.get_or_create(&witness.label()));
         }
-        News::Refused(error) => {
-            recorder.metrics.anchor_up.set(0);
-            recorder.metrics.anchor_errors.inc();
-            if let Some(not_shown) = ANCHOR_REFUSALS.admit(std::time::Instant::now()) {
-                let hint = "checkpoints wait in memory and are tried again; recording goes on";
-                tracing::error!(error, not_shown, hint, "the anchor takes no checkpoints");
+        witness
+    }
+
+    fn label(&self) -> Labels<1> {
+        [("anchor", self.name.clone())]
+    }
+
+    fn note(&self, news: News) {
+        let (metrics, label) = (&self.recorder.metrics, self.label());
+        match news {
+            News::Took(count) => {
+                metrics.anchor_up.get_or_create(&label).set(1);
+                metrics.anchor_checkpoints.get_or_create(&label).inc_by(count as u64);
+                self.recorder.evidence().refusals.remove(&self.name);
+                if self.is_told.swap(false, Ordering::Relaxed) {
+                    tracing::info!(anchor = self.name, "the anchor takes checkpoints again");
+                }
             }
-            recorder.evidence().anchor = Some(error);
+            News::Refused(error) => {
+                metrics.anchor_up.get_or_create(&label).set(0);
+                metrics.anchor_errors.get_or_create(&label).inc();
+                self.tell_refusal(&error);
+                self.recorder.evidence().refusals.insert(self.name.clone(), error);
+            }
+            News::GaveUp(error) => {
+                metrics.anchor_conflicts.get_or_create(&label).inc();
+                self.tell_conflict(&error);
+                self.recorder.evidence().conflicts.insert(self.name.clone(), error);
+            }
         }
+    }
+
+    fn tell_refusal(&self, error: &str) {
+        let Some(not_shown) = self.refusals.admit(std::time::Instant::now()) else { return };
+        let hint = "checkpoints wait in memory and are tried again; recording goes on";
+        tracing::error!(anchor = self.name, error, not_shown, hint, "the anchor takes no checkpoints");
+        self.is_told.store(true, Ordering::Relaxed);
+    }
+
+    fn tell_conflict(&self, error: &str) {
+        let Some(not_shown) = self.conflicts.admit(std::time::Instant::now()) else { return };
+        let hint = "this checkpoint is given up, later ones go there; find out who else signs for this archive";
+        tracing::error!(anchor = self.name, error, not_shown, hint, "the anchor will never take a checkpoint");
     }
 }
 
@@ -88,8 +140,10 @@ fn note_anchor(recorder: &Recorder, news: News) {
 pub(in crate::recorder) struct Trouble {
     /// Why there are no checkpoints.
     pub checkpoints: Option<String>,
-    /// Why the anchor has none.
-    pub anchor: Option<String>,
+    /// Which anchors take none, and why.
+    pub refusals: BTreeMap<String, String>,
+    /// Which anchors have something else in a checkpoint's place; until the next start.
+    pub conflicts: BTreeMap<String, String>,
 }
 
 impl Recorder {
@@ -101,8 +155,11 @@ impl Recorder {
     pub fn evidence_trouble(&self) -> Vec<String> {
         let trouble = self.evidence();
         let checkpoints = trouble.checkpoints.iter().map(|why| format!("no checkpoints are signed: {why}"));
-        let anchor = trouble.anchor.iter().map(|why| format!("the anchor takes no checkpoints: {why}"));
-        checkpoints.chain(anchor).collect()
+        let refusals = trouble.refusals.iter();
+        let refusals = refusals.map(|(name, why)| format!("the anchor {name} takes no checkpoints: {why}"));
+        let conflicts = trouble.conflicts.iter();
+        let conflicts = conflicts.map(|(name, why)| format!("the anchor {name} has not taken a checkpoint: {why}"));
+        checkpoints.chain(refusals).chain(conflicts).collect()
     }
 }
 
@@ -153,12 +210,19 @@ impl Writer {
         }
         let Some((_, signer)) = &self.evidence.signer else { return Ok(true) };
         let at = now_ms();
+        let mut said = None;
         let note = store.checkpoint(at, &signer.public().vkey(), |standing| {
-            let Standing { number, size, root } = *standing;
-            signer.sign(&Checkpoint { archive_id: archive_id.into(), size, root, number, at })
+            let Standing { number, size, root, before } = *standing;
+            if !self.evidence.has_signed {
+                say_first(size, before);
+            }
+            let checkpoint = said.insert(Checkpoint { archive_id: archive_id.into(), size, root, number, at });
+            signer.sign(checkpoint)
         })?;
-        let Some(note) = note else { return Ok(false) };
-        self.evidence.anchor.iter().for_each(|anchor| anchor.offer(note.clone()));
+        let (Some(note), Some(checkpoint)) = (note, said) else { return Ok(false) };
+        self.evidence.has_signed = true;
+        let signed = Arc::new(Signed { checkpoint, note });
+        self.evidence.anchors.iter().for_each(|anchor| anchor.offer(signed.clone()));
         self.recorder.metrics.checkpoints.inc();
         self.recorder.metrics.checkpoints_up.set(1);
         if self.recorder.evidence().checkpoints.take().is_some() {
@@ -215,15 +279,22 @@ impl Writer {
     /// The last checkpoint, over everything, and on its way.
     pub(super) fn close_evidence(&mut self) -> Result<(), Error> {
         let signed = self.checkpoint();
-        let left = self.evidence.anchor.take().map_or(0, |anchor| anchor.close(ANCHOR_PATIENCE));
-        if left > 0 {
+        for (anchor, checkpoints) in Anchor::close(std::mem::take(&mut self.evidence.anchors), ANCHOR_PATIENCE) {
             tracing::warn!(
-                checkpoints = left,
+                anchor,
+                checkpoints,
                 "the anchor did not take the last checkpoints; the first one of the next start vouches for them"
             );
         }
         signed
     }
+}
+
+/// What the first checkpoint of a start vouches for, and no earlier one did: whoever has an anchor can compare.
+fn say_first(size: u64, before: Option<(u64, i64)>) {
+    let (signed, at) = before.unwrap_or_default();
+    let newly_signed = size - signed.min(size);
+    tracing::info!(leaves = size, newly_signed, last_checkpoint_at_ms = at, "checkpoints are signed from here on");
 }
 
 /// The archive knows every key that signs for it from its first checkpoint on.

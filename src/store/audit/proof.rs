@@ -2,18 +2,30 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rusqlite::Row;
 use rusqlite::types::ValueRef;
+use rusqlite::{Row, ToSql};
 
 use super::{Pack, Snapshot};
 use crate::store::seal::merkle::{HASH_BYTES, Hash, Paths};
 use crate::store::seal::{
-    ATTRIBUTES, CHATS, COVERAGE, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS, Refs, SALT_BYTES, VARIANTS,
+    ACTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, HOLDS, KeyValue, MASKINGS,
+    Refs, SALT_BYTES, VARIANTS, WAITING,
 };
 use crate::store::{Error, ErrorKind};
 
-/// Tables with rows of a chat, in the order in which they are shown.
-const OF_CHAT: [u8; 9] = [CHATS, EVENTS, VARIANTS, ATTRIBUTES, COVERAGE, ERRORS, FINDINGS, MASKINGS, FILES];
+/// Tables with rows of a chat, in the order in which they are shown: at last what was erased of it.
+const OF_CHAT: [u8; 10] = [CHATS, EVENTS, VARIANTS, ATTRIBUTES, COVERAGE, ERRORS, FINDINGS, MASKINGS, FILES, ERASURES];
+/// Tables with rows of an act.
+const OF_ACT: [u8; 3] = [ERASURES, HOLDS, WAITING];
+
+/// What is to be proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// The rows of a chat; or that they were erased, by whom and why.
+    Chat(String),
+    /// An act, with all that it did: the certificate of an erasure.
+    Act(i64),
+}
 
 /// A row and what proves it.
 #[derive(Debug)]
@@ -70,13 +82,12 @@ type RowName = (u8, Vec<KeyValue>);
 type Fields = Vec<(&'static str, Field)>;
 
 impl Snapshot {
-    /// Proves the rows of a chat against a tree of `size` leaves. Reads all packs, once, and knows nothing of a chat that is
-    /// not there.
+    /// Proves rows against a tree of `size` leaves. Reads all packs, once, and knows nothing of what is not there.
     ///
     /// # Errors
     /// The file cannot be read, or its evidence is damaged.
-    pub fn prove(&self, chat_id: &str, size: u64, progress: &mut dyn FnMut(u64)) -> Result<Proofs, Error> {
-        let mut rows = self.rows_of(chat_id)?;
+    pub fn prove(&self, subject: &Subject, size: u64, progress: &mut dyn FnMut(u64)) -> Result<Proofs, Error> {
+        let mut rows = self.rows_of(subject)?;
         let leaves = self.leaves_of(&rows)?;
         let mut proofs = Proofs::default();
         let mut wanted: HashMap<u64, usize> = HashMap::new();
@@ -111,18 +122,41 @@ impl Snapshot {
         Ok(proofs)
     }
 
-    fn rows_of(&self, chat_id: &str) -> Result<BTreeMap<RowName, Fields>, Error> {
+    fn rows_of(&self, subject: &Subject) -> Result<BTreeMap<RowName, Fields>, Error> {
         let mut found = BTreeMap::new();
-        for number in OF_CHAT {
-            let form = Form::of(number).expect("listed by its number");
-            let mut select = self.connection.prepare(&format!("{} WHERE chat_id = ?", form.select()))?;
-            let mut rows = select.query([chat_id])?;
-            while let Some(row) = rows.next()? {
-                let Some(key) = form.key_of(row)? else { continue };
-                found.insert((number, key), fields(form, row)?);
+        match subject {
+            Subject::Chat(chat_id) => {
+                for number in OF_CHAT {
+                    self.add_rows(number, "chat_id = ?", chat_id, &mut found)?;
+                }
+                let acts = "id IN (SELECT act_id FROM erasures WHERE chat_id = ?)";
+                self.add_rows(ACTS, acts, chat_id, &mut found)?;
+            }
+            Subject::Act(id) => {
+                self.add_rows(ACTS, "id = ?", id, &mut found)?;
+                for number in OF_ACT {
+                    self.add_rows(number, "act_id = ?", id, &mut found)?;
+                }
             }
         }
         Ok(found)
+    }
+
+    fn add_rows(
+        &self,
+        number: u8,
+        which: &str,
+        value: &dyn ToSql,
+        found: &mut BTreeMap<RowName, Fields>,
+    ) -> Result<(), Error> {
+        let form = Form::of(number).expect("listed by its number");
+        let mut select = self.connection.prepare(&format!("{} WHERE {which}", form.select()))?;
+        let mut rows = select.query([value])?;
+        while let Some(row) = rows.next()? {
+            let Some(key) = form.key_of(row)? else { continue };
+            found.insert((number, key), fields(form, row)?);
+        }
+        Ok(())
     }
 
     /// The latest leaf of each of them.

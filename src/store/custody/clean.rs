@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
-use super::{Custody, give_way};
+use super::Custody;
 use crate::store::{Error, ErrorKind, beside, wal};
 
 /// Pages that are read in one go, so that no snapshot of ours keeps the log from being folded: some 10 ms.
@@ -82,13 +82,17 @@ impl Custody {
         let mut left = first;
         while left > 0 {
             let began = Instant::now();
-            self.connection.execute_batch(&format!("PRAGMA incremental_vacuum({GIVEN_BACK})"))?;
+            // A row for each page, and the transaction ends after the last one.
+            let mut give_back = self.connection.prepare_cached(&format!("PRAGMA incremental_vacuum({GIVEN_BACK})"))?;
+            let mut pages = give_back.query(())?;
+            while pages.next()?.is_some() {}
+            drop(pages);
             let now = free()?;
             if now >= left {
                 break; // an archive that was made without auto_vacuum, or others need pages as fast
             }
             left = now;
-            give_way(began.elapsed());
+            self.give_way(began.elapsed())?;
         }
         Ok(first.abs_diff(left))
     }
@@ -103,7 +107,7 @@ impl Custody {
             for some in dirty.chunks(WRITTEN_MAX) {
                 let began = Instant::now();
                 self.overwrite_gaps_of(&map, some)?;
-                give_way(began.elapsed());
+                self.give_way(began.elapsed())?;
             }
             progress(u64::from(until), u64::from(pages));
             next = until + 1;

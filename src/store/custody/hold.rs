@@ -12,6 +12,8 @@ use crate::store::{Error, ErrorKind};
 
 /// How long the query of a hold may take: nothing is removed while it is not known what it holds.
 const QUERY_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long the answer of a query counts.
+const ANSWER_AGE_MAX: Duration = Duration::from_secs(2);
 /// Steps of SQLite's machine between two looks at the clock.
 const STEPS: i32 = 10_000;
 
@@ -102,12 +104,14 @@ pub struct Held {
 }
 
 /// The holds in force, with what their queries say now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct InForce {
     chats: HashMap<String, i64>,
     customers: Vec<(i64, Customer)>,
     queries: Vec<(i64, HashSet<String>)>,
     version: (i64, i64),
+    read_at: Instant,
+    took: Duration,
 }
 
 impl Custody {
@@ -201,7 +205,10 @@ fn version(connection: &Connection) -> Result<(i64, i64), Error> {
 
 impl InForce {
     fn read(connection: &Connection) -> Result<Self, Error> {
-        let mut read = Self { version: version(connection)?, ..Self::default() };
+        let began = Instant::now();
+        let (chats, customers, queries) = (HashMap::new(), Vec::new(), Vec::new());
+        let (version, took) = (version(connection)?, Duration::ZERO);
+        let mut read = Self { chats, customers, queries, version, read_at: began, took };
         for hold in holds(connection)?.into_iter().filter(|hold| hold.released_at.is_none()) {
             match hold.scope {
                 Scope::Chat(chat_id) => drop(read.chats.entry(chat_id).or_insert(hold.id)),
@@ -218,7 +225,13 @@ impl InForce {
                 }
             }
         }
+        (read.read_at, read.took) = (Instant::now(), began.elapsed());
         Ok(read)
+    }
+
+    /// Whether its queries may say something else by now. One that takes long is not asked all the time.
+    pub(super) fn is_stale(&self) -> bool {
+        !self.queries.is_empty() && self.read_at.elapsed() > ANSWER_AGE_MAX.max(self.took * 10)
     }
 
     /// Whether no hold came or went since.
@@ -228,12 +241,10 @@ impl InForce {
 
     /// Whether a chat is held, and by which one.
     pub(super) fn on(&self, connection: &Connection, chat_id: &str) -> Result<Option<Held>, Error> {
-        let by_query = || self.queries.iter().find(|(_, held)| held.contains(chat_id)).map(|(id, _)| *id);
-        if let Some(by) = self.chats.get(chat_id).copied().or_else(by_query) {
-            return Ok(Some(Held { by }));
-        }
-        if self.customers.is_empty() {
-            return Ok(None);
+        let by_query = self.queries.iter().find(|(_, held)| held.contains(chat_id)).map(|(id, _)| *id);
+        let first = [self.chats.get(chat_id).copied(), by_query].into_iter().flatten().min();
+        if self.customers.is_empty() || first.is_some() {
+            return Ok(first.map(|by| Held { by }));
         }
         let mut select = connection.prepare_cached("SELECT name, value FROM chat_attributes WHERE chat_id = ?")?;
         let mut rows = select.query([chat_id])?;
@@ -246,6 +257,19 @@ impl InForce {
         }
         Ok(None)
     }
+}
+
+/// Released holds on customers of whom there is no chat.
+pub(super) fn released_on_nobody(connection: &Connection) -> Result<Vec<i64>, Error> {
+    let mut found = Vec::new();
+    for hold in holds(connection)?.into_iter().filter(|hold| hold.released_at.is_some()) {
+        if let Scope::Customer(customer) = &hold.scope
+            && chats_of_customer(connection, customer)?.is_empty()
+        {
+            found.push(hold.id);
+        }
+    }
+    Ok(found)
 }
 
 /// The chats of a customer, by what is known of them.

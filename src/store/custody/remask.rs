@@ -9,8 +9,8 @@ use std::time::Instant;
 use rusqlite::types::{ToSql, Value};
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
+use super::Custody;
 use super::hold::InForce;
-use super::{Custody, give_way};
 use crate::chat::{ContentDigest, Masking};
 use crate::gms;
 use crate::gms::mask::Masks;
@@ -73,7 +73,7 @@ impl Custody {
                 let began = Instant::now();
                 let done = round.some(rest, now(), &mut outcome)?;
                 rest = &rest[done..];
-                give_way(began.elapsed());
+                self.give_way(began.elapsed())?;
             }
         }
         Ok(outcome.said())

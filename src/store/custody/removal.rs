@@ -7,11 +7,11 @@ use std::time::Instant;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::hold::{self, Customer, InForce};
-use super::{Act, Custody, begin, end, give_way};
+use super::{Act, Custody, begin, end};
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
 use crate::store::seal::{
-    self, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS, Pack,
-    VARIANTS, WAITING,
+    self, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, HOLDS, KeyValue, MASKINGS,
+    Pack, VARIANTS, WAITING,
 };
 use crate::store::{Error, ErrorKind};
 
@@ -141,7 +141,7 @@ impl Custody {
                     told(target, *outcome);
                 }
                 rest = &rest[done.len()..];
-                give_way(began.elapsed());
+                self.give_way(began.elapsed())?;
             }
         }
         Ok(())
@@ -175,7 +175,7 @@ impl Custody {
                 let removal = Removal { connection, act_id, how: How::Purged, at: now(), looked_until };
                 removal.write(pack, None, &Facts::default(), &rows, &located)
             })?;
-            give_way(began.elapsed());
+            self.give_way(began.elapsed())?;
         }
     }
 
@@ -190,12 +190,42 @@ impl Custody {
         Err(Error::new(ErrorKind::Other, what))
     }
 
-    /// Whether there is anything of a chat.
+    /// Events of a chat, and rows of all tables.
     ///
     /// # Errors
     /// As reading goes wrong.
-    pub fn has(&self, chat_id: &str) -> Result<bool, Error> {
-        Ok(!rows_of(&self.connection, chat_id)?.is_empty())
+    pub fn extent(&self, chat_id: &str) -> Result<(i64, i64), Error> {
+        let rows = rows_of(&self.connection, chat_id)?;
+        Ok((rows.iter().filter(|(form, _)| *form == EVENTS).count() as i64, rows.len() as i64))
+    }
+
+    /// The hold on a chat.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn held_by(&self, in_force: &InForce, chat_id: &str) -> Result<Option<i64>, Error> {
+        Ok(in_force.on(&self.connection, chat_id)?.map(|held| held.by))
+    }
+
+    /// Removes released holds on customers of whom there is no chat any longer: they stand in them.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn forget_released(&self, act_id: i64, at: i64) -> Result<(), Error> {
+        let released = hold::released_on_nobody(&self.connection)?;
+        if released.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<RowName> = released.into_iter().map(|id| (HOLDS, vec![KeyValue::Integer(id)])).collect();
+        let mut located = Located::wanting(rows.iter().cloned());
+        while located.look_on(&self.connection)? {}
+        seal::change(&self.connection, None, |pack| {
+            while located.look_on(&self.connection)? {}
+            let (connection, looked_until) = (&self.connection, located.until);
+            let removal = Removal { connection, act_id, how: How::Erased, at, looked_until };
+            removal.write(pack, None, &Facts::default(), &rows, &located)?;
+            Ok(())
+        })
     }
 
     /// The chats of a customer.
@@ -315,8 +345,8 @@ impl Round<'_> {
     /// The first few chats, in one transaction. What became of them: at least of one.
     fn some(&mut self, targets: &[Target], at: i64) -> Result<Vec<Outcome>, Error> {
         let connection = &self.custody.connection;
-        // Queries of holds are not asked while the lock is held; what they say of chats that nobody writes to stays so.
-        while !self.in_force.is_current(connection)? {
+        // Queries of holds are not asked while the lock is held, but shortly before.
+        while !self.in_force.is_current(connection)? || self.in_force.is_stale() {
             self.in_force = self.custody.holds_in_force()?;
         }
         let Self { act_id, how, located, looked_until, in_force, .. } = self;

@@ -15,6 +15,8 @@ pub struct Standing {
     pub size: u64,
     /// The root over them.
     pub root: Hash,
+    /// Leaves that the one before signs, and when that was.
+    pub before: Option<(u64, i64)>,
 }
 
 impl Store {
@@ -59,15 +61,16 @@ pub(in crate::store) fn sign(
             return Ok(None);
         }
         let tree = read_tree(connection)?;
-        let sql = "SELECT number, size FROM checkpoints ORDER BY number DESC LIMIT 1";
-        let last: Option<(i64, i64)> =
-            connection.prepare_cached(sql)?.query_row((), |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let sql = "SELECT number, size, at FROM checkpoints ORDER BY number DESC LIMIT 1";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned(), row.get(2)?));
+        let last: Option<(i64, u64, i64)> = connection.prepare_cached(sql)?.query_row((), read).optional()?;
         let number = match last {
-            Some((number, size)) if size.cast_unsigned() == tree.size() => number,
-            Some((number, _)) => number + 1,
+            Some((number, size, _)) if size == tree.size() => number,
+            Some((number, ..)) => number + 1,
             None => 1,
         };
-        let note = sign(&Standing { number, size: tree.size(), root: tree.root() });
+        let before = last.map(|(_, size, at)| (size, at));
+        let note = sign(&Standing { number, size: tree.size(), root: tree.root(), before });
         let upsert = "INSERT INTO checkpoints (number, size, at, note) VALUES (?, ?, ?, ?)
              ON CONFLICT (number) DO UPDATE SET at = excluded.at, note = excluded.note";
         connection.prepare_cached(upsert)?.execute(params![number, tree.size().cast_signed(), at, note])?;

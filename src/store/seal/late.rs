@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{ARCHIVE, CHATS, COVERAGE, Form, KEYS, KeyValue, Pack, RUNS, change};
+use super::{ACTS, ARCHIVE, CHATS, COVERAGE, ERASURES, Form, HOLDS, KEYS, KeyValue, Pack, RUNS, WAITING, change};
 use crate::store::{Error, Store};
 
 /// Rows looked at in one transaction: a few milliseconds.
@@ -69,8 +69,9 @@ fn begin(connection: &Connection, is_shared: bool) -> Result<Late, Error> {
 fn go_on(connection: &Connection, pack: &mut Pack, number: u8, after: i64) -> Result<Late, Error> {
     let Some(form) = Form::of(number) else { return finish(connection, pack) };
     let pending = pending(connection)?;
-    // Rows of coverage go with their chats, since they have no rowids; the others in the end, or as they are written.
-    let is_passed = matches!(form.number, COVERAGE | RUNS | ARCHIVE | KEYS);
+    // Rows of coverage go with their chats, since they have no rowids; the others in the end, or as they are written: such a
+    // release knows nothing of acts.
+    let is_passed = matches!(form.number, COVERAGE | RUNS | ARCHIVE | KEYS | ACTS | HOLDS | ERASURES | WAITING);
     let (mut seen, mut last, mut sealed) = (0, after, 0);
     if !is_passed {
         let sql = format!("{} WHERE rowid > ? ORDER BY rowid LIMIT {ROWS_MAX}", form.select());

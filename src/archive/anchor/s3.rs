@@ -1,0 +1,227 @@
+//! A bucket: an object a checkpoint, made once and locked.
+
+mod signature;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::uri::{Authority, Uri};
+use http::{Request, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use md5::Md5;
+use sha2::{Digest, Sha256};
+
+use super::config::{Lock, S3, endpoint};
+use super::web::{Answer, Web};
+use super::{Refusal, Signed};
+
+use signature::{Credentials, sign};
+
+const MODE: &str = "x-amz-object-lock-mode";
+const UNTIL: &str = "x-amz-object-lock-retain-until-date";
+
+/// What is known of a bucket's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// The bucket has one, or none is wanted.
+    Locks,
+    /// It would not say: then the first object has to show its lock.
+    Nothing,
+}
+
+/// Asks the bucket, before anything is put there.
+///
+/// # Errors
+/// It has no object lock; or it does not answer, or wants nothing to do with us.
+pub(super) fn ask_for_lock(config: &S3, web: &Web) -> Result<Known, String> {
+    if config.lock == Lock::None {
+        return Ok(Known::Locks);
+    }
+    let answer = exchange(config, web, Request::get(uri(config, "?object-lock")?), Vec::new())?;
+    let body = String::from_utf8_lossy(&answer.body);
+    match (answer.status, code(&body)) {
+        (StatusCode::OK, _) if body.contains("<ObjectLockEnabled>Enabled</ObjectLockEnabled>") => Ok(Known::Locks),
+        (StatusCode::OK, _) | (_, "ObjectLockConfigurationNotFoundError") => Err(no_lock(config)),
+        (
+            _,
+            "NoSuchBucket" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "RequestTimeTooSkewed" | "ExpiredToken",
+        ) => Err(refused(&answer)),
+        (StatusCode::FORBIDDEN | StatusCode::NOT_IMPLEMENTED | StatusCode::METHOD_NOT_ALLOWED, _) => Ok(Known::Nothing),
+        _ => Err(refused(&answer)),
+    }
+}
+
+fn no_lock(config: &S3) -> String {
+    format!(
+        "the bucket {} has NO OBJECT LOCK: whoever has its credentials can replace and delete checkpoints; make a bucket with \
+         object lock, or say lock = \"none\"",
+        config.bucket
+    )
+}
+
+/// Puts a checkpoint there, once: what is there already has to be the same.
+pub(super) fn put(config: &S3, web: &Web, signed: &Signed, known: &mut Option<Known>) -> Result<(), Refusal> {
+    let lock = match *known {
+        Some(lock) => lock,
+        None => *known.insert(ask_for_lock(config, web)?),
+    };
+    let path = key(config, signed);
+    let bytes = signed.note.clone().into_bytes();
+    let mut request = Request::put(uri(config, &path)?)
+        .header("content-type", "text/plain; charset=utf-8")
+        .header("content-md5", BASE64_STANDARD.encode(Md5::digest(&bytes)))
+        .header("x-amz-sdk-checksum-algorithm", "SHA256")
+        .header("x-amz-checksum-sha256", BASE64_STANDARD.encode(Sha256::digest(&bytes)))
+        .header("if-none-match", "*");
+    if config.lock != Lock::None {
+        request = request.header(MODE, config.lock.as_str().to_ascii_uppercase()).header(UNTIL, until(config, signed)?);
+    }
+    let answer = exchange(config, web, request, bytes)?;
+    match answer.status {
+        StatusCode::OK => {}
+        StatusCode::PRECONDITION_FAILED => compare(config, web, signed, &path)?,
+        _ => return Err(refused(&answer).into()),
+    }
+    if lock == Known::Nothing {
+        show_lock(config, web, signed, &path)?;
+        *known = Some(Known::Locks);
+    }
+    Ok(())
+}
+
+/// The archive, and all that the name of a file of it says.
+fn key(config: &S3, signed: &Signed) -> String {
+    format!("{}{}/{}.note", config.prefix, signed.checkpoint.archive_id, signed.stem())
+}
+
+fn until(config: &S3, signed: &Signed) -> Result<String, String> {
+    let told = |_| "the time until which it is to be locked is beyond all calendars".to_owned();
+    let retention = SignedDuration::try_from(config.retention).map_err(told)?;
+    let at =
+        Timestamp::from_millisecond(signed.checkpoint.at).and_then(|at| at.checked_add(retention)).map_err(told)?;
+    Ok(at.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string())
+}
+
+/// An answer that was lost leaves the object there.
+fn compare(config: &S3, web: &Web, signed: &Signed, path: &str) -> Result<(), Refusal> {
+    let answer = exchange(config, web, Request::get(uri(config, path)?), Vec::new())?;
+    match answer.status {
+        StatusCode::OK if answer.body == signed.note.as_bytes() => Ok(()),
+        StatusCode::OK => Err(Refusal::Forever(format!(
+            "ANOTHER CHECKPOINT IS AT {path}: this archive was copied and goes on in two places, or somebody else has its key"
+        ))),
+        _ => Err(refused(&answer).into()),
+    }
+}
+
+/// Where the bucket does not say whether it locks: the lock of the object itself.
+fn show_lock(config: &S3, web: &Web, signed: &Signed, path: &str) -> Result<(), String> {
+    let answer = exchange(config, web, Request::head(uri(config, path)?), Vec::new())?;
+    let wanted: Timestamp = until(config, signed)?.parse().map_err(|error: jiff::Error| error.to_string())?;
+    let is_long_enough = answer.header(UNTIL).parse::<Timestamp>().is_ok_and(|until| until >= wanted);
+    match answer.header(MODE).eq_ignore_ascii_case(config.lock.as_str()) && is_long_enough {
+        true => Ok(()),
+        false => Err(
+            "NOTHING SHOWS THAT ITS OBJECTS ARE LOCKED: allow s3:GetBucketObjectLockConfiguration or s3:GetObjectRetention, or \
+             choose a service that locks"
+                .into(),
+        ),
+    }
+}
+
+/// Whether it is there, believes us, and locks.
+pub(super) fn look(config: &S3) -> Result<String, String> {
+    let web = Web::new(&config.ca)?;
+    let writing = "whether objects may be put there shows the first";
+    if config.lock == Lock::None {
+        let answer = exchange(config, &web, Request::head(uri(config, "")?), Vec::new())?;
+        return match answer.status.is_success() {
+            true => Ok(format!("reached; without a lock; {writing}")),
+            false => Err(refused(&answer)),
+        };
+    }
+    Ok(match ask_for_lock(config, &web)? {
+        Known::Locks => format!("reached; it has object lock; {writing}"),
+        Known::Nothing => {
+            format!("reached; it does not say whether it has object lock: the first object will; {writing}")
+        }
+    })
+}
+
+/// `rest`: a key, or a query that begins with `?`.
+fn uri(config: &S3, rest: &str) -> Result<Uri, String> {
+    let service = endpoint(&config.url)?;
+    let (scheme, authority) = (service.scheme_str().unwrap_or("https"), host(&service)?);
+    let is_key = !rest.is_empty() && !rest.starts_with('?');
+    let (authority, path) = match config.path_style {
+        true if is_key => (authority, format!("/{}/{rest}", config.bucket)),
+        true => (authority, format!("/{}{rest}", config.bucket)),
+        false => (format!("{}.{authority}", config.bucket), format!("/{rest}")),
+    };
+    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
+    uri.map_err(|error| error.to_string())
+}
+
+/// Without the scheme's own port: it is not sent, and what is sent is signed.
+fn host(service: &Uri) -> Result<String, String> {
+    let authority: &Authority = service.authority().ok_or("url has no host")?;
+    let own = if service.scheme_str() == Some("https") { 443 } else { 80 };
+    match authority.port_u16() {
+        Some(port) if port != own => Ok(authority.as_str().to_owned()),
+        _ => Ok(authority.host().to_owned()),
+    }
+}
+
+fn exchange(config: &S3, web: &Web, request: http::request::Builder, body: Vec<u8>) -> Result<Answer, String> {
+    let mut request = request.body(body).map_err(|error| error.to_string())?;
+    sign(&mut request, &Credentials::read(&config.credentials)?, &config.region, Timestamp::now())?;
+    web.ask(request)
+}
+
+fn refused(answer: &Answer) -> String {
+    let body = String::from_utf8_lossy(&answer.body);
+    match code(&body) {
+        "" => format!("it answers {}", answer.status),
+        code => format!("it answers {}: {code}", answer.status),
+    }
+}
+
+/// Of an error's XML: one word.
+fn code(body: &str) -> &str {
+    let code = body.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map_or("", |(code, _)| code);
+    let is_word = code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_word { code } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_go_to_the_bucket_in_the_path_or_in_the_host() {
+        let check = |url: &str, path_style: bool, rest: &str, wanted: &str| {
+            let text = format!("url = {url:?}\nbucket = \"audit\"\npath_style = {path_style}");
+            let config: S3 = toml::from_str(&text).expect("sound");
+            assert_eq!(uri(&config, rest).expect("sound").to_string(), wanted);
+        };
+        check("https://s3.example.com", true, "a/b.note", "https://s3.example.com/audit/a/b.note");
+        check("https://s3.example.com/", true, "", "https://s3.example.com/audit");
+        check("https://s3.example.com:443", true, "?object-lock", "https://s3.example.com/audit?object-lock");
+        check("http://[::1]:9000", true, "a", "http://[::1]:9000/audit/a");
+        check("http://s3.example.com:80", false, "a/b.note", "http://audit.s3.example.com/a/b.note");
+        check("https://s3.example.com", false, "?object-lock", "https://audit.s3.example.com/?object-lock");
+        check("https://s3.example.com:8443", false, "", "https://audit.s3.example.com:8443/");
+    }
+
+    #[test]
+    fn an_error_is_told_by_its_code_and_by_no_more_of_it() {
+        let rows = [
+            ("<Error><Code>AccessDenied</Code><Message>secret</Message></Error>", "AccessDenied"),
+            ("<Code>no word</Code>", ""),
+            ("<Code>broken", ""),
+            ("", ""),
+        ];
+        for (body, wanted) in rows {
+            assert_eq!(code(body), wanted, "{body}");
+        }
+    }
+}

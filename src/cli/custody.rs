@@ -1,0 +1,118 @@
+//! What the commands that change an archive have in common: why and for what, cleaning up, signing what was done.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+
+use super::output::{Output, Usage};
+use crate::archive::key;
+use crate::archive::note::Checkpoint;
+use crate::recorder::now_ms;
+use crate::store;
+use crate::store::custody::{Cleaned, Custody};
+use crate::store::read::Archive;
+use crate::store::seal::checkpoint::Standing;
+
+/// `--reason`, `--case`.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct Why {
+    /// Why: it is kept with the act, in the archive, for as long as that lasts. Name no customer in it.
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    reason: Option<String>,
+    /// What for: a case, a ticket.
+    #[arg(long = "case", value_name = "REF")]
+    pub case_ref: Option<String>,
+}
+
+impl Why {
+    /// The reason, without which nothing is done.
+    ///
+    /// # Errors
+    /// None is given.
+    pub fn reason(&self) -> Result<&str, Usage> {
+        let wanted = || Usage("it needs a --reason, which is kept with the act".into());
+        self.reason.as_deref().ok_or_else(wanted)
+    }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() { Err("a reason has words".into()) } else { Ok(text.to_owned()) }
+}
+
+/// Opens an archive to change it.
+///
+/// # Errors
+/// What to tell the user.
+pub async fn open(database: &Path) -> anyhow::Result<Custody> {
+    // Opened once beforehand, for its words about what is no archive.
+    Archive::open(database).await?.close().await?;
+    Custody::open(database).map_err(|error| cannot_change(database, &error))
+}
+
+fn cannot_change(database: &Path, error: &store::Error) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{} cannot be changed: {error}. That needs permission to write to the file, its -wal and -shm beside it, and their \
+         directory: run this as the user of `serve`",
+        database.display()
+    )
+}
+
+/// Overwrites what is left of what was removed, and says where something has to wait.
+///
+/// # Errors
+/// As writing goes wrong: the removal stands, and cleaning is tried again.
+pub fn clean(custody: &Custody, output: &mut Output<'_>) -> anyhow::Result<bool> {
+    let mut bar = Bar::new("pages looked at");
+    let cleaned = custody.clean(&mut |done, all| bar.show(done, all));
+    let why = match cleaned {
+        Ok(Cleaned::All) => return Ok(true),
+        Ok(Cleaned::NotYet(why)) => why,
+        Err(error) => error.to_string(),
+    };
+    output.note(&format!(
+        "What was removed is in no row any longer, but not every byte of it is overwritten yet: {why}. A running `serve` tries \
+         again every minute, `gms-recorder purge` each time it runs"
+    ))?;
+    Ok(false)
+}
+
+/// Signs what was done, where this user may read the key. False where that is left to `serve`.
+///
+/// # Errors
+/// As writing goes wrong.
+pub fn sign(custody: &Custody, key_file: &Path) -> anyhow::Result<bool> {
+    let Ok(Some(signer)) = key::check(key_file, &custody.keys()?) else { return Ok(false) };
+    let (archive_id, at) = (custody.archive_id(), now_ms());
+    let note = custody.checkpoint(at, &signer.public().vkey(), |standing| {
+        let Standing { number, size, root, .. } = *standing;
+        signer.sign(&Checkpoint { archive_id: archive_id.into(), size, root, number, at })
+    })?;
+    Ok(note.is_some())
+}
+
+/// How far something is, on a terminal.
+#[derive(Debug)]
+pub struct Bar {
+    what: &'static str,
+    is_terminal: bool,
+    last_percent: Option<u64>,
+}
+
+impl Bar {
+    /// Of so many things.
+    pub fn new(what: &'static str) -> Self {
+        Self { what, is_terminal: io::stderr().is_terminal(), last_percent: None }
+    }
+
+    /// So many are done, of so many.
+    pub fn show(&mut self, done: u64, all: u64) {
+        let percent = (done * 100).checked_div(all).unwrap_or(100);
+        if !self.is_terminal || self.last_percent == Some(percent) {
+            return;
+        }
+        self.last_percent = Some(percent);
+        let end = if done >= all { "\r\x1b[K" } else { "" };
+        let _ = write!(io::stderr(), "\r\x1b[K{percent} % of {all} {}{end}", self.what); // nobody is told, and nothing is lost
+    }
+}

@@ -1,0 +1,297 @@
+//! `erase`: chats go, and what proves that the others are whole stays.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::actor::actor;
+use super::custody::{self, Bar, Why};
+use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, shown};
+use super::prove::prove;
+use super::when::Clock;
+use crate::recorder::now_ms;
+use crate::store::audit::proof::Subject;
+use crate::store::custody::{Act, Custody, Customer, How, Kind, Outcome, Target, Waiting};
+
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder erase --who email=anna@example.com --reason \"Art. 17 GDPR\" --case 4711 --dry-run
+  gms-recorder erase --who email=anna@example.com --reason \"Art. 17 GDPR\" --case 4711 --certificate 4711.json
+
+Exit codes:
+  0  everything asked for is erased, to the last byte
+  1  something is not: it is held and waits, there is nothing of it, or it could not be done
+  2  wrong usage";
+
+/// Erase chats: their events, variants, attributes, errors, findings, files' hashes, coverage, and the salts of the seals.
+///
+/// The leaves of the tree stay, and a row says by whom and why: `verify` passes afterwards. What is delivered again of an
+/// erased chat is not recorded again. What is held is not erased: it waits, and `erase --waiting` runs it afterwards. Copies
+/// (snapshots, backups, exports) are yours to see to.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
+pub struct Args {
+    /// A chat, by its id; again for each.
+    #[arg(long = "chat", value_name = "CHAT_ID", required_unless_present_any = ["who", "waiting", "list"])]
+    chats: Vec<String>,
+    /// A customer: email=anna@example.com, userData[customerId]=4711, or a value of any attribute; whole, whatever the case.
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with_all = ["waiting", "list"])]
+    who: Option<String>,
+    /// What waited for a hold that has been released.
+    #[arg(long, conflicts_with_all = ["chats", "list"])]
+    waiting: bool,
+    /// List what waits, and erase nothing.
+    #[arg(long, conflicts_with_all = ["chats", "reason", "dry_run", "certificate"])]
+    list: bool,
+    #[command(flatten)]
+    why: Why,
+    /// Say what would be erased, and erase nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Write a certificate here: a proof, as of `prove`, of the act and of all that it erased.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    #[command(flatten)]
+    look: Look,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What to tell the user.
+pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result<()> {
+    let custody = custody::open(database).await?;
+    if args.list {
+        return output::to_stdout(args.look, async |output| print_waiting(&custody, output)).await;
+    }
+    if !args.dry_run {
+        args.why.reason()?;
+    }
+    let targets = targets(&args, &custody)?;
+    anyhow::ensure!(!targets.is_empty(), nothing_found(&args));
+    if args.dry_run {
+        return output::to_stdout(args.look, async |output| foretell(&custody, &targets, output)).await;
+    }
+    let certificate = args.certificate.as_deref().map(new_file).transpose()?;
+    let mut unerased = 0;
+    output::to_stdout(args.look, async |output| {
+        let act_id = erase(&args, &custody, &targets, &mut unerased, output)?;
+        let is_clean = custody::clean(&custody, output)?;
+        unerased += usize::from(!is_clean);
+        let is_signed = custody::sign(&custody, key_file)?;
+        certify(act_id, is_signed, certificate, &args, database, output)
+    })
+    .await?;
+    match unerased {
+        0 => Ok(()),
+        _ => anyhow::bail!("not everything is erased: see above"),
+    }
+}
+
+fn nothing_found(args: &Args) -> String {
+    match (&args.who, args.waiting) {
+        (_, true) => "nothing waits".into(),
+        (Some(who), _) => {
+            format!("no chat has an attribute that is {who}, whole: `gms-recorder chats --who` finds parts, too")
+        }
+        _ => "no chat is named".into(),
+    }
+}
+
+fn targets(args: &Args, custody: &Custody) -> anyhow::Result<Vec<Target>> {
+    if args.waiting {
+        let of = |waiting: Waiting| Target { waiting: Some(waiting.id), ..Target::of(waiting.chat_id) };
+        return Ok(custody.waiting()?.into_iter().map(of).collect());
+    }
+    let mut chats = args.chats.clone();
+    if let Some(who) = &args.who {
+        chats.extend(custody.chats_of_customer(&customer(who)?)?);
+    }
+    chats.sort_unstable();
+    chats.dedup();
+    Ok(chats.into_iter().map(Target::of).collect())
+}
+
+pub(super) fn customer(who: &str) -> Result<Customer, Usage> {
+    Customer::parse(who).ok_or_else(|| Usage(format!("--who {who}: name a customer, such as email=anna@example.com")))
+}
+
+/// What an act says of a customer: enough to ask whether it was about one, not to know which.
+pub(super) fn digest_of(archive_id: &str, customer: &Customer) -> String {
+    let value = customer.value.to_lowercase();
+    let hash = Sha256::new().chain_update(archive_id).chain_update([0]).chain_update(value).finalize();
+    let hex: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}=sha256:{hex}", customer.name.as_deref().unwrap_or("*"))
+}
+
+const NAMES: [&str; 5] = ["chat_id", "outcome", "events", "rows", "held_by"];
+
+fn erase(
+    args: &Args,
+    custody: &Custody,
+    targets: &[Target],
+    unerased: &mut usize,
+    output: &mut Output<'_>,
+) -> anyhow::Result<i64> {
+    let who = args.who.as_deref().map(customer).transpose()?;
+    let asked = serde_json::json!({
+        "command": "erase",
+        "chats": args.chats,
+        "who": who.as_ref().map(|who| digest_of(custody.archive_id(), who)),
+        "waiting": args.waiting,
+    });
+    let actor = actor(args.why.case_ref.as_deref());
+    let act = Act { kind: Kind::Erase, at: now_ms(), actor: &actor, asked, reason: Some(args.why.reason()?) };
+    let act_id = custody.begin(&act)?;
+    let (mut outcomes, mut bar) = (Vec::with_capacity(targets.len()), Bar::new("chats"));
+    custody.remove(act_id, How::Erased, targets, now_ms, &mut |target, outcome| {
+        outcomes.push((target.chat_id.clone(), outcome));
+        bar.show(outcomes.len() as u64, targets.len() as u64);
+    })?;
+    custody.forget_released(act_id, now_ms())?;
+    let held = |(chat_id, outcome): &(String, Outcome)| match outcome {
+        Outcome::Held(by) => Some((chat_id.clone(), *by)),
+        _ => None,
+    };
+    custody.let_wait(act_id, now_ms(), &outcomes.iter().filter_map(held).collect::<Vec<_>>())?;
+    let rows = outcomes.iter().map(|(_, outcome)| rows_of(outcome)).sum();
+    custody.end(act_id, now_ms(), rows)?;
+    output.header(&NAMES)?;
+    for (chat_id, outcome) in &outcomes {
+        *unerased += usize::from(!matches!(outcome, Outcome::Removed { .. }));
+        print_outcome(chat_id, outcome, output)?;
+    }
+    Ok(act_id)
+}
+
+fn rows_of(outcome: &Outcome) -> i64 {
+    if let Outcome::Removed { rows, .. } = outcome { *rows } else { 0 }
+}
+
+fn print_outcome(chat_id: &str, outcome: &Outcome, output: &mut Output<'_>) -> anyhow::Result<()> {
+    let (word, events, rows, held_by) = match *outcome {
+        Outcome::Removed { events, rows } => ("erased", Some(events), Some(rows), None),
+        Outcome::Held(by) => ("held", None, None, Some(by)),
+        Outcome::SeenAgain | Outcome::Nothing => ("nothing", None, None, None),
+    };
+    if output.format != Format::Text {
+        let cells = [chat_id.into(), word.into(), Cell::from(events), Cell::from(rows), Cell::from(held_by)];
+        return Ok(output.record(&NAMES, &cells)?);
+    }
+    let chat_id = shown(chat_id);
+    let line = match *outcome {
+        Outcome::Removed { events, rows } => {
+            format!("erased   {chat_id}  {}, {} of all tables", counted(events, "event"), counted(rows, "row"))
+        }
+        Outcome::Held(by) => Ink::Yellow.on(&format!(
+            "held     {chat_id}  by hold {by}: it waits; once that is released: gms-recorder erase --waiting"
+        )),
+        Outcome::SeenAgain | Outcome::Nothing => format!("nothing  {chat_id}  there is no such chat in the archive"),
+    };
+    Ok(output.line(&line)?)
+}
+
+fn certify(
+    act_id: i64,
+    is_signed: bool,
+    certificate: Option<std::fs::File>,
+    args: &Args,
+    database: &Path,
+    output: &mut Output<'_>,
+) -> anyhow::Result<()> {
+    let Some(mut file) = certificate else {
+        let when = if is_signed { "" } else { ", once a running `serve` has signed it" };
+        output.note(&format!("act {act_id}; its certificate: gms-recorder prove --act {act_id}{when}"))?;
+        return Ok(());
+    };
+    let path = args.certificate.as_deref().unwrap_or(Path::new("")).display();
+    anyhow::ensure!(
+        is_signed,
+        "the erasure is done (act {act_id}), but this user cannot sign it (evidence.key_file), so that {path} is empty: a running \
+         `serve` signs it within evidence.checkpoint_interval; then `gms-recorder prove --act {act_id}` is the certificate"
+    );
+    let (proof, _) = prove(&Subject::Act(act_id), database)?;
+    serde_json::to_writer_pretty(&mut file, &proof).map_err(std::io::Error::from)?;
+    writeln!(file)?;
+    file.sync_all()?;
+    output.note(&format!("act {act_id}; its certificate is {path}"))?;
+    Ok(())
+}
+
+/// Made before anything is erased, so that it does not fail afterwards.
+fn new_file(path: &Path) -> anyhow::Result<std::fs::File> {
+    let opened = OpenOptions::new().write(true).create_new(true).open(path);
+    opened.map_err(|error| {
+        anyhow::Error::new(error).context(format!("the certificate {} cannot be made", path.display()))
+    })
+}
+
+fn foretell(custody: &Custody, targets: &[Target], output: &mut Output<'_>) -> anyhow::Result<()> {
+    let in_force = custody.holds_in_force()?;
+    output.header(&NAMES)?;
+    let (mut free, mut held, mut rows_in_all) = (0, 0, 0);
+    for target in targets {
+        let (events, rows) = custody.extent(&target.chat_id)?;
+        let held_by = custody.held_by(&in_force, &target.chat_id)?;
+        let would = match (held_by, rows) {
+            (Some(_), _) => "would be held",
+            (None, 0) => "nothing",
+            (None, _) => "would be erased",
+        };
+        if held_by.is_some() {
+            held += 1;
+        } else if rows > 0 {
+            (free, rows_in_all) = (free + 1, rows_in_all + rows);
+        }
+        let cells = [target.chat_id.as_str().into(), would.into(), events.into(), rows.into(), Cell::from(held_by)];
+        match output.format {
+            Format::Text => {
+                let by = held_by.map_or(String::new(), |by| format!(", by hold {by}"));
+                let of = format!("{}, {} of all tables", counted(events, "event"), counted(rows, "row"));
+                output.line(&format!("{would:<16} {}  {of}{by}", shown(&target.chat_id)))?;
+            }
+            Format::Json | Format::Csv => output.record(&NAMES, &cells)?,
+        }
+    }
+    let held = if held > 0 { format!(", and {} would wait for holds", counted(held, "chat")) } else { String::new() };
+    output.note(&format!(
+        "nothing was erased (--dry-run): {} with {} would go{held}",
+        counted(free, "chat"),
+        counted(rows_in_all, "row")
+    ))?;
+    Ok(())
+}
+
+fn print_waiting(custody: &Custody, output: &mut Output<'_>) -> anyhow::Result<()> {
+    let names = ["chat_id", "act_id", "held_by", "since", "reason"];
+    let clock = Clock::now(false);
+    let waiting = custody.waiting()?;
+    output.header(&names)?;
+    for Waiting { chat_id, act_id, held_by, at, reason, .. } in &waiting {
+        match output.format {
+            Format::Text => output.line(&format!(
+                "{}  since {}, by hold {held_by} (act {act_id}: {})",
+                shown(chat_id),
+                clock.minute(*at),
+                shown(reason)
+            ))?,
+            Format::Json | Format::Csv => {
+                let cells = [
+                    chat_id.as_str().into(),
+                    (*act_id).into(),
+                    (*held_by).into(),
+                    (*at).into(),
+                    reason.as_str().into(),
+                ];
+                output.record(&names, &cells)?;
+            }
+        }
+    }
+    if waiting.is_empty() {
+        output.note("nothing waits")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! `hold` and `unhold`: what may not be erased or purged.
+
+use std::path::Path;
+
+use super::actor::actor;
+use super::custody::{self, Why};
+use super::erase::{customer, digest_of};
+use super::output::{self, Cell, Format, Look, Output, Usage, shown};
+use super::when::Clock;
+use crate::recorder::now_ms;
+use crate::store::custody::{Act, Custody, Hold, Kind, Scope};
+
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder hold --who email=anna@example.com --reason \"Berg v. Example Ltd\" --case L-12
+  gms-recorder hold --query \"SELECT chat_id FROM chats WHERE service = 'claims'\" --reason audit
+  gms-recorder hold --list";
+
+const UNHOLD_EXAMPLE: &str = "\
+Example:
+  gms-recorder unhold 3 --reason \"settled\" --case L-12";
+
+/// Put chats on hold: they are neither erased nor purged until `unhold`, whatever the schedule or a customer asks.
+///
+/// A customer's hold and a query's are for chats to come, too.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
+pub struct Args {
+    #[command(flatten)]
+    scope: Which,
+    /// List the holds, released ones too.
+    #[arg(long)]
+    list: bool,
+    #[command(flatten)]
+    why: Why,
+    #[command(flatten)]
+    look: Look,
+}
+
+/// Exactly one of these.
+#[derive(Debug, Clone, clap::Args)]
+#[group(required = false, multiple = false)]
+pub struct Which {
+    /// A chat, by its id.
+    #[arg(long, value_name = "CHAT_ID")]
+    chat: Option<String>,
+    /// A customer: email=anna@example.com, userData[customerId]=4711, or a value of any attribute; whole, whatever the case.
+    #[arg(long, value_name = "NAME=VALUE")]
+    who: Option<String>,
+    /// One SELECT of one column: ids of chats. It is asked whenever something is to be erased or purged.
+    #[arg(long, value_name = "SELECT")]
+    query: Option<String>,
+}
+
+/// Release a hold. Erasures that waited for it are run by `erase --waiting`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = UNHOLD_EXAMPLE)]
+#[group(skip)]
+pub struct Unhold {
+    /// The number of the hold, as `hold --list` shows it.
+    id: i64,
+    #[command(flatten)]
+    why: Why,
+}
+
+/// Runs `hold`.
+///
+/// # Errors
+/// What to tell the user.
+pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result<()> {
+    let custody = custody::open(database).await?;
+    if args.list {
+        return output::to_stdout(args.look, async |output| {
+            print(&custody.holds()?, &Clock::now(args.look.utc), output)
+        })
+        .await;
+    }
+    let scope = scope(&args.scope)?;
+    let reason = args.why.reason()?;
+    let asked = serde_json::json!({ "command": "hold", "on": without_customer(&custody, &scope) });
+    let actor = actor(args.why.case_ref.as_deref());
+    let act = Act { kind: Kind::Hold, at: now_ms(), actor: &actor, asked, reason: Some(reason) };
+    let id = custody.hold(&act, &scope)?;
+    custody::sign(&custody, key_file)?;
+    output::to_stdout(args.look, async |output| Ok(output.note(&format!("hold {id} is in force: {scope}"))?)).await
+}
+
+/// Runs `unhold`.
+///
+/// # Errors
+/// What to tell the user.
+pub async fn release(args: Unhold, database: &Path, key_file: &Path) -> anyhow::Result<()> {
+    let custody = custody::open(database).await?;
+    let asked = serde_json::json!({ "command": "unhold", "hold": args.id });
+    let actor = actor(args.why.case_ref.as_deref());
+    let act = Act { kind: Kind::Unhold, at: now_ms(), actor: &actor, asked, reason: Some(args.why.reason()?) };
+    anyhow::ensure!(
+        custody.release(&act, args.id)?,
+        "there is no hold {} in force: `gms-recorder hold --list` lists them",
+        args.id
+    );
+    custody::sign(&custody, key_file)?;
+    let waiting = custody.waiting()?.iter().filter(|waiting| waiting.held_by == args.id).count();
+    output::to_stdout(Look::default(), async |output| {
+        output.note(&format!("hold {} is released", args.id))?;
+        if waiting > 0 {
+            output.note(&format!(
+                "{waiting} erasures waited for it: gms-recorder erase --waiting --reason … runs them"
+            ))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn scope(which: &Which) -> Result<Scope, Usage> {
+    let nothing = || Usage("say what to hold: --chat CHAT_ID, --who NAME=VALUE or --query SELECT".into());
+    match which {
+        Which { chat: Some(chat_id), .. } => Ok(Scope::Chat(chat_id.clone())),
+        Which { who: Some(who), .. } => Ok(Scope::Customer(customer(who)?)),
+        Which { query: Some(query), .. } => Ok(Scope::Query(query.clone())),
+        _ => Err(nothing()),
+    }
+}
+
+/// The customer stands in the hold, for as long as it is there; the act stays.
+fn without_customer(custody: &Custody, scope: &Scope) -> String {
+    match scope {
+        Scope::Customer(customer) => format!("customer {}", digest_of(custody.archive_id(), customer)),
+        other => other.to_string(),
+    }
+}
+
+fn print(holds: &[Hold], clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+    let names = ["hold", "on", "reason", "since", "released_at"];
+    output.header(&names)?;
+    for Hold { id, at, reason, scope, released_at } in holds {
+        match output.format {
+            Format::Text => {
+                let until = released_at.map_or(String::new(), |at| format!(", released {}", clock.minute(at)));
+                let (scope, reason) = (shown(&scope.to_string()), shown(reason));
+                output.line(&format!("{id}  {scope}  since {}{until}: {reason}", clock.minute(*at)))?;
+            }
+            Format::Json | Format::Csv => {
+                let cells = [
+                    (*id).into(),
+                    scope.to_string().into(),
+                    reason.as_str().into(),
+                    (*at).into(),
+                    Cell::from(*released_at),
+                ];
+                output.record(&names, &cells)?;
+            }
+        }
+    }
+    if holds.is_empty() {
+        output.note("nothing is on hold")?;
+    }
+    Ok(())
+}

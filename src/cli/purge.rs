@@ -1,0 +1,101 @@
+//! `purge`: what the schedule says is due goes.
+
+use std::path::Path;
+
+use super::actor::actor;
+use super::custody::{self, Bar};
+use super::output::{self, Cell, Format, Look, Output, counted, shown};
+use super::when::Clock;
+use crate::archive::retention::{Config, Planned};
+use crate::recorder::now_ms;
+
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder purge --dry-run
+
+Exit codes:
+  0  what is due is gone, but for what is held
+  1  it could not be done, or not to the last byte
+  2  wrong usage, or no schedule ([retention]) is configured";
+
+/// Remove the chats that are older than the schedule says ([retention] of the configuration), counted from when they were last
+/// seen, and errors and findings of no chat as old as that.
+///
+/// Goes in small transactions, beside live recording. What is held stays. The leaves of the tree stay: `verify` passes.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
+pub struct Args {
+    /// Say what would be removed, and remove nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    look: Look,
+}
+
+const NAMES: [&str; 6] = ["service", "keep", "before", "chats", "held", "rows_of_no_chat"];
+
+/// Runs the command.
+///
+/// # Errors
+/// What to tell the user.
+pub async fn run(args: Args, database: &Path, key_file: &Path, schedule: &Config) -> anyhow::Result<()> {
+    if !schedule.is_limited() {
+        let hint = "name a time under [retention] of the configuration: keep = \"7y\", or a service's under [retention.services]";
+        return Err(output::Usage(format!("no schedule is configured, so that nothing is ever due: {hint}")).into());
+    }
+    let custody = custody::open(database).await?;
+    let plan = schedule.plan(&custody, now_ms())?;
+    let mut is_done = true;
+    output::to_stdout(args.look, async |output| {
+        print(&plan, &Clock::now(args.look.utc), output)?;
+        if args.dry_run {
+            output.note("nothing was removed (--dry-run)")?;
+            return Ok(());
+        }
+        let mut bar = Bar::new("chats");
+        let purged = schedule.purge(&custody, &plan, &actor(None), now_ms, &mut |done, all| bar.show(done, all))?;
+        is_done = custody::clean(&custody, output)?;
+        let pages = custody.give_space_back()?;
+        custody::sign(&custody, key_file)?;
+        let (chats, rows, held) = (counted(purged.chats, "chat"), counted(purged.rows, "row"), purged.held);
+        let pages = counted(i64::try_from(pages)?, "page");
+        output.note(&format!("{chats} removed, {rows} in all; {held} held; {pages} given back"))?;
+        Ok(())
+    })
+    .await?;
+    anyhow::ensure!(is_done, "not every byte of it is overwritten yet: see above");
+    Ok(())
+}
+
+fn print(plan: &[Planned], clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+    output.header(&NAMES)?;
+    for planned in plan {
+        let held = planned.due.iter().filter(|due| due.held_by.is_some()).count() as i64;
+        let free = planned.due.len() as i64 - held;
+        match output.format {
+            Format::Text => {
+                let service = planned.service.as_deref().map_or("other services".into(), shown);
+                let rows = counted(planned.of_no_chat, "row");
+                output.line(&format!(
+                    "{service}: kept {}; last seen before {}: {} due, {held} of them held; {rows} of no chat due",
+                    planned.keep,
+                    clock.minute(planned.before),
+                    counted(free + held, "chat"),
+                ))?;
+            }
+            Format::Json | Format::Csv => {
+                let cells = [
+                    Cell::from(planned.service.clone()),
+                    planned.keep.to_string().into(),
+                    planned.before.into(),
+                    free.into(),
+                    held.into(),
+                    planned.of_no_chat.into(),
+                ];
+                output.record(&NAMES, &cells)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! What is done with the archive now and then while `serve` runs, on a thread and a connection of its own: cleaning up after
+//! what was removed, by whomever, and purging where that is configured. In small transactions, beside the writer.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::now_ms;
+use crate::archive::retention::{self, Purged};
+use crate::store::Error;
+use crate::store::custody::{Actor, Cleaned, Custody};
+use crate::telemetry::Repeated;
+
+/// After the start, when there is most to do.
+const FIRST_AFTER: Duration = Duration::from_secs(10);
+/// Between looks at whether something is to be cleaned up: erasures wait for it.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(60);
+/// Between looks at what is due: schedules count in days.
+const PURGE_INTERVAL: Duration = Duration::from_secs(3_600);
+/// How long a stop waits for it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Below the writer, which is below the proxy.
+const NICENESS: i32 = 10;
+
+static TROUBLE: Repeated = Repeated::new(1, Duration::from_secs(3_600));
+
+/// The thread.
+#[derive(Debug)]
+pub struct Keeper {
+    stop: Arc<AtomicBool>,
+    wake: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Keeper {
+    /// Keeps the archive at `path`.
+    ///
+    /// # Errors
+    /// Where the thread cannot be started.
+    pub fn start(path: PathBuf, schedule: retention::Config) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (wake, woken) = channel();
+        let keeping = Keeping { path, schedule, stop: stop.clone(), next_purge: Instant::now() };
+        let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || keeping.run(&woken))?;
+        Ok(Self { stop, wake, thread })
+    }
+
+    /// Ends it within a transaction's time. One that is busy with something longer is left to itself: it ends with the
+    /// process, and nothing it does is ever half done.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        let _ = self.wake.send(()); // where it has ended by itself
+        let until = Instant::now() + PATIENCE;
+        while !self.thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+struct Keeping {
+    path: PathBuf,
+    schedule: retention::Config,
+    stop: Arc<AtomicBool>,
+    next_purge: Instant,
+}
+
+impl Keeping {
+    fn run(mut self, woken: &Receiver<()>) {
+        // Not permitted where somebody has forbidden it: then it has the proxy's priority.
+        let _ = rustix::process::nice(NICENESS);
+        let mut pause = FIRST_AFTER;
+        while woken.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            pause = CLEAN_INTERVAL;
+            match self.look() {
+                Err(error) if !self.stop.load(Ordering::Acquire) => say_trouble(&self.path, &error.to_string()),
+                _ => {}
+            }
+        }
+    }
+
+    fn look(&mut self) -> Result<(), Error> {
+        let purges = self.schedule.automatic && self.schedule.is_limited() && Instant::now() >= self.next_purge;
+        let custody = Custody::open(&self.path)?.until(self.stop.clone());
+        if purges {
+            self.next_purge = Instant::now() + PURGE_INTERVAL;
+            self.purge(&custody)?;
+        }
+        if !custody.is_unclean()? {
+            return Ok(());
+        }
+        match custody.clean(&mut |_, _| {})? {
+            Cleaned::All => tracing::info!("what was removed from the archive is overwritten to the last byte"),
+            Cleaned::NotYet(why) => say_trouble(&self.path, &why),
+        }
+        Ok(())
+    }
+
+    fn purge(&self, custody: &Custody) -> Result<(), Error> {
+        let actor = Actor { who: "serve".into(), via: None, host: host(), case_ref: None };
+        let plan = self.schedule.plan(custody, now_ms())?;
+        let purged = self.schedule.purge(custody, &plan, &actor, now_ms, &mut |_, _| {})?;
+        if purged.rows > 0 {
+            let pages = custody.give_space_back()?;
+            let Purged { chats, rows, held } = purged;
+            tracing::info!(chats, rows, held, pages, "purged what the schedule says is due");
+        }
+        Ok(())
+    }
+}
+
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn say_trouble(path: &Path, why: &str) {
+    if let Some(not_shown) = TROUBLE.admit(Instant::now()) {
+        tracing::warn!(path = %path.display(), why, not_shown, "what is due in the archive is not done yet; it is tried again");
+    }
+}
