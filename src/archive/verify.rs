@@ -8,7 +8,7 @@ use super::anchored::Anchor;
 use super::note::{self, Checkpoint, Flaw, PublicKey, Succession};
 use super::time_stamp;
 use crate::store;
-use crate::store::audit::{Faults, Found, Snapshot, StoredCheckpoint};
+use crate::store::audit::{Faults, Found, Snapshot, StoredCheckpoint, StoredKey};
 use crate::store::seal::merkle::Hash;
 
 /// What is held against the archive.
@@ -237,7 +237,7 @@ impl Answer {
 
 fn keys_of(snapshot: &Snapshot, faults: &mut Faults) -> Result<Vec<OwnKey>, Error> {
     let mut keys: Vec<OwnKey> = Vec::new();
-    for (vkey, statement) in snapshot.keys()? {
+    for StoredKey { vkey, statement, .. } in snapshot.keys()? {
         let Some(key) = PublicKey::parse(&vkey) else {
             faults.add("keys", format!("{vkey:?} is no public key: it was changed"));
             continue;

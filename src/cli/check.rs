@@ -351,7 +351,7 @@ async fn look_at_database(whole: &Config) -> Database {
 /// Without its key an archive is recorded into, and not signed.
 fn key_warning(key: &Path, place: &Place) -> Option<String> {
     let known = Snapshot::open(&place.path).and_then(|snapshot| snapshot.keys()).ok()?;
-    let known: Vec<String> = known.into_iter().map(|(vkey, _)| vkey).collect();
+    let known: Vec<String> = known.into_iter().map(|key| key.vkey).collect();
     let checked = key::check(key, &known);
     checked.err().map(|error| format!("no checkpoints would be signed: {error}"))
 }

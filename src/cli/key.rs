@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use clap::Subcommand;
 
@@ -10,9 +9,9 @@ use super::output::{self, Cell, Format, Look, Output};
 use super::when::{self, Clock};
 use crate::archive::key;
 use crate::recorder::now_ms;
-use crate::store::audit::Snapshot;
+use crate::store::audit::{Snapshot, StoredKey};
 use crate::store::custody::Custody;
-use crate::store::read::{Archive, Select, Value};
+use crate::store::read::Archive;
 
 const EXAMPLE: &str = "\
 Example:
@@ -20,9 +19,6 @@ Example:
 
 The keys go to stdout, a line each, as `verify --key` and other tools of signed notes read them; since
 when each has signed, and which one signs now, to stderr. JSON and CSV have both.";
-
-/// There are a few keys: an archive that takes longer has another trouble.
-const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// See the public keys that an archive was signed with, the present one last; or go on with another one.
 #[derive(Debug, Clone, clap::Args)]
@@ -54,7 +50,7 @@ pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result
     if matches!(args.action, Action::Rotate(_)) {
         rotate(database, key_file)?;
     }
-    output::to_stdout(look, async |output| print(database, &clock, output).await).await
+    output::to_stdout(look, async |output| print(database, &clock, output)).await
 }
 
 /// The key that is left stays beside the file of the new one: what it signed, it signed.
@@ -75,29 +71,21 @@ struct Period {
     until: Option<i64>,
 }
 
-async fn periods(database: &Path) -> anyhow::Result<Vec<Period>> {
-    drop(Snapshot::open(database)?); // for its words about an archive without seals
-    let mut archive = Archive::open(database).await?;
-    let select = Select::parse("SELECT CAST(vkey AS TEXT), CAST(at AS INTEGER) FROM keys ORDER BY id")?;
+fn periods(database: &Path) -> anyhow::Result<Vec<Period>> {
     let mut periods: Vec<Period> = Vec::new();
-    let row = |values: Vec<Value>| {
-        if let [Value::Text(vkey), Value::Integer(since)] = &values[..] {
-            periods.iter_mut().last().into_iter().for_each(|former| former.until = Some(*since));
-            periods.push(Period { vkey: vkey.clone(), since: *since, until: None });
-        }
-        Ok(())
-    };
-    archive.select(&select, TIME_MAX, |_| Ok(()), row).await?;
-    archive.close().await?;
+    for StoredKey { vkey, since, .. } in Snapshot::open(database)?.keys()? {
+        periods.iter_mut().last().into_iter().for_each(|former| former.until = Some(since));
+        periods.push(Period { vkey, since, until: None });
+    }
     Ok(periods)
 }
 
 /// The keys alone on stdout, so that a file of them is one for `--key`; when they signed beside it.
-async fn print(database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+fn print(database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
     let names = ["key", "since", "until"];
     output.header(&names)?;
     let mut remarks = Vec::new();
-    for Period { vkey, since, until } in periods(database).await? {
+    for Period { vkey, since, until } in periods(database)? {
         match output.format {
             Format::Text => output.line(&output::shown(&vkey))?,
             Format::Json | Format::Csv => {

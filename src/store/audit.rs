@@ -82,6 +82,17 @@ pub struct StoredCheckpoint {
     pub note: String,
 }
 
+/// A row of `keys`, not yet understood.
+#[derive(Debug, Clone)]
+pub struct StoredKey {
+    /// The public key.
+    pub vkey: String,
+    /// Since when it signs, milliseconds since the epoch.
+    pub since: i64,
+    /// That it follows the one before.
+    pub statement: String,
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -159,14 +170,15 @@ impl Snapshot {
         Ok(size.cast_unsigned())
     }
 
-    /// The public keys, the present one last, each with the statement that it follows the one before.
+    /// The public keys, the present one last.
     ///
     /// # Errors
     /// As reading goes wrong.
-    pub fn keys(&self) -> Result<Vec<(String, String)>, Error> {
-        let sql = "SELECT CAST(vkey AS TEXT), coalesce(CAST(statement AS TEXT), '') FROM keys ORDER BY id";
+    pub fn keys(&self) -> Result<Vec<StoredKey>, Error> {
+        let sql = "SELECT CAST(vkey AS TEXT), CAST(at AS INTEGER), coalesce(CAST(statement AS TEXT), '') FROM keys ORDER BY id";
         let mut select = self.connection.prepare(sql)?;
-        let keys = select.query_map((), |row| Ok((text(row, 0)?, text(row, 1)?)))?;
+        let read = |row: &Row<'_>| Ok(StoredKey { vkey: text(row, 0)?, since: row.get(1)?, statement: text(row, 2)? });
+        let keys = select.query_map((), read)?;
         Ok(keys.collect::<Result<_, _>>()?)
     }
 

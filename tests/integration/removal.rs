@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gms_recorder::chat::{ChatId, Covered, EventIndex, Party, TranscriptEvent};
-use gms_recorder::gms::{Attribute, AttributeSource};
+use gms_recorder::gms::{Attribute, AttributeSource, Finding, FindingKind};
 use gms_recorder::simulator::{Config, Simulator};
 use gms_recorder::store::custody::{Act, Actor, Cleaned, Custody, Customer, How, Kind, Outcome, Scope, Target};
 use gms_recorder::store::{ChatRecord, Entry, Store};
@@ -174,10 +174,23 @@ async fn many(database: &Path, chats: usize) {
             store.append(batch, &[], n == 3).expect("stored");
         }
     }
-    store.append(&[], &[], true).expect("stored");
+    let finding = Finding {
+        kind: FindingKind::NotJson,
+        chat_id: None,
+        detail: "no JSON".into(),
+        raw: OF_NO_CHAT.into(),
+        raw_length: OF_NO_CHAT.len(),
+        events: 0,
+        maskings: Vec::new(),
+    };
+    let entry = Entry { at: THEN, findings: vec![finding], ..Entry::default() };
+    store.append(&[entry], &[], true).expect("stored");
     store.finish(1_795_500_000_000, "{}").expect("noted");
     store.close().expect("closed");
 }
+
+/// In a finding that is of no chat.
+const OF_NO_CHAT: &str = "nobody knows whose words these are";
 
 fn secrets(chats: impl Iterator<Item = usize>) -> Vec<String> {
     chats.flat_map(|chat| (0..4).chain([900, 901]).map(move |n| secret(chat, n))).collect()
@@ -413,6 +426,7 @@ async fn a_kill_and_a_full_disk_in_the_midst_of_a_purge_leave_nothing_half_done(
     println!("the rest in {:?}: {said}", began.elapsed());
     assert_eq!(sealed(&database).found.removals.0, chats as i64);
     gone(&database, &secrets(0..chats));
+    gone(&database, &[OF_NO_CHAT.into()]);
 }
 
 /// `serve` purges by itself, and cleans up after others.

@@ -22,6 +22,8 @@ const OF_NO_CHAT: [(u8, &str); 4] =
     [(ERRORS, "last_observed_at"), (FINDINGS, "last_observed_at"), (FILES, "at"), (MASKINGS, "recorded_at")];
 /// Chats whose leaves are looked for together: the seals are read through once for all of them.
 const TOGETHER_MAX: usize = 10_000;
+/// The same of rows of no chat.
+const ROWS_TOGETHER_MAX: usize = 100_000;
 /// Rows in one transaction, from which on no further chat is begun: some ten milliseconds.
 const ROWS_MAX: usize = 500;
 
@@ -162,20 +164,22 @@ impl Custody {
         self.check_all_is_sealed()?;
         let mut removed = 0;
         loop {
-            let rows = rows_of_no_chat(&self.connection, before, services, ROWS_MAX)?;
+            let rows = rows_of_no_chat(&self.connection, before, services, ROWS_TOGETHER_MAX)?;
             if rows.is_empty() {
                 return Ok(removed);
             }
-            let began = Instant::now();
             let mut located = Located::wanting(rows.iter().cloned());
             while located.look_on(&self.connection)? {}
-            removed += seal::change(&self.connection, None, |pack| {
-                while located.look_on(&self.connection)? {}
-                let (connection, looked_until) = (&self.connection, located.until);
-                let removal = Removal { connection, act_id, how: How::Purged, at: now(), looked_until };
-                removal.write(pack, None, &Facts::default(), &rows, &located)
-            })?;
-            self.give_way(began.elapsed())?;
+            for some in rows.chunks(ROWS_MAX) {
+                let began = Instant::now();
+                removed += seal::change(&self.connection, None, |pack| {
+                    while located.look_on(&self.connection)? {}
+                    let (connection, looked_until) = (&self.connection, located.until);
+                    let removal = Removal { connection, act_id, how: How::Purged, at: now(), looked_until };
+                    removal.write(pack, None, &Facts::default(), some, &located)
+                })?;
+                self.give_way(began.elapsed())?;
+            }
         }
     }
 
