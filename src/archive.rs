@@ -33,8 +33,35 @@ pub struct Config {
     pub checkpoint_interval: Duration,
     /// Every checkpoint is appended to this file; empty: none.
     pub anchor_file: PathBuf,
+    /// Whether reads of content are recorded.
+    pub record_reads: RecordReads,
+    /// Whether nobody reads content without saying what for.
+    pub require_case: bool,
     /// More anchors, by name.
     pub anchors: BTreeMap<String, anchor::Config>,
+}
+
+/// `record_reads`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordReads {
+    /// Where it can be done; where not, that is said, and the read goes on.
+    WhenPossible,
+    /// Where it cannot be done nothing is shown.
+    Required,
+    /// Not at all.
+    Never,
+}
+
+impl RecordReads {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WhenPossible => "when_possible",
+            Self::Required => "required",
+            Self::Never => "never",
+        }
+    }
 }
 
 /// What `anchor_file` is called among the anchors.
@@ -46,6 +73,8 @@ impl Default for Config {
             key_file: PathBuf::new(),
             checkpoint_interval: Duration::from_secs(60),
             anchor_file: PathBuf::new(),
+            record_reads: RecordReads::WhenPossible,
+            require_case: false,
             anchors: BTreeMap::new(),
         }
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::gms::mask;
+use crate::gms::mask::{self, Masks};
 use crate::{admin, archive, proxy, recorder, telemetry};
 
 use layers::Layers;
@@ -205,6 +205,36 @@ pub fn key_file(
 ) -> Result<PathBuf, Problems> {
     let config = of_archive(file, environment, flags)?;
     Ok(config.evidence.key_path(&config.recording.database))
+}
+
+/// The archive, how reads of it are recorded, and the rules of masking, as far as they are right. Like [`database`] it needs nothing else of the configuration.
+///
+/// # Errors
+/// As [`database`].
+pub fn reading(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<(PathBuf, archive::Config, Masks), Problems> {
+    let config = of_archive(file, environment, flags)?;
+    Ok((config.recording.database, config.evidence, config.recording.masks))
+}
+
+/// The archive, and the rules of masking. Like [`database`] it needs nothing else of the configuration.
+///
+/// # Errors
+/// As [`database`]; what is wrong with the rules.
+pub fn masking(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<(PathBuf, Masks), Problems> {
+    let mut layers = Layers::lay(file, environment, flags);
+    let config = layers.config();
+    sense::check_database(&config.recording, &mut layers);
+    sense::check_masking(&config.masking, &mut layers);
+    Problems::or(layers.into_problems())?;
+    Ok((config.recording.database, config.recording.masks))
 }
 
 /// How long chats are kept. Like [`database`] it needs nothing else of the configuration.

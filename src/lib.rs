@@ -58,7 +58,7 @@
 //! # What is never true
 //!
 //! - An event in a client's hands that is in no file, archive or spool, unless `delivered_early` or `dropped` counted it.
-//! - A row that was overwritten, or removed but by an act that says which, by whom and why. A secret, or a card number that can be told, in a queue, a log line, a metric or a row.
+//! - A row that was overwritten or removed, but by an act that says which, by whom and why. A secret, or a card number that can be told, in a queue, a log line, a metric or a row.
 //! - A request sent twice, unless it was safe, had no body, and its reused connection died before any byte of an answer.
 //! - A loop, a queue, a buffer or a wait without a bound.
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::output::{self, Cell, Format, Ink, Look, Output, Table, counted, shown};
+use super::output::{Cell, Format, Ink, Look, Output, Table, counted, shown};
+use super::reading::{Case, Reading};
 use super::scope::{Customers, Scope};
 use super::when::{self, Clock};
 use crate::store::read::{self, Archive, Chat};
@@ -25,6 +26,8 @@ pub struct Args {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     #[command(flatten)]
+    case: Case,
+    #[command(flatten)]
     look: Look,
 }
 
@@ -32,9 +35,10 @@ pub struct Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
     let clock = Clock::now(args.look.utc);
-    output::to_stdout(args.look, async |output| print(&args, database, &clock, output).await).await
+    let database = &reading.database;
+    reading.to_stdout(&args.case, args.look, async |output| print(&args, database, &clock, output).await).await
 }
 
 /// Chats are read in pages of this many, so that no read lasts.
@@ -60,7 +64,7 @@ const NAMES: [&str; 16] = [
 ];
 
 async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let (from, until) = args.scope.times(clock)?;
+    let (from, until) = args.scope.times.range(clock)?;
     let mut archive = Archive::open(database).await?;
     let chat_ids = args.scope.chat_ids(&mut archive).await?;
     let wanted = read::Chats { from, until, chat_ids, status: args.status.clone() };
@@ -170,7 +174,7 @@ mod tests {
     }
 
     fn all() -> Args {
-        Args { scope: Scope::default(), status: None, limit: 100, look: Look::default() }
+        Args { scope: Scope::default(), status: None, limit: 100, case: Case::default(), look: Look::default() }
     }
 
     fn who(text: &str) -> Args {
@@ -206,7 +210,7 @@ c2    2026-11-23 14:03  Åsa Berg                        3       1  incomplete, 
     #[tokio::test]
     async fn filters_choose() {
         let archive = Fixture::example().await;
-        let at = |at: &str| Args { scope: Scope { at: Some(at.into()), ..Scope::default() }, ..all() };
+        let at = |at: &str| Args { scope: Scope::named(None, Some(at), None), ..all() };
         let rows: [(Args, &[&str]); 15] = [
             (all(), &["c2", "c1", "c3"]),
             (Args { limit: 2, ..all() }, &["c2", "c1"]),
@@ -222,7 +226,7 @@ c2    2026-11-23 14:03  Åsa Berg                        3       1  incomplete, 
             (who("c3"), &["c3"]),
             (at("14:11"), &["c2", "c1"]),
             (at("14:20"), &[]),
-            (Args { scope: Scope { since: Some("1h".into()), ..Scope::default() }, ..all() }, &["c2", "c1"]),
+            (Args { scope: Scope::named(Some("1h"), None, None), ..all() }, &["c2", "c1"]),
         ];
         for (args, wanted) in rows {
             let case = format!("{args:?}");

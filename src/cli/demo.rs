@@ -14,6 +14,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
+use super::reading::Reading;
 use super::serve::Running;
 use super::{errors, sql, transcript, verify};
 use crate::config::{Config, Flags};
@@ -59,11 +60,12 @@ pub async fn run(_: Args, database: Option<PathBuf>) -> anyhow::Result<()> {
     simulator.stop().await;
 
     println!("\n── the transcript, as recorded ──\n");
-    transcript::run(transcript::Args::of(&chat_id), &database).await?;
+    let reading = Reading::unrecorded(&database);
+    transcript::run(transcript::Args::of(&chat_id), &reading).await?;
     println!("\n── the error, as audited ──\n");
-    errors::run(errors::Args::of_chat(&chat_id), &database).await?;
+    errors::run(errors::Args::of_chat(&chat_id), &reading).await?;
     println!("\n── what was masked before it was written ──\n");
-    sql::run(sql::Args::of(MASKED), &database).await?;
+    sql::run(sql::Args::of(MASKED), &reading).await?;
     println!("\n── is it as it was recorded? (verify) ──\n");
     verify::run(verify::Args::default(), &database).await?;
     let database = database.display();

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::output::{self, Cell, Format, Ink, Look, Output, labelled, shown};
+use super::reading::{Case, Reading};
 use super::scope::{Customers, Scope};
 use super::when::{self, Clock};
 use crate::store::read::{self, ApiError, Archive};
@@ -34,6 +35,8 @@ pub struct Args {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     #[command(flatten)]
+    case: Case,
+    #[command(flatten)]
     look: Look,
 }
 
@@ -48,15 +51,16 @@ impl Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
     let clock = Clock::now(args.look.utc);
-    output::to_stdout(args.look, async |output| print(&args, database, &clock, output).await).await
+    let database = &reading.database;
+    reading.to_stdout(&args.case, args.look, async |output| print(&args, database, &clock, output).await).await
 }
 
 const PAGE: i64 = 200;
 
 async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let (from, until) = args.scope.times(clock)?;
+    let (from, until) = args.scope.times.range(clock)?;
     let mut archive = Archive::open(database).await?;
     let who = args.scope.chat_ids(&mut archive).await?;
     let chat_ids = both(who, args.chat.clone());
@@ -115,6 +119,7 @@ fn end(args: &Args, output: &mut Output<'_>, is_cut: bool, is_empty: bool) -> an
 }
 
 fn entry(error: &ApiError, customer: Option<&str>, clock: &Clock, output: &mut Output<'_>) -> io::Result<()> {
+    output.rows += 1;
     output.line(&format!("{}  {}", Ink::Bold.on(&clock.date_time(error.observed_at)), Ink::Red.on(&got(error))))?;
     for (label, text) in [
         ("means", error.meaning.as_deref().map(shown)),
@@ -303,7 +308,7 @@ mod tests {
     }
 
     fn scope(at: Option<&str>, who: Option<&str>) -> Scope {
-        Scope { at: at.map(str::to_owned), who: who.map(str::to_owned), ..Scope::default() }
+        Scope::named(None, at, who)
     }
 
     #[tokio::test]
@@ -336,7 +341,7 @@ mod tests {
             (Args { scope: scope(None, Some("nobody")), ..all() }, &[]),
             (Args { scope: scope(Some("14:05"), None), ..all() }, &[2, 1]),
             (Args { scope: scope(Some("14:20"), None), ..all() }, &[]),
-            (Args { scope: Scope { since: Some("1h".into()), ..Scope::default() }, ..all() }, &[2, 1]),
+            (Args { scope: Scope::named(Some("1h"), None, None), ..all() }, &[2, 1]),
         ];
         for (args, wanted) in rows {
             let case = format!("{args:?}");

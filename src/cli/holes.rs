@@ -49,7 +49,7 @@ const NAMES: [&str; 10] = [
 ];
 
 async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let (from, until) = args.scope.times(clock)?;
+    let (from, until) = args.scope.times.range(clock)?;
     let mut archive = Archive::open(database).await?;
     let chat_ids = args.scope.chat_ids(&mut archive).await?;
     let wanted = read::Chats { from, until, chat_ids, status: None };
@@ -83,7 +83,7 @@ async fn end(
     is_cut: bool,
     output: &mut Output<'_>,
 ) -> anyhow::Result<()> {
-    let is_filtered = args.scope.since.is_some() || args.scope.at.is_some() || args.scope.who.is_some();
+    let is_filtered = args.scope.times.are_named() || args.scope.who.is_some();
     match (is_empty, is_cut) {
         (true, _) if is_filtered => output.note("no holes in the chats asked for")?,
         (true, _) => {

@@ -2,9 +2,10 @@
 //! which exit code it gets is decided here, once. Results go to stdout, logs and errors to stderr.
 
 pub mod output;
+pub mod actor;
 pub mod when;
 pub mod scope;
-pub mod actor;
+pub mod reading;
 pub mod custody;
 pub mod serve;
 pub mod check;
@@ -16,6 +17,8 @@ pub mod errors;
 pub mod holes;
 pub mod sql;
 pub mod snapshot;
+pub mod access;
+pub mod mask;
 pub mod verify;
 pub mod prove;
 pub mod hold;
@@ -34,7 +37,10 @@ use clap::{Parser, Subcommand};
 
 use crate::archive::retention;
 use crate::config::{self, CONFIG_VARIABLE, Config, Flags, Origins, Problems, VARIABLE_PREFIX};
+use crate::gms::mask::Masks;
 use crate::proxy::tls;
+
+use reading::Reading;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -98,6 +104,10 @@ pub enum Command {
     Sql(sql::Args),
     /// Copy a live archive, consistently
     Snapshot(snapshot::Args),
+    /// List who read what, and what was erased, held or masked
+    Access(access::Args),
+    /// Apply a rule of masking to what was recorded before it
+    Mask(mask::Args),
     /// Hold everything recorded against its seals: is it whole and unaltered?
     Verify(verify::Args),
     /// Prove that a chat's rows are what was recorded, to somebody who has not the archive
@@ -131,6 +141,23 @@ impl Common {
     /// [`Problems`] that stand in the way of knowing which.
     pub fn database(&self) -> Result<PathBuf, Problems> {
         config::database(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    }
+
+    /// The same, and how reads of its content are recorded.
+    ///
+    /// # Errors
+    /// As [`Common::database`].
+    pub fn reading(&self) -> Result<Reading, Problems> {
+        let flags = self.flags(&serve::Args::default());
+        config::reading(self.config_file().as_deref(), environment(), &flags).map(Reading::new)
+    }
+
+    /// The archive, and the rules of masking in force.
+    ///
+    /// # Errors
+    /// As [`Common::database`]; what is wrong with the rules.
+    pub fn masking(&self) -> Result<(PathBuf, Masks), Problems> {
+        config::masking(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
     }
 
     /// The private key that signs its checkpoints.
@@ -192,14 +219,16 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Check(args) => wait_for(check::run(&args, &common)),
         Command::Demo(args) => wait_for(demo::run(args, common.database)),
         Command::Simulate(args) => wait_for(simulate::run(args)),
-        Command::Chats(args) => wait_for(chats::run(args, &common.database()?)),
-        Command::Transcript(args) => wait_for(transcript::run(args, &common.database()?)),
-        Command::Errors(args) => wait_for(errors::run(args, &common.database()?)),
+        Command::Chats(args) => wait_for(chats::run(args, &common.reading()?)),
+        Command::Transcript(args) => wait_for(transcript::run(args, &common.reading()?)),
+        Command::Errors(args) => wait_for(errors::run(args, &common.reading()?)),
         Command::Holes(args) => wait_for(holes::run(args, &common.database()?)),
-        Command::Sql(args) => wait_for(sql::run(args, &common.database()?)),
-        Command::Snapshot(args) => wait_for(snapshot::run(args, &common.database()?)),
+        Command::Sql(args) => wait_for(sql::run(args, &common.reading()?)),
+        Command::Snapshot(args) => wait_for(snapshot::run(args, &common.reading()?)),
+        Command::Access(args) => wait_for(access::run(args, &common.database()?)),
+        Command::Mask(args) => wait_for(mask::run(args, common.masking()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
-        Command::Prove(args) => wait_for(prove::run(args, &common.database()?)),
+        Command::Prove(args) => wait_for(prove::run(args, &common.reading()?)),
         Command::Hold(args) => wait_for(hold::run(args, &common.database()?, &common.key_file()?)),
         Command::Unhold(args) => wait_for(hold::release(args, &common.database()?, &common.key_file()?)),
         Command::Erase(args) => wait_for(erase::run(args, &common.database()?, &common.key_file()?)),

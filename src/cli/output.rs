@@ -47,13 +47,15 @@ pub struct Output<'a> {
     pub format: Format,
     /// Columns to fill in text.
     pub width: usize,
+    /// Rows that were shown: events, chats, errors.
+    pub rows: i64,
     colour: bool,
 }
 
 impl<'a> Output<'a> {
     /// An output with everything said; [`to_stdout`] asks the terminal.
     pub fn new(sink: &'a mut (dyn Write + Send), format: Format, width: usize, colour: bool) -> Self {
-        Self { sink, format, width, colour }
+        Self { sink, format, width, rows: 0, colour }
     }
 
     /// Prints one line of text, which may hold [`Ink`].
@@ -70,10 +72,20 @@ impl<'a> Output<'a> {
     /// # Errors
     /// As the sink.
     pub fn record<N: AsRef<str>>(&mut self, names: &[N], cells: &[Cell]) -> io::Result<()> {
+        self.rows += 1;
         match self.format {
             Format::Csv => self.csv(cells.iter().map(Cell::for_csv)),
             Format::Json | Format::Text => writeln!(self.sink, "{}", json_object(names, cells)),
         }
+    }
+
+    /// Prints a whole JSON document, over several lines.
+    ///
+    /// # Errors
+    /// As the sink.
+    pub fn document(&mut self, document: &serde_json::Value) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut self.sink, document)?;
+        writeln!(self.sink)
     }
 
     /// Prints the header line where the format has one.
@@ -553,6 +565,7 @@ impl Table {
     /// As the sink.
     pub fn print(&mut self, output: &mut Output<'_>) -> io::Result<()> {
         let rows = std::mem::take(&mut self.rows);
+        output.rows += rows.len() as i64;
         if rows.is_empty() {
             return Ok(());
         }

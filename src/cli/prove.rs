@@ -7,6 +7,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
+use super::output::{Format, Look, Output};
+use super::reading::{Case, Reading};
 use super::verify::{Progress, in_words};
 use crate::archive::note::{self, PublicKey};
 use crate::store::audit::Snapshot;
@@ -36,20 +38,23 @@ pub struct Args {
     /// An erasure, a purge, a hold, by its number: its certificate.
     #[arg(long, value_name = "NUMBER", conflicts_with = "chat_id")]
     act: Option<i64>,
+    #[command(flatten)]
+    case: Case,
 }
 
 /// Runs the command.
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
-    match write(args, database).await {
+pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
+    let (look, case) = (Look { format: Format::Json, ..Look::default() }, args.case.clone());
+    match reading.to_stdout(&case, look, async |output| print(args, &reading.database, output).await).await {
         Ok(()) => Ok(()),
-        Err(error) => Err(in_words(error, database).await),
+        Err(error) => Err(in_words(error, &reading.database).await),
     }
 }
 
-async fn write(args: Args, database: &Path) -> anyhow::Result<()> {
+async fn print(args: Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
     // Opened once beforehand, for its words about what is no archive.
     Archive::open(database).await?.close().await?;
     let subject = match (args.chat_id, args.act) {
@@ -58,10 +63,8 @@ async fn write(args: Args, database: &Path) -> anyhow::Result<()> {
     };
     let database = database.to_owned();
     let (proof, newer) = tokio::task::spawn_blocking(move || prove(&subject, &database)).await??;
-    let mut stdout = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut stdout, &proof).map_err(io::Error::from)?;
-    writeln!(stdout)?;
-    stdout.flush()?;
+    output.document(&proof)?;
+    output.rows = proof["rows"].as_array().map_or(0, |rows| rows.len() as i64);
     if newer > 0 {
         let hint = "a running `serve` signs them within evidence.checkpoint_interval";
         writeln!(io::stderr(), "{newer} rows are newer than the last checkpoint and not in the proof; {hint}")?;

@@ -8,10 +8,10 @@ use super::when::{self, Clock};
 use crate::store::read::{Archive, Attribute, Error};
 use crate::units;
 
-/// `--since`, `--at`, `--window`, `--who`.
+/// `--since`, `--at`, `--window`.
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
-pub struct Scope {
+pub struct Times {
     /// From this time on: 2h or 7d (ago), 2026-11-01, "2026-11-01 14:00", or RFC 3339.
     #[arg(long, value_name = "TIME", conflicts_with = "at")]
     pub since: Option<String>,
@@ -21,31 +21,57 @@ pub struct Scope {
     /// How far around --at, either side.
     #[arg(long, value_name = "DURATION", requires = "at", default_value = "5m", value_parser = units::parse_duration)]
     pub window: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { since: None, at: None, window: Duration::from_secs(300) }
+    }
+}
+
+/// The same, and `--who`.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[group(skip)]
+pub struct Scope {
+    /// When.
+    #[command(flatten)]
+    pub times: Times,
     /// A customer, by anything known of them (e-mail address, nickname, name, user data; whatever the case, whole or else
     /// in part), or a chat id.
     #[arg(long, value_name = "TEXT")]
     pub who: Option<String>,
 }
 
-impl Default for Scope {
-    fn default() -> Self {
-        Self { since: None, at: None, window: Duration::from_secs(300), who: None }
+impl Times {
+    /// Whether any is named.
+    pub fn are_named(&self) -> bool {
+        self.since.is_some() || self.at.is_some()
     }
-}
 
-impl Scope {
     /// From when, until when, in milliseconds; both included.
     ///
     /// # Errors
     /// A time that is none.
-    pub fn times(&self, clock: &Clock) -> Result<(Option<i64>, Option<i64>), Usage> {
+    pub fn range(&self, clock: &Clock) -> Result<(Option<i64>, Option<i64>), Usage> {
         match (&self.since, &self.at) {
             (Some(since), _) => Ok((Some(when::since(since, clock)?), None)),
             (None, Some(at)) => when::around(at, self.window, clock).map(|(from, until)| (Some(from), Some(until))),
             (None, None) => Ok((None, None)),
         }
     }
+}
 
+#[cfg(test)]
+impl Scope {
+    /// As the command line would have it.
+    pub(crate) fn named(since: Option<&str>, at: Option<&str>, who: Option<&str>) -> Self {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let times = Times { since: owned(since), at: owned(at), ..Times::default() };
+        Self { times, who: owned(who) }
+    }
+}
+
+impl Scope {
     /// The chats of `--who`; `None` where everybody is meant.
     ///
     /// # Errors

@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::output::{self, Cell, Format, Look, Output, counted, labelled, plain_line};
+use super::output::{Cell, Format, Look, Output, counted, labelled, plain_line};
+use super::reading::{Case, Reading};
 use super::transcript::bytes_for_people;
 use crate::store::read::Totals;
 use crate::store::read::snapshot::Copy;
@@ -27,6 +28,8 @@ pub struct Args {
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
     mode: Option<u32>,
     #[command(flatten)]
+    case: Case,
+    #[command(flatten)]
     look: Look,
 }
 
@@ -39,8 +42,9 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
-    output::to_stdout(args.look, async |output| print(&args, database, output).await).await
+pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
+    let database = &reading.database;
+    reading.to_stdout(&args.case, args.look, async |output| print(&args, database, output).await).await
 }
 
 const NAMES: [&str; 4] = ["path", "bytes", "chats", "events"];
@@ -107,5 +111,7 @@ fn say(path: &Path, totals: Totals, output: &mut Output<'_>) -> anyhow::Result<(
             labelled(output, "read it", &format!("sqlite3 -readonly '{}'", name.replace('\'', "'\\''")))?;
         }
     }
+    // Whoever has the copy can read all of it.
+    output.rows = totals.chats + totals.events;
     Ok(())
 }

@@ -4,7 +4,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::output::{self, Cell, Format, Ink, Look, Output, Table, counted, plain_line, shown, shown_lines};
+use super::output::{Cell, Format, Ink, Look, Output, Table, counted, plain_line, shown, shown_lines};
+use super::reading::{Case, Reading};
 use crate::store::read::statement::SelectError;
 use crate::store::read::{Archive, Error, Select, Value};
 use crate::units;
@@ -31,6 +32,8 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = TIMEOUT, value_parser = units::parse_duration)]
     timeout: Duration,
     #[command(flatten)]
+    case: Case,
+    #[command(flatten)]
     look: Look,
 }
 
@@ -40,6 +43,7 @@ impl Args {
         Self {
             statement: statement.into(),
             timeout: units::parse_duration(TIMEOUT).expect("it is one"),
+            case: Case::default(),
             look: Look::default(),
         }
     }
@@ -49,8 +53,9 @@ impl Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
-    output::to_stdout(args.look, async |output| print(&args, database, output).await).await
+pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
+    let database = &reading.database;
+    reading.to_stdout(&args.case, args.look, async |output| print(&args, database, output).await).await
 }
 
 async fn print(args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ use super::errors;
 use super::output::{
     self, Cell, Format, Ink, Look, Output, Usage, counted, cut, labelled, padded, shown, shown_lines, width, wrap,
 };
+use super::reading::{Case, Reading};
 use super::scope::Customers;
 use super::when::{self, Clock};
 use crate::store::read::{self, ApiError, Archive, Chat, Event, Stretch, Variant};
@@ -41,6 +42,8 @@ pub struct Args {
     #[arg(long)]
     typing: bool,
     #[command(flatten)]
+    case: Case,
+    #[command(flatten)]
     look: Look,
 }
 
@@ -55,9 +58,10 @@ impl Args {
 ///
 /// # Errors
 /// What to tell the user; an unknown chat is one.
-pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
     let clock = Clock::now(args.look.utc);
-    output::to_stdout(args.look, async |output| print(&args, database, &clock, output).await).await
+    let database = &reading.database;
+    reading.to_stdout(&args.case, args.look, async |output| print(&args, database, &clock, output).await).await
 }
 
 /// Events are read in pages of this many, so that no read lasts.
@@ -231,6 +235,7 @@ impl<'a, 'o> Page<'a, 'o> {
     }
 
     fn event(&mut self, event: &Event) -> io::Result<()> {
+        self.output.rows += 1;
         self.day(event)?;
         let time = event.utc_time.map_or_else(|| "--:--:--".into(), |at| self.clock.time(at));
         let party = shown(event.party_type.as_deref().unwrap_or_default());
@@ -281,6 +286,7 @@ impl<'a, 'o> Page<'a, 'o> {
 
     fn errors(&mut self, errors: impl IntoIterator<Item = ApiError>) -> io::Result<()> {
         for error in errors {
+            self.output.rows += 1;
             let time = Ink::Dim.on(&self.clock.time(error.observed_at));
             let during = error.operation.as_deref().map_or(String::new(), |name| format!(" during {}", shown(name)));
             let what = error.meaning.as_deref().or(error.detail.as_deref()).unwrap_or(error.class.as_str());

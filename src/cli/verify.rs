@@ -116,7 +116,12 @@ impl Progress {
     const EVERY: Duration = Duration::from_millis(500);
 
     /// Tells it, now and then.
-    pub(super) fn teller(mut self) -> impl FnMut(u64, u64) {
+    pub(super) fn teller(self) -> impl FnMut(u64, u64) {
+        self.teller_of("leaves")
+    }
+
+    /// The same of something else than leaves.
+    pub(super) fn teller_of(mut self, nouns: &'static str) -> impl FnMut(u64, u64) {
         let is_terminal = io::stderr().is_terminal();
         move |done, all| {
             if !is_terminal || done < all && self.last.is_some_and(|last| last.elapsed() < Self::EVERY) {
@@ -125,7 +130,7 @@ impl Progress {
             self.last = Some(Instant::now());
             let percent = (done * 100).checked_div(all).unwrap_or(100);
             let end = if done >= all { "\r\x1b[K" } else { "" };
-            let _ = write!(io::stderr(), "\r\x1b[K{percent} % of {all} leaves{end}");
+            let _ = write!(io::stderr(), "\r\x1b[K{percent} % of {all} {nouns}{end}");
         }
     }
 }

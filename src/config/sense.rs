@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::admin::control::PATH_BYTES_MAX;
-use crate::archive::anchor;
 use crate::archive::anchor::config::{Lock, S3, endpoint};
+use crate::archive::{RecordReads, anchor};
 use crate::gms::RouteClass;
 use crate::gms::mask::{self, RULES_MAX};
 use crate::proxy::affinity::Rule;
@@ -418,6 +418,11 @@ fn check_evidence(config: &Config, layers: &mut Layers) {
         let sentence = "is the archive, its spool or its key; checkpoints are appended to a file of their own".into();
         layers.object("evidence", "anchor_file", None, sentence);
     }
+    if evidence.require_case && evidence.record_reads == RecordReads::Never {
+        let sentence = "asks readers for a case that record_reads = \"never\" notes nowhere; set that to \"when_possible\" or \
+                        \"required\"";
+        layers.object("evidence", "require_case", None, sentence.into());
+    }
     let is_taken = |file: &Path| own.iter().any(|own| own == file) || file == evidence.key_path(database);
     check_anchors(evidence, &is_taken, layers);
 }
@@ -512,7 +517,7 @@ fn is_plain_path(prefix: &str) -> bool {
     prefix.is_empty() || parts.into_iter().all(|part| !["", ".", ".."].contains(&part))
 }
 
-fn check_masking(config: &mask::Config, layers: &mut Layers) {
+pub(super) fn check_masking(config: &mask::Config, layers: &mut Layers) {
     if config.rules.len() > RULES_MAX {
         let sentence = format!(
             "there are {} rules; each looks at every text, and at most {RULES_MAX} can be had",

@@ -390,6 +390,16 @@ fn anchors_that_cannot_be_meant_are_told_without_their_secrets() {
 }
 
 #[test]
+fn a_case_that_nobody_notes_is_not_asked_for() {
+    check(
+        "[evidence]\nrecord_reads = 'never'\nrequire_case = true",
+        &[
+            "test.toml:3: evidence.require_case: asks readers for a case that record_reads = \"never\" notes nowhere; set that to \"when_possible\" or \"required\"",
+        ],
+    );
+}
+
+#[test]
 fn wrong_variables_and_flags_are_told_by_name() {
     let rows: [(Variables<'_>, &str); 7] = [
         (&[("GMS_RECORDER_LISTN", "x")], "GMS_RECORDER_LISTN: unknown variable; did you mean GMS_RECORDER_LISTEN?"),

@@ -259,12 +259,14 @@ fn masking_options(config: &mask::Config) -> Vec<Named> {
 }
 
 fn evidence_options(config: &archive::Config) -> Vec<Named> {
-    let archive::Config { key_file, checkpoint_interval, anchor_file, anchors } = config;
+    let archive::Config { key_file, checkpoint_interval, anchor_file, record_reads, require_case, anchors } = config;
     let anchors = anchors.iter().map(|(name, anchor)| (name.clone(), anchor_table(anchor)));
     vec![
         ("key_file", path(key_file)),
         ("checkpoint_interval", duration(*checkpoint_interval)),
         ("anchor_file", path(anchor_file)),
+        ("record_reads", text(record_reads.as_str())),
+        ("require_case", Value::Boolean(*require_case)),
         ("anchors", Value::Table(anchors.collect())),
     ]
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::decode::{Decoded, Trouble, decode};
 use super::json::{Kind, Tape, Value};
-use super::mask::Masked;
+use super::mask::{Masked, Masks};
 use super::scrub::{Scrubber, fields_in, is_secret_name};
 use super::{Exchange, Policy};
 use crate::chat::{ChatId, Masking, Secret};
@@ -195,16 +195,22 @@ pub(super) fn clean_text(text: &[u8], known: &Known<'_>, policy: &Policy, breaks
     if breaks_off {
         scrubber.tail(&mut clean);
     }
-    let masked = match std::str::from_utf8(&clean) {
-        Ok(_) => policy.masks.text(&mut clean, breaks_off),
+    let maskings = mask_text(&mut clean, &policy.masks, breaks_off);
+    CleanText { bytes: clean, maskings }
+}
+
+/// Masks a text that is no JSON, and perhaps no text in all of its bytes.
+pub(super) fn mask_text(text: &mut Vec<u8>, masks: &Masks, breaks_off: bool) -> Vec<Masking> {
+    let masked = match std::str::from_utf8(text) {
+        Ok(_) => masks.text(text, breaks_off),
         Err(_) => {
-            let mut repaired = String::from_utf8_lossy(&clean).into_owned().into_bytes();
-            let masked = policy.masks.text(&mut repaired, breaks_off);
-            clean = unrepaired(&clean, &String::from_utf8_lossy(&repaired));
+            let mut repaired = String::from_utf8_lossy(text).into_owned().into_bytes();
+            let masked = masks.text(&mut repaired, breaks_off);
+            *text = unrepaired(text, &String::from_utf8_lossy(&repaired));
             masked
         }
     };
-    CleanText { bytes: clean, maskings: masked.iter().map(|masked| masked.of("")).collect() }
+    masked.iter().map(|masked| masked.of("")).collect()
 }
 
 /// What the members of a JSON text tell about how it is to be scrubbed.

@@ -103,9 +103,12 @@ pub struct Masks(Arc<Rules>);
 struct Rules {
     cards: Option<[Arc<str>; 2]>,
     own: Vec<Rule>,
+    /// Of the program's two, the one that counts: they are looked for together.
+    one_of_ours: Option<Arc<str>>,
 }
 
 /// A rule of the configuration.
+#[derive(Clone)]
 pub struct Rule {
     name: Arc<str>,
     expression: Regex,
@@ -207,12 +210,23 @@ impl Masks {
         let rules = config.rules.iter().enumerate();
         let own = rules.map(|(n, (name, expression))| Rule::new(name, expression).map_err(|sentence| (n, sentence)));
         let cards = config.cards.then(|| [CARDS, VALUES].map(Arc::from));
-        Ok(Self(Arc::new(Rules { cards, own: own.collect::<Result<_, _>>()? })))
+        Ok(Self(Arc::new(Rules { cards, own: own.collect::<Result<_, _>>()?, one_of_ours: None })))
+    }
+
+    /// One of the rules in force, by its name; with that for cards comes that for their values, which are found by the card that
+    /// they stand beside. None where there is none of that name.
+    pub fn only(&self, name: &str) -> Option<Self> {
+        let Rules { cards, own, .. } = &*self.0;
+        let cards = cards.clone().filter(|_| [CARDS, VALUES].contains(&name));
+        let values = cards.iter().flatten().find(|rule| ***rule == *VALUES && name == VALUES).cloned();
+        let own: Vec<Rule> = own.iter().filter(|rule| &*rule.name == name).cloned().collect();
+        let is_any = cards.is_some() || !own.is_empty();
+        is_any.then(|| Self(Arc::new(Rules { cards, own, one_of_ours: values })))
     }
 
     /// The names of the rules.
     pub fn names(&self) -> Vec<&str> {
-        let Rules { cards, own } = &*self.0;
+        let Rules { cards, own, .. } = &*self.0;
         cards.iter().flatten().chain(own.iter().map(|rule| &rule.name)).map(|name| &**name).collect()
     }
 
@@ -232,7 +246,7 @@ impl Masks {
 
     /// Masks the value of a field that is named as one for verification values: `cvv`, `userData[cvv]`.
     pub(super) fn named(&self, name: &str, value: &mut String) -> Option<Masked> {
-        let [_, rule] = self.0.cards.as_ref()?;
+        let rule = self.values_rule()?;
         let name = name.strip_prefix("userData[").and_then(|name| name.strip_suffix(']')).unwrap_or(name);
         if !is_named_value(name, value.trim().as_bytes()) {
             return None;
@@ -314,7 +328,7 @@ impl Masks {
 
     /// Masks a leaf that is a verification value by the name of its member.
     fn named_value(&self, bytes: &mut [u8], key: Option<Value<'_>>, leaf: Value<'_>) -> Option<Masked> {
-        let [_, rule] = self.0.cards.as_ref()?;
+        let rule = self.values_rule()?;
         let place = leaf.place();
         let (inside, star) = match leaf.kind() {
             Kind::Number => (place, b'1'),
@@ -327,6 +341,16 @@ impl Masks {
         }
         value.fill(star);
         Some(Masked { rule: rule.clone(), at: 0, characters: value.len() })
+    }
+
+    /// Where verification values are looked for.
+    fn values_rule(&self) -> Option<&Arc<str>> {
+        let [_, rule] = self.0.cards.as_ref()?;
+        Some(rule).filter(|rule| self.counts(rule))
+    }
+
+    fn counts(&self, rule: &Arc<str>) -> bool {
+        self.0.one_of_ours.as_ref().is_none_or(|one| one == rule)
     }
 
     /// What a JSON text would be under the rules in force: what was kept under others is held against it.
@@ -400,6 +424,7 @@ impl Masks {
             hits.extend(cards.into_iter().map(|card| hit(cards_rule, card.place)));
             hits.extend(values.into_iter().map(|value| hit(values_rule, value)));
         }
+        hits.retain(|hit| self.counts(&hit.rule));
         if scope == Scope::All {
             hits.extend(self.0.own.iter().flat_map(|rule| rule.hits(text)));
         }

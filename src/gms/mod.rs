@@ -10,6 +10,7 @@ mod json;
 mod content;
 pub mod scrub;
 pub mod mask;
+pub mod remask;
 pub mod request;
 mod body;
 mod wire;

@@ -202,8 +202,12 @@ fn read_events(
     events
 }
 
-/// Reads the members in one pass. The last one of a name wins; null is none.
 fn event(value: Value<'_>, document: &Document<'_>) -> Result<TranscriptEvent, FindingKind> {
+    Ok(TranscriptEvent { maskings: document.maskings_in(value), ..bare_event(value)? })
+}
+
+/// Reads the members in one pass. The last one of a name wins; null is none.
+pub(super) fn bare_event(value: Value<'_>) -> Result<TranscriptEvent, FindingKind> {
     if value.kind() != Kind::Object {
         return Err(FindingKind::NotAnEvent);
     }
@@ -225,7 +229,7 @@ fn event(value: Value<'_>, document: &Document<'_>) -> Result<TranscriptEvent, F
         }
     }
     let index = index.ok_or(FindingKind::EventWithoutKey)?;
-    let (raw, maskings) = (json(value), document.maskings_in(value));
+    let (raw, maskings) = (json(value), Vec::new());
     let text = said;
     Ok(TranscriptEvent { index, kind, utc_time, from, text, message_type, user_data, event_attributes, raw, maskings })
 }

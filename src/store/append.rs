@@ -618,8 +618,7 @@ impl<'s> Batch<'s> {
                 self.statement("INSERT INTO variant_keys VALUES (?, ?)")?.execute(params![chat_id.as_str(), key])?;
             }
         }
-        let hash = Sha256::new().chain_update(key).chain_update(content).finalize();
-        Ok(*hash.first_chunk().expect("a hash is longer than a digest"))
+        Ok(keyed_digest(&key, content))
     }
 
     /// Whether this content is a variant already: one of an earlier release, whose digest has no key; or one that was masked
@@ -949,6 +948,12 @@ impl Evidence<'_> {
     }
 }
 
+/// The digest of a variant, by its chat's key and the digest of its content.
+pub(super) fn keyed_digest(key: &[u8; 16], content: &ContentDigest) -> ContentDigest {
+    let hash = Sha256::new().chain_update(key).chain_update(content).finalize();
+    *hash.first_chunk().expect("a hash is longer than a digest")
+}
+
 /// The newest erasure; 0 where there is none.
 fn last_erasure(connection: &Connection) -> Result<i64, Error> {
     let mut select = connection.prepare_cached("SELECT coalesce(max(id), 0) FROM erasures")?;
@@ -1033,12 +1038,14 @@ pub fn fold_key(record: &ErrorRecord) -> u64 {
 }
 
 fn finding_digest(finding: &Finding) -> ContentDigest {
+    let chat_id = finding.chat_id.as_ref().map_or("", ChatId::as_str);
+    finding_digest_of(finding.kind.as_str(), chat_id, &finding.raw, finding.detail.as_bytes())
+}
+
+/// The same of a stored one.
+pub(super) fn finding_digest_of(kind: &str, chat_id: &str, raw: &[u8], detail: &[u8]) -> ContentDigest {
     let mut hasher = Sha256::new();
-    for part in [
-        finding.kind.as_str().as_bytes(),
-        finding.chat_id.as_ref().map_or("", ChatId::as_str).as_bytes(),
-        if finding.raw.is_empty() { finding.detail.as_bytes() } else { &finding.raw },
-    ] {
+    for part in [kind.as_bytes(), chat_id.as_bytes(), if raw.is_empty() { detail } else { raw }] {
         hasher.update((part.len() as u64).to_be_bytes());
         hasher.update(part);
     }

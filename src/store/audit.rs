@@ -129,7 +129,7 @@ impl Snapshot {
     /// # Errors
     /// It cannot be read, or has no seals yet.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let connection = match Self::connect(path, false) {
+        let connection = match Self::connect(path, super::leaves_files_of_its_own(path) && !has_wal(path)) {
             // As for other readers: without a server, and without the right to make its -shm, the file alone is whole.
             Err(_) if !has_wal(path) => Self::connect(path, true)?,
             connected => connected?,

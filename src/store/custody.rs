@@ -5,6 +5,7 @@
 
 mod clean;
 mod hold;
+mod remask;
 mod removal;
 
 use std::path::{Path, PathBuf};
@@ -13,18 +14,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
+use rustix::fs::Access;
 use serde::Serialize;
 
 use super::seal::checkpoint::{self, Standing};
 use super::seal::{self, KeyValue};
-use super::{Error, ErrorKind, WRITER_PRAGMAS, connect, inspect, wal};
+use super::{
+    Error, ErrorKind, WRITER_PRAGMAS, connect, gives_files_to_the_owner, inspect, leaves_files_of_its_own, wal,
+};
 
 pub use clean::Cleaned;
 pub use hold::{Customer, Held, Hold, InForce, Scope};
+pub use remask::Remasked;
 pub use removal::{Due, How, Outcome, ServicesOf, Target, Waiting};
 
 /// How long the writer of a running `serve` is waited for: its transactions take milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The same, for a note that is made by the way.
+const NOTE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long readers are waited for when a log is folded that may as well stay.
+const FOLD_PATIENCE: Duration = Duration::from_millis(100);
 
 /// An archive in somebody's custody.
 #[derive(Debug)]
@@ -102,14 +112,33 @@ impl Custody {
     /// # Errors
     /// As opening goes wrong; the archive is of an earlier release.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let is_served = inspect::is_served(path).unwrap_or(true);
+        Self::open_within(path, BUSY_TIMEOUT)
+    }
+
+    /// The same, for a note that is made by the way, of somebody who reads: not in a copy, and leaving no file beside the
+    /// archive that `serve` could not open. Pair it with [`Custody::close`].
+    ///
+    /// # Errors
+    /// As [`Custody::open`]; [`ErrorKind::ReadOnly`] where this user may not write.
+    pub fn open_to_note(path: &Path) -> Result<Self, Error> {
+        check_may_write(path)?;
+        check_is_no_copy(path)?;
+        Self::open_within(path, NOTE_PATIENCE)
+    }
+
+    fn open_within(path: &Path, patience: Duration) -> Result<Self, Error> {
+        let mut is_served = inspect::is_served(path).unwrap_or(true);
         if !is_served {
-            wal::make_good(path)?;
+            match wal::make_good(path) {
+                Err(error) if error.kind == ErrorKind::Busy => is_served = true, // another command does so just now
+                made_good => made_good?,
+            }
         }
         let connection = connect(path)?;
-        wal::leave_behind(&connection, is_served)?;
+        // Who could not make these files anew does not take them away.
+        wal::leave_behind(&connection, is_served || !gives_files_to_the_owner(path))?;
         connection.execute_batch(WRITER_PRAGMAS)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.busy_timeout(patience)?;
         connection.set_prepared_statement_cache_capacity(64);
         let has_acts = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'acts'")?.exists(())?;
         if !has_acts {
@@ -118,6 +147,18 @@ impl Custody {
         }
         let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
         Ok(Self { connection, path: path.to_owned(), archive_id, is_served, stop: Arc::default() })
+    }
+
+    /// Closes it. Where nobody serves the archive its log goes into the file: readers would meet one that they may not open.
+    ///
+    /// # Errors
+    /// As writing goes wrong; nothing is lost.
+    pub fn close(self) -> Result<(), Error> {
+        if !self.is_served {
+            self.connection.busy_timeout(FOLD_PATIENCE)?;
+            wal::fold(&self.connection)?;
+        }
+        self.connection.close().map_err(|(_, error)| error.into())
     }
 
     /// Long work ends with an error, between two transactions, once this is set.
@@ -185,6 +226,31 @@ impl Custody {
     pub fn end(&self, act_id: i64, at: i64, found: i64) -> Result<(), Error> {
         seal::change(&self.connection, None, |pack| end(&self.connection, pack, act_id, at, found))
     }
+}
+
+/// SQLite opens a file that may not be written for reading alone.
+fn check_may_write(path: &Path) -> Result<(), Error> {
+    if rustix::fs::access(path, Access::WRITE_OK).is_err() {
+        return Err(Error::new(ErrorKind::ReadOnly, "this user may read the archive and not write to it"));
+    }
+    if leaves_files_of_its_own(path) {
+        let what = "no `serve` runs, and only the archive's owner makes the files beside it that writing needs";
+        return Err(Error::new(ErrorKind::ReadOnly, what));
+    }
+    Ok(())
+}
+
+fn check_is_no_copy(path: &Path) -> Result<(), Error> {
+    let connection = connect(path)?;
+    wal::leave_behind(&connection, true)?;
+    connection.busy_timeout(NOTE_PATIENCE)?;
+    let mode: String = connection.query_row("PRAGMA journal_mode", (), |row| row.get(0))?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    let what =
+        "this is a copy (`snapshot`), and what is noted in a copy is not in the archive; that the copy was made is";
+    Err(Error::new(ErrorKind::Other, what))
 }
 
 fn begin(connection: &Connection, pack: &mut seal::Pack, act: &Act<'_>) -> Result<i64, Error> {

@@ -294,6 +294,17 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Whether opening an archive that nobody serves would leave a -wal and a -shm beside it that are this user's: then whoever
+/// owns it, and serves it next, could not write to them. Root gives them to the owner.
+fn leaves_files_of_its_own(path: &Path) -> bool {
+    !gives_files_to_the_owner(path) && !beside(path, "-shm").exists()
+}
+
+fn gives_files_to_the_owner(path: &Path) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    user == 0 || std::fs::metadata(path).is_ok_and(|found| found.uid() == user)
+}
+
 /// Which file a path leads to: device and inode.
 type FileIdentity = (u64, u64);
 

@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod acts;
 pub mod snapshot;
 pub mod statement;
 
@@ -91,10 +92,16 @@ impl Archive {
         if !path.is_file() {
             return Err(Error::Missing(std::path::absolute(path).unwrap_or_else(|_| path.to_owned())));
         }
+        // No server runs: the file alone is whole then.
+        if super::leaves_files_of_its_own(path) && !has_wal(path) {
+            return Self::connect_with(path, query_only, true).await;
+        }
         let opened = Self::connect_with(path, query_only, false).await;
         match opened {
-            // No server runs, and this reader may not create the -shm that WAL asks for: the file alone is whole then.
-            Err(Error::Unreadable { .. }) if !has_wal(path) => Self::connect_with(path, query_only, true).await,
+            // The same, and this reader may not create the -shm that WAL asks for, or there is no room for it.
+            Err(Error::Unreadable { .. } | Error::Store(_)) if !has_wal(path) => {
+                Self::connect_with(path, query_only, true).await
+            }
             other => other,
         }
     }

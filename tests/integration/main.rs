@@ -20,6 +20,8 @@ mod nodes;
 mod power;
 mod operation;
 mod reading;
+mod reads;
+mod remask;
 mod removal;
 mod seed;
 mod soak;

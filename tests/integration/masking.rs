@@ -15,20 +15,20 @@ use crate::support::{
 };
 
 /// A number for each place that one can stand in, told apart by four of its digits.
-const MESSAGE: &str = "4111 1111 1111 1111";
+pub const MESSAGE: &str = "4111 1111 1111 1111";
 const ESCAPED: &str = "5500\\u0020\\u0030000 0000 0004";
 const NUMBER: &str = "378282246310005";
-const NICKNAME: &str = "6011111111111117";
-const USER_DATA: &str = "3530-1113-3330-0000";
-const SUBJECT: &str = "4012 8888 8888 1881";
-const ADVICE: &str = "4242424242424242";
-const PAGE: &str = "5105 1051 0510 5100";
+pub const NICKNAME: &str = "6011111111111117";
+pub const USER_DATA: &str = "3530-1113-3330-0000";
+pub const SUBJECT: &str = "4012 8888 8888 1881";
+pub const ADVICE: &str = "4242424242424242";
+pub const PAGE: &str = "5105 1051 0510 5100";
 const PATH: &str = "2223003122003222";
-const AGENT: &str = "6200000000000005";
-const DELIVERY: &str = "3056 9309 0259 04";
+pub const AGENT: &str = "6200000000000005";
+pub const DELIVERY: &str = "3056 9309 0259 04";
 
 /// What must be in no file, as bytes: the numbers, and what of them would tell.
-const NEVER: [&str; 13] = [
+pub const NEVER: [&str; 13] = [
     MESSAGE,
     ESCAPED,
     "\\u0030000",
@@ -44,9 +44,9 @@ const NEVER: [&str; 13] = [
     "cvv 737",
 ];
 
-const REFRESH: &str = "/genesys/2/chat/support/C1/refresh";
+pub const REFRESH: &str = "/genesys/2/chat/support/C1/refresh";
 
-fn transcript() -> String {
+pub fn transcript() -> String {
     format!(
         r#"{{"statusCode":0,"chatId":"C1","nextPosition":4,"alias":"117","messages":[
             {{"index":1,"type":"Message","utcTime":1480000000000,"from":{{"type":"Client","participantId":1,"nickname":"{NICKNAME}"}},"text":"my card is {MESSAGE}, cvv 737"}},
@@ -56,7 +56,7 @@ fn transcript() -> String {
 }
 
 /// No JSON, though it begins so.
-fn page() -> String {
+pub fn page() -> String {
     format!(r#"{{"statusCode":0,"text":"{PAGE}""#)
 }
 
@@ -88,7 +88,7 @@ fn settings(folder: &Path, more: &str) -> String {
     )
 }
 
-async fn ask(client: &mut Client, path: &str, body: String) -> Reply {
+pub async fn ask(client: &mut Client, path: &str, body: String) -> Reply {
     let request = Request::post(path).header("host", "gms").header("x-request-id", AGENT);
     let request = request.header("user-agent", format!("Agent {AGENT}")).header("referer", format!("http://a/{PATH}"));
     let request = request.header("content-type", "application/x-www-form-urlencoded");

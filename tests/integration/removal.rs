@@ -65,7 +65,7 @@ pub fn acts(database: &Path, held: &str, erased: &str) {
 fn files(database: &Path) -> Vec<PathBuf> {
     let name = database.file_name().expect("a file").to_string_lossy().into_owned();
     let folder = database.parent().expect("in a folder").read_dir().expect("it is there");
-    let of_it = folder.map(|entry| entry.expect("an entry").path());
+    let of_it = folder.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()); // no socket
     of_it.filter(|path| path.file_name().is_some_and(|found| found.to_string_lossy().starts_with(&name))).collect()
 }
 

@@ -184,7 +184,7 @@ impl Custody {
     }
 
     /// Rows without leaves would be removed without a trace.
-    fn check_all_is_sealed(&self) -> Result<(), Error> {
+    pub(super) fn check_all_is_sealed(&self) -> Result<(), Error> {
         let sql = "SELECT 1 FROM runs WHERE sealing IN ('nobody', 'pending')";
         if !self.connection.prepare_cached(sql)?.exists(())? {
             return Ok(());
@@ -419,24 +419,10 @@ impl Removal<'_> {
         if rows.is_empty() {
             return Ok(Outcome::Nothing);
         }
-        self.find_rest(&rows, located)?;
+        located.find_rest(self.connection, &rows, self.looked_until)?;
         let events = rows.iter().filter(|(form, _)| *form == EVENTS).count() as i64;
         let rows = self.write(pack, Some(chat_id), &facts, &rows, located)?;
         Ok(Outcome::Removed { events, rows })
-    }
-
-    /// Leaves that came since the seals were looked through. A row that came since, too, may have its leaf in what was
-    /// looked at before anybody asked for it.
-    fn find_rest(&self, rows: &[RowName], located: &mut Located) -> Result<(), Error> {
-        while located.look_on(self.connection)? {}
-        let unknown: Vec<_> = rows.iter().filter(|name| located.of(name).is_empty()).cloned().collect();
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let mut again = Located::wanting_from(unknown, self.looked_until);
-        while again.look_on(self.connection)? {}
-        located.absorb(again);
-        Ok(())
     }
 
     /// Rows go, and their salts, and it is noted. How many.

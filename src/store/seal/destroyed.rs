@@ -46,6 +46,23 @@ impl Located {
         self.leaves.get(name).map_or(&[], Vec::as_slice)
     }
 
+    /// Leaves that came since the seals were looked through. A row that came since, too, may have its leaf in what was looked
+    /// at before anybody asked for it: between `looked_until` and now.
+    ///
+    /// # Errors
+    /// As [`Located::look_on`].
+    pub fn find_rest(&mut self, connection: &Connection, rows: &[RowName], looked_until: u64) -> Result<(), Error> {
+        while self.look_on(connection)? {}
+        let unknown: Vec<_> = rows.iter().filter(|name| self.of(name).is_empty()).cloned().collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut again = Self::wanting_from(unknown, looked_until);
+        while again.look_on(connection)? {}
+        self.absorb(again);
+        Ok(())
+    }
+
     /// Looks at some more packs. False where that were the last ones.
     ///
     /// # Errors

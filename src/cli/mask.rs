@@ -1,0 +1,168 @@
+//! `mask`: applies a rule of the present configuration to what was recorded before it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::actor::actor;
+use super::output::{self, Cell, Format, Look, Output, Usage, counted, labelled, plain_line};
+use super::reading::Case;
+use super::verify::Progress;
+use crate::gms::mask::Masks;
+use crate::gms::remask::Stored;
+use crate::recorder::now_ms;
+use crate::store::custody::{Act, Cleaned, Custody, Kind, Remasked};
+use crate::store::read::Archive;
+
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder mask --rule account --dry-run
+  gms-recorder mask --rule account --reason 'audit of May' --case C-2026-17
+
+Put the rule into the configuration and let `serve` take it (SIGHUP, a restart) before: what it
+records meanwhile is masked by its own rules. Held chats are never masked, since a hold preserves
+what is there; they are listed, and the command ends with 1: `unhold` them first.
+
+Exit codes:
+  0  every row that the rule finds something in is masked, and nothing of it is left in the files
+  1  not so: chats are held, or a reader keeps the old pages for now: run it again then
+  2  wrong usage: there is no such rule";
+
+/// Apply a rule of masking to what is stored, beside a running `serve`: events, variants, attributes, errors, findings.
+///
+/// Texts keep their length. Each row that is changed is sealed anew, what it was sealed as before is destroyed, and the act
+/// says so: `verify` passes. There is no way back. Interrupted, it can be run again and goes on.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
+pub struct Args {
+    /// A rule in force: cards (and the values beside them), cvv, or one of masking.rules
+    #[arg(long, value_name = "NAME")]
+    rule: String,
+    /// Only say how many rows that would be; nothing of them is shown
+    #[arg(long)]
+    dry_run: bool,
+    /// Why; recorded with the act
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    case: Case,
+    #[command(flatten)]
+    look: Look,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What to tell the user.
+pub async fn run(args: Args, (database, masks): (PathBuf, Masks)) -> anyhow::Result<()> {
+    let Some(rule) = masks.only(&args.rule) else {
+        let (rule, names) = (plain_line(&args.rule), masks.names().join(", "));
+        let names = if names.is_empty() { "none" } else { &names };
+        return Err(
+            Usage(format!("--rule \"{rule}\": the configuration has no such rule in force; there is {names}")).into()
+        );
+    };
+    // Opened once beforehand, for its words about what is no archive.
+    Archive::open(&database).await?.close().await?;
+    let (look, asked) = (args.look, args.clone());
+    let told = tokio::task::spawn_blocking(move || mask(&asked, &database, &rule)).await??;
+    output::to_stdout(look, async |output| told.print(&args, output)).await?;
+    told.verdict()
+}
+
+fn mask(args: &Args, database: &Path, rule: &Masks) -> anyhow::Result<Told> {
+    let custody = Custody::open(database)?;
+    if args.dry_run {
+        let found = custody.would_mask(rule, &mut Progress::default().teller_of("rows"))?;
+        return Ok(Told { found, unclean: None });
+    }
+    let actor = actor(args.case.case.as_deref());
+    let asked = json!({ "command": "mask", "rule": args.rule });
+    let reason = args.reason.as_deref();
+    let act_id = custody.begin(&Act { kind: Kind::Mask, at: now_ms(), actor: &actor, asked, reason })?;
+    let found = custody.mask(act_id, rule, now_ms, &mut Progress::default().teller_of("rows"))?;
+    custody.end(act_id, now_ms(), found.all_rows())?;
+    // Also what a run before this one has left.
+    let unclean = match custody.clean(&mut Progress::default().teller_of("pages"))? {
+        Cleaned::All => None,
+        Cleaned::NotYet(why) => Some(why),
+    };
+    custody.close()?;
+    Ok(Told { found, unclean })
+}
+
+/// What was done, or would be.
+struct Told {
+    found: Remasked,
+    /// Why something may be left.
+    unclean: Option<String>,
+}
+
+const NAMES: [&str; 11] = [
+    "rule",
+    "dry_run",
+    "rows",
+    "chats",
+    "events",
+    "variants",
+    "attributes",
+    "errors",
+    "findings",
+    "held",
+    "not_clean_yet",
+];
+
+impl Told {
+    fn rows(&self, what: Stored) -> i64 {
+        self.found.rows.get(&what).copied().unwrap_or_default()
+    }
+
+    fn print(&self, args: &Args, output: &mut Output<'_>) -> anyhow::Result<()> {
+        match output.format {
+            Format::Text => self.text(args, output),
+            Format::Json | Format::Csv => self.record(args, output),
+        }
+    }
+
+    fn record(&self, args: &Args, output: &mut Output<'_>) -> anyhow::Result<()> {
+        let held = self.found.held.iter().map(|(chat_id, by)| json!({ "chat_id": chat_id, "hold": by }).to_string());
+        let mut cells = vec![
+            args.rule.as_str().into(),
+            Cell::Json(args.dry_run.to_string()),
+            self.found.all_rows().into(),
+            self.found.chats.into(),
+        ];
+        cells.extend(Stored::ALL.map(|what| Cell::from(self.rows(what))));
+        cells.extend([output::json_array(&held.collect::<Vec<_>>()), self.unclean.clone().into()]);
+        output.header(&NAMES)?;
+        Ok(output.record(&NAMES, &cells)?)
+    }
+
+    fn text(&self, args: &Args, output: &mut Output<'_>) -> anyhow::Result<()> {
+        let (rows, chats) = (counted(self.found.all_rows(), "row"), counted(self.found.chats, "chat"));
+        let would = if args.dry_run { "would be " } else { "" };
+        output.line(&format!("{rows} {would}masked by rule {}, in {chats}", args.rule))?;
+        for what in Stored::ALL.into_iter().filter(|what| self.rows(*what) > 0) {
+            labelled(output, what.as_str(), &counted(self.rows(what), "row"))?;
+        }
+        for (chat_id, by) in &self.found.held {
+            labelled(output, "held", &format!("chat {}, by hold {by}: left as it is", output::shown(chat_id)))?;
+        }
+        if let Some(why) = &self.unclean {
+            labelled(output, "not yet", why)?;
+        }
+        Ok(())
+    }
+
+    fn verdict(&self) -> anyhow::Result<()> {
+        if !self.found.held.is_empty() {
+            let chats = counted(i64::try_from(self.found.held.len())?, "held chat");
+            anyhow::bail!("{chats} not masked: `unhold` releases, and then run this again");
+        }
+        match &self.unclean {
+            Some(_) => anyhow::bail!("what was masked may still be in unused space of the files: run this again later"),
+            None => Ok(()),
+        }
+    }
+}

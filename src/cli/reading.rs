@@ -1,0 +1,187 @@
+//! Reads of content: each is an act of the archive, begun before anything is shown and ended with how many rows that were.
+//! Every command that shows what customers and agents wrote comes through here.
+//!
+//! Where it cannot be recorded the read goes on, and says so, unless the configuration wants it otherwise. It knows who
+//! reads and how that is noted; what is read is for the commands to know.
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use clap::parser::ValueSource;
+use serde_json::{Map, Value, json};
+
+use super::output::{self, Look, Output, Usage, plain_line};
+use super::{Cli, actor};
+use crate::archive::{self, RecordReads};
+use crate::gms::mask::Masks;
+use crate::recorder::now_ms;
+use crate::store::custody::{Act, Custody, Kind};
+use crate::store::read::Archive;
+
+/// `--case`, of every command that shows content.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[group(skip)]
+pub struct Case {
+    /// What this is for: a case, a ticket. Recorded with the read, which `gms-recorder access` lists
+    #[arg(long, value_name = "REF", value_parser = parse_case)]
+    pub case: Option<String>,
+}
+
+fn parse_case(text: &str) -> Result<String, &'static str> {
+    let text = text.trim();
+    if text.is_empty() { Err("a case needs a name") } else { Ok(text.to_owned()) }
+}
+
+/// The archive that is read, and how that is recorded.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// The archive.
+    pub database: PathBuf,
+    record: RecordReads,
+    require_case: bool,
+    /// What is masked in what is recorded of a reader's words, too.
+    masks: Masks,
+    /// The command, and what it was given.
+    asked: Value,
+}
+
+/// A read that goes on.
+#[derive(Debug)]
+struct Begun {
+    database: PathBuf,
+    act_id: Option<i64>,
+}
+
+impl Reading {
+    /// As the configuration has it, of this command line.
+    pub fn new((database, config, masks): (PathBuf, archive::Config, Masks)) -> Self {
+        let (record, require_case) = (config.record_reads, config.require_case);
+        Self { database, record, require_case, masks, asked: asked(std::env::args_os()) }
+    }
+
+    /// Of an archive that holds nobody's content: the demo's own.
+    pub fn unrecorded(database: &Path) -> Self {
+        let (record, require_case) = (RecordReads::Never, false);
+        let (database, masks, asked) = (database.to_owned(), Masks::default(), Value::Null);
+        Self { database, record, require_case, masks, asked }
+    }
+
+    /// Runs a command's printing on stdout, as [`output::to_stdout`]. What it has in [`Output::rows`] is what was shown.
+    ///
+    /// # Errors
+    /// As the printing; what is read is no archive; the read may not be, without a case or unrecorded.
+    pub async fn to_stdout(
+        &self,
+        case: &Case,
+        look: Look,
+        print: impl AsyncFnOnce(&mut Output<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let begun = self.begin(case).await?;
+        let rows = Cell::new(0);
+        let printed = output::to_stdout(look, async |output| {
+            let printed = print(output).await;
+            rows.set(output.rows);
+            printed
+        });
+        let printed = printed.await;
+        begun.end(rows.get());
+        printed
+    }
+
+    async fn begin(&self, case: &Case) -> anyhow::Result<Begun> {
+        if self.require_case && case.case.is_none() {
+            let what = "nothing is shown without a case (evidence.require_case): say what this is for with --case REF";
+            return Err(Usage(what.into()).into());
+        }
+        // Opened once beforehand, for its words about what is no archive.
+        Archive::open(&self.database).await?.close().await?;
+        let act_id = match self.record {
+            RecordReads::Never => None,
+            RecordReads::WhenPossible => {
+                let noted = self.note(case);
+                noted.inspect_err(|error| remark(&format!("this read is not recorded: {error}"))).ok()
+            }
+            RecordReads::Required => Some(self.note(case).map_err(|error| {
+                let what =
+                    "nothing is shown, since this read cannot be recorded (evidence.record_reads = \"required\")";
+                anyhow::anyhow!("{what}: {}", plain_line(&error.to_string()))
+            })?),
+        };
+        Ok(Begun { database: self.database.clone(), act_id })
+    }
+
+    fn note(&self, case: &Case) -> Result<i64, crate::store::Error> {
+        let custody = Custody::open_to_note(&self.database)?;
+        // Somebody may look for a card number.
+        let masked = |value: Value| serde_json::from_str(&self.masks.again(&value.to_string())).unwrap_or(Value::Null);
+        let (asked, case_ref) = (masked(self.asked.clone()), masked(json!([case.case])));
+        let actor = actor::actor(case_ref[0].as_str());
+        let act_id = custody.begin(&Act { kind: Kind::Read, at: now_ms(), actor: &actor, asked, reason: None })?;
+        custody.close()?;
+        Ok(act_id)
+    }
+}
+
+impl Begun {
+    /// What was shown is shown: that its number is not recorded is said, and is no failure.
+    fn end(self, rows: i64) {
+        let Some(act_id) = self.act_id else { return };
+        let ended = Custody::open_to_note(&self.database).and_then(|custody| {
+            custody.end(act_id, now_ms(), rows)?;
+            custody.close()
+        });
+        if let Err(error) = ended {
+            remark(&format!("this read is recorded, but not that it ended and how many rows were shown: {error}"));
+        }
+    }
+}
+
+fn remark(text: &str) {
+    // Nobody is left to be told that stderr is closed.
+    let _ = writeln!(io::stderr(), "{}", plain_line(text));
+}
+
+/// The command and what it was given, without what it would have been anyway. The case has a column of its own.
+fn asked(words: impl IntoIterator<Item = OsString>) -> Value {
+    let Ok(matches) = Cli::command().try_get_matches_from(words) else { return json!({}) };
+    let Some((command, given)) = matches.subcommand() else { return json!({}) };
+    let mut asked = Map::from_iter([("command".to_owned(), json!(command))]);
+    for id in given.ids().map(clap::Id::as_str).filter(|id| *id != "case") {
+        let values = given.try_get_raw(id).ok().flatten();
+        if let (Some(values), Some(ValueSource::CommandLine)) = (values, given.value_source(id)) {
+            let mut values: Vec<_> = values.map(|value| json!(value.to_string_lossy())).collect();
+            let value = if values.len() == 1 { values.remove(0) } else { Value::Array(values) };
+            // A flag's value is that it is there.
+            let is_flag = value == "true";
+            asked.insert(id.to_owned(), if is_flag { json!(true) } else { value });
+        }
+    }
+    Value::Object(asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_is_what_was_given() {
+        let rows = [
+            ("chats", json!({"command": "chats"})),
+            ("--database a.db chats --since 7d --who anna --utc", {
+                json!({"command": "chats", "since": "7d", "who": "anna", "utc": true, "database": "a.db"})
+            }),
+            ("transcript c1 --errors --case C-7", json!({"command": "transcript", "chat_id": "c1", "errors": true})),
+            ("errors --code 249 --limit 100", json!({"command": "errors", "code": "249", "limit": "100"})),
+            ("sql VALUES(1)", json!({"command": "sql", "statement": "VALUES(1)"})),
+            ("snapshot copy.db --mode 0640", json!({"command": "snapshot", "dest": "copy.db", "mode": "0640"})),
+            ("prove c1", json!({"command": "prove", "chat_id": "c1"})),
+        ];
+        for (line, wanted) in rows {
+            let words = std::iter::once("gms-recorder").chain(line.split(' ')).map(OsString::from);
+            assert_eq!(asked(words), wanted, "{line}");
+        }
+    }
+}
