@@ -7,6 +7,7 @@ mod clean;
 mod hold;
 mod remask;
 mod removal;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

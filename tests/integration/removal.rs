@@ -325,6 +325,11 @@ async fn a_customer_is_erased_with_a_certificate() {
     }
     let held = command(&database, &["hold", "--who", "anna.berg@example.com", "--reason", "court"]);
     assert_eq!((held.0, command(&database, &["unhold", "1", "--reason", "settled"]).0), (0, 0));
+    // Somebody has asked after her: that stays, and her name does not.
+    let sql = "SELECT chat_id FROM chat_attributes WHERE value = 'anna.berg@example.com'";
+    for words in [&["chats", "--who", "anna.berg@example.com"][..], &["sql", sql]] {
+        assert_eq!(command(&database, words).0, 0);
+    }
     let certificate = folder.path().join("certificate.json").display().to_string();
     let asked = ["erase", "--who", "email=Anna.Berg@example.com", "--reason", "Art. 17", "--case", "4711"];
     let (code, said, error) = command(&database, &[&asked[..], &["--certificate", &certificate]].concat());
@@ -366,7 +371,8 @@ async fn a_customer_is_erased_with_a_certificate() {
     let key = folder.path().join("vkey");
     std::fs::write(&key, archive.value("SELECT vkey FROM keys").await).expect("the folder is ours");
     let (is_proved, told) = crate::evidence::prove_py(Path::new(&certificate), &key);
-    assert!(is_proved && told.contains("rows of act 3"), "{told}");
+    assert!(is_proved && told.contains("rows of act 5"), "{told}");
+    assert_eq!(archive.value("SELECT count(*) FROM acts WHERE asked LIKE '%**********%'").await, "2");
     simulator.stop().await;
 }
 

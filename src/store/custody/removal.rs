@@ -7,6 +7,7 @@ use std::time::Instant;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::hold::{self, Customer, InForce};
+use super::words::Gone;
 use super::{Act, Custody, begin, end};
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
 use crate::store::seal::{
@@ -134,7 +135,8 @@ impl Custody {
             let mut located = Located::wanting(rows.into_iter().flatten());
             while located.look_on(&self.connection)? {}
             let (looked_until, in_force) = (located.until, self.holds_in_force()?);
-            let mut round = Round { custody: self, act_id, how, located, looked_until, in_force };
+            let gone = Gone::default();
+            let mut round = Round { custody: self, act_id, how, located, looked_until, in_force, gone };
             let mut rest = targets;
             while !rest.is_empty() {
                 let began = Instant::now();
@@ -145,6 +147,7 @@ impl Custody {
                 rest = &rest[done.len()..];
                 self.give_way(began.elapsed())?;
             }
+            self.forget_words(act_id, round.gone, now())?;
         }
         Ok(())
     }
@@ -343,6 +346,8 @@ struct Round<'c> {
     located: Located,
     looked_until: u64,
     in_force: InForce,
+    /// Once they are.
+    gone: Gone,
 }
 
 impl Round<'_> {
@@ -353,7 +358,7 @@ impl Round<'_> {
         while !self.in_force.is_current(connection)? || self.in_force.is_stale() {
             self.in_force = self.custody.holds_in_force()?;
         }
-        let Self { act_id, how, located, looked_until, in_force, .. } = self;
+        let Self { act_id, how, located, looked_until, in_force, gone, .. } = self;
         seal::change(connection, None, |pack| {
             if !in_force.is_current(connection)? {
                 let what = "somebody puts something on hold just now: run this again";
@@ -362,7 +367,7 @@ impl Round<'_> {
             let removal = Removal { connection, act_id: *act_id, how: *how, at, looked_until: *looked_until };
             let (mut outcomes, mut rows_done) = (Vec::new(), 0);
             for target in targets {
-                let outcome = removal.chat(pack, target, located, in_force)?;
+                let outcome = removal.chat(pack, target, located, in_force, gone)?;
                 outcomes.push(outcome);
                 if let Outcome::Removed { rows, .. } = outcome {
                     rows_done += rows;
@@ -401,6 +406,7 @@ impl Removal<'_> {
         target: &Target,
         located: &mut Located,
         in_force: &InForce,
+        gone: &mut Gone,
     ) -> Result<Outcome, Error> {
         let chat_id = &target.chat_id;
         let facts = facts(self.connection, chat_id)?;
@@ -420,6 +426,7 @@ impl Removal<'_> {
             return Ok(Outcome::Nothing);
         }
         located.find_rest(self.connection, &rows, self.looked_until)?;
+        gone.note(self.connection, chat_id)?;
         let events = rows.iter().filter(|(form, _)| *form == EVENTS).count() as i64;
         let rows = self.write(pack, Some(chat_id), &facts, &rows, located)?;
         Ok(Outcome::Removed { events, rows })
