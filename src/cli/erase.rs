@@ -85,6 +85,7 @@ pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result
         certify(act_id, is_signed, certificate, &args, database, output)
     })
     .await?;
+    custody.close()?;
     match unerased {
         0 => Ok(()),
         _ => anyhow::bail!("not everything is erased: see above"),

@@ -83,6 +83,7 @@ pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result
     let act = Act { kind: Kind::Hold, at: now_ms(), actor: &actor, asked, reason: Some(reason) };
     let id = custody.hold(&act, &scope)?;
     custody::sign(&custody, key_file)?;
+    custody.close()?;
     output::to_stdout(args.look, async |output| Ok(output.note(&format!("hold {id} is in force: {scope}"))?)).await
 }
 
@@ -102,6 +103,7 @@ pub async fn release(args: Unhold, database: &Path, key_file: &Path) -> anyhow::
     );
     custody::sign(&custody, key_file)?;
     let waiting = custody.waiting()?.iter().filter(|waiting| waiting.held_by == args.id).count();
+    custody.close()?;
     output::to_stdout(Look::default(), async |output| {
         output.note(&format!("hold {} is released", args.id))?;
         if waiting > 0 {

@@ -60,7 +60,7 @@ fn rotate(database: &Path, key_file: &Path) -> anyhow::Result<()> {
     let now = now_ms();
     let introduce = |vkey: &str, statement: &str| Ok(custody.add_key(vkey, now, statement)?);
     key::rotate::<anyhow::Error>(key_file, custody.archive_id(), &known, now, introduce)?;
-    Ok(())
+    Ok(custody.close()?)
 }
 
 /// A public key, and when it signed.

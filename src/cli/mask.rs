@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::actor::actor;
+use super::custody;
 use super::output::{self, Cell, Format, Look, Output, Usage, counted, labelled, plain_line};
 use super::reading::Case;
 use super::verify::Progress;
@@ -12,7 +13,6 @@ use crate::gms::mask::Masks;
 use crate::gms::remask::Stored;
 use crate::recorder::now_ms;
 use crate::store::custody::{Act, Cleaned, Custody, Kind, Remasked};
-use crate::store::read::Archive;
 
 const EXAMPLE: &str = "\
 Example:
@@ -55,7 +55,7 @@ pub struct Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, (database, masks): (PathBuf, Masks)) -> anyhow::Result<()> {
+pub async fn run(args: Args, (database, masks): (PathBuf, Masks), key_file: PathBuf) -> anyhow::Result<()> {
     let Some(rule) = masks.only(&args.rule) else {
         let (rule, names) = (plain_line(&args.rule), masks.names().join(", "));
         let names = if names.is_empty() { "none" } else { &names };
@@ -63,16 +63,14 @@ pub async fn run(args: Args, (database, masks): (PathBuf, Masks)) -> anyhow::Res
             Usage(format!("--rule \"{rule}\": the configuration has no such rule in force; there is {names}")).into()
         );
     };
-    // Opened once beforehand, for its words about what is no archive.
-    Archive::open(&database).await?.close().await?;
+    let custody = custody::open(&database).await?;
     let (look, asked) = (args.look, args.clone());
-    let told = tokio::task::spawn_blocking(move || mask(&asked, &database, &rule)).await??;
+    let told = tokio::task::spawn_blocking(move || mask(&asked, custody, &key_file, &rule)).await??;
     output::to_stdout(look, async |output| told.print(&args, output)).await?;
     told.verdict()
 }
 
-fn mask(args: &Args, database: &Path, rule: &Masks) -> anyhow::Result<Told> {
-    let custody = Custody::open(database)?;
+fn mask(args: &Args, custody: Custody, key_file: &Path, rule: &Masks) -> anyhow::Result<Told> {
     if args.dry_run {
         let found = custody.would_mask(rule, &mut Progress::default().teller_of("rows"))?;
         return Ok(Told { found, unclean: None });
@@ -88,6 +86,7 @@ fn mask(args: &Args, database: &Path, rule: &Masks) -> anyhow::Result<Told> {
         Cleaned::All => None,
         Cleaned::NotYet(why) => Some(why),
     };
+    custody::sign(&custody, key_file)?;
     custody.close()?;
     Ok(Told { found, unclean })
 }

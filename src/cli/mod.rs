@@ -226,7 +226,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sql(args) => wait_for(sql::run(args, &common.reading()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.reading()?)),
         Command::Access(args) => wait_for(access::run(args, &common.database()?)),
-        Command::Mask(args) => wait_for(mask::run(args, common.masking()?)),
+        Command::Mask(args) => wait_for(mask::run(args, common.masking()?, common.key_file()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
         Command::Prove(args) => wait_for(prove::run(args, &common.reading()?)),
         Command::Hold(args) => wait_for(hold::run(args, &common.database()?, &common.key_file()?)),

@@ -64,6 +64,7 @@ pub async fn run(args: Args, database: &Path, key_file: &Path, schedule: &Config
         Ok(())
     })
     .await?;
+    custody.close()?;
     anyhow::ensure!(is_done, "not every byte of it is overwritten yet: see above");
     Ok(())
 }

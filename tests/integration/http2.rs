@@ -279,7 +279,7 @@ fn early_node() -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
 #[test]
 fn an_answer_that_began_early_goes_on_for_as_long_as_its_request_comes() {
     let (folder, (node, had)) = (folder(), early_node());
-    let settings = "[proxy]\nhttp2 = \"always\"\nbody_idle_timeout = \"600ms\"\n";
+    let settings = "[proxy]\nhttp2 = \"always\"\nbody_idle_timeout = \"1500ms\"\n";
     let server = Server::start(folder.path(), &[node], settings);
     for version in ["--http1.1", "--http2-prior-knowledge"] {
         let mut curl = Command::new("curl")
@@ -301,7 +301,7 @@ fn an_answer_that_began_early_goes_on_for_as_long_as_its_request_comes() {
             .expect("curl is installed");
         let mut body = curl.stdin.take().expect("it is piped");
         for part in [&b"part "[..]; 10].into_iter().chain([&b"the end"[..]]) {
-            std::thread::sleep(Duration::from_millis(150));
+            std::thread::sleep(Duration::from_millis(250));
             body.write_all(part).expect("curl reads");
         }
         drop(body);
