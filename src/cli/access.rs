@@ -29,11 +29,14 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// Only acts of this kind
-    #[arg(long, value_parser = ["read", "erase", "purge", "mask", "hold", "unhold"])]
+    #[arg(long, value_parser = ["read", "erase", "purge", "mask", "hold", "unhold", "key"])]
     kind: Option<String>,
     /// Only what was done for this case, as --case of that command named it
     #[arg(long, value_name = "REF")]
     case: Option<String>,
+    /// Only acts that name this chat: reads of `sql` and `snapshot` name none, or only in their words
+    #[arg(long, value_name = "CHAT_ID")]
+    chat: Option<String>,
     /// At most this many
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -59,10 +62,10 @@ const NAMES: [&str; 12] =
 async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
     let (from, until) = args.times.range(clock)?;
     let (user, kind, case_ref) = (args.user.clone(), args.kind.clone(), args.case.clone());
-    let wanted = Acts { from, until, user, kind, case_ref };
+    let wanted = Acts { from, until, user, kind, case_ref, chat_id: args.chat.clone() };
     let mut archive = Archive::open(database).await?;
     let from = format!("from {}", clock.offset());
-    let mut table = Table::new(&[&from, "who", "kind", "rows>", "case", "what"]).keeping(2);
+    let mut table = Table::new(&["act>", &from, "who", "kind", "rows>", "case", "what"]).keeping(3);
     let mut left = i64::from(args.limit);
     let mut last = None;
     output.header(&NAMES)?;
@@ -112,6 +115,7 @@ fn row(act: &Act, clock: &Clock) -> Vec<String> {
     };
     let reason = act.reason.as_deref().map_or(String::new(), |reason| format!(" ({})", shown(reason)));
     vec![
+        act.id.to_string(),
         clock.minute(act.at),
         who,
         shown(&act.kind),
@@ -177,10 +181,10 @@ mod tests {
     #[tokio::test]
     async fn the_newest_act_comes_first() {
         let wanted = "\
-from UTC+01:00    who          kind     rows  case  what
-2026-11-23 14:20  eve          read   no end  C-8   sql statement=SELECT ␛[2J
-2026-11-23 14:10  bob          erase      30        erase (she asked)
-2026-11-23 14:00  root (anna)  read       13  C-7   transcript chat_id=c1 errors
+act  from UTC+01:00    who          kind     rows  case  what
+  3  2026-11-23 14:20  eve          read   no end  C-8   sql statement=SELECT ␛[2J
+  2  2026-11-23 14:10  bob          erase      30        erase (she asked)
+  1  2026-11-23 14:00  root (anna)  read       13  C-7   transcript chat_id=c1 errors
 ";
         assert_eq!(printed(all(), Format::Text).await, wanted);
     }
@@ -189,13 +193,14 @@ from UTC+01:00    who          kind     rows  case  what
     async fn filters_choose() {
         let text = |text: &str| Some(text.to_owned());
         let at = |at: &str| Times { at: Some(at.into()), ..Times::default() };
-        let rows: [(Args, &[i64]); 8] = [
+        let rows: [(Args, &[i64]); 9] = [
             (all(), &[3, 2, 1]),
             (Args { limit: 2, ..all() }, &[3, 2]),
             (Args { user: text("anna"), ..all() }, &[1]),
             (Args { user: text("bob"), ..all() }, &[2]),
             (Args { kind: text("read"), ..all() }, &[3, 1]),
             (Args { case: text("C-7"), ..all() }, &[1]),
+            (Args { chat: text("c1"), ..all() }, &[1]),
             (Args { times: at("14:10"), ..all() }, &[2]),
             (Args { times: Times { since: text("15m"), ..Times::default() }, ..all() }, &[3]),
         ];

@@ -75,14 +75,16 @@ pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result
     if args.dry_run {
         return output::to_stdout(args.look, async |output| foretell(&custody, &targets, output)).await;
     }
-    let certificate = args.certificate.as_deref().map(new_file).transpose()?;
+    if let Some(path) = args.certificate.as_deref().filter(|path| path.exists()) {
+        return Err(Usage(format!("the certificate {} exists already: name another file", path.display())).into());
+    }
     let mut unerased = 0;
     output::to_stdout(args.look, async |output| {
         let act_id = erase(&args, &custody, &targets, &mut unerased, output)?;
         let is_clean = custody::clean(&custody, output)?;
         unerased += usize::from(!is_clean);
         let is_signed = custody::sign(&custody, key_file)?;
-        certify(act_id, is_signed, certificate, &args, database, output)
+        certify(act_id, is_signed, &args, database, output)
     })
     .await?;
     custody.close()?;
@@ -162,7 +164,9 @@ fn erase(
     custody.end(act_id, now_ms(), rows)?;
     output.header(&NAMES)?;
     for (chat_id, outcome) in &outcomes {
-        *unerased += usize::from(!matches!(outcome, Outcome::Removed { .. }));
+        // What waited may have been erased by another act since.
+        let is_done = matches!(outcome, Outcome::Removed { .. }) || args.waiting && *outcome == Outcome::Nothing;
+        *unerased += usize::from(!is_done);
         print_outcome(chat_id, outcome, output)?;
     }
     Ok(act_id)
@@ -188,33 +192,28 @@ fn print_outcome(chat_id: &str, outcome: &Outcome, output: &mut Output<'_>) -> a
             format!("erased   {chat_id}  {}, {} of all tables", counted(events, "event"), counted(rows, "row"))
         }
         Outcome::Held(by) => Ink::Yellow.on(&format!(
-            "held     {chat_id}  by hold {by}: it waits; once that is released: gms-recorder erase --waiting"
+            "held     {chat_id}  by hold {by}: it waits; once that is released: gms-recorder erase --waiting --reason …"
         )),
         Outcome::SeenAgain | Outcome::Nothing => format!("nothing  {chat_id}  there is no such chat in the archive"),
     };
     Ok(output.line(&line)?)
 }
 
-fn certify(
-    act_id: i64,
-    is_signed: bool,
-    certificate: Option<std::fs::File>,
-    args: &Args,
-    database: &Path,
-    output: &mut Output<'_>,
-) -> anyhow::Result<()> {
-    let Some(mut file) = certificate else {
+fn certify(act_id: i64, is_signed: bool, args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
+    let Some(path) = &args.certificate else {
         let when = if is_signed { "" } else { ", once a running `serve` has signed it" };
         output.note(&format!("act {act_id}; its certificate: gms-recorder prove --act {act_id}{when}"))?;
         return Ok(());
     };
-    let path = args.certificate.as_deref().unwrap_or(Path::new("")).display();
     anyhow::ensure!(
         is_signed,
-        "the erasure is done (act {act_id}), but this user cannot sign it (evidence.key_file), so that {path} is empty: a running \
-         `serve` signs it within evidence.checkpoint_interval; then `gms-recorder prove --act {act_id}` is the certificate"
+        "act {act_id} is done, but this user cannot sign it (evidence.key_file), so that there is no {}: a running `serve` signs it \
+         within evidence.checkpoint_interval; then `gms-recorder prove --act {act_id}` is the certificate",
+        path.display()
     );
     let (proof, _) = prove(&Subject::Act(act_id), database)?;
+    let mut file = new_file(path)?;
+    let path = path.display();
     serde_json::to_writer_pretty(&mut file, &proof).map_err(std::io::Error::from)?;
     writeln!(file)?;
     file.sync_all()?;
@@ -222,7 +221,6 @@ fn certify(
     Ok(())
 }
 
-/// Made before anything is erased, so that it does not fail afterwards.
 fn new_file(path: &Path) -> anyhow::Result<std::fs::File> {
     let opened = OpenOptions::new().write(true).create_new(true).open(path);
     opened.map_err(|error| {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::actor::actor;
 use super::custody::{self, Why};
 use super::erase::{customer, digest_of};
-use super::output::{self, Cell, Format, Look, Output, Usage, shown};
+use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, shown};
 use super::when::Clock;
 use crate::recorder::now_ms;
 use crate::store::custody::{Act, Custody, Hold, Kind, Scope};
@@ -82,9 +82,20 @@ pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result
     let actor = actor(args.why.case_ref.as_deref());
     let act = Act { kind: Kind::Hold, at: now_ms(), actor: &actor, asked, reason: Some(reason) };
     let id = custody.hold(&act, &scope)?;
+    let covers = custody.covers(&scope)?;
     custody::sign(&custody, key_file)?;
     custody.close()?;
-    output::to_stdout(args.look, async |output| Ok(output.note(&format!("hold {id} is in force: {scope}"))?)).await
+    output::to_stdout(args.look, async |output| {
+        let chats = counted(i64::try_from(covers)?, "chat");
+        output.note(&format!("hold {id} is in force: {scope}; {chats} now"))?;
+        if covers == 0 {
+            let hint = "no chat of the archive is held by it: is that spelt as the archive has it? `gms-recorder chats --who` finds \
+                        customers by parts of what is known of them";
+            output.note(&Ink::Yellow.on(hint))?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Runs `unhold`.
@@ -102,13 +113,14 @@ pub async fn release(args: Unhold, database: &Path, key_file: &Path) -> anyhow::
         args.id
     );
     custody::sign(&custody, key_file)?;
-    let waiting = custody.waiting()?.iter().filter(|waiting| waiting.held_by == args.id).count();
+    let waiting = custody.waiting()?.len();
     custody.close()?;
     output::to_stdout(Look::default(), async |output| {
         output.note(&format!("hold {} is released", args.id))?;
         if waiting > 0 {
+            let waiting = counted(i64::try_from(waiting)?, "erasure");
             output.note(&format!(
-                "{waiting} erasures waited for it: gms-recorder erase --waiting --reason … runs them"
+                "{waiting} wait for holds: gms-recorder erase --waiting --reason … runs those that are free"
             ))?;
         }
         Ok(())

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use clap::Subcommand;
 
+use super::actor::actor;
 use super::output::{self, Cell, Format, Look, Output};
 use super::when::{self, Clock};
 use crate::archive::key;
 use crate::recorder::now_ms;
 use crate::store::audit::{Snapshot, StoredKey};
-use crate::store::custody::Custody;
+use crate::store::custody::{Act, Custody, Kind};
 use crate::store::read::Archive;
 
 const EXAMPLE: &str = "\
@@ -60,6 +61,8 @@ fn rotate(database: &Path, key_file: &Path) -> anyhow::Result<()> {
     let now = now_ms();
     let introduce = |vkey: &str, statement: &str| Ok(custody.add_key(vkey, now, statement)?);
     key::rotate::<anyhow::Error>(key_file, custody.archive_id(), &known, now, introduce)?;
+    let (actor, asked) = (actor(None), serde_json::json!({ "command": "key rotate" }));
+    custody.note(&Act { kind: Kind::Key, at: now_ms(), actor: &actor, asked, reason: None }, 1)?;
     Ok(custody.close()?)
 }
 

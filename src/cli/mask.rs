@@ -42,7 +42,7 @@ pub struct Args {
     /// Only say how many rows that would be; nothing of them is shown
     #[arg(long)]
     dry_run: bool,
-    /// Why; recorded with the act
+    /// Why; recorded with the act, as the rule's expression is
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]
@@ -63,6 +63,9 @@ pub async fn run(args: Args, (database, masks): (PathBuf, Masks), key_file: Path
             Usage(format!("--rule \"{rule}\": the configuration has no such rule in force; there is {names}")).into()
         );
     };
+    if args.reason.is_none() && !args.dry_run {
+        return Err(Usage("it needs a --reason, which is kept with the act: there is no way back".into()).into());
+    }
     let custody = custody::open(&database).await?;
     let (look, asked) = (args.look, args.clone());
     let told = tokio::task::spawn_blocking(move || mask(&asked, custody, &key_file, &rule)).await??;
@@ -76,7 +79,7 @@ fn mask(args: &Args, custody: Custody, key_file: &Path, rule: &Masks) -> anyhow:
         return Ok(Told { found, unclean: None });
     }
     let actor = actor(args.case.case.as_deref());
-    let asked = json!({ "command": "mask", "rule": args.rule });
+    let asked = json!({ "command": "mask", "rule": args.rule, "expression": rule.expression(&args.rule) });
     let reason = args.reason.as_deref();
     let act_id = custody.begin(&Act { kind: Kind::Mask, at: now_ms(), actor: &actor, asked, reason })?;
     let found = custody.mask(act_id, rule, now_ms, &mut Progress::default().teller_of("rows"))?;

@@ -255,11 +255,15 @@ impl Told {
         if found.erased > 0 {
             let (chats, acts) = found.removals;
             let (chats, acts) = (counted(chats, "chat"), counted(acts, "act"));
+            let masked = counted(found.masked_chats, "chat");
             let unclean = match found.is_unclean {
                 true => "; some of what was removed is still to be overwritten, which a running `serve` does",
                 false => "",
             };
-            let what = format!("rows of {} leaves, {chats}, by {acts}: see the view removals{unclean}", found.erased);
+            let what = format!(
+                "{chats} removed, rows of {masked} masked, by {acts} ({} leaves): see the view removals and `access`{unclean}",
+                found.erased
+            );
             labelled(output, "removed", &what)?;
         }
         for warning in &self.answer.warnings {

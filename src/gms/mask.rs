@@ -224,6 +224,11 @@ impl Masks {
         is_any.then(|| Self(Arc::new(Rules { cards, own, one_of_ours: values })))
     }
 
+    /// What a rule of the configuration looks for. None of the program's own.
+    pub fn expression(&self, name: &str) -> Option<&str> {
+        self.0.own.iter().find(|rule| &*rule.name == name).map(|rule| rule.expression.as_str())
+    }
+
     /// The names of the rules.
     pub fn names(&self) -> Vec<&str> {
         let Rules { cards, own, .. } = &*self.0;

@@ -113,8 +113,10 @@ pub struct Found {
     pub unsealed: u64,
     /// Leaves whose rows were removed or masked, as sealed acts say.
     pub erased: u64,
-    /// Of how many chats rows were removed, and in how many acts.
+    /// How many chats were removed; in how many acts, those that masked among them.
     pub removals: (i64, i64),
+    /// Of how many chats rows were masked later.
+    pub masked_chats: i64,
     /// Text that was removed may still be in unused space.
     pub is_unclean: bool,
     /// A release that is not known has changed the archive, or somebody says so: views were not looked at.
@@ -456,8 +458,10 @@ impl<'s> Walk<'s> {
             }
             self.found.erased += bytes_read;
         }
-        let sql = "SELECT count(DISTINCT chat_id), count(DISTINCT act_id) FROM erasures";
-        self.found.removals = self.connection.query_row(sql, (), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let sql = "SELECT count(DISTINCT CASE WHEN how <> 'masked' THEN chat_id END), count(DISTINCT act_id),
+            count(DISTINCT CASE WHEN how = 'masked' THEN chat_id END) FROM erasures";
+        let read = |row: &Row<'_>| Ok(((row.get(0)?, row.get(1)?), row.get(2)?));
+        (self.found.removals, self.found.masked_chats) = self.connection.query_row(sql, (), read)?;
         self.found.is_unclean = self.connection.prepare("SELECT 1 FROM uncleaned")?.exists(())?;
         Ok(())
     }

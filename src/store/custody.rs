@@ -63,6 +63,8 @@ pub enum Kind {
     Hold,
     /// It may again.
     Unhold,
+    /// The signing key was changed.
+    Key,
 }
 
 impl Kind {
@@ -75,6 +77,7 @@ impl Kind {
             Self::Mask => "mask",
             Self::Hold => "hold",
             Self::Unhold => "unhold",
+            Self::Key => "key",
         }
     }
 }

@@ -808,6 +808,18 @@ pub fn prove_py(proof: &Path, key: &Path) -> (bool, String) {
     (output.status.success(), said)
 }
 
+/// It has to know which name belongs to which value: only values are hashed.
+#[test]
+fn the_script_knows_the_columns() {
+    let script = include_str!("prove.py");
+    let flat: String = script.split("\"\n        \"").collect();
+    for form in &FORMS {
+        let known = flat.contains(&format!("\"{}\": \"{}\",", form.table, form.columns.join(",")));
+        let is_of_whole_archive = ["outages", "runs", "archive", "spools", "keys"].contains(&form.table);
+        assert!(known || is_of_whole_archive, "{}", form.table);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proof_convinces_a_program_in_another_language_and_no_byte_of_it_may_change() {
     let folder = folder();
@@ -869,6 +881,21 @@ fn changes(rows: &[serde_json::Value]) -> Vec<(&'static str, Change)> {
             Box::new(move |proof| {
                 let index = &mut proof["rows"][event]["fields"][1][2];
                 *index = (index.as_i64().expect("an index") ^ 4).into();
+            }),
+        ),
+        (
+            "names",
+            Box::new(move |proof| {
+                let fields = &mut proof["rows"][event]["fields"];
+                let (one, other) = (fields[5][0].clone(), fields[7][0].clone());
+                (fields[5][0], fields[7][0]) = (other, one);
+            }),
+        ),
+        (
+            "twice",
+            Box::new(move |proof| {
+                let row = proof["rows"][event].clone();
+                proof["rows"].as_array_mut().expect("a list").push(row);
             }),
         ),
         (

@@ -14,6 +14,28 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 
+# What is hashed of each table, in this order: the table sealed_forms of migrations 0005 to 0007.
+COLUMNS = {
+    "events": "chat_id,event_index,type,utc_time,participant_id,nickname,party_type,text,message_type,user_data,"
+        "event_attributes,raw,recorded_at,node,run_id",
+    "event_variants": "chat_id,event_index,digest,kind,raw,recorded_at,node,run_id",
+    "chat_attributes": "id,chat_id,name,value,source,observed_at,run_id",
+    "api_errors": "id,observed_at,last_observed_at,repeats,origin,http_status,status_code,format,code,meaning,class,"
+        "field,detail,advice,reference_id,service,operation,chat_id,alias,method,path,node,client,request_id,"
+        "duration_ms,run_id,trace_id",
+    "coverage": "chat_id,from_position,next_position,node,run_id,at",
+    "findings": "id,observed_at,last_observed_at,repeats,kind,chat_id,detail,raw,raw_length,digest,run_id",
+    "chats": "chat_id,service,first_seen_at,last_seen_at / 300000,ended_at,ended_how,next_position,is_async,"
+        "highest_index",
+    "maskings": "id,what,chat_id,event_index,digest,row_id,field,rule,at_character,characters,recorded_at,run_id",
+    "file_transfers": "id,chat_id,file_id,direction,bytes,sha256,at,outcome,node,run_id",
+    "acts": "id,kind,at,ended_at,who,via,host,case_ref,asked,reason,found,version",
+    "holds": "id,act_id,at,reason,chat_id,name,value,query,released_at,released_by",
+    "erasures": "id,act_id,chat_id,how,at,below,service,first_seen_at,last_seen_at,events,rows,leaves",
+    "waiting_erasures": "id,act_id,chat_id,held_by,at,done_by",
+}
+
+
 def sha256(data):
     return hashlib.sha256(data).digest()
 
@@ -86,17 +108,40 @@ def is_of(proof, row):
 
 
 def check(proof, vkey):
-    origin, size, root = open_note(proof["checkpoint"], vkey)
+    origin, size, root = open_with_any(proof["checkpoint"], vkey)
     assert proof["rows"], "it proves nothing"
+    leaves = [row["leaf"] for row in proof["rows"]]
+    assert len(leaves) == len(set(leaves)), "a row is there twice"
     for row in proof["rows"]:
+        names = ",".join(name for name, _kind, _content in row["fields"])
+        assert names == COLUMNS[row["table"]], "columns of %s have other names, or another order" % row["table"]
         path = [base64.b64decode(sibling, validate=True) for sibling in row["path"]]
         name = "%s %s" % (row["table"], row["fields"][:2])
         assert root_by_path(row["leaf"], size, leaf_hash(row), path) == root, "not in the tree: " + name
         assert is_of(proof, row), "of another chat or act: " + name
     later = sum(row["sealed_later_at"] is not None for row in proof["rows"])
     subject = proof.get("chat_id", "act %s" % proof.get("act_id"))
-    return "%d rows of %s are among the %d leaves that %s signed; %d of them were sealed later than written; %d newer rows are not proved" % (
-        len(proof["rows"]), subject, size, origin, later, proof["newer_rows"])
+    told = ["%d rows of %s are among the %d leaves that %s signed" % (len(proof["rows"]), subject, size, origin)]
+    for table in COLUMNS:
+        rows = [{name: content for name, _, content in row["fields"]} for row in proof["rows"] if row["table"] == table]
+        if rows and table == "acts":
+            told += ["act %(id)s: %(kind)s by %(who)s on %(host)s, case %(case_ref)s, because: %(reason)s" % row for row in rows]
+        elif rows and table == "erasures":
+            told += ["%(how)s by act %(act_id)s: %(events)s events, %(rows)s rows of chat %(chat_id)s" % row for row in rows]
+        elif rows:
+            told.append("%d of %s" % (len(rows), table))
+    told.append("not proved, only said: %d rows were sealed later than written, %d are too new" % (later, proof["newer_rows"]))
+    return "\n  ".join(told)
+
+
+def open_with_any(note, vkeys):
+    """The key of the file that has signed it: `key list` prints one for each rotation."""
+    for vkey in vkeys.split("\n"):
+        try:
+            return open_note(note, vkey)
+        except (ValueError, AssertionError, InvalidSignature):
+            continue
+    raise ValueError("no key of the file has signed this note")
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ fn rules(folder: &Path, rules: &str) -> PathBuf {
 
 fn mask(rule: &str, config: &Path, database: &Path, more: &[&str]) -> (i32, String, String) {
     let (config, database) = (config.to_str().expect("a plain path"), database.to_str().expect("a plain path"));
-    run(&[&["mask", "--rule", rule, "--config", config, "--database", database][..], more].concat())
+    let reason: &[&str] = if more.contains(&"--reason") { &[] } else { &["--reason", "a later rule"] };
+    run(&[&["mask", "--rule", rule, "--config", config, "--database", database][..], reason, more].concat())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,7 +176,7 @@ async fn a_held_chat_is_left_and_listed() {
     let folder = folder();
     let database = folder.path().join("a.db");
     fill(&database, 300).await;
-    let config = rules(folder.path(), "goods = 'parcel'");
+    let config = rules(folder.path(), "goods = 'par[c]el'");
     let custody = Custody::open(&database).expect("an archive");
     let actor = actor();
     let act = |kind| Act { kind, at: 1, actor: &actor, asked: Value::Null, reason: Some("a court") };
@@ -203,7 +204,7 @@ async fn what_an_insider_does_to_masked_rows_is_found() {
     let folder = folder();
     let database = folder.path().join("a.db");
     fill(&database, 90).await;
-    assert_eq!(mask("goods", &rules(folder.path(), "goods = 'parcel'"), &database, &[]).0, 0);
+    assert_eq!(mask("goods", &rules(folder.path(), "goods = 'par[c]el'"), &database, &[]).0, 0);
     sealed(&database);
     for (n, (sql, fault)) in [
         (
@@ -247,7 +248,7 @@ async fn a_long_chat_is_masked_in_pieces() {
     store.append(&all, &[], true).expect("stored");
     store.finish(1_795_500_000_000, "{}").expect("noted");
     store.close().expect("closed");
-    let (code, out, err) = mask("goods", &rules(folder.path(), "goods = 'parcel'"), &database, &[]);
+    let (code, out, err) = mask("goods", &rules(folder.path(), "goods = 'par[c]el'"), &database, &[]);
     assert_eq!(code, 0, "{err}");
     assert!(out.starts_with("450 rows masked by rule goods, in 1 chat"), "{out}");
     let pieces = Archive::open(&database).await.rows("SELECT events FROM erasures ORDER BY id").await;
@@ -266,7 +267,7 @@ async fn chats_are_recorded_while_a_large_archive_is_masked() {
     let mut server = Server::start(folder.path(), &simulator.addresses(), "");
     let mut client = Client::new(server.address);
     let chat = Chat::open(&mut client, "nickname=Anna").await;
-    let config = rules(folder.path(), "goods = 'parcel'");
+    let config = rules(folder.path(), "goods = 'par[c]el'");
     let masking = {
         let database = database.clone();
         tokio::task::spawn_blocking(move || mask("goods", &config, &database, &[]))
@@ -312,12 +313,16 @@ async fn a_kill_and_a_full_disk_in_the_midst_of_masking_leave_nothing_half_done(
     let (mount, elsewhere) = (Mount::new(16_000), folder());
     let database = mount.0.path().join("a.db");
     fill(&database, 6_000).await;
-    let config = rules(elsewhere.path(), "goods = 'parcel'");
+    let config = rules(elsewhere.path(), "goods = 'par[c]el'");
     let left = "SELECT count(*) FROM events WHERE text LIKE '%parcel%'";
     let mut before = 6_000;
     for round in 0..count("TEST_MASK_KILLS", 5) as u64 {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gms-recorder"));
-        command.args(["mask", "--rule", "goods", "--config"]).arg(&config).arg("--database").arg(&database);
+        command
+            .args(["mask", "--rule", "goods", "--reason", "a later rule", "--config"])
+            .arg(&config)
+            .arg("--database")
+            .arg(&database);
         let mut masking = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary was built");
         // Until it is in the midst of it, a little longer each time.
         eventually("some is masked", async || {

@@ -131,14 +131,28 @@ impl Custody {
                 Scope::Customer(customer) => (None, Some(customer), None),
                 Scope::Query(query) => (None, None, Some(query)),
             };
-            let insert =
-                "INSERT INTO holds (act_id, at, reason, chat_id, name, value, query) VALUES (?, ?, ?, ?, ?, ?, ?)";
+            // The number of its act: one that is removed with its customer never comes again.
+            let insert = "INSERT INTO holds (id, act_id, at, reason, chat_id, name, value, query) VALUES (?1, ?1, ?, ?, ?, ?, ?, ?)";
             let (name, value) = (customer.and_then(|of| of.name.as_ref()), customer.map(|of| &of.value));
             connection.execute(insert, params![act_id, act.at, act.reason, chat_id, name, value, query])?;
-            let id = connection.last_insert_rowid();
-            pack.touch(seal::HOLDS, [KeyValue::Integer(id)]);
+            pack.touch(seal::HOLDS, [KeyValue::Integer(act_id)]);
             end(connection, pack, act_id, act.at, 1)?;
-            Ok(id)
+            Ok(act_id)
+        })
+    }
+
+    /// How many chats it is on now.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn covers(&self, scope: &Scope) -> Result<usize, Error> {
+        let connection = &self.connection;
+        Ok(match scope {
+            Scope::Chat(chat_id) => {
+                usize::from(connection.prepare_cached("SELECT 1 FROM chats WHERE chat_id = ?")?.exists([chat_id])?)
+            }
+            Scope::Customer(customer) => chats_of_customer(connection, customer)?.len(),
+            Scope::Query(query) => chats_of(connection, query)?.len(),
         })
     }
 

@@ -67,8 +67,8 @@ impl Custody {
             located.find_rest(connection, &names, looked_until)?;
             let leaves: BTreeSet<u64> = names.iter().flat_map(|name| located.of(name)).copied().collect();
             for act in &acts {
-                let update = "UPDATE acts SET asked = ?, reason = ? WHERE id = ?";
-                connection.prepare_cached(update)?.execute(params![act.asked, act.reason, act.id])?;
+                let update = "UPDATE acts SET asked = ?, reason = ?, case_ref = ? WHERE id = ?";
+                connection.prepare_cached(update)?.execute(params![act.asked, act.reason, act.case_ref, act.id])?;
                 pack.touch(ACTS, [KeyValue::Integer(act.id)]);
             }
             destroy(connection, &leaves)?;
@@ -90,20 +90,23 @@ struct Masked {
     id: i64,
     asked: String,
     reason: Option<String>,
+    case_ref: Option<String>,
 }
 
 fn acts_with(connection: &Connection, gone: &HashSet<String>) -> Result<Vec<Masked>, Error> {
-    let mut select = connection.prepare_cached("SELECT id, asked, reason FROM acts")?;
+    let mut select = connection.prepare_cached("SELECT id, asked, reason, case_ref FROM acts")?;
     let mut rows = select.query(())?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let (id, asked, reason): (i64, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (id, asked): (i64, String) = (row.get(0)?, row.get(1)?);
+        let (reason, case_ref): (Option<String>, Option<String>) = (row.get(2)?, row.get(3)?);
         let mut value: Value = serde_json::from_str(&asked).unwrap_or_default();
         let is_asked = mask_value(&mut value, gone);
-        let masked = reason.as_deref().and_then(|reason| mask(reason, gone));
-        if is_asked || masked.is_some() {
+        let masked = |text: &Option<String>| text.as_deref().and_then(|text| mask(text, gone));
+        let (masked_reason, masked_case) = (masked(&reason), masked(&case_ref));
+        if is_asked || masked_reason.is_some() || masked_case.is_some() {
             let asked = if is_asked { value.to_string() } else { asked };
-            found.push(Masked { id, asked, reason: masked.or(reason) });
+            found.push(Masked { id, asked, reason: masked_reason.or(reason), case_ref: masked_case.or(case_ref) });
         }
     }
     Ok(found)

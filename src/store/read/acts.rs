@@ -18,6 +18,8 @@ pub struct Acts {
     pub kind: Option<String>,
     /// What it was for.
     pub case_ref: Option<String>,
+    /// Named in what was asked, or something of it was removed.
+    pub chat_id: Option<String>,
 }
 
 /// A row of `acts`.
@@ -66,6 +68,14 @@ impl Archive {
         }
         if let Some(case_ref) = &of.case_ref {
             query.push(" AND case_ref = ").push_bind(case_ref.as_str());
+        }
+        if let Some(chat_id) = &of.chat_id {
+            let named = serde_json::Value::from(chat_id.as_str()).to_string();
+            query.push(" AND (instr(asked, ").push_bind(named);
+            query
+                .push(") > 0 OR id IN (SELECT act_id FROM erasures WHERE chat_id = ")
+                .push_bind(chat_id.as_str())
+                .push("))");
         }
         if let Some(after) = after {
             query.push(" AND id < ").push_bind(after);
