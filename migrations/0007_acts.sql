@@ -77,7 +77,8 @@ CREATE TABLE variant_keys (
 
 -- maskings.run_id of a rule that was applied later (`mask`): the act, negative.
 
--- seals.salts may be empty where the salts of all rows of a pack were destroyed.
+-- seals.salts, where it is not NULL: behind the salts stands the SHA-256 of them, 32 bytes, so that a bit that has flipped is seen in
+-- those of leaves, too, that a later one of their row has made void. Empty where the salts of all rows of a pack were destroyed.
 
 -- A line for each removal, newest first.
 CREATE VIEW removals AS

@@ -237,6 +237,19 @@ pub fn masking(
     Ok((config.recording.database, config.recording.masks))
 }
 
+/// The spool of an archive. Like [`database`] it needs nothing else of the configuration.
+///
+/// # Errors
+/// As [`database`].
+pub fn spool(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<PathBuf, Problems> {
+    let config = of_archive(file, environment, flags)?;
+    Ok(config.recording.spool_path(&config.recording.database))
+}
+
 /// How long chats are kept. Like [`database`] it needs nothing else of the configuration.
 ///
 /// # Errors

@@ -62,8 +62,8 @@ pub struct Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result<()> {
-    let custody = custody::open(database).await?;
+pub async fn run(args: Args, database: &Path, spool: PathBuf, key_file: &Path) -> anyhow::Result<()> {
+    let custody = custody::open(database).await?.with_spool(spool);
     if args.list {
         return output::to_stdout(args.look, async |output| print_waiting(&custody, output)).await;
     }
@@ -78,6 +78,7 @@ pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result
     if let Some(path) = args.certificate.as_deref().filter(|path| path.exists()) {
         return Err(Usage(format!("the certificate {} exists already: name another file", path.display())).into());
     }
+    custody.check_spool()?;
     let mut unerased = 0;
     output::to_stdout(args.look, async |output| {
         let act_id = erase(&args, &custody, &targets, &mut unerased, output)?;
@@ -106,8 +107,7 @@ fn nothing_found(args: &Args) -> String {
 
 fn targets(args: &Args, custody: &Custody) -> anyhow::Result<Vec<Target>> {
     if args.waiting {
-        let of = |waiting: Waiting| Target { waiting: Some(waiting.id), ..Target::of(waiting.chat_id) };
-        return Ok(custody.waiting()?.into_iter().map(of).collect());
+        return Ok(custody.waiting()?.into_iter().map(|waiting| Target::of(waiting.chat_id)).collect());
     }
     let mut chats = args.chats.clone();
     if let Some(who) = &args.who {

@@ -168,6 +168,14 @@ impl Common {
         config::key_file(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
     }
 
+    /// What of the recorder's is not in the archive yet.
+    ///
+    /// # Errors
+    /// As [`Common::database`].
+    pub fn spool(&self) -> Result<PathBuf, Problems> {
+        config::spool(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    }
+
     /// How long chats are kept.
     ///
     /// # Errors
@@ -231,7 +239,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Prove(args) => wait_for(prove::run(args, &common.reading()?)),
         Command::Hold(args) => wait_for(hold::run(args, &common.database()?, &common.key_file()?)),
         Command::Unhold(args) => wait_for(hold::release(args, &common.database()?, &common.key_file()?)),
-        Command::Erase(args) => wait_for(erase::run(args, &common.database()?, &common.key_file()?)),
+        Command::Erase(args) => wait_for(erase::run(args, &common.database()?, common.spool()?, &common.key_file()?)),
         Command::Purge(args) => {
             let schedule = common.retention()?;
             wait_for(purge::run(args, &common.database()?, &common.key_file()?, &schedule))

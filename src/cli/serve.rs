@@ -245,7 +245,8 @@ impl Running {
                 return Err(error);
             }
         };
-        let keeper = Keeper::start(place.path.clone(), config.retention.clone())?;
+        let keeper =
+            Keeper::start(place.path.clone(), config.recording.spool_path(&place.path), config.retention.clone())?;
         let watched = Arc::new(Watched { recorder, nodes: nodes.clone(), metrics, draining: AtomicBool::new(false) });
         let tasks = vec![
             tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),

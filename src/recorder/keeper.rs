@@ -36,14 +36,14 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps the archive at `path`.
+    /// Keeps the archive at `path`, whose spool is at `spool`.
     ///
     /// # Errors
     /// Where the thread cannot be started.
-    pub fn start(path: PathBuf, schedule: retention::Config) -> std::io::Result<Self> {
+    pub fn start(path: PathBuf, spool: PathBuf, schedule: retention::Config) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (wake, woken) = channel();
-        let keeping = Keeping { path, schedule, stop: stop.clone(), next_purge: Instant::now() };
+        let keeping = Keeping { path, spool, schedule, stop: stop.clone(), next_purge: Instant::now() };
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || keeping.run(&woken))?;
         Ok(Self { stop, wake, thread })
     }
@@ -62,6 +62,7 @@ impl Keeper {
 
 struct Keeping {
     path: PathBuf,
+    spool: PathBuf,
     schedule: retention::Config,
     stop: Arc<AtomicBool>,
     next_purge: Instant,
@@ -83,7 +84,7 @@ impl Keeping {
 
     fn look(&mut self) -> Result<(), Error> {
         let purges = self.schedule.automatic && self.schedule.is_limited() && Instant::now() >= self.next_purge;
-        let custody = Custody::open(&self.path)?.until(self.stop.clone());
+        let custody = Custody::open(&self.path)?.with_spool(self.spool.clone()).until(self.stop.clone());
         if purges {
             self.next_purge = Instant::now() + PURGE_INTERVAL;
             self.purge(&custody)?;

@@ -488,7 +488,18 @@ impl<'s> Batch<'s> {
                     tally.suppressed += finding.events;
                     continue;
                 }
-                self.write_finding(entry.at, finding)?;
+                // Of a chat that was erased, and goes on, nothing that may be of before.
+                let is_erased = match &finding.chat_id {
+                    Some(chat_id) => self.tombstone(chat_id)?.is_some(),
+                    None => false,
+                };
+                match is_erased {
+                    true => self.write_finding(
+                        entry.at,
+                        &Finding { raw: Vec::new(), maskings: Vec::new(), ..finding.clone() },
+                    )?,
+                    false => self.write_finding(entry.at, finding)?,
+                }
                 tally.finding += finding.events;
             }
             for file in &entry.files {

@@ -12,13 +12,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
+use sha2::{Digest, Sha256};
 
 use super::read::{has_wal, immutable_uri};
 use super::seal::destroyed::unpacked;
 use super::seal::merkle::{HASH_BYTES, Hash, Tree};
 use super::seal::{
-    CHATS, Canonical, ERASURES, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, RUNS, Refs, SALT_BYTES, SEEN_STEP_MS,
-    SPOOLS, salt,
+    ACTS, ARCHIVE, CHATS, Canonical, ERASURES, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, OUTAGES, RUNS, Refs,
+    SALT_BYTES, SEEN_STEP_MS, SPOOLS, VARIANTS, WAITING, row_name, salt,
 };
 use super::{Error, ErrorKind, MIGRATIONS};
 
@@ -212,7 +213,7 @@ impl Snapshot {
         walk.read_erasures()?;
         walk.packs(progress)?;
         walk.check_tree()?;
-        walk.check_erasures();
+        walk.check_erasures()?;
         walk.check_rows()?;
         Ok(walk.found)
     }
@@ -233,6 +234,11 @@ struct Walk<'s> {
     marks: Vec<Marks>,
     /// The latest leaf of each run.
     runs: BTreeMap<i64, u64>,
+    /// Leaves of rows that were masked, and those rows until a later leaf of theirs comes.
+    masked_leaves: Marks,
+    masked: BTreeSet<(u8, Vec<KeyValue>)>,
+    /// Tables that are told to be gone.
+    dropped: BTreeSet<u8>,
     /// Leaves by their numbers: that their salts were destroyed is said (named), and so it is (fits).
     erased: Marks,
     bytes: Canonical,
@@ -270,7 +276,10 @@ impl<'r> Pack<'r> {
         let salts = match self.head.seed.len() {
             SALT_BYTES if self.salts.is_none() => Some(()),
             HASH_BYTES => {
-                let is_of_all = |salts: &&[u8]| Some(salts.len()) == rows.map(|rows| rows * SALT_BYTES);
+                let is_of_all = |salts: &&[u8]| {
+                    let (salts, check) = salts.split_at(salts.len().saturating_sub(HASH_BYTES));
+                    Some(salts.len()) == rows.map(|rows| rows * SALT_BYTES) && Sha256::digest(salts)[..] == *check
+                };
                 self.salts.filter(|salts| salts.is_empty() || is_of_all(salts)).map(drop)
             }
             _ => None,
@@ -306,6 +315,9 @@ impl<'s> Walk<'s> {
             tree: Tree::default(),
             marks,
             runs: BTreeMap::new(),
+            masked_leaves: Marks::new(true),
+            masked: BTreeSet::new(),
+            dropped: BTreeSet::new(),
             erased: Marks::new(true),
             bytes: Canonical::default(),
             found: Found::default(),
@@ -444,17 +456,27 @@ impl<'s> Walk<'s> {
 
     /// What the acts say was erased. Their rows are held against their own leaves, as all are.
     fn read_erasures(&mut self) -> Result<(), Error> {
-        if !self.forms.contains(&ERASURES) {
+        if !self.forms.contains(&ERASURES) || !self.forms.contains(&ACTS) {
             return Ok(());
         }
-        let sql = "SELECT id, CAST(leaves AS BLOB) FROM erasures NOT INDEXED";
+        let sql = "SELECT e.id, CAST(e.leaves AS BLOB), e.how = 'masked', coalesce(CASE e.how WHEN 'erased' THEN a.kind = 'erase'
+                WHEN 'purged' THEN a.kind = 'purge' ELSE a.kind IN ('mask', 'erase', 'purge') END, 0)
+            FROM erasures e NOT INDEXED LEFT JOIN acts a ON a.id = e.act_id";
         let mut select = self.connection.prepare(sql)?;
         let mut rows = select.query(())?;
         while let Some(row) = rows.next()? {
+            let (id, is_masked, has_act): (i64, bool, bool) = (row.get(0)?, row.get(2)?, row.get(3)?);
+            if !has_act {
+                let what = "there is no act that would have removed that: somebody put it there";
+                self.found.faults.add(format!("erasures, id {id}"), what);
+            }
             let mut bytes_read = 0;
             for leaf in unpacked(row.get_ref(1)?.as_blob().unwrap_or_default()) {
                 bytes_read += 1;
                 self.erased.set(leaf.cast_signed(), &[], false);
+                if is_masked {
+                    self.masked_leaves.set(leaf.cast_signed(), &[], true);
+                }
             }
             self.found.erased += bytes_read;
         }
@@ -471,10 +493,22 @@ impl<'s> Walk<'s> {
     fn destroyed(&mut self, form: &'static Form, key: &[KeyValue], leaf: i64) -> Result<(), Error> {
         let (is_said, _) = self.erased.of(leaf, &[]);
         if !is_said {
-            self.found.faults.add(name(form, key), "its salt was destroyed, and no act says by whom and why");
+            self.found.faults.add(row_name(form, key), "its salt was destroyed, and no act says by whom and why");
             return Ok(());
         }
         self.erased.set(leaf, &[], true);
+        let never = [KEYS, RUNS, ARCHIVE, ERASURES, OUTAGES, SPOOLS, WAITING];
+        if never.contains(&form.number) {
+            self.found
+                .faults
+                .add(row_name(form, key), "its salt was destroyed, and no act of gms-recorder does that to such a row");
+        }
+        match self.masked_leaves.of(leaf, &[]).0 {
+            // A variant's key is of its content, and is another one then.
+            true if form.number != VARIANTS => drop(self.masked.insert((form.number, key.to_vec()))),
+            true => {}
+            false => drop(self.masked.remove(&(form.number, key.to_vec()))),
+        }
         if !self.forms.contains(&form.number) {
             return Ok(());
         }
@@ -486,22 +520,38 @@ impl<'s> Walk<'s> {
         Ok(())
     }
 
-    fn check_erasures(&mut self) {
+    fn check_erasures(&mut self) -> Result<(), Error> {
+        for (number, key) in std::mem::take(&mut self.masked) {
+            let form = Form::of(number).expect("read by its form");
+            let what =
+                "an act says that it was masked, and it was not sealed anew after that: it was removed, or put there";
+            self.found.faults.add(row_name(form, &key), what);
+        }
+        let sql = "SELECT 1 FROM late_sealing WHERE NOT EXISTS (SELECT 1 FROM runs WHERE sealing = 'pending')";
+        if self.connection.prepare(sql)?.exists(())? {
+            let what = "no run is waiting to be sealed later: somebody would have rows sealed anew";
+            self.found.faults.add("late_sealing", what);
+        }
         for leaf in self.erased.unfit() {
             let what =
                 "an act says that it was erased, and its salt is there still: somebody put the act or the salt there";
             self.found.faults.add(format!("leaf {leaf}"), what);
         }
+        Ok(())
     }
 
     fn row(&mut self, form: &'static Form, key: &[KeyValue], salt: [u8; SALT_BYTES], hash: &Hash) -> Result<(), Error> {
         if !self.forms.contains(&form.number) {
-            return Ok(()); // told once, of the table
+            if self.dropped.insert(form.number) {
+                self.found.faults.add(format!("table {}", form.table), "rows of it are sealed, and it was dropped");
+            }
+            return Ok(());
         }
+        self.masked.remove(&(form.number, key.to_vec()));
         let mut select = self.connection.prepare_cached(form.select_by_key())?;
         let mut rows = select.query(rusqlite::params_from_iter(key))?;
         let Some(row) = rows.next()? else {
-            self.found.faults.add(name(form, key), "it was sealed, and is gone");
+            self.found.faults.add(row_name(form, key), "it was sealed, and is gone");
             return Ok(());
         };
         self.bytes.row(&salt, form, row)?;
@@ -510,9 +560,10 @@ impl<'s> Walk<'s> {
         let (is_sealed, _) = marks.of(rowid, key);
         marks.set(rowid, key, self.bytes.hash() == *hash);
         if is_sealed && form.is_final() {
-            self.found
-                .faults
-                .add(name(form, key), "it was sealed a second time, as something else perhaps: such rows never change");
+            self.found.faults.add(
+                row_name(form, key),
+                "it was sealed a second time, as something else perhaps: such rows never change",
+            );
         }
         Ok(())
     }
@@ -620,7 +671,7 @@ impl<'s> Walk<'s> {
             return Ok(());
         }
         let subject = match form.key_of(row)? {
-            Some(key) => name(form, &key),
+            Some(key) => row_name(form, &key),
             None => format!("{}, rowid {}", form.table, row.get::<_, i64>(0)?),
         };
         let what = match is_named {
@@ -638,16 +689,4 @@ impl<'s> Walk<'s> {
         let runs = select.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(runs.collect::<Result<_, _>>()?)
     }
-}
-
-/// A row, for people.
-fn name(form: &Form, key: &[KeyValue]) -> String {
-    let values = form.key.iter().zip(key).map(|(column, value)| match value {
-        KeyValue::Integer(number) => format!("{} {number}", column.0),
-        KeyValue::Text(text) => format!("{} {text:?}", column.0),
-        KeyValue::Blob(bytes) => {
-            format!("{} {}", column.0, bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-        }
-    });
-    format!("{}, {}", form.table, values.collect::<Vec<_>>().join(", "))
 }

@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::seal::checkpoint::{self, Standing};
 use super::seal::{self, KeyValue};
 use super::{
-    Error, ErrorKind, WRITER_PRAGMAS, connect, gives_files_to_the_owner, inspect, leaves_files_of_its_own, wal,
+    Error, ErrorKind, WRITER_PRAGMAS, beside, connect, gives_files_to_the_owner, inspect, leaves_files_of_its_own, wal,
 };
 
 pub use clean::Cleaned;
@@ -41,8 +41,9 @@ const FOLD_PATIENCE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Custody {
     connection: Connection,
-    path: PathBuf,
     archive_id: String,
+    /// Where the spool is, if there is one.
+    spool: PathBuf,
     /// Somebody else writes, too.
     is_served: bool,
     stop: Arc<AtomicBool>,
@@ -150,7 +151,7 @@ impl Custody {
             return Err(Error::new(ErrorKind::Other, what));
         }
         let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-        Ok(Self { connection, path: path.to_owned(), archive_id, is_served, stop: Arc::default() })
+        Ok(Self { connection, spool: beside(path, "-spool"), archive_id, is_served, stop: Arc::default() })
     }
 
     /// Closes it. Where nobody serves the archive its log goes into the file: readers would meet one that they may not open.
@@ -163,6 +164,27 @@ impl Custody {
             wal::fold(&self.connection)?;
         }
         self.connection.close().map_err(|(_, error)| error.into())
+    }
+
+    /// With its spool elsewhere than beside it.
+    pub fn with_spool(self, spool: PathBuf) -> Self {
+        Self { spool, ..self }
+    }
+
+    /// What is in the spool is not in the archive yet, and cannot be removed from it.
+    ///
+    /// # Errors
+    /// There is something in it.
+    pub fn check_spool(&self) -> Result<(), Error> {
+        if !super::spool::is_filled(&self.spool) {
+            return Ok(());
+        }
+        let what = format!(
+            "the spool {} has chats that are not in the archive yet, so that not all of one could be removed: `serve` brings them there \
+             as soon as it can write to the archive; run this again then",
+            self.spool.display()
+        );
+        Err(Error::new(ErrorKind::Other, what))
     }
 
     /// Long work ends with an error, between two transactions, once this is set.

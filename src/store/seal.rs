@@ -570,6 +570,18 @@ fn number_of(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
+/// A row, for people.
+pub(super) fn row_name(form: &Form, key: &[KeyValue]) -> String {
+    let values = form.key.iter().zip(key).map(|(column, value)| match value {
+        KeyValue::Integer(number) => format!("{} {number}", column.0),
+        KeyValue::Text(text) => format!("{} {text:?}", column.0),
+        KeyValue::Blob(bytes) => {
+            format!("{} {}", column.0, bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        }
+    });
+    format!("{}, {}", form.table, values.collect::<Vec<_>>().join(", "))
+}
+
 /// One transaction, and what it touched sealed with it.
 pub(super) fn change<T>(
     connection: &Connection,

@@ -467,3 +467,144 @@ async fn serve_purges_and_cleans_by_itself() {
     assert_eq!(archive.value("SELECT who FROM acts WHERE kind = 'purge'").await, "serve");
     simulator.stop().await;
 }
+
+/// What an insider without the key would have an officer's command remove, mask or seal for him: it is refused, and nothing
+/// is done.
+#[tokio::test]
+async fn what_was_done_by_hand_is_neither_removed_nor_sealed_anew() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    many(&database, 12).await;
+    let config = folder.path().join("rules.toml");
+    std::fs::write(&config, "[masking.rules]\nys = 'y(yy)y'\n").expect("the folder is ours");
+    let config = config.display().to_string();
+    for words in [&["hold", "--chat", "chat000000000003"][..], &["hold", "--who", "email=nobody@example.com"]] {
+        assert_eq!(command(&database, &[words, &["--reason", "court"]].concat()).0, 0);
+    }
+    assert_eq!(command(&database, &["erase", "--chat", "chat000000000003", "--reason", "asked"]).0, 1);
+    assert_eq!(command(&database, &["sql", "SELECT 1"]).0, 0);
+    sealed(&database);
+    let erase = ["erase", "--chat", "chat000000000001", "--reason", "asked"];
+    let mask = ["mask", "--rule", "ys", "--reason", "asked", "--config", &config];
+    for (sql, words, subject) in [
+        ("UPDATE events SET text = 'no' WHERE chat_id = 'chat000000000001' AND event_index = 2", &erase[..], "event_index 2"),
+        ("UPDATE events SET raw = '{\"x\":\"yyyy\"}' WHERE event_index = 2", &mask, "event_index 2"),
+        ("INSERT INTO events (chat_id, event_index, text, raw, recorded_at, run_id) VALUES ('chat000000000001', 9, 'yyyy',
+            '{\"text\":\"yyyy\"}', 1, 1)", &mask, "event_index 9"),
+        ("UPDATE holds SET released_at = 1, released_by = 1", &["erase", "--waiting", "--reason", "now"], "holds, id"),
+        ("DELETE FROM holds", &["erase", "--waiting", "--reason", "now"], "holds, id"),
+        ("INSERT INTO waiting_erasures (act_id, chat_id, held_by, at) VALUES (1, 'chat000000000005', 1, 1)",
+            &["erase", "--waiting", "--reason", "now"], "waiting_erasures, id"),
+        ("UPDATE waiting_erasures SET chat_id = 'chat000000000005'", &["erase", "--waiting", "--reason", "now"],
+            "waiting_erasures, id"),
+    ] {
+        let altered = folder.path().join("altered.db");
+        std::fs::copy(&database, &altered).expect("there is room");
+        Connection::open(&altered).expect("an archive").execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let before = Connection::open(&altered).expect("an archive");
+        let count = |sql: &str| before.query_row(sql, (), |row| row.get::<_, i64>(0)).expect("a number");
+        let events = count("SELECT count(*) FROM events");
+        let (code, said, error) = command(&altered, words);
+        assert!(code == 1 && error.contains(subject), "{sql}\n{said}{error}");
+        assert_eq!((count("SELECT count(*) FROM events"), count("SELECT count(*) FROM erasures")), (events, 0), "{sql}");
+        let (code, said, _) = command(&altered, &["verify"]);
+        assert!(code == 1 && said.contains(subject), "{sql}\n{said}");
+    }
+}
+
+/// Removals that no act of ours makes.
+#[tokio::test]
+async fn a_removal_that_was_made_up_is_found() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    many(&database, 6).await;
+    assert_eq!(erase(&database, &["chat000000000001"]).len(), 1);
+    assert_eq!(command(&database, &["sql", "SELECT 1"]).0, 0);
+    sealed(&database);
+    let drop = |table: &str| {
+        format!(
+            "DROP VIEW IF EXISTS removals; DROP TABLE {table}; DELETE FROM sealed_forms WHERE form >= 15; DELETE FROM _sqlx_migrations WHERE version = 7"
+        )
+    };
+    for (sql, subject) in [
+        ("UPDATE erasures SET act_id = 99".to_owned(), "no act that would have removed"),
+        ("UPDATE erasures SET how = 'masked'".to_owned(), "it was not sealed anew after that"),
+        (drop("acts"), "rows of it are sealed, and it was dropped"),
+        (drop("erasures"), "rows of it are sealed, and it was dropped"),
+        ("INSERT INTO late_sealing VALUES (1, 1, 0)".to_owned(), "no run is waiting"),
+    ] {
+        let altered = folder.path().join("altered.db");
+        std::fs::copy(&database, &altered).expect("there is room");
+        Connection::open(&altered)
+            .expect("an archive")
+            .execute_batch(&sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let (code, said, error) = command(&altered, &["verify"]);
+        assert!(code == 1 && said.contains(subject), "{sql}\n{said}{error}");
+    }
+}
+
+/// Chats go on while they are erased, in an archive whose seals take a while to look through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chat_is_erased_while_it_goes_on() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    many(&database, 30).await;
+    let mut store = Store::open(&options(&database), &a_run()).await.expect("an archive");
+    for entry in entries(3_000, 30_000) {
+        store.append(&[entry], &[], false).expect("stored"); // a pack each
+    }
+    store.append(&[], &[], true).expect("stored");
+    store.finish(1_795_500_000_000, "{}").expect("noted");
+    store.close().expect("closed");
+    let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
+    let mut server = Server::start(folder.path(), &simulator.addresses(), "");
+    let mut client = Client::new(server.address);
+    for round in 0..3 {
+        let chat = Chat::open(&mut client, "nickname=Anna").await;
+        chat.insist(&mut client, "send", "message=first&transcriptPosition=1").await;
+        let (path, id) = (database.clone(), chat.id.clone());
+        let erasing = std::thread::spawn(move || command(&path, &["erase", "--chat", &id, "--reason", "asked"]));
+        let mut sent = 0;
+        while !erasing.is_finished() {
+            sent += 1;
+            chat.insist(&mut client, "send", &format!("message=more{sent}&transcriptPosition=1")).await;
+        }
+        let (code, said, error) = erasing.join().expect("no panic");
+        assert_eq!(code, 0, "{said}{error}");
+        sound(&database);
+        println!("round {round}: {sent} messages while it was erased");
+    }
+    assert!(server.stop().success());
+    sealed(&database);
+    simulator.stop().await;
+}
+
+/// What is in the spool would come into the archive after the erasure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_erased_while_something_of_it_may_be_in_the_spool() {
+    let folder = folder();
+    let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
+    let settings = "[recording]\nwhen_unavailable = \"spool\"\n";
+    let mut server = Server::start(folder.path(), &simulator.addresses(), settings);
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    chat.insist(&mut client, "send", "message=opening+words&transcriptPosition=1").await;
+    let mut shell = crate::spool::lock(&server.database).await;
+    chat.insist(&mut client, "send", "message=in+the+spool&transcriptPosition=1").await;
+    server.kill();
+    sqlx::query("ROLLBACK").execute(&mut shell).await.expect("it is ours");
+    std::mem::drop(shell);
+    let (code, said, error) = command(&server.database, &["erase", "--chat", &chat.id, "--reason", "asked"]);
+    assert!(code == 1 && error.contains("the spool"), "{said}{error}");
+    server.start_again();
+    eventually("the spool is in the archive", async || {
+        let (code, ..) = command(&server.database, &["erase", "--chat", &chat.id, "--reason", "asked"]);
+        (code == 0).then_some(())
+    })
+    .await;
+    assert!(server.stop().success());
+    gone(&server.database, &["in the spool".into(), "opening words".into()]);
+    sealed(&server.database);
+    simulator.stop().await;
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, params};
 
 use super::Custody;
-use crate::store::{Error, ErrorKind, beside, wal};
+use crate::store::{Error, ErrorKind, wal};
 
 /// Pages that are read in one go, so that no snapshot of ours keeps the log from being folded: some 10 ms.
 const READ_MAX: u32 = 2_000;
@@ -60,7 +60,7 @@ impl Custody {
                         database";
             return Ok(Cleaned::NotYet(what.into()));
         }
-        if std::fs::metadata(beside(&self.path, ".spool")).is_ok_and(|spool| spool.len() > 0) {
+        if crate::store::spool::is_filled(&self.spool) {
             let what = "there is a spool beside the database that is not in the archive yet, and removed text may be in it: `serve` \
                         empties it as soon as it can write";
             return Ok(Cleaned::NotYet(what.into()));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Row, params};
 
 use super::{Act, Custody, begin, end};
+use crate::store::seal::destroyed::RowName;
 use crate::store::seal::{self, KeyValue};
 use crate::store::{Error, ErrorKind};
 
@@ -38,7 +39,8 @@ impl Customer {
     }
 
     fn is(&self, name: &str, value: &str) -> bool {
-        self.name.as_deref().is_none_or(|wanted| wanted == name) && value.to_lowercase() == self.value.to_lowercase()
+        self.name.as_deref().is_none_or(|wanted| wanted == name)
+            && value.trim().to_lowercase() == self.value.trim().to_lowercase()
     }
 }
 
@@ -211,6 +213,13 @@ fn holds(connection: &Connection) -> Result<Vec<Hold>, Error> {
     Ok(found.collect::<Result<_, _>>()?)
 }
 
+/// All holds, as rows.
+pub(super) fn rows(connection: &Connection) -> Result<Vec<RowName>, Error> {
+    let mut select = connection.prepare_cached("SELECT id FROM holds")?;
+    let ids = select.query_map((), |row| row.get(0))?;
+    Ok(ids.map(|id| id.map(|id| (seal::HOLDS, vec![KeyValue::Integer(id)]))).collect::<Result<_, _>>()?)
+}
+
 /// Grows with each hold, and with each release.
 fn version(connection: &Connection) -> Result<(i64, i64), Error> {
     let sql = "SELECT coalesce(max(id), 0), count(released_at) FROM holds";
@@ -308,6 +317,10 @@ pub(super) fn chats_of_customer(connection: &Connection, customer: &Customer) ->
 /// What the query of a hold gives: one column of chat ids, read-only, in bounded time.
 fn chats_of(connection: &Connection, query: &str) -> Result<HashSet<String>, Error> {
     let refuse = |what: String| Error::new(ErrorKind::Other, format!("its query: {what}"));
+    let first = query.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    if !["SELECT", "WITH", "VALUES"].iter().any(|word| first.eq_ignore_ascii_case(word)) {
+        return Err(refuse("it is to be one SELECT of one column, with the ids of chats".into()));
+    }
     let mut select = connection.prepare(query).map_err(|error| refuse(error.to_string()))?;
     if !select.readonly() || select.column_count() != 1 {
         return Err(refuse("it is to be one SELECT of one column, with the ids of chats".into()));
@@ -316,5 +329,11 @@ fn chats_of(connection: &Connection, query: &str) -> Result<HashSet<String>, Err
     connection.progress_handler(STEPS, Some(move || Instant::now() > until))?;
     let found: Result<HashSet<String>, _> = select.query_map((), |row| row.get(0)).and_then(Iterator::collect);
     connection.progress_handler(0, None::<fn() -> bool>)?;
-    found.map_err(|error| refuse(format!("{error} (it has {} s)", QUERY_TIME_MAX.as_secs())))
+    // Not in SQLite's words, which may be those of a customer.
+    found.map_err(|_| {
+        let seconds = QUERY_TIME_MAX.as_secs();
+        refuse(format!(
+            "it failed when it was run, took longer than {seconds} s, or gave something else than ids of chats"
+        ))
+    })
 }

@@ -273,7 +273,7 @@ impl<'r> Round<'r> {
     fn some(&mut self, targets: &[Target], at: i64, outcome: &mut Outcome) -> Result<usize, Error> {
         let connection = &self.custody.connection;
         // Queries of holds are not asked while the lock is held.
-        while !self.in_force.is_current(connection)? {
+        while !self.in_force.is_current(connection)? || self.in_force.is_stale() {
             self.in_force = self.custody.holds_in_force()?;
         }
         let Self { act_id, masks, located, looked_until, in_force, .. } = self;

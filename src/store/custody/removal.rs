@@ -54,14 +54,12 @@ pub struct Target {
     pub chat_id: String,
     /// Only where it was not seen after this, milliseconds since the epoch.
     pub not_seen_after: Option<i64>,
-    /// What of [`Waiting`] it is.
-    pub waiting: Option<i64>,
 }
 
 impl Target {
     /// A chat, whenever it was seen.
     pub fn of(chat_id: impl Into<String>) -> Self {
-        Self { chat_id: chat_id.into(), not_seen_after: None, waiting: None }
+        Self { chat_id: chat_id.into(), not_seen_after: None }
     }
 }
 
@@ -128,13 +126,17 @@ impl Custody {
     ) -> Result<(), Error> {
         self.check_all_is_sealed()?;
         for targets in targets.chunks(TOGETHER_MAX) {
-            let rows = targets
-                .iter()
-                .map(|target| rows_of(&self.connection, &target.chat_id))
-                .collect::<Result<Vec<_>, _>>()?;
-            let mut located = Located::wanting(rows.into_iter().flatten());
+            // Before it is known which rows there are: one that comes meanwhile has its leaf behind this.
+            let looked_until = seal::read_tree(&self.connection)?.size();
+            let mut rows = hold::rows(&self.connection)?;
+            for target in targets {
+                rows.extend(rows_of(&self.connection, &target.chat_id)?);
+                rows.extend(waiting_of(&self.connection, &target.chat_id)?);
+            }
+            let mut located = Located::wanting(rows);
             while located.look_on(&self.connection)? {}
-            let (looked_until, in_force) = (located.until, self.holds_in_force()?);
+            located.check_holds(&self.connection, looked_until)?;
+            let in_force = self.holds_in_force()?;
             let gone = Gone::default();
             let mut round = Round { custody: self, act_id, how, located, looked_until, in_force, gone };
             let mut rest = targets;
@@ -176,8 +178,8 @@ impl Custody {
             for some in rows.chunks(ROWS_MAX) {
                 let began = Instant::now();
                 removed += seal::change(&self.connection, None, |pack| {
-                    while located.look_on(&self.connection)? {}
                     let (connection, looked_until) = (&self.connection, located.until);
+                    located.find_rest(connection, some, looked_until)?;
                     let removal = Removal { connection, act_id, how: How::Purged, at: now(), looked_until };
                     removal.write(pack, None, &Facts::default(), some, &located)
                 })?;
@@ -227,8 +229,8 @@ impl Custody {
         let mut located = Located::wanting(rows.iter().cloned());
         while located.look_on(&self.connection)? {}
         seal::change(&self.connection, None, |pack| {
-            while located.look_on(&self.connection)? {}
             let (connection, looked_until) = (&self.connection, located.until);
+            located.find_rest(connection, &rows, looked_until)?;
             let removal = Removal { connection, act_id, how: How::Erased, at, looked_until };
             removal.write(pack, None, &Facts::default(), &rows, &located)?;
             Ok(())
@@ -416,10 +418,12 @@ impl Removal<'_> {
         if let Some(held) = in_force.on(self.connection, chat_id)? {
             return Ok(Outcome::Held(held.by));
         }
-        if let Some(id) = target.waiting {
-            self.connection
-                .execute("UPDATE waiting_erasures SET done_by = ? WHERE id = ?", params![self.act_id, id])?;
-            pack.touch(WAITING, [KeyValue::Integer(id)]);
+        let waiting = waiting_of(self.connection, chat_id)?;
+        located.find_rest(self.connection, &waiting, self.looked_until)?;
+        for (_, key) in waiting {
+            let update = "UPDATE waiting_erasures SET done_by = ? WHERE id = ?";
+            self.connection.prepare_cached(update)?.execute(params![self.act_id, key[0]])?;
+            pack.touch(WAITING, key);
         }
         let rows = rows_of(self.connection, chat_id)?;
         if rows.is_empty() {
@@ -500,6 +504,14 @@ fn rows_of(connection: &Connection, chat_id: &str) -> Result<Vec<RowName>, Error
         add_rows(connection, &sql, [chat_id], form, &mut rows)?;
     }
     Ok(rows)
+}
+
+/// Erasures of a chat that wait: whoever erases it has done them.
+fn waiting_of(connection: &Connection, chat_id: &str) -> Result<Vec<RowName>, Error> {
+    let sql = "SELECT id FROM waiting_erasures WHERE chat_id = ? AND done_by IS NULL";
+    let mut select = connection.prepare_cached(sql)?;
+    let ids = select.query_map([chat_id], |row| row.get(0))?;
+    Ok(ids.map(|id| id.map(|id| (WAITING, vec![KeyValue::Integer(id)]))).collect::<Result<_, _>>()?)
 }
 
 fn rows_of_no_chat(

@@ -54,13 +54,14 @@ impl Custody {
     /// Makes stars of them in acts.
     pub(super) fn forget_words(&self, act_id: i64, gone: Gone, at: i64) -> Result<(), Error> {
         let gone = gone.of_nobody(&self.connection)?;
-        if gone.is_empty() || acts_with(&self.connection, &gone)?.is_empty() {
+        let looked_until = seal::read_tree(&self.connection)?.size();
+        let acts = if gone.is_empty() { Vec::new() } else { acts_with(&self.connection, &gone)? };
+        if acts.is_empty() {
             return Ok(());
         }
-        let names = acts_with(&self.connection, &gone)?.into_iter().map(|act| name(act.id));
-        let mut located = Located::wanting(names);
+        let mut located = Located::wanting(acts.into_iter().map(|act| name(act.id)));
         while located.look_on(&self.connection)? {}
-        let (connection, looked_until) = (&self.connection, located.until);
+        let connection = &self.connection;
         seal::change(connection, None, |pack| {
             let acts = acts_with(connection, &gone)?;
             let names: Vec<RowName> = acts.iter().map(|act| name(act.id)).collect();
@@ -76,6 +77,7 @@ impl Custody {
                 "INSERT INTO erasures (act_id, how, at, events, rows, leaves) VALUES (?, 'masked', ?, 0, ?, ?)";
             connection.execute(insert, params![act_id, at, acts.len() as i64, packed(&leaves)])?;
             pack.touch(ERASURES, [KeyValue::Integer(connection.last_insert_rowid())]);
+            connection.execute("INSERT INTO uncleaned VALUES (1, ?) ON CONFLICT DO NOTHING", [at])?;
             Ok(())
         })
     }

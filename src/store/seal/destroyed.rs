@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
 
 use super::merkle::HASH_BYTES;
-use super::{KeyValue, Refs, SALT_BYTES, number_of, put_number, salt};
+use super::{Canonical, Form, HOLDS, KeyValue, Refs, SALT_BYTES, number_of, put_number, row_name, salt};
 use crate::store::{Error, ErrorKind};
 
 /// Form and key.
@@ -23,12 +23,14 @@ pub struct Located {
     leaves: BTreeMap<RowName, Vec<u64>>,
     /// Leaves up to here (exclusive) were looked at.
     pub until: u64,
+    /// The latest leaf of each hold that was ever sealed.
+    holds: BTreeMap<i64, u64>,
 }
 
 impl Located {
     /// Nothing looked at yet, for these rows.
     pub fn wanting(rows: impl IntoIterator<Item = RowName>) -> Self {
-        Self { leaves: rows.into_iter().map(|name| (name, Vec::new())).collect(), until: 0 }
+        Self { leaves: rows.into_iter().map(|name| (name, Vec::new())).collect(), ..Self::default() }
     }
 
     /// The same, from a leaf on.
@@ -49,17 +51,59 @@ impl Located {
     /// Leaves that came since the seals were looked through. A row that came since, too, may have its leaf in what was looked
     /// at before anybody asked for it: between `looked_until` and now.
     ///
+    /// Then the rows are held against their latest leaves: what was changed by hand is neither removed nor sealed anew.
+    ///
     /// # Errors
-    /// As [`Located::look_on`].
+    /// As [`Located::look_on`]; a row is not as it was sealed.
     pub fn find_rest(&mut self, connection: &Connection, rows: &[RowName], looked_until: u64) -> Result<(), Error> {
         while self.look_on(connection)? {}
         let unknown: Vec<_> = rows.iter().filter(|name| self.of(name).is_empty()).cloned().collect();
-        if unknown.is_empty() {
-            return Ok(());
+        if !unknown.is_empty() {
+            let mut again = Self::wanting_from(unknown, looked_until);
+            while again.look_on(connection)? {}
+            self.absorb(again);
         }
-        let mut again = Self::wanting_from(unknown, looked_until);
-        while again.look_on(connection)? {}
-        self.absorb(again);
+        self.check_fit(connection, rows)
+    }
+
+    fn check_fit(&self, connection: &Connection, rows: &[RowName]) -> Result<(), Error> {
+        let mut latest = Vec::with_capacity(rows.len());
+        for name in rows {
+            latest.push((*self.of(name).last().ok_or_else(|| unfit(name))?, name));
+        }
+        latest.sort_unstable(); // so that a pack is read once
+        let (mut pack, mut bytes): (Option<Sealed>, _) = (None, Canonical::default());
+        for (leaf, name) in latest {
+            if !pack.as_ref().is_some_and(|pack| pack.has(leaf)) {
+                pack = Some(Sealed::read(connection, leaf)?);
+            }
+            let form = Form::of(name.0).ok_or_else(damaged)?;
+            let mut select = connection.prepare_cached(form.select_by_key())?;
+            let mut found = select.query(rusqlite::params_from_iter(&name.1))?;
+            let row = found.next()?.ok_or_else(|| unfit(name))?;
+            let (salt, hash) = pack.as_ref().and_then(|pack| pack.leaf(leaf)).ok_or_else(|| unfit(name))?;
+            bytes.row(&salt, form, row)?;
+            if bytes.hash()[..] != *hash {
+                return Err(unfit(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds that were deleted by hand are as good as in force: nothing is removed before somebody has looked.
+    ///
+    /// # Errors
+    /// A hold is not as it was sealed, or is gone.
+    pub fn check_holds(&mut self, connection: &Connection, looked_until: u64) -> Result<(), Error> {
+        let mut select = connection.prepare_cached("SELECT id FROM holds")?;
+        let here: BTreeSet<i64> = select.query_map((), |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let names: Vec<RowName> = here.iter().map(|id| (HOLDS, vec![KeyValue::Integer(*id)])).collect();
+        self.find_rest(connection, &names, looked_until)?;
+        for (id, leaf) in self.holds.iter().filter(|(id, _)| !here.contains(id)) {
+            if Sealed::read(connection, *leaf)?.leaf(*leaf).is_some() {
+                return Err(unfit(&(HOLDS, vec![KeyValue::Integer(*id)])));
+            }
+        }
         Ok(())
     }
 
@@ -78,6 +122,9 @@ impl Located {
             let mut refs = Refs::of(row.get_ref(2)?.as_blob().map_err(|_| damaged())?);
             for leaf in first_leaf + 1..first_leaf + leaves {
                 let (form, key) = refs.next_row().ok_or_else(damaged)?;
+                if let (HOLDS, [KeyValue::Integer(id)]) = (form.number, &key[..]) {
+                    self.holds.insert(*id, leaf.cast_unsigned());
+                }
                 if let Some(found) = self.leaves.get_mut(&(form.number, key)) {
                     found.push(leaf.cast_unsigned());
                 }
@@ -86,6 +133,53 @@ impl Located {
         }
         Ok(packs == PACKS_MAX)
     }
+}
+
+/// A pack, for its salts and hashes.
+struct Sealed {
+    first_leaf: u64,
+    leaves: u64,
+    seed: Vec<u8>,
+    salts: Option<Vec<u8>>,
+    hashes: Vec<u8>,
+}
+
+impl Sealed {
+    /// The one with this leaf.
+    fn read(connection: &Connection, leaf: u64) -> Result<Self, Error> {
+        let sql = "SELECT first_leaf, leaves, seed, salts, hashes FROM seals WHERE first_leaf <= ? ORDER BY first_leaf DESC LIMIT 1";
+        let read = |row: &rusqlite::Row<'_>| {
+            let (first_leaf, leaves): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let (first_leaf, leaves) = (first_leaf.cast_unsigned(), leaves.cast_unsigned());
+            Ok(Self { first_leaf, leaves, seed: row.get(2)?, salts: row.get(3)?, hashes: row.get(4)? })
+        };
+        Ok(connection.prepare_cached(sql)?.query_row([leaf.cast_signed()], read)?)
+    }
+
+    fn has(&self, leaf: u64) -> bool {
+        (self.first_leaf..self.first_leaf.saturating_add(self.leaves)).contains(&leaf)
+    }
+
+    /// Salt and hash; None where the salt was destroyed, or there is no such leaf.
+    fn leaf(&self, leaf: u64) -> Option<([u8; SALT_BYTES], &[u8])> {
+        let place = usize::try_from(leaf.checked_sub(self.first_leaf)?).ok()?;
+        let hash = self.hashes.get(place * HASH_BYTES..(place + 1) * HASH_BYTES)?;
+        let salt = match &self.salts {
+            None if self.seed.len() == SALT_BYTES => salt(&self.seed, u32::try_from(place).ok()?),
+            None => return None,
+            Some(salts) => *salts.get(place.checked_sub(1)? * SALT_BYTES..)?.first_chunk()?,
+        };
+        (salt != [0; SALT_BYTES]).then_some((salt, hash))
+    }
+}
+
+fn unfit(name: &RowName) -> Error {
+    let row = Form::of(name.0).map_or_else(String::new, |form| row_name(form, &name.1));
+    let what = format!(
+        "{row}: it is not as it was sealed, or was never sealed (see `gms-recorder verify`): what was done by hand is neither removed nor \
+         sealed anew"
+    );
+    Error::new(ErrorKind::Corrupt, what)
 }
 
 fn damaged() -> Error {
@@ -121,7 +215,10 @@ fn without(seed: &[u8], salts: Option<Vec<u8>>, rows: usize, places: impl Iterat
     let mut salts = match (seed.len(), salts) {
         (SALT_BYTES, None) => (1..=rows).flat_map(|place| salt(seed, place as u32)).collect(),
         (HASH_BYTES, Some(salts)) if salts.is_empty() => return Some(salts),
-        (HASH_BYTES, Some(salts)) if salts.len() == rows * SALT_BYTES => salts,
+        (HASH_BYTES, Some(mut salts)) if salts.len() == rows * SALT_BYTES + HASH_BYTES => {
+            salts.truncate(rows * SALT_BYTES);
+            salts
+        }
         _ => return None,
     };
     for place in places {
@@ -129,8 +226,10 @@ fn without(seed: &[u8], salts: Option<Vec<u8>>, rows: usize, places: impl Iterat
         salts.get_mut(at..at + SALT_BYTES)?.fill(0);
     }
     if salts.iter().all(|byte| *byte == 0) {
-        salts.clear();
+        return Some(Vec::new());
     }
+    let check = Sha256::digest(&salts);
+    salts.extend_from_slice(&check);
     Some(salts)
 }
 
@@ -172,7 +271,8 @@ mod tests {
         let left = without(&seed, None, 3, [2].into_iter()).expect("a sound pack");
         assert_eq!(left[..SALT_BYTES], salt(&seed, 1));
         assert_eq!(left[SALT_BYTES..2 * SALT_BYTES], [0; SALT_BYTES]);
-        assert_eq!(left[2 * SALT_BYTES..], salt(&seed, 3));
+        assert_eq!(left[2 * SALT_BYTES..3 * SALT_BYTES], salt(&seed, 3));
+        assert_eq!(left[3 * SALT_BYTES..], Sha256::digest(&left[..3 * SALT_BYTES])[..]);
         let none = without(&[0; HASH_BYTES], Some(left.clone()), 3, [1, 3].into_iter()).expect("a sound pack");
         assert!(none.is_empty());
         assert_eq!(without(&[0; HASH_BYTES], Some(none), 3, [1].into_iter()), Some(Vec::new()));

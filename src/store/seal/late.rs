@@ -43,8 +43,9 @@ impl Store {
     }
 }
 
+/// Somebody may have put its row there: without such a run nothing is sealed anew.
 fn is_begun(connection: &Connection) -> Result<bool, Error> {
-    Ok(place(connection)?.is_some())
+    Ok(place(connection)?.is_some() && !pending(connection)?.is_empty())
 }
 
 const IS_LEFT: &str = "sealing = 'nobody' AND (stopped_at IS NOT NULL OR NOT ?)";
