@@ -4,6 +4,7 @@
 //! It knows rows and hashes. Whether a root is the one that somebody signed is for others to say.
 
 mod marks;
+pub mod extract;
 pub mod proof;
 
 use std::collections::{BTreeMap, BTreeSet};

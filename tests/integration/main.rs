@@ -10,6 +10,7 @@ mod config_files;
 mod crash;
 mod crowd;
 mod evidence;
+mod export;
 mod faults;
 mod files;
 mod http2;
