@@ -7,6 +7,7 @@
 pub mod anchor;
 mod anchored;
 mod der;
+pub mod bundle;
 pub mod export;
 pub mod key;
 pub mod note;

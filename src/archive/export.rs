@@ -90,7 +90,7 @@ pub struct Plan {
 
 /// What was exported.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally([u64; 8]);
+pub struct Tally([u64; 9]);
 
 impl Tally {
     const TABLES: [Table; 8] = [

@@ -9,6 +9,7 @@ use super::reading::{Case, Reading};
 use super::scope::Scope;
 use super::verify::Progress;
 use super::when::{self, Clock};
+use crate::archive::bundle::{self, Bundled};
 use crate::archive::export::{self, Errors, Format, Plan, Tally};
 use crate::store::audit::extract::{self, Table};
 use crate::store::read::Archive;
@@ -60,6 +61,10 @@ pub struct Args {
     /// Errors alone, as jsonl or csv.
     #[arg(long, conflicts_with = "errors")]
     errors_only: bool,
+    /// As a bundle that proves itself: a BagIt bag with all rows of the chats, what proves them, and what is said of completeness.
+    /// `verify --bundle` checks it, without the archive; so can others, by the README.txt in it.
+    #[arg(long, conflicts_with = "errors_only")]
+    bundle: bool,
     /// What made-up addresses end with, <party>@<chat>.<DOMAIN>: one of yours where an archive wants that.
     #[arg(long, value_name = "DOMAIN", default_value = "invalid", value_parser = parse_domain)]
     mail_domain: String,
@@ -116,19 +121,24 @@ fn parse_domain(text: &str) -> Result<String, String> {
 /// # Errors
 /// What to tell the user.
 pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
-    let database = &reading.database;
     let look = Look { format: Print::Text, utc: args.utc };
-    reading
-        .to_stdout(&args.case, look, async |output| {
-            let plan = plan(&args, database).await?;
-            let tally = export(database, &args.dest, &plan).await?;
-            say(&std::path::absolute(&args.dest)?, &plan, &tally, output)
-        })
-        .await
+    reading.to_stdout(&args.case, look, async |output| print(&args, &reading.database, output).await).await
+}
+
+async fn print(args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
+    let clock = Clock::now(args.utc);
+    let (plan, dest) = (plan(args, &clock, database).await?, std::path::absolute(&args.dest)?);
+    if args.bundle {
+        let bundled = work(database, &args.dest, &plan, bundle::bundle).await?;
+        say(&dest, &plan, &bundled.tally, output)?;
+        return say_proof(&dest, &bundled, &clock, output);
+    }
+    let tally = work(database, &args.dest, &plan, export::export).await?;
+    say(&dest, &plan, &tally, output)
 }
 
 /// What the command line means.
-async fn plan(args: &Args, database: &Path) -> anyhow::Result<Plan> {
+async fn plan(args: &Args, clock: &Clock, database: &Path) -> anyhow::Result<Plan> {
     let errors = match (args.errors, args.errors_only) {
         (_, true) => Errors::Only,
         (true, false) => Errors::With,
@@ -140,10 +150,9 @@ async fn plan(args: &Args, database: &Path) -> anyhow::Result<Plan> {
             Usage(format!("--errors-only is of tables: take --format jsonl or csv, not {}", format.as_str())).into()
         );
     }
-    let clock = Clock::now(args.utc);
-    let (from, mut until) = args.scope.times.range(&clock)?;
+    let (from, mut until) = args.scope.times.range(clock)?;
     if let Some(text) = &args.until {
-        until = Some(when::until(text, &clock)? - 1);
+        until = Some(when::until(text, clock)? - 1);
     }
     let mut archive = Archive::open(database).await?;
     let of_customer = args.scope.chat_ids(&mut archive).await?;
@@ -161,13 +170,16 @@ async fn plan(args: &Args, database: &Path) -> anyhow::Result<Plan> {
     Ok(Plan { scope, format, errors, mail_domain: args.mail_domain.clone() })
 }
 
+/// What makes a folder of chats.
+type Make<T> = fn(&Path, &Path, &Plan, &AtomicBool, &mut dyn FnMut(u64, u64)) -> Result<T, export::Error>;
+
 /// On a thread of its own, until it is done or interrupted: then it ends within a chat, and leaves nothing.
-async fn export(database: &Path, dest: &Path, plan: &Plan) -> anyhow::Result<Tally> {
+async fn work<T: Send + 'static>(database: &Path, dest: &Path, plan: &Plan, make: Make<T>) -> anyhow::Result<T> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut work = {
         let (database, dest, plan, stop) = (database.to_owned(), dest.to_owned(), plan.clone(), stop.clone());
-        let mut progress = Progress::default().teller_of("chats");
-        tokio::task::spawn_blocking(move || export::export(&database, &dest, &plan, &stop, &mut progress))
+        let mut progress = Progress::default().teller_of("chats, then leaves");
+        tokio::task::spawn_blocking(move || make(&database, &dest, &plan, &stop, &mut progress))
     };
     let done = tokio::select! {
         done = &mut work => done,
@@ -207,6 +219,20 @@ fn say(dest: &Path, plan: &Plan, tally: &Tally, output: &mut Output<'_>) -> anyh
     labelled(output, "format", plan.format.as_str())?;
     // Whoever has the folder can read all of it.
     output.rows = i64::try_from(tally.rows()).unwrap_or(i64::MAX);
+    Ok(())
+}
+
+fn say_proof(dest: &Path, bundled: &Bundled, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+    let Bundled { proved, unproved, checkpoint, .. } = bundled;
+    let of = |number: u64, noun: &str| counted(i64::try_from(number).unwrap_or(i64::MAX), noun);
+    let (number, at) = (checkpoint.number, clock.date_time(checkpoint.at));
+    labelled(output, "proved", &format!("{} by checkpoint {number} of {at}", of(*proved, "row")))?;
+    if *unproved > 0 {
+        let hint = "a running `serve` signs them within evidence.checkpoint_interval";
+        labelled(output, "newer", &format!("{} not proved: {hint}", of(*unproved, "row")))?;
+    }
+    let name = plain_line(&dest.display().to_string()).replace('\'', "'\\''");
+    labelled(output, "check it", &format!("gms-recorder verify --bundle '{name}' --key FILE"))?;
     Ok(())
 }
 

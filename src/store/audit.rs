@@ -5,6 +5,7 @@
 
 mod marks;
 pub mod extract;
+pub mod leaves;
 pub mod proof;
 
 use std::collections::{BTreeMap, BTreeSet};

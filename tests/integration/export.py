@@ -177,6 +177,16 @@ def shown(rows):
     return [row for row in rows if row[5] not in TYPING]
 
 
+def check_chromium(archive, folder):
+    """What a browser makes of the pages."""
+    pages = sorted(glob.glob(folder + "/*/*.html"))
+    for path, (chat, rows) in zip(pages, events(archive).items()):
+        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "file://" + path]
+        dom = subprocess.run(command, check=True, capture_output=True, timeout=120).stdout.decode()
+        check_page(dom, chat, shown(rows))
+        assert "<script" not in dom.lower() and "<title>Chat " in dom, "a title that was changed, or a script"
+
+
 def check_html(archive, folder):
     pages = sorted(glob.glob(folder + "/*/*.html"))
     chats = events(archive)

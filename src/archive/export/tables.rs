@@ -131,7 +131,7 @@ fn clock(table: Table) -> &'static str {
         Table::Events => "utc_time",
         Table::Files => "at",
         Table::Variants | Table::Maskings => "recorded_at",
-        Table::Holes => "",
+        Table::Holes | Table::Removals => "",
     }
 }
 

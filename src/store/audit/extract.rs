@@ -96,6 +96,8 @@ pub enum Table {
     Files,
     /// Errors that clients were given.
     Errors,
+    /// What was erased or purged, by whom and why.
+    Removals,
 }
 
 impl Table {
@@ -114,6 +116,7 @@ impl Table {
             Self::Maskings => "maskings",
             Self::Files => "files",
             Self::Errors => "errors",
+            Self::Removals => "removals",
         }
     }
 
@@ -172,6 +175,19 @@ impl Table {
             Self::Files => {
                 &["chat_id", "id", "file_id", "direction", "bytes", "sha256", "at", "outcome", "node", "run_id"]
             }
+            Self::Removals => &[
+                "chat_id",
+                "how",
+                "at",
+                "reason",
+                "who",
+                "events",
+                "rows",
+                "service",
+                "first_seen",
+                "last_seen",
+                "act_id",
+            ],
             Self::Errors => &[
                 "chat_id",
                 "id",
@@ -211,7 +227,7 @@ impl Table {
             Self::Holes => "coverage_holes",
             Self::Files => "file_transfers",
             Self::Errors => "api_errors",
-            Self::Chats | Self::Events | Self::Maskings => self.name(),
+            Self::Chats | Self::Events | Self::Maskings | Self::Removals => self.name(),
         }
     }
 
@@ -220,6 +236,7 @@ impl Table {
             Self::Events => "event_index",
             Self::Variants => "event_index, digest",
             Self::Holes => "from_position",
+            Self::Removals => "act_id",
             _ => "id",
         }
     }
