@@ -11,7 +11,7 @@ use crate::export::{export, hostile, tree};
 use crate::support::{Server, count, folder, free_address, run};
 
 /// An archive whose last checkpoint covers all that is in it, and the file with its public key.
-fn signed(folder: &Path, database: &Path) -> PathBuf {
+pub fn signed(folder: &Path, database: &Path) -> PathBuf {
     let mut server = Server::start_with_database(folder, database, &[free_address()], "");
     assert!(server.stop().success());
     let connection = Connection::open(database).expect("an archive");

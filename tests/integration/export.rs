@@ -10,9 +10,10 @@ use gms_recorder::gms::{Attribute, AttributeSource, Ended};
 use gms_recorder::store::{ChatRecord, Entry, Store};
 use rusqlite::Connection;
 
+use crate::bundle::signed;
 use crate::evidence::{a_run, fill, options};
 use crate::faults::Mount;
-use crate::support::{files, folder, run};
+use crate::support::{folder, run};
 
 const FORMATS: [&str; 5] = ["jsonl", "csv", "html", "eml", "actiance"];
 
@@ -351,6 +352,10 @@ async fn what_is_killed_leaves_nothing_that_looks_finished() {
     assert!(killed > 0, "it was finished {finished} times");
 }
 
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).expect("ours").next().is_none()
+}
+
 #[tokio::test]
 async fn a_full_disk_and_a_signal_leave_nothing_at_all() {
     let folder = folder();
@@ -358,12 +363,19 @@ async fn a_full_disk_and_a_signal_leave_nothing_at_all() {
     fill(&database, 9_000).await;
     let mount = Mount::new(1_000);
     let dest = mount.0.path().join("dest").display().to_string();
-    let before = files(mount.0.path()).len();
     for format in FORMATS {
         let (code, _, error) =
             run(&["export", &dest, "--format", format, "--database", &database.display().to_string()]);
         assert!(code == 1 && error.contains("No space left") && error.contains("hint: free some space"), "{error}");
-        assert_eq!(files(mount.0.path()).len(), before, "{format}");
+        assert!(is_empty(mount.0.path()), "{format}");
+    }
+    signed(folder.path(), &database);
+    for kib in [200, 1_000, 4_000, 8_000] {
+        let mount = Mount::new(kib);
+        let dest = mount.0.path().join("dest").display().to_string();
+        let (code, _, error) = run(&["export", &dest, "--bundle", "--database", &database.display().to_string()]);
+        assert!(code == 1 && (error.contains("No space left") || error.contains("is full")), "{kib}: {error}");
+        assert!(is_empty(mount.0.path()), "{kib}");
     }
     let dest = folder.path().join("dest");
     let mut child = Command::new(env!("CARGO_BIN_EXE_gms-recorder"))
