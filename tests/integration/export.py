@@ -2,7 +2,7 @@
 """Holds exports against the archive that they are of:  export.py ARCHIVE FORMAT FOLDER [DTD]
 
 Reads the archive with sqlite3 and the export with what Python has for its format (XML: also xmllint, against the DTD), and
-compares every row. Exit code 0: the same.
+compares every row; pages also as Chromium has them, and CSV as LibreOffice opens it. Exit code 0: the same.
 """
 import base64
 import collections
@@ -18,6 +18,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as ElementTree
 
 TABLES = {"chats": "chats", "attributes": "chat_attributes", "events": "events", "variants": "event_variants",
@@ -80,6 +81,31 @@ def check_csv(archive, folder):
                     same(column, had_back(record[column]), value)
                 else:
                     same(column, record[column], "" if value is None else str(value))
+
+
+def formulas(paths, separator, folder):
+    """How many a spreadsheet program sees in each, if it takes this for the border of cells."""
+    options = "CSV:%d,34,76,1,,0,false,true,false,false,false,-1" % ord(separator)
+    command = ["soffice", "-env:UserInstallation=file://%s/profile" % folder, "--headless", "--convert-to", "fods"]
+    subprocess.run(command + ["--infilter=" + options, "--outdir", folder] + paths, check=True, capture_output=True, timeout=120)
+    counts = []
+    for path in paths:
+        name = os.path.basename(path).replace(".csv", ".fods")
+        with open(os.path.join(folder, name), encoding="utf-8") as sheet:
+            counts.append(sheet.read().count("table:formula"))
+    return counts
+
+
+def check_spreadsheet(_archive, folder):
+    with tempfile.TemporaryDirectory() as work:
+        control = os.path.join(work, "control.csv")
+        with open(control, "w", encoding="utf-8") as file:
+            file.write('=1+1,"x;=1+1;y"\n')
+        sheets = ["%s/%s.csv" % (folder, name) for name in ("events", "attributes", "errors")]
+        for separator in ",;":
+            of_control, *found = formulas([control] + sheets, separator, work)
+            assert of_control > 0, "no formula in the control: this finds none"
+            same("formulas", found, [0, 0, 0])
 
 
 def legible(text):

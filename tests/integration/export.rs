@@ -229,8 +229,10 @@ async fn every_format_has_the_rows_of_the_archive_whatever_was_written_in_them()
         let dest = folder.path().join(format);
         export(&database, &dest, &["--format", format, "--errors"]);
         agrees(&database, format, &dest);
-        if format == "html" {
-            agrees(&database, "chromium", &dest);
+        match format {
+            "html" => agrees(&database, "chromium", &dest),
+            "csv" => agrees(&database, "spreadsheet", &dest),
+            _ => {}
         }
         let again = folder.path().join("again");
         export(&database, &again, &["--format", format, "--errors"]);
