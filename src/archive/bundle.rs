@@ -75,7 +75,7 @@ pub fn bundle(
     let mut rows = Rows { proved: folder.create(ROWS)?, unproved: folder.create(UNPROVED)?, counts: [0, 0] };
     {
         let size = checkpoint.size;
-        let leaves = snapshot.leaves(&plan.scope, size, &scratch, &mut |done| progress(done, size))?;
+        let leaves = snapshot.leaves(&plan.scope, size, &scratch, stop, &mut |done| progress(done, size))?;
         rows.take(&snapshot, &leaves, plan, times, stop)?;
         nodes(&folder, &leaves, size, progress)?;
     }

@@ -4,15 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::Snapshot;
 use super::extract::Scope;
 use super::proof::{Field, Fields, Leaf, RowName, Subject, damaged};
-use crate::store::Error;
 use crate::store::seal::merkle::{HASH_BYTES, Hash, node};
 use crate::store::seal::{CHATS, COVERAGE, ERRORS, EVENTS, Form, KeyValue, OUTAGES, Refs, SALT_BYTES, VARIANTS};
+use crate::store::{Error, ErrorKind};
 
 /// Kept in the scratch file: it is thrown away, so that nothing of it needs to be safe.
 const SCRATCH: &str = "
@@ -59,6 +60,7 @@ pub struct Leaves<'s> {
     snapshot: &'s Snapshot,
     scratch: Connection,
     size: u64,
+    stop: &'s AtomicBool,
 }
 
 impl Snapshot {
@@ -77,17 +79,19 @@ impl Snapshot {
         Ok(ids.collect::<Result<_, _>>()?)
     }
 
-    /// Finds the leaves of the rows of all chats in scope, in a tree of `size` leaves. `scratch` is a file that is not there.
+    /// Finds the leaves of the rows of all chats in scope, in a tree of `size` leaves. `scratch` is a file that is not there;
+    /// with `stop` passing over the packs ends within one.
     ///
     /// # Errors
-    /// The file cannot be read, or its evidence is damaged; the scratch file cannot be written.
-    pub fn leaves(
-        &self,
+    /// The file cannot be read, or its evidence is damaged; the scratch file cannot be written; it was stopped.
+    pub fn leaves<'s>(
+        &'s self,
         scope: &Scope,
         size: u64,
         scratch: &Path,
+        stop: &'s AtomicBool,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Leaves<'_>, Error> {
+    ) -> Result<Leaves<'s>, Error> {
         let scratch = Connection::open(scratch)?;
         scratch.execute_batch(SCRATCH)?;
         let mut insert = scratch.prepare("INSERT OR IGNORE INTO chats VALUES (?)")?;
@@ -96,19 +100,27 @@ impl Snapshot {
             insert.execute([chat_id])?;
         }
         drop(insert);
-        let leaves = Leaves { snapshot: self, scratch, size };
+        let leaves = Leaves { snapshot: self, scratch, size, stop };
         leaves.gather(progress)?;
         Ok(leaves)
     }
 }
 
 impl Leaves<'_> {
+    fn check_stop(&self) -> Result<(), Error> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::new(ErrorKind::Other, "interrupted: nothing was exported")),
+            false => Ok(()),
+        }
+    }
+
     fn gather(&self, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
         let mut upsert = self.scratch.prepare("INSERT OR REPLACE INTO leaves VALUES (?, ?, ?, ?)")?;
         let mut is_meant = self.scratch.prepare("SELECT 1 FROM chats WHERE chat_id = ?")?;
         // Rows of a transaction are mostly of few chats, one after the other.
         let mut last: Option<(KeyValue, bool)> = None;
         self.snapshot.each_pack(|pack| {
+            self.check_stop()?;
             let mut refs = Refs::of(pack.head.refs);
             for place in 1..u32::try_from(pack.head.leaves).unwrap_or_default() {
                 let (form, key) = refs.next_row().ok_or_else(damaged)?;
@@ -235,6 +247,7 @@ impl Leaves<'_> {
         let (mut wanted, mut leaf, mut shared) = (next_proved()?, 0, Shared::default());
         let mut failed = None;
         self.snapshot.each_pack(|pack| {
+            self.check_stop()?;
             for hash in pack.hashes.as_chunks::<HASH_BYTES>().0 {
                 if leaf == self.size || failed.is_some() {
                     break;
