@@ -7,6 +7,8 @@
 pub mod anchor;
 mod anchored;
 mod der;
+pub mod bundle;
+pub mod export;
 pub mod key;
 pub mod note;
 pub mod retention;

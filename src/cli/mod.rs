@@ -17,6 +17,7 @@ pub mod errors;
 pub mod holes;
 pub mod sql;
 pub mod snapshot;
+pub mod export;
 pub mod access;
 pub mod mask;
 pub mod verify;
@@ -104,6 +105,8 @@ pub enum Command {
     Sql(sql::Args),
     /// Copy a live archive, consistently
     Snapshot(snapshot::Args),
+    /// Write chats out: tables, pages, mails, XML
+    Export(export::Args),
     /// List who read what, and what was erased, held or masked
     Access(access::Args),
     /// Apply a rule of masking to what was recorded before it
@@ -233,6 +236,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Holes(args) => wait_for(holes::run(args, &common.database()?)),
         Command::Sql(args) => wait_for(sql::run(args, &common.reading()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.reading()?)),
+        Command::Export(args) => wait_for(export::run(args, &common.reading()?)),
         Command::Access(args) => wait_for(access::run(args, &common.database()?)),
         Command::Mask(args) => wait_for(mask::run(args, common.masking()?, common.key_file()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),

@@ -1,5 +1,7 @@
 //! `verify`: is the archive whole and unaltered, and how much does that say?
 
+mod bundle;
+
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -40,6 +42,9 @@ pub struct Args {
     /// that the archive itself names.
     #[arg(long = "key", value_name = "FILE")]
     keys: Vec<PathBuf>,
+    /// A bundle of `export --bundle`, instead of an archive. Needs nothing but it and a --key.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "anchors", requires = "keys")]
+    bundle: Option<PathBuf>,
     #[command(flatten)]
     look: Look,
 }
@@ -49,6 +54,9 @@ pub struct Args {
 /// # Errors
 /// What to tell the user; a fault of the archive is one.
 pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+    if let Some(bundle) = &args.bundle {
+        return bundle::run(bundle, keys(&args.keys)?, args.look).await;
+    }
     match hold(args, database).await {
         Ok(()) => Ok(()),
         Err(error) => Err(in_words(error, database).await),
@@ -315,4 +323,8 @@ fn signed(count: u64, last: Option<&Checkpoint>, leaves: u64, clock: &Clock) -> 
         counted(i64::try_from(count).unwrap_or(i64::MAX), "checkpoint"),
         clock.date_time(last.at)
     )
+}
+
+fn counted_u64(number: u64, noun: &str) -> String {
+    counted(i64::try_from(number).unwrap_or(i64::MAX), noun)
 }

@@ -122,6 +122,14 @@ pub fn since(text: &str, clock: &Clock) -> Result<i64, Usage> {
     })
 }
 
+/// `--until`: as [`since`].
+///
+/// # Errors
+/// A sentence that says what would be right.
+pub fn until(text: &str, clock: &Clock) -> Result<i64, Usage> {
+    since(text, clock).map_err(|Usage(why)| Usage(why.replace("--since", "--until")))
+}
+
 /// `--at`: a moment, or a time of day: today's, or the most recent where today's is still to come. Today's may lie up to
 /// `window` ahead, so that clocks that differ a little do not turn "just now" into yesterday.
 ///

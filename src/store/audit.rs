@@ -4,6 +4,8 @@
 //! It knows rows and hashes. Whether a root is the one that somebody signed is for others to say.
 
 mod marks;
+pub mod extract;
+pub mod leaves;
 pub mod proof;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -84,13 +84,15 @@ async fn every_read_beside_a_running_serve_is_recorded_and_disturbs_nothing() {
     .await;
     let proved = acts(&database).await.len();
     let copy = folder.path().join("copy.db");
-    let commands: [&[&str]; 6] = [
+    let bundle = folder.path().join("bundle");
+    let commands: [&[&str]; 7] = [
         &["chats", "--case", "C-1"],
         &["transcript", &chat.id, "--case", "C-2"],
         &["errors", "--case", "C-3"],
         &["sql", "SELECT chat_id, event_index FROM events", "--case", "C-4"],
         &["snapshot", copy.to_str().expect("a plain path"), "--case", "C-5"],
-        &["transcript", "unknown", "--case", "C-6"],
+        &["export", bundle.to_str().expect("a plain path"), "--bundle", "--case", "C-6"],
+        &["transcript", "unknown", "--case", "C-7"],
     ];
     for command in commands {
         let (code, _, err) = read(command, &database);
@@ -237,6 +239,7 @@ async fn a_case_can_be_made_obligatory_and_recording_given_up() {
         &["sql", "SELECT 1"],
         &["snapshot", copy],
         &["prove", CHAT],
+        &["export", copy],
     ] {
         let (code, out, err) = strict(arguments);
         assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");

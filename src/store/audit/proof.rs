@@ -70,16 +70,16 @@ pub struct Proofs {
 
 /// The latest leaf of a row.
 #[derive(Debug, Clone, Copy)]
-struct Leaf {
-    number: u64,
-    sealed_later_at: Option<i64>,
-    salt: [u8; SALT_BYTES],
+pub(super) struct Leaf {
+    pub number: u64,
+    pub sealed_later_at: Option<i64>,
+    pub salt: [u8; SALT_BYTES],
 }
 
 /// Form and key.
-type RowName = (u8, Vec<KeyValue>);
+pub(super) type RowName = (u8, Vec<KeyValue>);
 /// Columns as they are hashed, in that order.
-type Fields = Vec<(&'static str, Field)>;
+pub(super) type Fields = Vec<(&'static str, Field)>;
 
 impl Snapshot {
     /// Proves rows against a tree of `size` leaves. Reads all packs, once, and knows nothing of what is not there.
@@ -122,36 +122,36 @@ impl Snapshot {
         Ok(proofs)
     }
 
-    fn rows_of(&self, subject: &Subject) -> Result<BTreeMap<RowName, Fields>, Error> {
+    pub(super) fn rows_of(&self, subject: &Subject) -> Result<BTreeMap<RowName, Fields>, Error> {
         let mut found = BTreeMap::new();
         match subject {
             Subject::Chat(chat_id) => {
                 for number in OF_CHAT {
-                    self.add_rows(number, "chat_id = ?", chat_id, &mut found)?;
+                    self.add_rows(number, "chat_id = ?", &[chat_id], &mut found)?;
                 }
                 let acts = "id IN (SELECT act_id FROM erasures WHERE chat_id = ?)";
-                self.add_rows(ACTS, acts, chat_id, &mut found)?;
+                self.add_rows(ACTS, acts, &[chat_id], &mut found)?;
             }
             Subject::Act(id) => {
-                self.add_rows(ACTS, "id = ?", id, &mut found)?;
+                self.add_rows(ACTS, "id = ?", &[id], &mut found)?;
                 for number in OF_ACT {
-                    self.add_rows(number, "act_id = ?", id, &mut found)?;
+                    self.add_rows(number, "act_id = ?", &[id], &mut found)?;
                 }
             }
         }
         Ok(found)
     }
 
-    fn add_rows(
+    pub(super) fn add_rows(
         &self,
         number: u8,
         which: &str,
-        value: &dyn ToSql,
+        values: &[&dyn ToSql],
         found: &mut BTreeMap<RowName, Fields>,
     ) -> Result<(), Error> {
         let form = Form::of(number).expect("listed by its number");
-        let mut select = self.connection.prepare(&format!("{} WHERE {which}", form.select()))?;
-        let mut rows = select.query([value])?;
+        let mut select = self.connection.prepare_cached(&format!("{} WHERE {which}", form.select()))?;
+        let mut rows = select.query(values)?;
         while let Some(row) = rows.next()? {
             let Some(key) = form.key_of(row)? else { continue };
             found.insert((number, key), fields(form, row)?);
@@ -180,7 +180,7 @@ impl Snapshot {
         Ok(leaves)
     }
 
-    fn each_pack(&self, mut take: impl FnMut(&Pack<'_>) -> Result<(), Error>) -> Result<(), Error> {
+    pub(super) fn each_pack(&self, mut take: impl FnMut(&Pack<'_>) -> Result<(), Error>) -> Result<(), Error> {
         let sql =
             "SELECT first_leaf, leaves, sealed_later_at, refs, seed, salts, hashes FROM seals ORDER BY first_leaf";
         let mut select = self.connection.prepare_cached(sql)?;
@@ -193,7 +193,7 @@ impl Snapshot {
     }
 }
 
-fn damaged() -> Error {
+pub(super) fn damaged() -> Error {
     Error::new(ErrorKind::Corrupt, "the evidence is damaged, and proves nothing: see `gms-recorder verify`")
 }
 
