@@ -207,6 +207,19 @@ pub fn key_file(
     Ok(config.evidence.key_path(&config.recording.database))
 }
 
+/// The spool of an archive. Like [`database`] it needs nothing else of the configuration.
+///
+/// # Errors
+/// As [`database`].
+pub fn spool(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<PathBuf, Problems> {
+    let recording = of_archive(file, environment, flags)?.recording;
+    Ok(recording.spool_path(&recording.database))
+}
+
 /// How long chats are kept. Like [`database`] it needs nothing else of the configuration.
 ///
 /// # Errors

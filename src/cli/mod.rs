@@ -16,6 +16,8 @@ pub mod errors;
 pub mod holes;
 pub mod sql;
 pub mod snapshot;
+pub mod backup;
+pub mod restore;
 pub mod verify;
 pub mod prove;
 pub mod hold;
@@ -98,6 +100,10 @@ pub enum Command {
     Sql(sql::Args),
     /// Copy a live archive, consistently
     Snapshot(snapshot::Args),
+    /// Back up a live archive: a copy that is verified before it gets its name
+    Backup(backup::Args),
+    /// Put a backup in the place of an archive, which is kept beside it
+    Restore(restore::Args),
     /// Hold everything recorded against its seals: is it whole and unaltered?
     Verify(verify::Args),
     /// Prove that a chat's rows are what was recorded, to somebody who has not the archive
@@ -139,6 +145,14 @@ impl Common {
     /// As [`Common::database`].
     pub fn key_file(&self) -> Result<PathBuf, Problems> {
         config::key_file(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    }
+
+    /// The spool, where there is one.
+    ///
+    /// # Errors
+    /// As [`Common::database`].
+    pub fn spool(&self) -> Result<PathBuf, Problems> {
+        config::spool(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
     }
 
     /// How long chats are kept.
@@ -198,6 +212,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Holes(args) => wait_for(holes::run(args, &common.database()?)),
         Command::Sql(args) => wait_for(sql::run(args, &common.database()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.database()?)),
+        Command::Backup(args) => {
+            let left_out = backup::LeftOut { key_file: common.key_file()?, spool: common.spool()? };
+            wait_for(backup::run(args, &common.database()?, left_out))
+        }
+        Command::Restore(args) => {
+            wait_for(restore::run(args, &common.database()?, &common.key_file()?, &common.spool()?))
+        }
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
         Command::Prove(args) => wait_for(prove::run(args, &common.database()?)),
         Command::Hold(args) => wait_for(hold::run(args, &common.database()?, &common.key_file()?)),

@@ -52,6 +52,8 @@ pub enum Kind {
     Hold,
     /// It may again.
     Unhold,
+    /// A backup took the place of the archive.
+    Restore,
 }
 
 impl Kind {
@@ -64,6 +66,7 @@ impl Kind {
             Self::Mask => "mask",
             Self::Hold => "hold",
             Self::Unhold => "unhold",
+            Self::Restore => "restore",
         }
     }
 }

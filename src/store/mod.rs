@@ -5,6 +5,7 @@
 
 pub mod append;
 pub mod audit;
+pub mod backup;
 pub mod custody;
 pub mod growth;
 pub mod inspect;

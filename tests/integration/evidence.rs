@@ -23,7 +23,8 @@ use crate::spool::lock;
 use crate::support::{Archive, Chat, Client, Origin, Server, count, eventually, folder, get, json_answer, run};
 
 fn answer(database: &Path, anchors: &[&Path]) -> Answer {
-    let question = Question { anchors: anchors.iter().map(|path| path.to_path_buf()).collect(), keys: Vec::new() };
+    let question =
+        Question { anchors: anchors.iter().map(|path| path.to_path_buf()).collect(), keys: Vec::new(), is_copy: false };
     verify(database, &question, &mut |_, _| {}).unwrap_or_else(|error| panic!("{}: {error}", database.display()))
 }
 

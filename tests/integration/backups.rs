@@ -1,0 +1,275 @@
+//! Backups, put back and merged: nothing half-done is taken for done, and what was there is as it was.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use gms_recorder::archive::verify::{Question, verify};
+use gms_recorder::simulator::{Config, Simulator};
+use gms_recorder::store::Store;
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::evidence::{a_run, entries, fill, options, sealed};
+use crate::faults::Mount;
+use crate::support::{Archive, Chat, Client, PROGRAM, Server, folder, run};
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+/// Runs a command on an archive. What it says.
+#[track_caller]
+fn done(words: &[&str], database: &Path) -> String {
+    let (code, out, error) = run(&[words, &["--database", text(database)]].concat());
+    assert_eq!(code, 0, "{words:?}: {error}");
+    out
+}
+
+#[track_caller]
+fn refused(words: &[&str], database: &Path, why: &str) {
+    let (code, _, error) = run(&[words, &["--database", text(database)]].concat());
+    assert!(code == 1 && error.contains(why), "{words:?}: {code} {error}");
+}
+
+/// Begins a command that will be killed.
+fn begun(words: &[&str], database: &Path) -> Child {
+    let mut command = Command::new(PROGRAM);
+    command.args(words).args(["--database", text(database)]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program runs")
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = folder.read_dir().expect("it is there");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn events(database: &Path) -> i64 {
+    let connection = Connection::open(database).expect("an archive");
+    connection.query_row("SELECT count(*) FROM events", (), |row| row.get(0)).expect("it can be read")
+}
+
+/// Events of a further run.
+async fn add(database: &Path, from: u64, count: u64) {
+    let mut store = Store::open(&options(database), &a_run()).await.expect("an archive");
+    store.append(&entries(from, count), &[], true).expect("stored");
+    store.finish(1_795_500_000_000, "{}").expect("noted");
+    store.close().expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_archive_is_backed_up_as_it_is_and_verified() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let server = Server::start(folder.path(), &simulator.addresses(), "");
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    chat.insist(&mut client, "send", "message=before&transcriptPosition=1").await;
+    std::fs::write(folder.path().join("transcripts.db-spool"), "what waits there").expect("the folder is ours");
+    let (dest, name) = (folder.path().join("b.db"), folder.path().join("b.db.partial"));
+    let said = done(&["backup", text(&dest)], &server.database);
+    for words in ["as it was sealed", "transcripts.db.key", "transcripts.db-spool"] {
+        assert!(said.contains(words), "{words} is not in {said}");
+    }
+    assert!(!name.exists() && !folder.path().join("b.db-wal").exists());
+    let held = |path: PathBuf| async move { Archive::open(&path).await.value("SELECT count(*) FROM events").await };
+    assert_eq!(held(dest.clone()).await, held(server.database.clone()).await);
+    let bytes = std::fs::read(&dest).expect("it is there");
+    refused(&["backup", text(&dest)], &server.database, "exists already");
+    assert_eq!(std::fs::read(&dest).expect("it is there"), bytes);
+    chat.insist(&mut client, "send", "message=after&transcriptPosition=1").await;
+
+    let said = done(
+        &["backup", "c.db", "--rate", "20MiB", "--format", "json"].map(|word| match word {
+            "c.db" => text(&name),
+            other => other,
+        }),
+        &server.database,
+    );
+    let said: Value = serde_json::from_str(&said).expect("an object");
+    assert_eq!(said["chats"], 1);
+    assert!(said["leaves"].as_i64() >= said["signed_leaves"].as_i64() && said["spool_bytes"] == 16, "{said}");
+}
+
+#[tokio::test]
+async fn what_was_changed_by_hand_is_no_backup() {
+    let folder = folder();
+    let (database, dest) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 300).await;
+    let connection = Connection::open(&database).expect("an archive");
+    connection.execute_batch("UPDATE events SET text = 'another' WHERE event_index = 3").expect("it is ours");
+    drop(connection);
+    refused(&["backup", text(&dest)], &database, "not as it was sealed");
+    assert_eq!(names(folder.path()).iter().filter(|name| name.starts_with("b.db")).count(), 0);
+}
+
+#[tokio::test]
+async fn a_backup_that_is_killed_or_has_no_room_is_none() {
+    let folder = folder();
+    let (database, dest) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    let partial = folder.path().join("b.db.partial");
+    fill(&database, 5_000).await;
+    let mut child = begun(&["backup", text(&dest), "--rate", "100KiB"], &database);
+    while partial.metadata().map_or(0, |found| found.len()) == 0 {
+        assert!(child.try_wait().expect("it is ours").is_none(), "it ended early");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    refused(&["backup", text(&dest)], &database, "another process is writing");
+    child.kill().expect("it runs");
+    child.wait().expect("it is dead");
+    assert!(partial.exists() && !dest.exists());
+    done(&["backup", text(&dest)], &database);
+    assert!(!partial.exists());
+    sealed(&dest);
+    assert_eq!(events(&dest), events(&database));
+
+    let mount = Mount::new(512);
+    refused(&["backup", text(&mount.0.path().join("b.db"))], &database, "copy");
+    assert!(names(mount.0.path()).is_empty(), "{:?}", names(mount.0.path()));
+    sealed(&database);
+}
+
+#[tokio::test]
+async fn a_backup_takes_the_place_of_its_archive_which_is_kept() {
+    let folder = folder();
+    let (database, backup) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 600).await;
+    done(&["backup", text(&backup)], &database);
+    let at_backup = events(&database);
+    add(&database, 2_000, 30).await;
+    let later = events(&database);
+    assert_eq!(later, at_backup + 30);
+
+    // A reader would take the new archive's log away when it ends.
+    let reader = Connection::open(&database).expect("an archive");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM events").expect("it can be read");
+    refused(&["restore", text(&backup)], &database, "open");
+    drop(reader);
+    assert_eq!(events(&database), later);
+
+    let said = done(&["restore", text(&backup)], &database);
+    assert_eq!(events(&database), at_backup);
+    sealed(&database);
+    let kept: Vec<_> = names(folder.path()).into_iter().filter(|name| name.contains(".before-")).collect();
+    assert!(kept.len() == 1 && said.contains(&kept[0]), "{kept:?} {said}");
+    assert_eq!(events(&folder.path().join(&kept[0])), later);
+    sealed(&folder.path().join(&kept[0]));
+    let acts = "SELECT kind FROM acts ORDER BY id DESC LIMIT 1";
+    assert_eq!(Archive::open(&database).await.value(acts).await, "restore");
+    assert_eq!(events(&backup), at_backup);
+    add(&database, 3_000, 10).await;
+    sealed(&database);
+}
+
+#[tokio::test]
+async fn what_is_no_sound_backup_of_this_archive_replaces_nothing() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    let (database, backup) = (path("a.db"), path("b.db"));
+    fill(&database, 300).await;
+    done(&["backup", text(&backup)], &database);
+    fill(&path("other.db"), 300).await;
+    std::fs::write(path("text.db"), "no database at all, and long enough for one").expect("the folder is ours");
+    let before = std::fs::read(&database).expect("it is there");
+    refused(&["restore", text(&path("other.db"))], &database, "of another archive");
+    refused(&["restore", text(&path("text.db"))], &database, "not a SQLite database");
+    refused(&["restore", text(&path("no.db"))], &database, "no archive at");
+    refused(&["restore", text(&database)], &database, "the archive itself");
+    let lock = std::fs::File::create(path("a.db.lock")).expect("the folder is ours");
+    lock.lock().expect("nobody has it");
+    refused(&["restore", text(&backup)], &database, "stop it first");
+    drop(lock);
+    let connection = Connection::open(&backup).expect("an archive");
+    connection.execute_batch("UPDATE events SET text = 'another' WHERE event_index = 3").expect("it is ours");
+    drop(connection);
+    refused(&["restore", text(&backup)], &database, "not as it was sealed");
+    assert_eq!(std::fs::read(&database).expect("it is there"), before);
+    assert!(!names(folder.path()).iter().any(|name| name.contains(".before-") || name.contains(".restoring")));
+}
+
+/// Of a server that was killed, with all of its last commits in the log; or no database any longer.
+#[tokio::test]
+async fn no_log_is_left_for_the_restored_archive() {
+    let folder = folder();
+    let (database, backup) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 300).await;
+    done(&["backup", text(&backup)], &database);
+    let mut store = Store::open(&options(&database), &a_run()).await.expect("an archive");
+    store.append(&entries(2_000, 30), &[], true).expect("stored");
+    drop(store); // leaves its log behind
+    assert!(folder.path().join("a.db-wal").metadata().expect("it is there").len() > 0);
+    done(&["restore", text(&backup)], &database);
+    assert!(!folder.path().join("a.db-wal").exists());
+    assert_eq!(events(&database), 300);
+    let kept =
+        |folder: &Path| names(folder).into_iter().rfind(|name| name.contains(".before-") && !name.ends_with("-wal"));
+    assert_eq!(events(&folder.path().join(kept(folder.path()).expect("it is kept"))), 330);
+
+    std::fs::write(&database, "nothing that could be read, whoever did that".repeat(500)).expect("the folder is ours");
+    std::fs::write(folder.path().join("a.db-wal"), "a log of something").expect("the folder is ours");
+    let said = done(&["restore", text(&backup)], &database);
+    assert!(said.contains("could not be read"), "{said}");
+    assert_eq!(events(&database), 300);
+    assert!(names(folder.path()).iter().any(|name| name.contains(".before-") && name.ends_with("-wal")));
+    sealed(&database);
+}
+
+#[tokio::test]
+async fn a_restore_that_is_killed_or_has_no_room_leaves_one_of_both() {
+    let folder = folder();
+    let (database, backup) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 3_000).await;
+    done(&["backup", text(&backup)], &database);
+    add(&database, 9_000, 30).await;
+    let mut ends = [0, 0];
+    for round in 0..12_u64 {
+        let mut child = begun(&["restore", text(&backup)], &database);
+        std::thread::sleep(Duration::from_millis(20 + round * 60));
+        let _ = child.kill();
+        child.wait().expect("it is dead");
+        let found = events(&database);
+        assert!(found == 3_000 || found == 3_030, "{found}");
+        ends[usize::from(found == 3_000)] += 1;
+        sealed(&database);
+        if found == 3_000 {
+            add(&database, 9_000, 30).await;
+        }
+    }
+    println!("{} old, {} new", ends[0], ends[1]);
+
+    let mount = Mount::new(8192);
+    let small = mount.0.path().join("a.db");
+    done(&["backup", text(&small)], &database);
+    mount.fill();
+    let before = std::fs::read(&small).expect("it is there");
+    refused(&["restore", text(&backup)], &small, "");
+    assert_eq!(std::fs::read(&small).expect("it is there"), before);
+    let left: Vec<_> = names(mount.0.path()).into_iter().filter(|name| name.contains("restoring")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// An anchor knows what was recorded after the backup: of a copy that is no fault, and it is said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_backup_lacks_is_said_by_the_anchor() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let anchor = folder.path().join("anchor");
+    let settings = format!("[evidence]\nanchor_file = \"{}\"\ncheckpoint_interval = \"1s\"\n", anchor.display());
+    let mut server = Server::start(folder.path(), &simulator.addresses(), &settings);
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    chat.insist(&mut client, "send", "message=before&transcriptPosition=1").await;
+    let backup = folder.path().join("b.db");
+    done(&["backup", text(&backup)], &server.database);
+    chat.insist(&mut client, "send", "message=after&transcriptPosition=1").await;
+    server.stop();
+    let said = done(&["restore", text(&backup), "--anchor", text(&anchor), "--format", "json"], &server.database);
+    let said: Value = serde_json::from_str(&said).expect("an object");
+    assert!(said["lacks_up_to_leaf"].as_i64() > said["leaves"].as_i64(), "{said}");
+    let question = |is_copy| Question { anchors: vec![anchor.clone()], is_copy, ..Question::default() };
+    let honest = verify(&backup, &question(true), &mut |_, _| {}).expect("it can be read");
+    assert!(honest.fault_count() == 0 && honest.later.is_some());
+    assert!(verify(&server.database, &question(false), &mut |_, _| {}).expect("it can be read").fault_count() > 0);
+    server.start_again();
+}
