@@ -18,6 +18,7 @@ pub mod sql;
 pub mod snapshot;
 pub mod backup;
 pub mod restore;
+pub mod merge;
 pub mod verify;
 pub mod prove;
 pub mod hold;
@@ -36,6 +37,7 @@ use clap::{Parser, Subcommand};
 
 use crate::archive::retention;
 use crate::config::{self, CONFIG_VARIABLE, Config, Flags, Origins, Problems, VARIABLE_PREFIX};
+use crate::gms::mask::Masks;
 use crate::proxy::tls;
 
 const EXIT_CODES: &str = "\
@@ -104,6 +106,8 @@ pub enum Command {
     Backup(backup::Args),
     /// Put a backup in the place of an archive, which is kept beside it
     Restore(restore::Args),
+    /// Bring another proxy's archive into this one
+    Merge(merge::Args),
     /// Hold everything recorded against its seals: is it whole and unaltered?
     Verify(verify::Args),
     /// Prove that a chat's rows are what was recorded, to somebody who has not the archive
@@ -153,6 +157,14 @@ impl Common {
     /// As [`Common::database`].
     pub fn spool(&self) -> Result<PathBuf, Problems> {
         config::spool(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    }
+
+    /// The rules of masking.
+    ///
+    /// # Errors
+    /// As [`Common::database`].
+    pub fn masks(&self) -> Result<Masks, Problems> {
+        config::masks(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
     }
 
     /// How long chats are kept.
@@ -219,6 +231,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Restore(args) => {
             wait_for(restore::run(args, &common.database()?, &common.key_file()?, &common.spool()?))
         }
+        Command::Merge(args) => wait_for(merge::run(args, &common.database()?, &common.key_file()?, common.masks()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
         Command::Prove(args) => wait_for(prove::run(args, &common.database()?)),
         Command::Hold(args) => wait_for(hold::run(args, &common.database()?, &common.key_file()?)),

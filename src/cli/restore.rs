@@ -19,9 +19,7 @@ use crate::store::{ArchiveLock, inspect};
 
 const EXAMPLE: &str = "\
 Example:
-  systemctl stop gms-recorder
   gms-recorder restore /mnt/backup/transcripts-monday.db --anchor /mnt/audit/checkpoints
-  systemctl start gms-recorder
 
 Exit codes:
   0  the backup is at its place

@@ -17,7 +17,8 @@ use super::read::{has_wal, immutable_uri};
 use super::seal::destroyed::unpacked;
 use super::seal::merkle::{HASH_BYTES, Hash, Tree};
 use super::seal::{
-    CHATS, Canonical, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, RUNS, Refs, SALT_BYTES, SEEN_STEP_MS, SPOOLS, salt,
+    CHATS, Canonical, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, MERGES, RUNS, Refs, SALT_BYTES, SEEN_STEP_MS,
+    SPOOLS, salt,
 };
 use super::{Error, ErrorKind, MIGRATIONS};
 
@@ -25,6 +26,8 @@ use marks::Marks;
 
 /// Faults that are told one by one; the others are counted.
 const FAULTS_TOLD: usize = 20;
+/// The migration that brought the table of [`MERGES`].
+const MERGES_MIGRATION: i64 = 8;
 /// How long a checkpoint of the write-ahead log is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -216,6 +219,8 @@ struct Walk<'s> {
     runs: BTreeMap<i64, u64>,
     /// Leaves by their numbers: that their salts were destroyed is said (named), and so it is (fits).
     erased: Marks,
+    /// False of a backup of an earlier release.
+    has_merges: bool,
     bytes: Canonical,
     found: Found,
 }
@@ -280,6 +285,7 @@ impl<'s> Walk<'s> {
             marks,
             runs: BTreeMap::new(),
             erased: Marks::new(true),
+            has_merges: false,
             bytes: Canonical::default(),
             found: Found::default(),
         };
@@ -295,7 +301,9 @@ impl<'s> Walk<'s> {
         for name in names {
             faults.add(format!("trigger {}", name?), "gms-recorder makes none: somebody changes rows by it");
         }
-        for form in &FORMS {
+        let applied = "SELECT 1 FROM _sqlx_migrations WHERE version = ? AND success";
+        self.has_merges = self.connection.prepare(applied)?.exists([MERGES_MIGRATION])?;
+        for form in FORMS.iter().filter(|form| form.number != MERGES || self.has_merges) {
             let key: Vec<&str> = form.key.iter().map(|column| column.0).collect();
             let wanted = (form.table.to_owned(), key.join(","), form.columns.join(","));
             let sql =
@@ -506,11 +514,13 @@ impl<'s> Walk<'s> {
 
     /// Every row has a leaf, and its latest one fits.
     fn check_rows(&mut self) -> Result<(), Error> {
-        let sql = "SELECT run_id FROM runs WHERE clean = 1 ORDER BY run_id DESC LIMIT 1";
-        let last: Option<i64> = self.connection.query_row(sql, (), |row| row.get(0)).optional()?;
+        // Runs that a merge has brought were signed in another tree.
+        let is_own = if self.has_merges { "run_id NOT IN (SELECT id FROM merged_rows WHERE form = 9)" } else { "1" };
+        let sql = format!("SELECT run_id FROM runs WHERE clean = 1 AND {is_own} ORDER BY run_id DESC LIMIT 1");
+        let last: Option<i64> = self.connection.query_row(&sql, (), |row| row.get(0)).optional()?;
         self.found.last_stop = last.and_then(|run_id| Some((run_id, *self.runs.get(&run_id)?)));
-        let unsealed_runs = self.unsealed_runs()?;
-        for form in &FORMS {
+        let (unsealed_runs, has_merges) = (self.unsealed_runs()?, self.has_merges);
+        for form in FORMS.iter().filter(|form| form.number != MERGES || has_merges) {
             let mut marks = std::mem::replace(&mut self.marks[usize::from(form.number) - 1], Marks::new(true));
             let sql = match form.has_rowid() {
                 true => format!("SELECT rowid FROM {} NOT INDEXED", form.table),

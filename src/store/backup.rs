@@ -189,7 +189,7 @@ pub fn fill(part: &Part, archive: &Path, pace: &Pace<'_>, told: &mut dyn FnMut(u
 }
 
 /// Read-only, with a transaction begun; true where it is read without locks.
-fn source(archive: &Path) -> Result<(Connection, bool), Error> {
+pub(super) fn source(archive: &Path) -> Result<(Connection, bool), Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let begin = |connection: Connection| {
         connection.busy_timeout(BUSY_TIMEOUT)?;

@@ -5,6 +5,7 @@
 
 mod clean;
 mod hold;
+mod merge;
 mod removal;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use super::{Error, ErrorKind, WRITER_PRAGMAS, connect, inspect, wal};
 
 pub use clean::Cleaned;
 pub use hold::{Customer, Held, Hold, InForce, Scope};
+pub use merge::{Merged, Other};
 pub use removal::{Due, How, Outcome, ServicesOf, Target, Waiting};
 
 /// How long the writer of a running `serve` is waited for: its transactions take milliseconds.
@@ -54,6 +56,8 @@ pub enum Kind {
     Unhold,
     /// A backup took the place of the archive.
     Restore,
+    /// Another proxy's archive was brought in.
+    Merge,
 }
 
 impl Kind {
@@ -67,6 +71,7 @@ impl Kind {
             Self::Hold => "hold",
             Self::Unhold => "unhold",
             Self::Restore => "restore",
+            Self::Merge => "merge",
         }
     }
 }

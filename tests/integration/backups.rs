@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::evidence::{a_run, entries, fill, options, sealed};
 use crate::faults::Mount;
-use crate::support::{Archive, Chat, Client, PROGRAM, Server, folder, run};
+use crate::support::{Archive, Chat, Client, PROGRAM, Server, count, folder, run};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
@@ -272,4 +272,196 @@ async fn what_a_backup_lacks_is_said_by_the_anchor() {
     assert!(honest.fault_count() == 0 && honest.later.is_some());
     assert!(verify(&server.database, &question(false), &mut |_, _| {}).expect("it can be read").fault_count() > 0);
     server.start_again();
+}
+
+/// Merges another archive. What it came to.
+#[track_caller]
+pub fn merged(other: &Path, database: &Path) -> Value {
+    let said = done(&["merge", text(other), "--format", "json"], database);
+    serde_json::from_str(&said).expect("an object")
+}
+
+fn texts(database: &Path, sql: &str) -> Vec<String> {
+    let connection = Connection::open(database).expect("an archive");
+    let mut select = connection.prepare(sql).expect("sound SQL");
+    let rows = select.query_map((), |row| row.get(0)).expect("it runs");
+    rows.map(|row| row.expect("a text")).collect()
+}
+
+fn execute(database: &Path, sql: &str) {
+    Connection::open(database).expect("an archive").execute_batch(sql).expect("sound SQL");
+}
+
+#[tokio::test]
+async fn another_archive_comes_in_once_and_what_was_erased_on_either_side_does_not() {
+    let folder = folder();
+    let (database, other) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 300).await;
+    let mut store = Store::open(&options(&other), &a_run()).await.expect("an archive");
+    let mut changed = entries(0, 30);
+    for event in changed.iter_mut().flat_map(|entry| &mut entry.chats).flat_map(|chat| &mut chat.events) {
+        if event.index.get() == 5 {
+            event.raw = event.raw.replace("parcel", "letter");
+        }
+    }
+    store.append(&changed, &[], true).expect("stored");
+    store.append(&entries(30, 600), &[], true).expect("stored");
+    store.finish(1_795_500_000_000, "{}").expect("noted");
+    store.close().expect("closed");
+    let chat = |n: u32| format!("chat{n:012}");
+    // Of ours: one that they have. Of theirs: one that we have, and one that we do not.
+    done(&["erase", "--chat", &chat(2), "--reason", "asked for"], &database);
+    done(&["erase", "--chat", &chat(3), "--chat", &chat(15), "--reason", "asked for"], &other);
+
+    let first = merged(&other, &database);
+    // 21 chats there, two erased: 9 to 9 are known, 10 to 20 are new but for the 15th.
+    let wanted = [
+        ("new", 300),
+        ("duplicate", 239),
+        ("variant", 1),
+        ("suppressed", 30),
+        ("chats", 10),
+        ("tombstones", 1),
+        ("erased_there", 1),
+        ("runs", 1),
+    ];
+    for (name, count) in wanted {
+        assert_eq!(first[name], count, "{name}: {first}");
+    }
+    let found = sealed(&database).found;
+    assert!(found.leaves > 600);
+    let again = merged(&other, &database);
+    for name in ["new", "variant", "chats", "attributes", "errors", "findings", "runs", "tombstones"] {
+        assert_eq!(again[name], 0, "{name}: {again}");
+    }
+    let sql = format!(
+        "SELECT chat_id FROM events WHERE chat_id IN ('{}', '{}', '{}') GROUP BY 1",
+        chat(2),
+        chat(3),
+        chat(15)
+    );
+    assert_eq!(texts(&database, &sql), [chat(3)]);
+    let provenance = "SELECT json_extract(m.runs, '$[0].archive_id') || ' ' || (SELECT archive_id FROM archive) FROM merges m WHERE ended_at IS NOT NULL LIMIT 1";
+    let (theirs, ours) =
+        (&texts(&other, "SELECT archive_id FROM archive")[0], &texts(&database, "SELECT archive_id FROM archive")[0]);
+    assert_eq!(texts(&database, provenance), [format!("{theirs} {ours}")]);
+
+    // A later copy brings what is new, and back again nothing comes that was ours.
+    add(&other, 3_000, 30).await;
+    assert_eq!(merged(&other, &database)["new"], 30);
+    let back = merged(&database, &other);
+    assert_eq!(
+        (&back["new"], &back["runs"], &back["suppressed"]),
+        (&Value::from(0), &Value::from(1), &Value::from(30)),
+        "{back}"
+    );
+    assert_eq!(merged(&other, &database)["runs"], 0);
+    for database in [&database, &other] {
+        sealed(database);
+    }
+    refused(&["merge", text(&database)], &database, "copy of this archive");
+    execute(&other, "UPDATE events SET text = 'another' WHERE event_index = 3");
+    refused(&["merge", text(&other)], &database, "not as it was sealed");
+}
+
+#[tokio::test]
+async fn a_merge_that_is_killed_or_has_no_room_is_gone_on_with() {
+    let folder = folder();
+    let (database, other) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 300).await;
+    fill(&other, 6_000).await;
+    let mut halfway = 0;
+    for round in 0..8_u64 {
+        let mut child = begun(&["merge", text(&other)], &database);
+        std::thread::sleep(Duration::from_millis(300 + round * 150));
+        let _ = child.kill();
+        child.wait().expect("it is dead");
+        sealed(&database);
+        halfway += usize::from((301..6_000).contains(&events(&database)));
+    }
+    println!("{halfway} of 8 ended halfway");
+    assert!(halfway > 0, "no kill came while rows were brought");
+    merged(&other, &database);
+    assert_eq!(events(&database), 6_000);
+    assert_eq!(texts(&database, "SELECT chat_id FROM completeness WHERE holes > 0"), [""; 0]);
+    let sealed_now = sealed(&database).found.leaves;
+    assert_eq!(merged(&other, &database)["chats"], 0);
+    // An act and a merge more, begun and ended.
+    assert!(sealed(&database).found.leaves - sealed_now < 10);
+    sealed(&other);
+
+    let mount = Mount::new(2_048);
+    let small = mount.0.path().join("a.db");
+    fill(&small, 30).await;
+    refused(&["merge", text(&other)], &small, "full");
+    sealed(&small);
+    assert!(events(&small) < 6_000);
+    mount.command(&["mount", "-o", "remount,size=32m"]);
+    merged(&other, &small);
+    assert_eq!(events(&small), 6_000);
+    sealed(&small);
+}
+
+/// Two proxies before the same nodes, one of them killed: chats that went through both.
+struct Pair {
+    simulator: Simulator,
+    first: Server,
+    second: Server,
+    _folders: [tempfile::TempDir; 2],
+}
+
+impl Pair {
+    async fn recorded() -> Self {
+        let simulator = Simulator::start(Config::nodes(2)).await.expect("free ports");
+        let folders = [folder(), folder()];
+        let [first, mut second] = [0, 1].map(|n| Server::start(folders[n].path(), &simulator.addresses(), ""));
+        let chats = count("TEST_PAIR_CHATS", 20);
+        for n in 0..chats {
+            let (mut one, mut other) = (Client::new(first.address), Client::new(second.address));
+            let chat = Chat::open(&mut one, &format!("nickname=Anna{n}&emailAddress=anna{n}@example.com")).await;
+            let mut position = 1;
+            for m in 0..6 {
+                if (n, m) == (chats / 2, 3) {
+                    second.kill();
+                }
+                let client =
+                    if m % 2 == 1 && n <= chats / 2 && !(n == chats / 2 && m >= 3) { &mut other } else { &mut one };
+                let form = format!("message=m{m}&transcriptPosition={position}");
+                let answer = chat.insist(client, "send", &form).await;
+                position = answer["nextPosition"].as_i64().expect("an answer with a position");
+            }
+            chat.insist(&mut one, "disconnect", &format!("transcriptPosition={position}")).await;
+        }
+        Self { simulator, first, second, _folders: folders }
+    }
+
+    /// What the simulator says that clients could see.
+    fn account(&self) -> Vec<String> {
+        let chats = self.simulator.account().chats;
+        let of = |chat: &gms_recorder::simulator::ChatAccount| {
+            chat.visible().map(|event| format!("{} {}", chat.chat_id, event.index)).collect::<Vec<_>>()
+        };
+        let mut events: Vec<String> = chats.iter().flat_map(of).collect();
+        events.sort();
+        events
+    }
+}
+
+const EVENTS: &str = "SELECT chat_id || ' ' || event_index AS e FROM events ORDER BY e";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pair_of_proxies_has_one_account_once_merged() {
+    let mut pair = Pair::recorded().await;
+    let alone = texts(&pair.first.database, EVENTS);
+    let account = pair.account();
+    assert!(alone.len() < account.len(), "the second one would not be needed");
+    let said = merged(&pair.second.database, &pair.first.database);
+    assert!(said["new"].as_u64() > Some(0) && said["runs"] == 1, "{said}");
+    pair.first.stop();
+    let database = &pair.first.database;
+    assert_eq!(texts(database, EVENTS), account);
+    let open = "SELECT chat_id || ' ' || status FROM completeness WHERE holes > 0 OR covered_to < next_position";
+    assert_eq!(texts(database, open), [""; 0]);
+    sealed(database);
+    assert_eq!(events(database), account.len() as i64);
 }
