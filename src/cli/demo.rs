@@ -59,11 +59,11 @@ pub async fn run(_: Args, database: Option<PathBuf>) -> anyhow::Result<()> {
     simulator.stop().await;
 
     println!("\n── the transcript, as recorded ──\n");
-    transcript::run(transcript::Args::of(&chat_id), &database).await?;
+    transcript::run(transcript::Args::of(&chat_id), std::slice::from_ref(&database)).await?;
     println!("\n── the error, as audited ──\n");
-    errors::run(errors::Args::of_chat(&chat_id), &database).await?;
+    errors::run(errors::Args::of_chat(&chat_id), std::slice::from_ref(&database)).await?;
     println!("\n── what was masked before it was written ──\n");
-    sql::run(sql::Args::of(MASKED), &database).await?;
+    sql::run(sql::Args::of(MASKED), std::slice::from_ref(&database)).await?;
     println!("\n── is it as it was recorded? (verify) ──\n");
     verify::run(verify::Args::default(), &database).await?;
     let database = database.display();

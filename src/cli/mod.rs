@@ -74,9 +74,10 @@ pub struct Common {
     /// The configuration file (TOML); without one the defaults hold [env: GMS_RECORDER_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The archive, a SQLite file [env: GMS_RECORDER_DATABASE] [default: transcripts.db]
+    /// The archive, a SQLite file; chats, transcript, errors, holes and sql take several, and read them as one
+    /// [env: GMS_RECORDER_DATABASE] [default: transcripts.db]
     #[arg(long, global = true, value_name = "PATH")]
-    pub database: Option<PathBuf>,
+    pub database: Vec<PathBuf>,
 }
 
 /// The commands, in the order of the help.
@@ -126,6 +127,20 @@ pub enum Command {
     Node(node::Args),
 }
 
+impl Command {
+    /// Only what shows rows takes several.
+    fn check_databases(&self, common: &Common) -> Result<(), output::Usage> {
+        let takes_several =
+            matches!(self, Self::Chats(_) | Self::Transcript(_) | Self::Errors(_) | Self::Holes(_) | Self::Sql(_));
+        match takes_several || common.database.len() <= 1 {
+            true => Ok(()),
+            false => Err(output::Usage(
+                "one --database: only chats, transcript, errors, holes and sql read several at once".into(),
+            )),
+        }
+    }
+}
+
 impl Common {
     /// The whole configuration, with what the command line of `serve` says of it, and where each option was set.
     ///
@@ -141,6 +156,14 @@ impl Common {
     /// [`Problems`] that stand in the way of knowing which.
     pub fn database(&self) -> Result<PathBuf, Problems> {
         config::database(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    }
+
+    /// All that a reading command opens, which are read as one.
+    ///
+    /// # Errors
+    /// As [`Common::database`].
+    pub fn databases(&self) -> Result<Vec<PathBuf>, Problems> {
+        if self.database.len() > 1 { Ok(self.database.clone()) } else { Ok(vec![self.database()?]) }
     }
 
     /// The private key that signs its checkpoints.
@@ -193,7 +216,7 @@ impl Common {
         Flags {
             listen: args.listen.clone(),
             upstreams: args.upstreams.clone(),
-            database: self.database.clone(),
+            database: self.database.first().cloned(),
             admin: args.admin.clone(),
         }
     }
@@ -213,16 +236,17 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 /// What went wrong, for [`report`].
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let common = cli.common;
+    cli.command.check_databases(&common)?;
     match cli.command {
         Command::Serve(args) => wait_for(serve::run(&args, &common)), // the proxy's threads are its own
         Command::Check(args) => wait_for(check::run(&args, &common)),
-        Command::Demo(args) => wait_for(demo::run(args, common.database)),
+        Command::Demo(args) => wait_for(demo::run(args, common.database.into_iter().next())),
         Command::Simulate(args) => wait_for(simulate::run(args)),
-        Command::Chats(args) => wait_for(chats::run(args, &common.database()?)),
-        Command::Transcript(args) => wait_for(transcript::run(args, &common.database()?)),
-        Command::Errors(args) => wait_for(errors::run(args, &common.database()?)),
-        Command::Holes(args) => wait_for(holes::run(args, &common.database()?)),
-        Command::Sql(args) => wait_for(sql::run(args, &common.database()?)),
+        Command::Chats(args) => wait_for(chats::run(args, &common.databases()?)),
+        Command::Transcript(args) => wait_for(transcript::run(args, &common.databases()?)),
+        Command::Errors(args) => wait_for(errors::run(args, &common.databases()?)),
+        Command::Holes(args) => wait_for(holes::run(args, &common.databases()?)),
+        Command::Sql(args) => wait_for(sql::run(args, &common.databases()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.database()?)),
         Command::Backup(args) => {
             let left_out = backup::LeftOut { key_file: common.key_file()?, spool: common.spool()? };
@@ -334,7 +358,7 @@ mod tests {
             ["gms-recorder --config a.toml --database b.db check", "gms-recorder check --config a.toml --database b.db"]
         {
             let common = parse(line).expect(line).common;
-            assert_eq!((common.config, common.database), (Some("a.toml".into()), Some("b.db".into())), "{line}");
+            assert_eq!((common.config, common.database), (Some("a.toml".into()), vec!["b.db".into()]), "{line}");
         }
         let Command::Serve(args) =
             parse("gms-recorder serve --upstream http://a --upstream http://b").expect("right").command

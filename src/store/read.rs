@@ -6,6 +6,7 @@
 pub(crate) mod fixture;
 pub mod snapshot;
 pub mod statement;
+mod united;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,6 +76,8 @@ pub struct Archive {
     connection: SqliteConnection,
     path: PathBuf,
     is_immutable: bool,
+    /// Several files, united by views.
+    is_united: bool,
 }
 
 impl Archive {
@@ -116,7 +119,7 @@ impl Archive {
             .await
             .map_err(named)?;
         match application == super::APPLICATION_ID && tables == 1 {
-            true => Ok(Self { connection, path: path.to_owned(), is_immutable: immutable }),
+            true => Ok(Self { connection, path: path.to_owned(), is_immutable: immutable, is_united: false }),
             false => Err(Error::NotAnArchive(path.to_owned())),
         }
     }
@@ -181,7 +184,7 @@ impl Archive {
     /// As SQLite.
     pub async fn removal(&mut self, chat_id: &str) -> Result<Option<String>, Error> {
         let has = "SELECT count(*) FROM sqlite_master WHERE name = 'removals'";
-        if sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? == 0 {
+        if !self.is_united && sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? == 0 {
             return Ok(None); // of an earlier release
         }
         let sql =
@@ -340,7 +343,7 @@ impl Archive {
     /// As SQLite.
     pub async fn interruptions(&mut self) -> Result<Vec<Interruption>, Error> {
         let has = "SELECT count(*) FROM sqlite_master WHERE name = 'merged_rows'";
-        let has_merges = sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? > 0;
+        let has_merges = self.is_united || sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? > 0;
         let query = if has_merges { INTERRUPTIONS_OF_EACH } else { INTERRUPTIONS };
         Ok(sqlx::query_as(query).bind(INTERRUPTIONS_MAX).fetch_all(&mut self.connection).await?)
     }

@@ -450,17 +450,45 @@ impl Pair {
 const EVENTS: &str = "SELECT chat_id || ' ' || event_index AS e FROM events ORDER BY e";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pair_of_proxies_has_one_account_once_merged() {
+async fn a_pair_of_proxies_has_one_account_read_together_or_merged() {
     let mut pair = Pair::recorded().await;
     let alone = texts(&pair.first.database, EVENTS);
     let account = pair.account();
     assert!(alone.len() < account.len(), "the second one would not be needed");
+    let (one, other) = (text(&pair.first.database), text(&pair.second.database));
+    let read = |words: &[&str]| {
+        let (code, out, error) = run(&[words, &["--database", one, "--database", other]].concat());
+        assert_eq!(code, 0, "{words:?}: {error}");
+        out
+    };
+    let both = read(&["sql", EVENTS, "--format", "csv"]);
+    assert_eq!(both.lines().skip(1).map(str::trim).collect::<Vec<_>>(), account);
+    let open = "SELECT chat_id || ' ' || status FROM completeness WHERE holes > 0 OR covered_to < next_position";
+    assert_eq!(read(&["sql", open, "--format", "csv"]).lines().count(), 1);
+    assert!(read(&["holes"]).starts_with("no holes"));
+    assert!(!done(&["holes"], &pair.first.database).starts_with("no holes"));
+    let chats = read(&["chats", "--format", "json", "--limit", "1000"]);
+    assert_eq!(chats.lines().count(), pair.simulator.account().chats.len());
+    let chat: Value = serde_json::from_str(chats.lines().next().expect("a chat")).expect("an object");
+    assert_eq!(chat["status"], "complete", "{chat}");
+    let shown = read(&["transcript", chat["chat_id"].as_str().expect("a text"), "--format", "json"]);
+    assert!((0..6).all(|m| shown.contains(&format!("\"m{m}\""))), "{shown}");
+    read(&["errors"]);
+    for view in ["chat_summary", "daily_summary", "error_audit", "transcript", "removals"] {
+        read(&["sql", &format!("SELECT count(*) FROM {view}")]);
+    }
+    for (words, why) in [(["verify"], "one --database"), (["chats"], "")] {
+        let twice = [&words[..], &["--database", one, "--database", one]].concat();
+        let (code, _, error) = run(&twice);
+        assert!(code > 0 && error.contains(why), "{words:?}: {error}");
+    }
     let said = merged(&pair.second.database, &pair.first.database);
     assert!(said["new"].as_u64() > Some(0) && said["runs"] == 1, "{said}");
     pair.first.stop();
     let database = &pair.first.database;
+    let (code, _, error) = run(&["chats", "--database", text(database), "--database", text(&pair.second.database)]);
+    assert!(code > 0 && error.contains("in it already"), "{error}");
     assert_eq!(texts(database, EVENTS), account);
-    let open = "SELECT chat_id || ' ' || status FROM completeness WHERE holes > 0 OR covered_to < next_position";
     assert_eq!(texts(database, open), [""; 0]);
     sealed(database);
     assert_eq!(events(database), account.len() as i64);
