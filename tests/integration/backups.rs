@@ -10,7 +10,7 @@ use gms_recorder::store::Store;
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::evidence::{a_run, entries, fill, options, sealed};
+use crate::evidence::{a_run, busy, entries, fill, options, sealed};
 use crate::faults::Mount;
 use crate::support::{Archive, Chat, Client, PROGRAM, Server, count, folder, run};
 
@@ -346,13 +346,23 @@ async fn another_archive_comes_in_once_and_what_was_erased_on_either_side_does_n
         (&texts(&other, "SELECT archive_id FROM archive")[0], &texts(&database, "SELECT archive_id FROM archive")[0]);
     assert_eq!(texts(&database, provenance), [format!("{theirs} {ours}")]);
 
+    // What was erased there is suppressed here, too.
+    let mut store = Store::open(&options(&database), &a_run()).await.expect("an archive");
+    let delivered = store.append(&entries(450, 30), &[], true).expect("stored");
+    assert_eq!(
+        delivered.tallies.iter().map(|tally| (tally.suppressed, tally.new)).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)),
+        (30, 0)
+    );
+    store.finish(1_795_500_000_000, "{}").expect("noted");
+    store.close().expect("closed");
+
     // A later copy brings what is new, and back again nothing comes that was ours.
     add(&other, 3_000, 30).await;
     assert_eq!(merged(&other, &database)["new"], 30);
     let back = merged(&database, &other);
     assert_eq!(
         (&back["new"], &back["runs"], &back["suppressed"]),
-        (&Value::from(0), &Value::from(1), &Value::from(30)),
+        (&Value::from(0), &Value::from(2), &Value::from(30)),
         "{back}"
     );
     assert_eq!(merged(&other, &database)["runs"], 0);
@@ -362,6 +372,54 @@ async fn another_archive_comes_in_once_and_what_was_erased_on_either_side_does_n
     refused(&["merge", text(&database)], &database, "copy of this archive");
     execute(&other, "UPDATE events SET text = 'another' WHERE event_index = 3");
     refused(&["merge", text(&other)], &database, "not as it was sealed");
+}
+
+/// One of everything, through a proxy that had it all: errors, findings, outages, files, maskings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_row_comes_along_once() {
+    let folder = folder();
+    let (database, other) = (folder.path().join("a.db"), busy(folder.path()).await);
+    add(&database, 30_000, 30).await;
+    let rows = |database: &Path, what: &str| texts(database, &format!("SELECT count(*) || '' FROM {what}"))[0].clone();
+    let own = ["events", "coverage", "chats"].map(|table| rows(&database, table).parse::<usize>().expect("a number"));
+    let said = merged(&other, &database);
+    assert!(
+        ["errors", "findings", "outages", "files", "attributes", "variant"]
+            .iter()
+            .all(|name| said[name].as_u64() > Some(0)),
+        "{said}"
+    );
+    for table in
+        ["api_errors", "findings", "outages", "file_transfers", "chat_attributes", "maskings", "event_variants"]
+    {
+        assert_eq!(rows(&database, table), rows(&other, table), "{table}");
+    }
+    for (table, own) in ["events", "coverage", "chats"].iter().zip(own) {
+        let theirs: usize = rows(&other, table).parse().expect("a number");
+        assert_eq!(rows(&database, table), (own + theirs).to_string(), "{table}");
+    }
+    // What differs is numbers: a masking is of the row that it was of.
+    let masked = "SELECT m.field || m.rule || m.at_character || coalesce(a.name, e.operation, m.event_index, '') AS x FROM maskings m
+        LEFT JOIN chat_attributes a ON m.what = 'attribute' AND a.id = m.row_id
+        LEFT JOIN api_errors e ON m.what = 'error' AND e.id = m.row_id ORDER BY x";
+    assert_eq!(texts(&database, masked), texts(&other, masked));
+    let again = merged(&other, &database);
+    for name in ["new", "variant", "chats", "attributes", "errors", "findings", "outages", "files", "runs"] {
+        assert_eq!(again[name], 0, "{name}: {again}");
+    }
+    let before = (rows(&database, "api_errors"), texts(&database, "SELECT sum(repeats) || '' FROM findings"));
+    sealed(&database);
+    sealed(&other);
+    let third = folder.path().join("third.db");
+    add(&third, 60_000, 30).await;
+    merged(&database, &third);
+    // By way of another one they are known, too.
+    let by_way = merged(&other, &third);
+    for name in ["new", "errors", "findings", "outages", "files", "runs"] {
+        assert_eq!(by_way[name], 0, "{name}: {by_way}");
+    }
+    assert_eq!((rows(&third, "api_errors"), texts(&third, "SELECT sum(repeats) || '' FROM findings")), before);
+    sealed(&third);
 }
 
 #[tokio::test]

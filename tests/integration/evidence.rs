@@ -124,7 +124,7 @@ fn page(text: &str) -> String {
 
 /// An archive of a run in which everything happened: chats, errors, folded ones, variants, findings, maskings, a file, an
 /// outage, a hold, chats that were erased and one that waits for it.
-async fn busy(folder: &Path) -> PathBuf {
+pub async fn busy(folder: &Path) -> PathBuf {
     let simulator = Simulator::start(Config::nodes(2)).await.expect("free ports");
     let mut server = Server::start(folder, &simulator.addresses(), "[recording]\nwhen_unavailable = \"spool\"\n");
     let mut client = Client::new(server.address);
