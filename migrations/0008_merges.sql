@@ -35,6 +35,8 @@ CREATE TABLE merged_rows (
 ) WITHOUT ROWID;
 CREATE INDEX merged_rows_by_id ON merged_rows (form, id);
 
+-- acts.kind is also: restore (a backup took the archive's place), merge.
+
 -- The latest address of a customer is the one observed last, whichever was written last.
 DROP VIEW chat_summary;
 CREATE VIEW chat_summary AS

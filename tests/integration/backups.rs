@@ -551,3 +551,22 @@ async fn a_pair_of_proxies_has_one_account_read_together_or_merged() {
     sealed(database);
     assert_eq!(events(database), account.len() as i64);
 }
+
+/// A backup outlives releases: one of the schema before merges is verified, backed up and put back as any other.
+#[tokio::test]
+async fn backups_of_the_release_before_are_sound_and_come_back() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/schema_0007.sql");
+    let shell =
+        Command::new("sqlite3").arg(path("old.db")).arg(format!(".read {fixture}")).stdout(Stdio::null()).status();
+    assert!(shell.expect("tests/run installs sqlite3").success());
+    done(&["backup", text(&path("b.db"))], &path("old.db"));
+    done(&["restore", text(&path("b.db"))], &path("new.db"));
+    assert_eq!((events(&path("new.db")), sealed(&path("new.db")).found.leaves), (12, 46));
+    refused(&["merge", text(&path("b.db"))], &path("new.db"), "copy of this archive");
+    fill(&path("other.db"), 30).await;
+    refused(&["merge", text(&path("other.db"))], &path("new.db"), "earlier release");
+    assert_eq!(merged(&path("b.db"), &path("other.db"))["new"], 12);
+    sealed(&path("other.db"));
+}
