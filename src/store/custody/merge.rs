@@ -77,6 +77,17 @@ impl Other {
         Ok((self.archive_id.clone(), id))
     }
 
+    fn masked_by_number(&self) -> Result<BTreeMap<(u8, i64), Vec<i64>>, Error> {
+        let sql = "SELECT what, row_id, id FROM maskings WHERE what IN ('error', 'finding') AND row_id IS NOT NULL ORDER BY id";
+        let mut select = self.connection.prepare(sql)?;
+        let (mut rows, mut masked) = (select.query(())?, BTreeMap::<_, Vec<i64>>::new());
+        while let Some(row) = rows.next()? {
+            let form = if row.get_ref(0)?.as_str() == Ok("error") { ERRORS } else { FINDINGS };
+            masked.entry((form, row.get(1)?)).or_default().push(row.get(2)?);
+        }
+        Ok(masked)
+    }
+
     fn count(&self, sql: &str) -> Result<u64, Error> {
         let count: i64 = self.connection.query_row(sql, (), |row| row.get(0))?;
         Ok(count.unsigned_abs())
@@ -173,6 +184,8 @@ struct Merge<'m> {
     merge_id: i64,
     /// Runs here, by their numbers there.
     runs: BTreeMap<i64, i64>,
+    /// Numbers of the maskings of their errors and findings, which no index finds.
+    masked: BTreeMap<(u8, i64), Vec<i64>>,
     merged: Merged,
 }
 
@@ -185,8 +198,8 @@ impl<'m> Merge<'m> {
         let note = "SELECT note FROM checkpoints ORDER BY number DESC LIMIT 1";
         let note: Option<String> = other.connection.query_row(note, (), |row| row.get(0)).optional()?;
         let vkeys = checkpoint::keys(&other.connection)?.join("\n");
-        let mut merge =
-            Self { ours, other, masks, act_id: 0, merge_id: 0, runs: BTreeMap::new(), merged: Merged::default() };
+        let (runs, merged, masked) = (BTreeMap::new(), Merged::default(), other.masked_by_number()?);
+        let mut merge = Self { ours, other, masks, act_id: 0, merge_id: 0, runs, masked, merged };
         seal::change(ours, None, |pack| {
             merge.act_id = begin(ours, pack, act)?;
             let runs = merge.bring_runs(pack, &custody.archive_id)?;
@@ -709,14 +722,11 @@ impl<'m> Merge<'m> {
     }
 
     fn bring_maskings_of(&mut self, pack: &mut Pack, form: &Form, theirs: i64, id: i64) -> Result<(), Error> {
-        let what = match form.number {
-            ERRORS => "error",
-            FINDINGS => "finding",
-            _ => return Ok(()),
-        };
-        let sql = format!("SELECT {MASKING} FROM maskings WHERE what = ? AND row_id = ? ORDER BY id");
+        let Some(numbers) = self.masked.remove(&(form.number, theirs)) else { return Ok(()) };
+        let sql = format!("SELECT {MASKING} FROM maskings WHERE id = ?");
         let mut select = self.other.connection.prepare_cached(&sql)?;
-        let maskings = select.query_map(params![what, theirs], Masking::of)?.collect::<Result<Maskings, _>>()?;
+        let maskings =
+            numbers.iter().map(|number| select.query_row([number], Masking::of)).collect::<Result<Maskings, _>>()?;
         self.bring_maskings(pack, maskings.iter(), None, Some(id))
     }
 
