@@ -246,8 +246,20 @@ pub fn spool(
     environment: impl Iterator<Item = (String, String)>,
     flags: &Flags,
 ) -> Result<PathBuf, Problems> {
-    let config = of_archive(file, environment, flags)?;
-    Ok(config.recording.spool_path(&config.recording.database))
+    let recording = of_archive(file, environment, flags)?.recording;
+    Ok(recording.spool_path(&recording.database))
+}
+
+/// The rules of masking. Like [`database`] it needs nothing else of the configuration.
+///
+/// # Errors
+/// As [`database`].
+pub fn masks(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<mask::Masks, Problems> {
+    Ok(of_archive(file, environment, flags)?.recording.masks)
 }
 
 /// How long chats are kept. Like [`database`] it needs nothing else of the configuration.

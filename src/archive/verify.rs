@@ -18,6 +18,8 @@ pub struct Question {
     pub anchors: Vec<PathBuf>,
     /// The public keys that count; none: those that the archive itself has.
     pub keys: Vec<PublicKey>,
+    /// It is a copy from before: that anchors know more is no fault.
+    pub is_copy: bool,
 }
 
 /// The answer.
@@ -35,6 +37,8 @@ pub struct Answer {
     pub anchored: u64,
     /// The last of them.
     pub last_anchored: Option<Checkpoint>,
+    /// The last of the checkpoints of anchors that a copy from before does not have.
+    pub later: Option<Checkpoint>,
     /// Time stamps of anchors that are of the checkpoint that they lie beside.
     pub stamps: u64,
     /// The last of them.
@@ -90,12 +94,14 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
     let roots_at: BTreeSet<u64> = claims.map(|claim| claim.checkpoint.size).collect();
     let found = snapshot.verify(&roots_at, &mut |done| progress(done, size))?;
     let mut answer = Answer { faults, found, ..Answer::default() };
-    answer.hold_keys(&own, &own_keys);
-    answer.hold(&own, false);
+    answer.hold_keys(own.iter(), &own_keys);
+    answer.hold(own.iter(), false);
     for claims in &anchored {
-        answer.hold_keys(claims, &own_keys);
-        answer.hold(claims, true);
-        answer.hold_against_stored(claims, &stored);
+        let (claims, later) = known_then(claims, &stored, answer.found.leaves, question.is_copy);
+        answer.hold_keys(claims.iter().copied(), &own_keys);
+        answer.hold(claims.iter().copied(), true);
+        answer.hold_against_stored(claims.iter().copied(), &stored);
+        answer.later = later.into_iter().chain(answer.later.take()).max_by_key(|later| later.size);
     }
     answer.warn(!own_keys.is_empty());
     anchored.iter().flatten().for_each(|claim| answer.hold_stamp(claim));
@@ -117,6 +123,21 @@ struct Beside {
     imprint: Hash,
 }
 
+/// What of an anchor an archive can know, and the last checkpoint that a copy is too old for: one of more leaves, or of the same
+/// and of a number that it has not come to.
+fn known_then<'c>(
+    claims: &'c [Claim],
+    stored: &[StoredCheckpoint],
+    leaves: u64,
+    is_copy: bool,
+) -> (Vec<&'c Claim>, Option<Checkpoint>) {
+    let last_number = stored.last().map_or(0, |last| last.number);
+    let is_later =
+        |claim: &&Claim| is_copy && (claim.checkpoint.size > leaves || claim.checkpoint.number > last_number);
+    let (later, known): (Vec<&Claim>, Vec<&Claim>) = claims.iter().partition(is_later);
+    (known, later.into_iter().map(|claim| claim.checkpoint.clone()).max_by_key(|later| later.size))
+}
+
 /// A key of the archive's own.
 struct OwnKey {
     key: PublicKey,
@@ -126,7 +147,7 @@ struct OwnKey {
 
 impl Answer {
     /// A key that was replaced signs nothing that came after.
-    fn hold_keys(&mut self, claims: &[Claim], keys: &[OwnKey]) {
+    fn hold_keys<'c>(&mut self, claims: impl Iterator<Item = &'c Claim>, keys: &[OwnKey]) {
         for Claim { source, checkpoint, key, stamp: _ } in claims {
             let place = keys.iter().position(|own| own.key == *key);
             let until = place.and_then(|place| self.found.keys.get(place + 1));
@@ -137,7 +158,7 @@ impl Answer {
     }
 
     /// Compares roots. The faults of rows come first: they say more precisely what is wrong.
-    fn hold(&mut self, claims: &[Claim], is_anchor: bool) {
+    fn hold<'c>(&mut self, claims: impl Iterator<Item = &'c Claim>, is_anchor: bool) {
         for Claim { source, checkpoint, .. } in claims {
             let (size, leaves) = (checkpoint.size, self.found.leaves);
             let fits = match self.found.roots.get(&size) {
@@ -171,7 +192,7 @@ impl Answer {
     }
 
     /// An anchor is given a checkpoint once its row is on disk. While nothing is recorded a later one takes its place.
-    fn hold_against_stored(&mut self, claims: &[Claim], stored: &[StoredCheckpoint]) {
+    fn hold_against_stored<'c>(&mut self, claims: impl Iterator<Item = &'c Claim>, stored: &[StoredCheckpoint]) {
         for Claim { source, checkpoint, .. } in claims {
             let is_it = |stored: &&StoredCheckpoint| {
                 (stored.number, stored.size.cast_unsigned()) == (checkpoint.number, checkpoint.size)

@@ -1,6 +1,6 @@
 //! `chats`: a line a chat, the last seen first.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::output::{Cell, Format, Ink, Look, Output, Table, counted, shown};
 use super::reading::{Case, Reading};
@@ -37,8 +37,8 @@ pub struct Args {
 /// What to tell the user.
 pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
     let clock = Clock::now(args.look.utc);
-    let database = &reading.database;
-    reading.to_stdout(&args.case, args.look, async |output| print(&args, database, &clock, output).await).await
+    let databases = &reading.databases;
+    reading.to_stdout(&args.case, args.look, async |output| print(&args, databases, &clock, output).await).await
 }
 
 /// Chats are read in pages of this many, so that no read lasts.
@@ -63,9 +63,9 @@ const NAMES: [&str; 16] = [
     "ended_at",
 ];
 
-async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+async fn print(args: &Args, databases: &[PathBuf], clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
     let (from, until) = args.scope.times.range(clock)?;
-    let mut archive = Archive::open(database).await?;
+    let mut archive = Archive::open_all(databases).await?;
     let chat_ids = args.scope.chat_ids(&mut archive).await?;
     let wanted = read::Chats { from, until, chat_ids, status: args.status.clone() };
 
@@ -168,9 +168,11 @@ mod tests {
     use crate::store::read::fixture::Fixture;
 
     async fn printed(args: Args, format: Format, archive: &Fixture) -> String {
-        captured(format, 120, async |output| print(&args, &archive.path, &Clock::berlin(), output).await)
-            .await
-            .expect("printed")
+        captured(format, 120, async |output| {
+            print(&args, std::slice::from_ref(&archive.path), &Clock::berlin(), output).await
+        })
+        .await
+        .expect("printed")
     }
 
     fn all() -> Args {
@@ -195,8 +197,9 @@ c3    2026-11-21 23:26  23:26                                           1       
     #[tokio::test]
     async fn a_narrow_window_is_shown_what_matters() {
         let archive = Fixture::example().await;
-        let text =
-            captured(Format::Text, 90, async |output| print(&all(), &archive.path, &Clock::berlin(), output).await);
+        let text = captured(Format::Text, 90, async |output| {
+            print(&all(), std::slice::from_ref(&archive.path), &Clock::berlin(), output).await
+        });
         let wanted = "\
 chat  from UTC+01:00    customer                 messages  errors  status
 c2    2026-11-23 14:03  Åsa Berg                        3       1  incomplete, 1 hole

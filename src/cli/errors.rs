@@ -1,7 +1,7 @@
 //! `errors`: what clients were given instead of an answer, and what to do about it.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::output::{self, Cell, Format, Ink, Look, Output, labelled, shown};
 use super::reading::{Case, Reading};
@@ -53,15 +53,15 @@ impl Args {
 /// What to tell the user.
 pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
     let clock = Clock::now(args.look.utc);
-    let database = &reading.database;
-    reading.to_stdout(&args.case, args.look, async |output| print(&args, database, &clock, output).await).await
+    let databases = &reading.databases;
+    reading.to_stdout(&args.case, args.look, async |output| print(&args, databases, &clock, output).await).await
 }
 
 const PAGE: i64 = 200;
 
-async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+async fn print(args: &Args, databases: &[PathBuf], clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
     let (from, until) = args.scope.times.range(clock)?;
-    let mut archive = Archive::open(database).await?;
+    let mut archive = Archive::open_all(databases).await?;
     let who = args.scope.chat_ids(&mut archive).await?;
     let chat_ids = both(who, args.chat.clone());
     let wanted = read::Errors { from, until, chat_ids, code: args.code, node: args.node.clone() };
@@ -298,9 +298,11 @@ mod tests {
 
     async fn printed(args: Args, format: Format) -> String {
         let archive = Fixture::example().await;
-        captured(format, 80, async |output| print(&args, &archive.path, &Clock::berlin(), output).await)
-            .await
-            .expect("printed")
+        captured(format, 80, async |output| {
+            print(&args, std::slice::from_ref(&archive.path), &Clock::berlin(), output).await
+        })
+        .await
+        .expect("printed")
     }
 
     fn all() -> Args {

@@ -1,7 +1,7 @@
 //! `holes`: which ground of which chats no answer covered, and what may explain it.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::output::{self, Cell, Format, Ink, Look, Output, counted, labelled, shown};
 use super::scope::{Customers, Scope};
@@ -30,9 +30,9 @@ pub struct Args {
 ///
 /// # Errors
 /// What to tell the user. Holes are an answer, not a failure.
-pub async fn run(args: Args, database: &Path) -> anyhow::Result<()> {
+pub async fn run(args: Args, databases: &[PathBuf]) -> anyhow::Result<()> {
     let clock = Clock::now(args.look.utc);
-    output::to_stdout(args.look, async |output| print(&args, database, &clock, output).await).await
+    output::to_stdout(args.look, async |output| print(&args, databases, &clock, output).await).await
 }
 
 const NAMES: [&str; 10] = [
@@ -48,9 +48,9 @@ const NAMES: [&str; 10] = [
     "positions",
 ];
 
-async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+async fn print(args: &Args, databases: &[PathBuf], clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
     let (from, until) = args.scope.times.range(clock)?;
-    let mut archive = Archive::open(database).await?;
+    let mut archive = Archive::open_all(databases).await?;
     let chat_ids = args.scope.chat_ids(&mut archive).await?;
     let wanted = read::Chats { from, until, chat_ids, status: None };
     // One more than wanted, to know whether there are more.
@@ -201,9 +201,11 @@ mod tests {
     use crate::store::read::fixture::Fixture;
 
     async fn printed(args: Args, format: Format, archive: &Fixture) -> String {
-        captured(format, 100, async |output| print(&args, &archive.path, &Clock::berlin(), output).await)
-            .await
-            .expect("printed")
+        captured(format, 100, async |output| {
+            print(&args, std::slice::from_ref(&archive.path), &Clock::berlin(), output).await
+        })
+        .await
+        .expect("printed")
     }
 
     fn all() -> Args {

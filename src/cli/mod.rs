@@ -20,6 +20,9 @@ pub mod snapshot;
 pub mod export;
 pub mod access;
 pub mod mask;
+pub mod backup;
+pub mod restore;
+pub mod merge;
 pub mod verify;
 pub mod prove;
 pub mod hold;
@@ -77,9 +80,10 @@ pub struct Common {
     /// The configuration file (TOML); without one the defaults hold [env: GMS_RECORDER_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The archive, a SQLite file [env: GMS_RECORDER_DATABASE] [default: transcripts.db]
+    /// The archive, a SQLite file; chats, transcript, errors, holes and sql take several, and read them as one
+    /// [env: GMS_RECORDER_DATABASE] [default: transcripts.db]
     #[arg(long, global = true, value_name = "PATH")]
-    pub database: Option<PathBuf>,
+    pub database: Vec<PathBuf>,
 }
 
 /// The commands, in the order of the help.
@@ -111,6 +115,12 @@ pub enum Command {
     Access(access::Args),
     /// Apply a rule of masking to what was recorded before it
     Mask(mask::Args),
+    /// Back up a live archive: a copy that is verified before it gets its name
+    Backup(backup::Args),
+    /// Put a backup in the place of an archive, which is kept beside it
+    Restore(restore::Args),
+    /// Bring another proxy's archive into this one
+    Merge(merge::Args),
     /// Hold everything recorded against its seals: is it whole and unaltered?
     Verify(verify::Args),
     /// Prove that a chat's rows are what was recorded, to somebody who has not the archive
@@ -127,6 +137,20 @@ pub enum Command {
     Key(key::Args),
     /// See how the nodes of a running `serve` fare; drain or restore one
     Node(node::Args),
+}
+
+impl Command {
+    /// Only what shows rows takes several.
+    fn check_databases(&self, common: &Common) -> Result<(), output::Usage> {
+        let takes_several =
+            matches!(self, Self::Chats(_) | Self::Transcript(_) | Self::Errors(_) | Self::Holes(_) | Self::Sql(_));
+        match takes_several || common.database.len() <= 1 {
+            true => Ok(()),
+            false => Err(output::Usage(
+                "one --database: only chats, transcript, errors, holes and sql read several at once".into(),
+            )),
+        }
+    }
 }
 
 impl Common {
@@ -146,13 +170,22 @@ impl Common {
         config::database(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
     }
 
+    /// All that a reading command opens, which are read as one.
+    ///
+    /// # Errors
+    /// As [`Common::database`].
+    pub fn databases(&self) -> Result<Vec<PathBuf>, Problems> {
+        if self.database.len() > 1 { Ok(self.database.clone()) } else { Ok(vec![self.database()?]) }
+    }
+
     /// The same, and how reads of its content are recorded.
     ///
     /// # Errors
     /// As [`Common::database`].
     pub fn reading(&self) -> Result<Reading, Problems> {
         let flags = self.flags(&serve::Args::default());
-        config::reading(self.config_file().as_deref(), environment(), &flags).map(Reading::new)
+        let reading = config::reading(self.config_file().as_deref(), environment(), &flags).map(Reading::new)?;
+        Ok(reading.of_all(self.databases()?))
     }
 
     /// The archive, and the rules of masking in force.
@@ -177,6 +210,14 @@ impl Common {
     /// As [`Common::database`].
     pub fn spool(&self) -> Result<PathBuf, Problems> {
         config::spool(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    }
+
+    /// The rules of masking.
+    ///
+    /// # Errors
+    /// As [`Common::database`].
+    pub fn masks(&self) -> Result<Masks, Problems> {
+        config::masks(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
     }
 
     /// How long chats are kept.
@@ -205,7 +246,7 @@ impl Common {
         Flags {
             listen: args.listen.clone(),
             upstreams: args.upstreams.clone(),
-            database: self.database.clone(),
+            database: self.database.first().cloned(),
             admin: args.admin.clone(),
         }
     }
@@ -225,20 +266,29 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 /// What went wrong, for [`report`].
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let common = cli.common;
+    cli.command.check_databases(&common)?;
     match cli.command {
         Command::Serve(args) => wait_for(serve::run(&args, &common)), // the proxy's threads are its own
         Command::Check(args) => wait_for(check::run(&args, &common)),
-        Command::Demo(args) => wait_for(demo::run(args, common.database)),
+        Command::Demo(args) => wait_for(demo::run(args, common.database.into_iter().next())),
         Command::Simulate(args) => wait_for(simulate::run(args)),
         Command::Chats(args) => wait_for(chats::run(args, &common.reading()?)),
         Command::Transcript(args) => wait_for(transcript::run(args, &common.reading()?)),
         Command::Errors(args) => wait_for(errors::run(args, &common.reading()?)),
-        Command::Holes(args) => wait_for(holes::run(args, &common.database()?)),
+        Command::Holes(args) => wait_for(holes::run(args, &common.databases()?)),
         Command::Sql(args) => wait_for(sql::run(args, &common.reading()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.reading()?)),
         Command::Export(args) => wait_for(export::run(args, &common.reading()?)),
         Command::Access(args) => wait_for(access::run(args, &common.database()?)),
         Command::Mask(args) => wait_for(mask::run(args, common.masking()?, common.key_file()?)),
+        Command::Backup(args) => {
+            let left_out = backup::LeftOut { key_file: common.key_file()?, spool: common.spool()? };
+            wait_for(backup::run(args, &common.database()?, left_out))
+        }
+        Command::Restore(args) => {
+            wait_for(restore::run(args, &common.database()?, &common.key_file()?, &common.spool()?))
+        }
+        Command::Merge(args) => wait_for(merge::run(args, &common.database()?, &common.key_file()?, common.masks()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
         Command::Prove(args) => wait_for(prove::run(args, &common.reading()?)),
         Command::Hold(args) => wait_for(hold::run(args, &common.database()?, &common.key_file()?)),
@@ -341,7 +391,7 @@ mod tests {
             ["gms-recorder --config a.toml --database b.db check", "gms-recorder check --config a.toml --database b.db"]
         {
             let common = parse(line).expect(line).common;
-            assert_eq!((common.config, common.database), (Some("a.toml".into()), Some("b.db".into())), "{line}");
+            assert_eq!((common.config, common.database), (Some("a.toml".into()), vec!["b.db".into()]), "{line}");
         }
         let Command::Serve(args) =
             parse("gms-recorder serve --upstream http://a --upstream http://b").expect("right").command

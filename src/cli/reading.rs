@@ -38,8 +38,10 @@ fn parse_case(text: &str) -> Result<String, &'static str> {
 /// The archive that is read, and how that is recorded.
 #[derive(Debug, Clone)]
 pub struct Reading {
-    /// The archive.
+    /// The archive; of several the first.
     pub database: PathBuf,
+    /// All that are read as one.
+    pub databases: Vec<PathBuf>,
     record: RecordReads,
     require_case: bool,
     /// What is masked in what is recorded of a reader's words, too.
@@ -59,14 +61,20 @@ impl Reading {
     /// As the configuration has it, of this command line.
     pub fn new((database, config, masks): (PathBuf, archive::Config, Masks)) -> Self {
         let (record, require_case) = (config.record_reads, config.require_case);
-        Self { database, record, require_case, masks, asked: asked(std::env::args_os()) }
+        let databases = vec![database.clone()];
+        Self { database, databases, record, require_case, masks, asked: asked(std::env::args_os()) }
+    }
+
+    /// The same of several, each of which records it.
+    pub fn of_all(self, databases: Vec<PathBuf>) -> Self {
+        Self { databases, ..self }
     }
 
     /// Of an archive that holds nobody's content: the demo's own.
     pub fn unrecorded(database: &Path) -> Self {
         let (record, require_case) = (RecordReads::Never, false);
         let (database, masks, asked) = (database.to_owned(), Masks::default(), Value::Null);
-        Self { database, record, require_case, masks, asked }
+        Self { databases: vec![database.clone()], database, record, require_case, masks, asked }
     }
 
     /// Runs a command's printing on stdout, as [`output::to_stdout`]. What it has in [`Output::rows`] is what was shown.
@@ -87,34 +95,44 @@ impl Reading {
             printed
         });
         let printed = printed.await;
-        begun.end(rows.get());
+        begun.into_iter().for_each(|begun| begun.end(rows.get()));
         printed
     }
 
-    async fn begin(&self, case: &Case) -> anyhow::Result<Begun> {
+    async fn begin(&self, case: &Case) -> anyhow::Result<Vec<Begun>> {
         if self.require_case && case.case.is_none() {
             let what = "nothing is shown without a case (evidence.require_case): say what this is for with --case REF";
             return Err(Usage(what.into()).into());
         }
-        // Opened once beforehand, for its words about what is no archive.
-        Archive::open(&self.database).await?.close().await?;
-        let act_id = match self.record {
-            RecordReads::Never => None,
-            RecordReads::WhenPossible => {
-                let noted = self.note(case);
-                noted.inspect_err(|error| remark(&format!("this read is not recorded: {error}"))).ok()
-            }
-            RecordReads::Required => Some(self.note(case).map_err(|error| {
-                let what =
-                    "nothing is shown, since this read cannot be recorded (evidence.record_reads = \"required\")";
-                anyhow::anyhow!("{what}: {}", plain_line(&error.to_string()))
-            })?),
-        };
-        Ok(Begun { database: self.database.clone(), act_id })
+        let mut begun = Vec::with_capacity(self.databases.len());
+        for database in &self.databases {
+            // Opened once beforehand, for its words about what is no archive.
+            Archive::open(database).await?.close().await?;
+            begun.push(Begun { database: database.clone(), act_id: self.act(database, case)? });
+        }
+        Ok(begun)
     }
 
-    fn note(&self, case: &Case) -> Result<i64, crate::store::Error> {
-        let custody = Custody::open_to_note(&self.database)?;
+    fn act(&self, database: &Path, case: &Case) -> anyhow::Result<Option<i64>> {
+        match self.record {
+            RecordReads::Never => Ok(None),
+            RecordReads::WhenPossible => {
+                let noted = self.note(database, case);
+                Ok(noted.inspect_err(|error| remark(&format!("this read is not recorded: {error}"))).ok())
+            }
+            RecordReads::Required => {
+                let noted = self.note(database, case).map_err(|error| {
+                    let what =
+                        "nothing is shown, since this read cannot be recorded (evidence.record_reads = \"required\")";
+                    anyhow::anyhow!("{what}: {}", plain_line(&error.to_string()))
+                });
+                noted.map(Some)
+            }
+        }
+    }
+
+    fn note(&self, database: &Path, case: &Case) -> Result<i64, crate::store::Error> {
+        let custody = Custody::open_to_note(database)?;
         // Somebody may look for a card number.
         let masked = |value: Value| serde_json::from_str(&self.masks.again(&value.to_string())).unwrap_or(Value::Null);
         let (asked, case_ref) = (masked(self.asked.clone()), masked(json!([case.case])));

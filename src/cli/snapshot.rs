@@ -33,7 +33,7 @@ pub struct Args {
     look: Look,
 }
 
-fn parse_mode(text: &str) -> Result<u32, String> {
+pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
     mode.ok_or_else(|| format!("\"{text}\" is no permissions such as 0640"))
 }

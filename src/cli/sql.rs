@@ -1,7 +1,7 @@
 //! `sql`: one reading statement on the recorder's own SQLite, so that nobody needs another engine on a live archive.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::output::{Cell, Format, Ink, Look, Output, Table, counted, plain_line, shown, shown_lines};
@@ -54,13 +54,13 @@ impl Args {
 /// # Errors
 /// What to tell the user.
 pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
-    let database = &reading.database;
-    reading.to_stdout(&args.case, args.look, async |output| print(&args, database, output).await).await
+    let databases = &reading.databases;
+    reading.to_stdout(&args.case, args.look, async |output| print(&args, databases, output).await).await
 }
 
-async fn print(args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
+async fn print(args: &Args, databases: &[PathBuf], output: &mut Output<'_>) -> anyhow::Result<()> {
     let select = Select::parse(&args.statement).map_err(outside)?;
-    let mut archive = Archive::open(database).await?;
+    let mut archive = Archive::open_all(databases).await?;
     // Both closures print, one before the other.
     let sheet = std::cell::RefCell::new(Sheet { output, names: Vec::new(), table: Table::default(), rows: 0 });
     let selected = archive

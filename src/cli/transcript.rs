@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 
 use jiff::Zoned;
 use serde_json::Value;
@@ -60,8 +60,8 @@ impl Args {
 /// What to tell the user; an unknown chat is one.
 pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
     let clock = Clock::now(args.look.utc);
-    let database = &reading.database;
-    reading.to_stdout(&args.case, args.look, async |output| print(&args, database, &clock, output).await).await
+    let databases = &reading.databases;
+    reading.to_stdout(&args.case, args.look, async |output| print(&args, databases, &clock, output).await).await
 }
 
 /// Events are read in pages of this many, so that no read lasts.
@@ -70,12 +70,12 @@ const PAGE: i64 = 500;
 /// More errors of one chat than a person reads; `errors --chat` has them all.
 const ERRORS_MAX: i64 = 1_000;
 
-async fn print(args: &Args, database: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+async fn print(args: &Args, databases: &[PathBuf], clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
     if args.errors && output.format == Format::Csv {
         let why = "errors have columns of their own, so they do not go into this CSV: use `gms-recorder errors --chat CHAT_ID --format csv`";
         return Err(Usage(why.into()).into());
     }
-    let mut archive = Archive::open(database).await?;
+    let mut archive = Archive::open_all(databases).await?;
     let Some(chat) = archive.chat(&args.chat_id).await? else {
         let removal = archive.removal(&args.chat_id).await?;
         let (chat_id, path) = (output::plain_line(&args.chat_id), archive.path().display());
@@ -499,7 +499,10 @@ mod tests {
 
     async fn printed(args: Args, format: Format) -> anyhow::Result<String> {
         let archive = Fixture::example().await;
-        captured(format, 80, async |output| print(&args, &archive.path, &Clock::berlin(), output).await).await
+        captured(format, 80, async |output| {
+            print(&args, std::slice::from_ref(&archive.path), &Clock::berlin(), output).await
+        })
+        .await
     }
 
     fn of(chat_id: &str) -> Args {

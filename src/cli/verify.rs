@@ -81,7 +81,7 @@ pub(super) async fn in_words(error: anyhow::Error, database: &Path) -> anyhow::E
 async fn hold(args: Args, database: &Path) -> anyhow::Result<()> {
     // Opened once beforehand, for its words about what is no archive.
     Archive::open(database).await?.close().await?;
-    let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)? };
+    let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, is_copy: false };
     let began = Instant::now();
     let answer = {
         let database = database.to_owned();
@@ -97,7 +97,7 @@ async fn hold(args: Args, database: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
+pub(super) fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
     let mut keys = Vec::new();
     for file in files {
         let usage = |why: String| Usage(format!("--key {}: {why}", file.display()));

@@ -24,7 +24,7 @@ use crate::gms::{self, ApiError, Attribute, Comparison, Ended, Finding};
 const FOLD_MS: i64 = 60_000;
 
 /// Variants of one event that another is held against, where the rules of masking may have changed since.
-const VARIANTS_COMPARED_MAX: i64 = 100;
+pub(super) const VARIANTS_COMPARED_MAX: i64 = 100;
 
 /// Chats and errors remembered between batches; what is forgotten costs a row more, never a row less.
 const MEMORY_MAX: usize = 50_000;
@@ -571,7 +571,7 @@ impl<'s> Batch<'s> {
         let index = event.index.get();
         let mut select = self.statement("SELECT raw FROM events WHERE chat_id = ? AND event_index = ?")?;
         let stored: String = select.query_row(params![chat_id.as_str(), index], |row| row.get(0))?;
-        let comparison = self.compare(&stored, &event.raw);
+        let comparison = compare(self.masks, &stored, &event.raw);
         let kind = match comparison {
             Comparison::Equal => {
                 tally.duplicate += 1;
@@ -589,7 +589,7 @@ impl<'s> Batch<'s> {
              VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         )?;
         let content = gms::digest(&event.raw);
-        let digest = self.keyed(chat_id, &content)?;
+        let digest = keyed(self.connection, chat_id.as_str(), &content)?;
         let node = entry.node.as_deref();
         let inserted =
             insert.execute(params![chat_id.as_str(), index, digest, kind, event.raw, entry.at, node, self.run_id])?;
@@ -608,30 +608,6 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
-    /// What is stored was masked by the rules of its time, what comes by the present ones: these look at both.
-    fn compare(&self, stored: &str, new: &str) -> Comparison {
-        if stored == new || gms::compare(stored, new) == Comparison::Equal {
-            return Comparison::Equal;
-        }
-        gms::compare(&self.masks.again(stored), new)
-    }
-
-    /// The digest of a variant: with a key of the chat's, so that one that was erased cannot be guessed from what seals.refs
-    /// keeps of it.
-    fn keyed(&self, chat_id: &ChatId, content: &ContentDigest) -> Result<ContentDigest, Error> {
-        let mut key = [0_u8; 16];
-        let mut select = self.statement("SELECT key FROM variant_keys WHERE chat_id = ?")?;
-        match select.query_row([chat_id.as_str()], |row| row.get(0)).optional()? {
-            Some(known) => key = known,
-            None => {
-                getrandom::fill(&mut key)
-                    .map_err(|e| Error::new(ErrorKind::Other, format!("no random numbers: {e}")))?;
-                self.statement("INSERT INTO variant_keys VALUES (?, ?)")?.execute(params![chat_id.as_str(), key])?;
-            }
-        }
-        Ok(keyed_digest(&key, content))
-    }
-
     /// Whether this content is a variant already: one of an earlier release, whose digest has no key; or one that was masked
     /// by other rules. Others have the same digest.
     fn has_variant(&self, chat_id: &ChatId, event: &TranscriptEvent) -> Result<bool, Error> {
@@ -648,7 +624,7 @@ impl<'s> Batch<'s> {
         let mut rows = select.query(params![chat_id.as_str(), event.index.get(), VARIANTS_COMPARED_MAX])?;
         while let Some(row) = rows.next()? {
             let stored: String = row.get(0)?;
-            if self.compare(&stored, &event.raw) == Comparison::Equal {
+            if compare(self.masks, &stored, &event.raw) == Comparison::Equal {
                 return Ok(true);
             }
         }
@@ -786,7 +762,7 @@ impl<'s> Batch<'s> {
         let mut insert = self.statement(
             "INSERT INTO chat_attributes (chat_id, name, value, source, observed_at, run_id)
              SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE ?3 IS NOT (SELECT value FROM chat_attributes
-                 WHERE chat_id = ?1 AND name = ?2 ORDER BY id DESC LIMIT 1)",
+                 WHERE chat_id = ?1 AND name = ?2 ORDER BY observed_at DESC, id DESC LIMIT 1)",
         )?;
         for attribute in &chat.attributes {
             let source = attribute.source.as_str();
@@ -943,6 +919,30 @@ impl<'s> Batch<'s> {
     }
 }
 
+/// What is stored was masked by the rules of its time, what comes by the present ones: these look at both.
+pub(super) fn compare(masks: &Masks, stored: &str, new: &str) -> Comparison {
+    if stored == new || gms::compare(stored, new) == Comparison::Equal {
+        return Comparison::Equal;
+    }
+    gms::compare(&masks.again(stored), new)
+}
+
+/// The digest of a variant: with a key of the chat's, so that one that was erased cannot be guessed from what seals.refs keeps
+/// of it.
+pub(super) fn keyed(connection: &Connection, chat_id: &str, content: &ContentDigest) -> Result<ContentDigest, Error> {
+    let mut key = [0_u8; 16];
+    let mut select = connection.prepare_cached("SELECT key FROM variant_keys WHERE chat_id = ?")?;
+    match select.query_row([chat_id], |row| row.get(0)).optional()? {
+        Some(known) => key = known,
+        None => {
+            getrandom::fill(&mut key).map_err(|e| Error::new(ErrorKind::Other, format!("no random numbers: {e}")))?;
+            let insert = "INSERT INTO variant_keys VALUES (?, ?)";
+            connection.prepare_cached(insert)?.execute(params![chat_id, key])?;
+        }
+    }
+    Ok(keyed_digest(&key, content))
+}
+
 /// Which row something was masked in.
 struct Evidence<'r> {
     what: &'static str,
@@ -1012,7 +1012,8 @@ const GROW_COVERAGE: &str = "INSERT INTO coverage (chat_id, from_position, next_
     VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET next_position = max(next_position, excluded.next_position), at = excluded.at";
 
-const UPSERT_CHAT: &str = "INSERT INTO chats (chat_id, service, first_seen_at, last_seen_at, ended_at, ended_how,
+pub(super) const UPSERT_CHAT: &str =
+    "INSERT INTO chats (chat_id, service, first_seen_at, last_seen_at, ended_at, ended_how,
     next_position, is_async, highest_index) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (chat_id) DO UPDATE SET
         service = coalesce(service, excluded.service),

@@ -20,8 +20,8 @@ use super::read::{has_wal, immutable_uri};
 use super::seal::destroyed::unpacked;
 use super::seal::merkle::{HASH_BYTES, Hash, Tree};
 use super::seal::{
-    ACTS, ARCHIVE, CHATS, Canonical, ERASURES, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, OUTAGES, RUNS, Refs,
-    SALT_BYTES, SEEN_STEP_MS, SPOOLS, VARIANTS, WAITING, row_name, salt,
+    ACTS, ARCHIVE, CHATS, Canonical, ERASURES, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, MERGES, OUTAGES, RUNS,
+    Refs, SALT_BYTES, SEEN_STEP_MS, SPOOLS, VARIANTS, WAITING, row_name, salt,
 };
 use super::{Error, ErrorKind, MIGRATIONS};
 
@@ -243,6 +243,8 @@ struct Walk<'s> {
     dropped: BTreeSet<u8>,
     /// Leaves by their numbers: that their salts were destroyed is said (named), and so it is (fits).
     erased: Marks,
+    /// False of a backup of an earlier release.
+    has_merges: bool,
     bytes: Canonical,
     found: Found,
 }
@@ -321,6 +323,7 @@ impl<'s> Walk<'s> {
             masked: BTreeSet::new(),
             dropped: BTreeSet::new(),
             erased: Marks::new(true),
+            has_merges: false,
             bytes: Canonical::default(),
             found: Found::default(),
         };
@@ -338,6 +341,7 @@ impl<'s> Walk<'s> {
         }
         let mut select = self.connection.prepare("SELECT version FROM _sqlx_migrations ORDER BY version")?;
         let applied = select.query_map((), |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+        self.has_merges = self.forms.contains(&MERGES);
         for form in FORMS.iter().filter(|form| applied.contains(&form.since()) && !self.forms.contains(&form.number)) {
             faults.add(format!("table {}", form.table), "it was dropped, with everything in it");
         }
@@ -463,6 +467,7 @@ impl<'s> Walk<'s> {
         }
         let sql = "SELECT e.id, CAST(e.leaves AS BLOB), e.how = 'masked', coalesce(CASE e.how WHEN 'erased' THEN a.kind = 'erase'
                 WHEN 'purged' THEN a.kind = 'purge' ELSE a.kind IN ('mask', 'erase', 'purge') END, 0)
+                OR length(e.leaves) = 0 AND a.kind = 'merge'
             FROM erasures e NOT INDEXED LEFT JOIN acts a ON a.id = e.act_id";
         let mut select = self.connection.prepare(sql)?;
         let mut rows = select.query(())?;
@@ -601,8 +606,10 @@ impl<'s> Walk<'s> {
 
     /// Every row has a leaf, and its latest one fits.
     fn check_rows(&mut self) -> Result<(), Error> {
-        let sql = "SELECT run_id FROM runs WHERE clean = 1 ORDER BY run_id DESC LIMIT 1";
-        let last: Option<i64> = self.connection.query_row(sql, (), |row| row.get(0)).optional()?;
+        // Runs that a merge has brought were signed in another tree.
+        let is_own = if self.has_merges { "run_id NOT IN (SELECT id FROM merged_rows WHERE form = 9)" } else { "1" };
+        let sql = format!("SELECT run_id FROM runs WHERE clean = 1 AND {is_own} ORDER BY run_id DESC LIMIT 1");
+        let last: Option<i64> = self.connection.query_row(&sql, (), |row| row.get(0)).optional()?;
         self.found.last_stop = last.and_then(|run_id| Some((run_id, *self.runs.get(&run_id)?)));
         let unsealed_runs = self.unsealed_runs()?;
         let forms = self.forms.clone();

@@ -5,6 +5,7 @@
 
 mod clean;
 mod hold;
+mod merge;
 mod remask;
 mod removal;
 mod words;
@@ -26,6 +27,7 @@ use super::{
 
 pub use clean::Cleaned;
 pub use hold::{Customer, Held, Hold, InForce, Scope};
+pub use merge::{Merged, Other};
 pub use remask::Remasked;
 pub use removal::{Due, How, Outcome, ServicesOf, Target, Waiting};
 
@@ -66,6 +68,10 @@ pub enum Kind {
     Unhold,
     /// The signing key was changed.
     Key,
+    /// A backup took the place of the archive.
+    Restore,
+    /// Another proxy's archive was brought in.
+    Merge,
 }
 
 impl Kind {
@@ -79,6 +85,8 @@ impl Kind {
             Self::Hold => "hold",
             Self::Unhold => "unhold",
             Self::Key => "key",
+            Self::Restore => "restore",
+            Self::Merge => "merge",
         }
     }
 }

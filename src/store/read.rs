@@ -7,6 +7,7 @@ pub(crate) mod fixture;
 pub mod acts;
 pub mod snapshot;
 pub mod statement;
+mod united;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,6 +77,8 @@ pub struct Archive {
     connection: SqliteConnection,
     path: PathBuf,
     is_immutable: bool,
+    /// Several files, united by views.
+    is_united: bool,
 }
 
 impl Archive {
@@ -123,7 +126,7 @@ impl Archive {
             .await
             .map_err(named)?;
         match application == super::APPLICATION_ID && tables == 1 {
-            true => Ok(Self { connection, path: path.to_owned(), is_immutable: immutable }),
+            true => Ok(Self { connection, path: path.to_owned(), is_immutable: immutable, is_united: false }),
             false => Err(Error::NotAnArchive(path.to_owned())),
         }
     }
@@ -188,7 +191,7 @@ impl Archive {
     /// As SQLite.
     pub async fn removal(&mut self, chat_id: &str) -> Result<Option<String>, Error> {
         let has = "SELECT count(*) FROM sqlite_master WHERE name = 'removals'";
-        if sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? == 0 {
+        if !self.is_united && sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? == 0 {
             return Ok(None); // of an earlier release
         }
         let sql =
@@ -240,7 +243,7 @@ impl Archive {
     /// As SQLite.
     pub async fn attributes(&mut self, chat_ids: &[String]) -> Result<Vec<Attribute>, Error> {
         let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT chat_id, name, value, max(id) FROM chat_attributes WHERE chat_id IN (SELECT value FROM json_each(",
+            "SELECT chat_id, name, value, max(printf('%020d %020d', observed_at, id)) FROM chat_attributes WHERE chat_id IN (SELECT value FROM json_each(",
         );
         query.push_bind(json_list(chat_ids)).push(")) GROUP BY chat_id, name ORDER BY chat_id, name");
         Ok(query.build_query_as().fetch_all(&mut self.connection).await?)
@@ -346,7 +349,10 @@ impl Archive {
     /// # Errors
     /// As SQLite.
     pub async fn interruptions(&mut self) -> Result<Vec<Interruption>, Error> {
-        Ok(sqlx::query_as(INTERRUPTIONS).bind(INTERRUPTIONS_MAX).fetch_all(&mut self.connection).await?)
+        let has = "SELECT count(*) FROM sqlite_master WHERE name = 'merged_rows'";
+        let has_merges = self.is_united || sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? > 0;
+        let query = if has_merges { INTERRUPTIONS_OF_EACH } else { INTERRUPTIONS };
+        Ok(sqlx::query_as(query).bind(INTERRUPTIONS_MAX).fetch_all(&mut self.connection).await?)
     }
 }
 
@@ -374,6 +380,20 @@ const INTERRUPTIONS: &str = "
            n.started_at,
            CASE r.clean WHEN 1 THEN 'the recorder was stopped' ELSE 'the recorder died' END, NULL, '[]'
     FROM runs r LEFT JOIN runs n ON n.run_id = (SELECT min(run_id) FROM runs WHERE run_id > r.run_id)
+    WHERE n.run_id IS NOT NULL OR r.stopped_at IS NOT NULL
+    ORDER BY from_at DESC LIMIT ?";
+
+// The same where a merge has brought runs of other recorders: each run follows one of its own recorder.
+const INTERRUPTIONS_OF_EACH: &str = "
+    WITH each AS (SELECT r.*, coalesce((SELECT m.archive_id FROM merged_rows m WHERE m.form = 9 AND m.id = r.run_id), '') AS of
+                  FROM runs r)
+    SELECT started_at AS from_at, ended_at AS to_at, reason AS why, detail, chat_ids FROM outages
+    UNION ALL
+    SELECT coalesce(r.stopped_at, max(r.started_at, coalesce(
+               (SELECT max(c.last_seen_at) FROM chats c WHERE c.last_seen_at < n.started_at), 0))),
+           n.started_at,
+           CASE r.clean WHEN 1 THEN 'the recorder was stopped' ELSE 'the recorder died' END, NULL, '[]'
+    FROM each r LEFT JOIN each n ON n.run_id = (SELECT min(m.run_id) FROM each m WHERE m.run_id > r.run_id AND m.of = r.of)
     WHERE n.run_id IS NOT NULL OR r.stopped_at IS NOT NULL
     ORDER BY from_at DESC LIMIT ?";
 

@@ -75,13 +75,14 @@ pub(super) const ACTS: u8 = 15;
 pub(super) const HOLDS: u8 = 16;
 pub(super) const ERASURES: u8 = 17;
 pub(super) const WAITING: u8 = 18;
+pub(super) const MERGES: u8 = 19;
 
 /// `last_seen_at` follows every poll; of it the five minutes are sealed that it lies in.
 pub(super) const SEEN_STEP_MS: i64 = 300_000;
 
 /// All of them, by number.
 #[rustfmt::skip]
-pub static FORMS: [Form; 18] = [
+pub static FORMS: [Form; 19] = [
     Form { number: EVENTS, table: "events", key: &[Column("chat_id", Text), Column("event_index", Integer)],
         columns: &["chat_id", "event_index", "type", "utc_time", "participant_id", "nickname", "party_type", "text",
             "message_type", "user_data", "event_attributes", "raw", "recorded_at", "node", "run_id"] },
@@ -128,6 +129,9 @@ pub static FORMS: [Form; 18] = [
             "rows", "leaves"] },
     Form { number: WAITING, table: "waiting_erasures", key: &[Column("id", Integer)],
         columns: &["id", "act_id", "chat_id", "held_by", "at", "done_by"] },
+    Form { number: MERGES, table: "merges", key: &[Column("id", Integer)],
+        columns: &["id", "act_id", "archive_id", "at", "ended_at", "leaves", "root", "checkpoint", "vkeys", "runs",
+            "brought"] },
 ];
 
 /// `SELECT` of a row by its key, of each form: first its rowid, then its columns. Of a key that an index has, SQLite would take
@@ -155,6 +159,7 @@ impl Form {
         match self.number {
             ..=MASKINGS => 5,
             FILES => 6,
+            MERGES => 8,
             _ => 7,
         }
     }

@@ -18,12 +18,13 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 use crate::faults::Mount;
-use crate::removal;
 use crate::spool::lock;
 use crate::support::{Archive, Chat, Client, Origin, Server, count, eventually, folder, get, json_answer, run};
+use crate::{backups, removal};
 
 fn answer(database: &Path, anchors: &[&Path]) -> Answer {
-    let question = Question { anchors: anchors.iter().map(|path| path.to_path_buf()).collect(), keys: Vec::new() };
+    let question =
+        Question { anchors: anchors.iter().map(|path| path.to_path_buf()).collect(), keys: Vec::new(), is_copy: false };
     verify(database, &question, &mut |_, _| {}).unwrap_or_else(|error| panic!("{}: {error}", database.display()))
 }
 
@@ -161,6 +162,9 @@ pub async fn busy(folder: &Path) -> PathBuf {
         assert!(server.stop().success());
     }
     removal::acts(&folder.join("transcripts.db"), &chat.id, &erased.id);
+    let other = folder.join("other.db");
+    fill(&other, 30).await;
+    backups::merged(&other, &folder.join("transcripts.db"));
     for _ in 0..2 {
         let origin = Origin::canned(json_answer("{ no JSON"));
         let mut server = Server::start(folder, &[origin.address], "");
@@ -262,6 +266,8 @@ async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found
         ("UPDATE erasures SET leaves = X'01010101'", "its salt is there still"),
         ("DELETE FROM erasures", "no act says by whom"),
         ("DELETE FROM waiting_erasures", "waiting_erasures, id"),
+        ("UPDATE merges SET runs = '[]'", "merges, id"),
+        ("DELETE FROM merges", "merges, id"),
         // A run that is said not to have sealed excuses only what it can have touched.
         (
             "INSERT INTO runs (run_id, instance, version, started_at, deliver, when_unavailable, settings, config_hash, sealing)

@@ -4,6 +4,7 @@ mod access_log;
 mod again;
 mod anchors;
 mod architecture;
+mod backups;
 mod bundle;
 mod cli;
 mod cometd;

@@ -165,7 +165,7 @@ async fn the_readme_s_queries_run() {
 /// A file of each past schema opens, migrates, and is recorded into.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn archives_of_past_schemas_open() {
-    for fixture in ["schema_0001.sql", "schema_0003.sql", "schema_0006.sql"] {
+    for fixture in ["schema_0001.sql", "schema_0003.sql", "schema_0006.sql", "schema_0007.sql"] {
         let folder = folder();
         let database = folder.path().join("transcripts.db");
         let sql = std::fs::read_to_string(format!("{}/tests/fixtures/{fixture}", env!("CARGO_MANIFEST_DIR")));

@@ -255,7 +255,7 @@ pub fn runs(pid: Pid, program: &Path) -> bool {
     std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).is_ok_and(|exe| exe.starts_with(program))
 }
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_gms-recorder");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_gms-recorder");
 
 fn spawn(
     program: &Path,

@@ -64,24 +64,25 @@ impl Copy {
         let totals = copy.totals().await?;
         copy.close().await?;
         File::open(&self.part).and_then(|file| file.sync_all()).map_err(at(&self.part))?;
-        self.name().map_err(|error| match error.kind() {
+        rename_to_free(&self.part, &self.dest).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::Exists(self.dest.clone()),
             _ => at(&self.dest)(error),
         })?;
-        let directory = directory(&self.dest);
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))?;
+        let folder = folder(&self.dest);
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))?;
         Ok(totals)
     }
+}
 
-    fn name(&self) -> io::Result<()> {
-        match rustix::fs::renameat_with(CWD, &self.part, CWD, &self.dest, RenameFlags::NOREPLACE) {
-            // Some file systems (NFS) do not know it: look, then rename.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => match self.dest.symlink_metadata() {
-                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-                Err(_) => std::fs::rename(&self.part, &self.dest),
-            },
-            other => Ok(other?),
-        }
+/// Gives a file a name that nobody has; [`io::ErrorKind::AlreadyExists`] where somebody does.
+pub(in crate::store) fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems (NFS) do not know it: look, then rename.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => match to.symlink_metadata() {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => std::fs::rename(from, to),
+        },
+        other => Ok(other?),
     }
 }
 
@@ -95,7 +96,8 @@ impl Drop for Copy {
     }
 }
 
-fn directory(path: &Path) -> &Path {
+/// The folder that a file is in.
+pub(in crate::store) fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -1,0 +1,203 @@
+//! `restore`: a backup takes the place of an archive once it was found to be sound. What was there is kept.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::actor::actor;
+use super::backup::{Teller, checked, interruptible};
+use super::custody;
+use super::output::{self, Cell, Format, Ink, Look, Output, counted, labelled, plain_line};
+use super::verify::keys;
+use super::when::Clock;
+use crate::archive::verify::{Answer, Question};
+use crate::recorder::now_ms;
+use crate::store::audit::Snapshot;
+use crate::store::backup::{self, Pace, Part, Replaced};
+use crate::store::custody::{Act, Custody, Kind};
+use crate::store::read::{Archive, Totals};
+use crate::store::{ArchiveLock, inspect};
+
+const EXAMPLE: &str = "\
+Example:
+  gms-recorder restore /mnt/backup/transcripts-monday.db --anchor /mnt/audit/checkpoints
+
+Exit codes:
+  0  the backup is at its place
+  1  it is not: the archive is as it was
+  2  wrong usage or configuration";
+
+/// The migration that brought the table of acts.
+const ACTS_MIGRATION: i64 = 7;
+
+/// Put a backup in the place of the archive (--database), while no `serve` runs on it.
+///
+/// The backup is copied beside the archive and checked there first (PRAGMA integrity_check, then all that `verify` does). What is at the path is
+/// kept beside it as PATH.before-TIME, never deleted. The restored archive says in its acts that it was restored, when and
+/// from where.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLE)]
+#[group(skip)]
+pub struct Args {
+    /// The backup, or a snapshot.
+    backup: PathBuf,
+    /// A file or folder of checkpoints kept elsewhere (as of `verify`): the backup is held against it, and it is said what was
+    /// recorded after the backup; again for each.
+    #[arg(long = "anchor", value_name = "PATH")]
+    anchors: Vec<PathBuf>,
+    /// A file with the public key that you were given (as of `verify`); again for each.
+    #[arg(long = "key", value_name = "FILE")]
+    keys: Vec<PathBuf>,
+    #[command(flatten)]
+    look: Look,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What to tell the user.
+pub async fn run(args: Args, database: &Path, key_file: &Path, spool: &Path) -> anyhow::Result<()> {
+    let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, is_copy: true };
+    anyhow::ensure!(!is_same(&args.backup, database), "{} is the archive itself", args.backup.display());
+    Archive::open(&args.backup).await?.close().await?;
+    let archive_id = Snapshot::open(&args.backup)?.archive_id().to_owned();
+    let lock = ArchiveLock::acquire(database).map_err(|error| anyhow::anyhow!("{error}: stop it first"))?;
+    let is_readable = check_former(database, &archive_id).await?;
+    let part = copied(&args.backup, database).await?;
+    let answer = checked(part.path(), question).await?;
+    let signed = note(&part, &args, &answer, key_file).await?;
+    let mut copy = Archive::open(part.path()).await?;
+    let totals = copy.totals().await?;
+    copy.close().await?;
+    let replaced = backup::replace(part, database, &stamp(), &lock)?;
+    let path = std::path::absolute(database)?;
+    let told = Told { path, archive_id, totals, answer, replaced, is_readable, signed, spool: spool.to_owned() };
+    output::to_stdout(args.look, async |output| told.print(&Clock::now(args.look.utc), output)).await
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+    identity(one).is_some_and(|one| identity(other) == Some(one))
+}
+
+/// An archive is replaced by a backup of its own. One that cannot be read any longer says nothing: false.
+async fn check_former(database: &Path, archive_id: &str) -> anyhow::Result<bool> {
+    if !database.exists() {
+        return Ok(true);
+    }
+    let Ok(archive) = Archive::open(database).await else { return Ok(false) };
+    archive.close().await?;
+    let Ok(former) = Snapshot::open(database) else { return Ok(false) };
+    let former = former.archive_id();
+    anyhow::ensure!(
+        former == archive_id,
+        "the backup is of another archive ({archive_id}) than {} ({former}): name another --database, or move that archive \
+         away first",
+        database.display()
+    );
+    Ok(true)
+}
+
+async fn copied(from: &Path, database: &Path) -> anyhow::Result<Part> {
+    let model = if database.exists() { database } else { from };
+    let part = Part::reserve(database, ".restoring", model.metadata()?.mode() & 0o777)?;
+    let from = from.to_owned();
+    interruptible(move |stop| {
+        let mut teller = Teller::new("copied");
+        let pace = Pace { bytes_per_second: None, stop };
+        backup::fill(&part, &from, &pace, &mut |done, all| teller.show(done, all))?;
+        Ok(part)
+    })
+    .await
+}
+
+/// Writes into the copy that it was restored. None where it is of a release without acts; else whether that is signed.
+async fn note(part: &Part, args: &Args, answer: &Answer, key_file: &Path) -> anyhow::Result<Option<bool>> {
+    if inspect::pending(part.path()).await?.pending.contains(&ACTS_MIGRATION) {
+        return Ok(None);
+    }
+    let asked = serde_json::json!({
+        "command": "restore",
+        "backup": std::path::absolute(&args.backup)?.display().to_string(),
+        "leaves": answer.found.leaves,
+        "lacks_up_to": answer.later.as_ref().map(|later| later.size),
+    });
+    let custody = Custody::open(part.path())?;
+    custody.note(&Act { kind: Kind::Restore, at: now_ms(), actor: &actor(None), asked, reason: None }, 0)?;
+    let is_signed = custody::sign(&custody, key_file)?;
+    drop(custody);
+    backup::settle(part.path())?;
+    Ok(Some(is_signed))
+}
+
+/// For names of files: UTC, sorted as it passes.
+fn stamp() -> String {
+    jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string()
+}
+
+struct Told {
+    path: PathBuf,
+    archive_id: String,
+    totals: Totals,
+    answer: Answer,
+    replaced: Replaced,
+    is_readable: bool,
+    signed: Option<bool>,
+    spool: PathBuf,
+}
+
+const NAMES: [&str; 8] = ["path", "archive_id", "chats", "events", "leaves", "lacks_up_to_leaf", "lacks_up_to", "kept"];
+
+impl Told {
+    fn print(&self, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+        let (name, leaves) = (self.path.display().to_string(), self.answer.found.leaves);
+        let kept = self.replaced.kept.as_ref().map(|kept| kept.display().to_string());
+        output.header(&NAMES)?;
+        if output.format != Format::Text {
+            let number = |number: u64| Cell::Integer(i64::try_from(number).unwrap_or(i64::MAX));
+            let later = self.answer.later.as_ref();
+            let cells = [
+                name.into(),
+                self.archive_id.as_str().into(),
+                self.totals.chats.into(),
+                self.totals.events.into(),
+                number(leaves),
+                later.map_or(Cell::Null, |later| number(later.size)),
+                later.map_or(Cell::Null, |later| Cell::Integer(later.at)),
+                kept.map_or(Cell::Null, Into::into),
+            ];
+            return Ok(output.record(&NAMES, &cells)?);
+        }
+        output.line(&plain_line(&name))?;
+        let holds = format!("{}, {}", counted(self.totals.chats, "chat"), counted(self.totals.events, "event"));
+        labelled(output, "holds", &holds)?;
+        labelled(output, "verified", &format!("as it was sealed: {leaves} leaves, archive {}", self.archive_id))?;
+        if let Some(later) = &self.answer.later {
+            let what = format!(
+                "the anchors know of {} leaves, signed at {}: what was recorded after leaf {leaves} is not in this backup, and \
+                 `verify` with these anchors says so from now on",
+                later.size,
+                clock.date_time(later.at)
+            );
+            labelled(output, "lacks", &Ink::Yellow.on(&what))?;
+        }
+        if let Some(kept) = kept {
+            let what = match (self.is_readable, self.replaced.was_unreadable) {
+                (true, false) => "the archive that was there",
+                _ => "what was there, which could not be read",
+            };
+            labelled(output, "kept", &format!("{}: {what}", plain_line(&kept)))?;
+        }
+        if self.spool.metadata().is_ok_and(|found| found.len() > 0) {
+            let what = format!("{}: the next `serve` writes into the archive what is in it", self.spool.display());
+            labelled(output, "spool", &plain_line(&what))?;
+        }
+        match self.signed {
+            Some(true) => {}
+            Some(false) => labelled(output, "signed", "not yet, for want of the private key: the next `serve` does")?,
+            None => {
+                labelled(output, "note", "of a release without acts: that it was restored is written nowhere in it")?
+            }
+        }
+        Ok(())
+    }
+}

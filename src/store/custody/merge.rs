@@ -1,0 +1,798 @@
+//! Brings another proxy's archive in. Its rows become rows of this one, in runs that are copies of its runs, sealed here in
+//! the transaction that brings them; what vouches for them is kept in `merges` (migrations/0008_merges.sql says why that is
+//! sound). Each transaction is short, beside live recording, and complete in itself: a merge that is interrupted is gone on
+//! with by the next, which finds what is here already.
+//!
+//! It never removes anything here, and brings nothing that was erased or purged on either side.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use serde::Serialize;
+
+use super::{Act, Custody, begin, end};
+use crate::gms::mask::Masks;
+use crate::gms::{self, Comparison};
+use crate::store::append::{UPSERT_CHAT, VARIANTS_COMPARED_MAX, compare, keyed};
+use crate::store::seal::merkle::Hash;
+use crate::store::seal::{
+    self, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS, MERGES,
+    OUTAGES, Pack, RUNS, VARIANTS, checkpoint, read_tree,
+};
+use crate::store::{Error, ErrorKind, backup};
+
+/// Rows brought or looked at in one transaction, from which on nothing further is begun: some ten milliseconds.
+const ROWS_MAX: u64 = 500;
+/// Tables of which a row is known by its number alone.
+const NUMBERED: [u8; 4] = [ERRORS, FINDINGS, FILES, OUTAGES];
+
+/// Another archive, as it was when it was opened.
+#[derive(Debug)]
+pub struct Other {
+    connection: Connection,
+    archive_id: String,
+    has_merges: bool,
+}
+
+impl Other {
+    /// Opens it for reading; a `serve` may go on with it.
+    ///
+    /// # Errors
+    /// It cannot be read, or is of an earlier release.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let opened = backup::source(path).map_err(|error| Error::new(ErrorKind::CannotOpen, error.to_string()));
+        let (connection, _) = opened?;
+        connection.set_prepared_statement_cache_capacity(64);
+        let has = |table: &str| {
+            let select = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?";
+            connection.prepare(select)?.exists([table])
+        };
+        if !has("acts")? {
+            let what = "the other archive is of an earlier release: start `serve` of this one with it once, which brings it up to date";
+            return Err(Error::new(ErrorKind::Other, what));
+        }
+        let has_merges = has("merged_rows")?;
+        let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
+        Ok(Self { connection, archive_id, has_merges })
+    }
+
+    /// Which archive it is.
+    pub fn archive_id(&self) -> &str {
+        &self.archive_id
+    }
+
+    /// Where a row was recorded: by itself, or by whom it was merged from.
+    fn origin(&self, form: u8, id: i64) -> Result<(String, i64), Error> {
+        if self.has_merges {
+            let sql = "SELECT archive_id, their_id FROM merged_rows WHERE form = ? AND id = ? LIMIT 1";
+            let mut select = self.connection.prepare_cached(sql)?;
+            let found = select.query_row(params![form, id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+        Ok((self.archive_id.clone(), id))
+    }
+
+    fn masked_by_number(&self) -> Result<BTreeMap<(u8, i64), Vec<i64>>, Error> {
+        let sql = "SELECT what, row_id, id FROM maskings WHERE what IN ('error', 'finding') AND row_id IS NOT NULL ORDER BY id";
+        let mut select = self.connection.prepare(sql)?;
+        let (mut rows, mut masked) = (select.query(())?, BTreeMap::<_, Vec<i64>>::new());
+        while let Some(row) = rows.next()? {
+            let form = if row.get_ref(0)?.as_str() == Ok("error") { ERRORS } else { FINDINGS };
+            masked.entry((form, row.get(1)?)).or_default().push(row.get(2)?);
+        }
+        Ok(masked)
+    }
+
+    fn count(&self, sql: &str) -> Result<u64, Error> {
+        let count: i64 = self.connection.query_row(sql, (), |row| row.get(0))?;
+        Ok(count.unsigned_abs())
+    }
+}
+
+/// What a merge came to, in rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the fates of events as the account names them, then tables")]
+pub struct Merged {
+    pub new: u64,
+    pub duplicate: u64,
+    pub variant: u64,
+    pub suppressed: u64,
+    pub chats: u64,
+    pub attributes: u64,
+    pub coverage: u64,
+    pub errors: u64,
+    pub findings: u64,
+    pub outages: u64,
+    pub files: u64,
+    pub maskings: u64,
+    pub runs: u64,
+    /// Tombstones of chats of which there is nothing here.
+    pub tombstones: u64,
+    /// Chats that were erased or purged there, and are here still.
+    pub erased_there: u64,
+}
+
+impl Custody {
+    /// Brings everything in that is not here. `told` is given rows looked at, and all there are.
+    ///
+    /// # Errors
+    /// As reading and writing go wrong; what was brought stays, and the next merge goes on.
+    pub fn merge(
+        &self,
+        other: &Other,
+        act: &Act<'_>,
+        masks: &Masks,
+        now: impl Fn() -> i64,
+        told: &mut dyn FnMut(u64, u64),
+    ) -> Result<Merged, Error> {
+        if other.archive_id == self.archive_id {
+            let what = "it is a copy of this archive: `restore` puts a backup in its place";
+            return Err(Error::new(ErrorKind::Other, what));
+        }
+        if !self.connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'merges'")?.exists(())? {
+            let what = "this archive is of an earlier release: start `serve` of this one with it once, which brings it up to date";
+            return Err(Error::new(ErrorKind::Other, what));
+        }
+        let all = other.count("SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM api_errors)")?;
+        let mut merge = Merge::begin(self, other, act, masks)?;
+        merge.tombstones()?;
+        let mut seen = 0;
+        let mut place = Place::default();
+        while !place.is_done {
+            let began = Instant::now();
+            let merged = merge.merged;
+            let piece = seal::change(&self.connection, None, |pack| merge.chats(pack, &mut place));
+            // What was rolled back was not brought.
+            seen += piece.inspect_err(|_| merge.merged = merged)?;
+            told(seen.min(all), all);
+            self.give_way(began.elapsed())?;
+        }
+        for number in NUMBERED {
+            let mut after = Some(i64::MIN);
+            while let Some(from) = after {
+                let began = Instant::now();
+                after = seal::change(&self.connection, None, |pack| merge.numbered(pack, number, from))?;
+                self.give_way(began.elapsed())?;
+            }
+        }
+        merge.end(now())?;
+        told(all, all);
+        Ok(merge.merged)
+    }
+}
+
+/// How far the chats are brought.
+#[derive(Debug, Default)]
+struct Place {
+    /// The rowid of the chat before.
+    chat: i64,
+    /// The last event of the present chat, where it goes on.
+    event: Option<i64>,
+    is_done: bool,
+}
+
+struct Merge<'m> {
+    ours: &'m Connection,
+    other: &'m Other,
+    masks: &'m Masks,
+    act_id: i64,
+    merge_id: i64,
+    /// Runs here, by their numbers there.
+    runs: BTreeMap<i64, i64>,
+    /// Numbers of the maskings of their errors and findings, which no index finds.
+    masked: BTreeMap<(u8, i64), Vec<i64>>,
+    merged: Merged,
+}
+
+impl<'m> Merge<'m> {
+    /// The act, what vouches for the other archive, and copies of its runs.
+    fn begin(custody: &'m Custody, other: &'m Other, act: &Act<'_>, masks: &'m Masks) -> Result<Self, Error> {
+        let ours = &custody.connection;
+        let tree = read_tree(&other.connection)?;
+        let root: Hash = tree.root();
+        let note = "SELECT note FROM checkpoints ORDER BY number DESC LIMIT 1";
+        let note: Option<String> = other.connection.query_row(note, (), |row| row.get(0)).optional()?;
+        let vkeys = checkpoint::keys(&other.connection)?.join("\n");
+        let (runs, merged, masked) = (BTreeMap::new(), Merged::default(), other.masked_by_number()?);
+        let mut merge = Self { ours, other, masks, act_id: 0, merge_id: 0, runs, masked, merged };
+        seal::change(ours, None, |pack| {
+            merge.act_id = begin(ours, pack, act)?;
+            let runs = merge.bring_runs(pack, &custody.archive_id)?;
+            let insert = "INSERT INTO merges (act_id, archive_id, at, leaves, root, checkpoint, vkeys, runs)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+            let leaves = tree.size().cast_signed();
+            let values = params![merge.act_id, other.archive_id, act.at, leaves, root, note, vkeys, runs];
+            merge.merge_id = ours.prepare(insert)?.insert(values)?;
+            pack.touch(MERGES, [KeyValue::Integer(merge.merge_id)]);
+            Ok(())
+        })?;
+        Ok(merge)
+    }
+
+    /// Those that are not here, and what came of those that are. As JSON, for `merges.runs`.
+    fn bring_runs(&mut self, pack: &mut Pack, own_id: &str) -> Result<String, Error> {
+        const COLUMNS: &str =
+            "instance, version, started_at, stopped_at, clean, deliver, when_unavailable, settings, config_hash,
+            ledger";
+        let mut told = Vec::new();
+        let mut select =
+            self.other.connection.prepare(&format!("SELECT run_id, {COLUMNS} FROM runs ORDER BY run_id"))?;
+        let mut rows = select.query(())?;
+        while let Some(row) = rows.next()? {
+            let theirs: i64 = row.get(0)?;
+            let (archive_id, number) = self.other.origin(RUNS, theirs)?;
+            let values = values(row, 1, 10)?;
+            let here = match self.known(RUNS, &archive_id, number)? {
+                // They have it from us.
+                _ if archive_id == own_id => number,
+                Some(here) => {
+                    let update = "UPDATE runs SET stopped_at = ?1, clean = ?2, ledger = ?3
+                        WHERE run_id = ?4 AND (stopped_at, clean, ledger) IS NOT (?1, ?2, ?3)";
+                    let changed = params![values[3], values[4], values[9], here];
+                    if self.ours.prepare_cached(update)?.execute(changed)? > 0 {
+                        pack.touch(RUNS, [KeyValue::Integer(here)]);
+                    }
+                    here
+                }
+                None => {
+                    let insert = format!(
+                        "INSERT INTO runs ({COLUMNS}, sealing) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'itself')"
+                    );
+                    let here = self.ours.prepare_cached(&insert)?.insert(params_from_iter(values))?;
+                    pack.touch(RUNS, [KeyValue::Integer(here)]);
+                    self.remember(RUNS, &archive_id, number, here, 0)?;
+                    self.merged.runs += 1;
+                    here
+                }
+            };
+            self.runs.insert(theirs, here);
+            told.push(serde_json::json!({ "archive_id": archive_id, "run_id": number, "here": here }));
+        }
+        Ok(serde_json::Value::from(told).to_string())
+    }
+
+    fn known(&self, form: u8, archive_id: &str, number: i64) -> Result<Option<i64>, Error> {
+        let sql = "SELECT id FROM merged_rows WHERE archive_id = ? AND form = ? AND their_id = ?";
+        let mut select = self.ours.prepare_cached(sql)?;
+        Ok(select.query_row(params![archive_id, form, number], |row| row.get(0)).optional()?)
+    }
+
+    fn remember(&self, form: u8, archive_id: &str, number: i64, id: i64, repeats: i64) -> Result<(), Error> {
+        let sql = "INSERT INTO merged_rows (archive_id, form, their_id, id, repeats) VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT DO UPDATE SET id = excluded.id, repeats = excluded.repeats";
+        self.ours.prepare_cached(sql)?.execute(params![archive_id, form, number, id, repeats])?;
+        Ok(())
+    }
+
+    /// A run here. A masking that a later rule made has the act's number there, negative: here that of the merge.
+    fn run(&self, theirs: i64) -> i64 {
+        self.runs.get(&theirs).copied().unwrap_or(-self.act_id)
+    }
+
+    /// What was erased or purged there is not wanted from elsewhere either. Of what is here still nothing is removed: that
+    /// is for somebody to decide.
+    fn tombstones(&mut self) -> Result<(), Error> {
+        let sql = "SELECT chat_id, how, max(at), max(below), service, first_seen_at, last_seen_at FROM erasures
+            WHERE chat_id IS NOT NULL AND below IS NOT NULL GROUP BY chat_id ORDER BY chat_id";
+        let mut select = self.other.connection.prepare(sql)?;
+        let mut rows = select.query(())?;
+        let mut gone = Vec::new();
+        while let Some(row) = rows.next()? {
+            gone.push(values(row, 0, 7)?);
+        }
+        for some in gone.chunks(ROWS_MAX as usize) {
+            seal::change(self.ours, None, |pack| {
+                for row in some {
+                    self.tombstone(pack, row)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn tombstone(&mut self, pack: &mut Pack, row: &[Value]) -> Result<(), Error> {
+        let is_here = "SELECT 1 FROM chats WHERE chat_id = ?1 UNION ALL SELECT 1 FROM events WHERE chat_id = ?1";
+        if self.ours.prepare_cached(is_here)?.exists([&row[0]])? {
+            self.merged.erased_there += 1;
+            return Ok(());
+        }
+        let is_known = "SELECT 1 FROM erasures WHERE chat_id = ? AND below >= ?";
+        if self.ours.prepare_cached(is_known)?.exists([&row[0], &row[3]])? {
+            return Ok(());
+        }
+        let insert =
+            "INSERT INTO erasures (act_id, chat_id, how, at, below, service, first_seen_at, last_seen_at, events, rows,
+            leaves) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, x'')";
+        let act = Value::Integer(self.act_id);
+        let id = self.ours.prepare_cached(insert)?.insert(params_from_iter(std::iter::once(&act).chain(row)))?;
+        pack.touch(ERASURES, [KeyValue::Integer(id)]);
+        self.merged.tombstones += 1;
+        Ok(())
+    }
+
+    /// Some chats, or a piece of a long one. Events looked at.
+    fn chats(&mut self, pack: &mut Pack, place: &mut Place) -> Result<u64, Error> {
+        let sql = "SELECT rowid, chat_id FROM chats WHERE rowid > ? ORDER BY rowid LIMIT 1";
+        let (mut seen, mut rows) = (0, 0);
+        while rows < ROWS_MAX {
+            let mut select = self.other.connection.prepare_cached(sql)?;
+            let next = select.query_row([place.chat], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            let Some((rowid, chat_id)): Option<(i64, String)> = next else {
+                place.is_done = true;
+                return Ok(seen);
+            };
+            let (events, last) = self.chat(pack, &chat_id, place.event, ROWS_MAX)?;
+            (seen, rows) = (seen + events, rows + events + 1);
+            place.event = last;
+            if last.is_none() {
+                place.chat = rowid;
+            }
+        }
+        Ok(seen)
+    }
+
+    /// A chat from an event on: how many of its events were looked at, and the last of them where there are more.
+    fn chat(
+        &mut self,
+        pack: &mut Pack,
+        chat_id: &str,
+        after: Option<i64>,
+        limit: u64,
+    ) -> Result<(u64, Option<i64>), Error> {
+        let sql = "SELECT max(below) FROM erasures WHERE chat_id = ?";
+        let below: Option<i64> = self.ours.prepare_cached(sql)?.query_row([chat_id], |row| row.get(0))?;
+        if below.is_some() && self.is_over_below(chat_id, below)? {
+            let count = "SELECT count(*) FROM events WHERE chat_id = ?";
+            let count: i64 = self.other.connection.prepare_cached(count)?.query_row([chat_id], |row| row.get(0))?;
+            self.merged.suppressed += count.unsigned_abs();
+            return Ok((count.unsigned_abs(), None));
+        }
+        // From the first event on a chat has its row.
+        self.chat_row(pack, chat_id)?;
+        let maskings = self.maskings_of(chat_id)?;
+        let (events, last) = self.events(pack, chat_id, below.unwrap_or(0), after, limit, &maskings)?;
+        if last.is_none() {
+            self.variants(pack, chat_id, below.unwrap_or(0), &maskings)?;
+            self.attributes(pack, chat_id, &maskings)?;
+            // Never before its events.
+            self.coverage(pack, chat_id, below.is_some())?;
+        }
+        Ok((events, last))
+    }
+
+    /// It was erased or purged here, and neither we nor they have anything that came afterwards.
+    fn is_over_below(&self, chat_id: &str, below: Option<i64>) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM events WHERE chat_id = ? AND event_index >= ? LIMIT 1";
+        let has = |connection: &Connection| connection.prepare_cached(sql)?.exists(params![chat_id, below]);
+        Ok(!has(self.ours)? && !has(&self.other.connection)?)
+    }
+
+    fn chat_row(&mut self, pack: &mut Pack, chat_id: &str) -> Result<(), Error> {
+        let form = Form::of(CHATS).expect("there is one");
+        let columns = "chat_id, service, first_seen_at, last_seen_at, ended_at, ended_how, next_position, is_async, highest_index";
+        let theirs = format!("SELECT {columns} FROM chats WHERE chat_id = ?");
+        let theirs = self.other.connection.prepare_cached(&theirs)?.query_row([chat_id], |row| values(row, 0, 9))?;
+        let sealed = |connection: &Connection| {
+            let mut select = connection.prepare_cached(form.select_by_key())?;
+            select.query_row([chat_id], |row| values(row, 1, form.columns.len())).optional()
+        };
+        let before = sealed(self.ours)?;
+        self.ours.prepare_cached(UPSERT_CHAT)?.execute(params_from_iter(theirs))?;
+        if before != sealed(self.ours)? {
+            pack.touch(CHATS, [KeyValue::Text(chat_id.into())]);
+            self.merged.chats += u64::from(before.is_none());
+        }
+        Ok(())
+    }
+
+    fn events(
+        &mut self,
+        pack: &mut Pack,
+        chat_id: &str,
+        below: i64,
+        after: Option<i64>,
+        limit: u64,
+        maskings: &Maskings,
+    ) -> Result<(u64, Option<i64>), Error> {
+        const COLUMNS: &str =
+            "chat_id, event_index, type, utc_time, participant_id, nickname, party_type, text, message_type,
+            user_data, event_attributes, raw, recorded_at, node, run_id";
+        let sql =
+            format!("SELECT {COLUMNS} FROM events WHERE chat_id = ? AND event_index > ? ORDER BY event_index LIMIT ?");
+        let insert = format!(
+            "INSERT INTO events ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+        );
+        let (mut select, mut insert) =
+            (self.other.connection.prepare_cached(&sql)?, self.ours.prepare_cached(&insert)?);
+        let mut rows = select.query(params![chat_id, after.unwrap_or(0), limit as i64])?;
+        let (mut count, mut last) = (0, None);
+        while let Some(row) = rows.next()? {
+            let index: i64 = row.get(1)?;
+            (count, last) = (count + 1, Some(index));
+            if index < below {
+                self.merged.suppressed += 1;
+                continue;
+            }
+            let mut values = values(row, 0, 15)?;
+            values[14] = Value::Integer(self.run(row.get(14)?));
+            if insert.execute(params_from_iter(&values))? == 1 {
+                pack.touch(EVENTS, [KeyValue::Text(chat_id.into()), KeyValue::Integer(index)]);
+                self.merged.new += 1;
+                let of = |masking: &&Masking| masking.is_of("event") && masking.event_index == Some(index);
+                self.bring_maskings(pack, maskings.iter().filter(of), None, None)?;
+            } else {
+                let content =
+                    Content { raw: row.get(11)?, recorded_at: row.get(12)?, node: row.get(13)?, run_id: row.get(14)? };
+                let of = |masking: &&Masking| masking.is_of("event") && masking.event_index == Some(index);
+                self.settle(pack, chat_id, index, &content, maskings.iter().filter(of))?;
+            }
+        }
+        Ok((count, last.filter(|_| count == limit)))
+    }
+
+    fn variants(&mut self, pack: &mut Pack, chat_id: &str, below: i64, maskings: &Maskings) -> Result<(), Error> {
+        let sql = "SELECT event_index, raw, recorded_at, node, run_id, digest FROM event_variants
+            WHERE chat_id = ? AND event_index >= ? ORDER BY event_index, recorded_at";
+        let mut select = self.other.connection.prepare_cached(sql)?;
+        let mut rows = select.query(params![chat_id, below])?;
+        while let Some(row) = rows.next()? {
+            let content =
+                Content { raw: row.get(1)?, recorded_at: row.get(2)?, node: row.get(3)?, run_id: row.get(4)? };
+            let (index, digest): (i64, Vec<u8>) = (row.get(0)?, row.get(5)?);
+            let of = |masking: &&Masking| masking.is_of("variant") && masking.digest.as_ref() == Some(&digest);
+            self.settle(pack, chat_id, index, &content, maskings.iter().filter(of))?;
+        }
+        Ok(())
+    }
+
+    /// A key that is taken here: equal content is a duplicate, other content a variant, kept once (R7).
+    fn settle<'k>(
+        &mut self,
+        pack: &mut Pack,
+        chat_id: &str,
+        index: i64,
+        content: &Content,
+        maskings: impl Iterator<Item = &'k Masking>,
+    ) -> Result<(), Error> {
+        let sql = "SELECT raw FROM events WHERE chat_id = ? AND event_index = ?";
+        let stored: Option<String> =
+            self.ours.prepare_cached(sql)?.query_row(params![chat_id, index], |row| row.get(0)).optional()?;
+        // A variant of an event that is neither here nor there: erased here.
+        let Some(stored) = stored else { return Ok(()) };
+        let kind = match self.compare(&stored, &content.raw) {
+            Comparison::Equal => None,
+            Comparison::Changed => Some("changed"),
+            Comparison::Extended => Some("extended"),
+        };
+        let Some(kind) = kind else {
+            self.merged.duplicate += 1;
+            return Ok(());
+        };
+        let sql = "SELECT raw FROM event_variants WHERE chat_id = ? AND event_index = ? LIMIT ?";
+        let mut select = self.ours.prepare_cached(sql)?;
+        let known = select.query_map(params![chat_id, index, VARIANTS_COMPARED_MAX], |row| row.get::<_, String>(0))?;
+        for known in known {
+            if self.compare(&known?, &content.raw) == Comparison::Equal {
+                self.merged.duplicate += 1;
+                return Ok(());
+            }
+        }
+        let digest = keyed(self.ours, chat_id, &gms::digest(&content.raw))?;
+        let insert = "INSERT INTO event_variants (chat_id, event_index, digest, kind, raw, recorded_at, node, run_id)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+        let (run_id, at, node) = (self.run(content.run_id), content.recorded_at, &content.node);
+        let inserted = self.ours.prepare_cached(insert)?.execute(params![
+            chat_id,
+            index,
+            digest,
+            kind,
+            content.raw,
+            at,
+            node,
+            run_id
+        ])?;
+        if inserted == 0 {
+            self.merged.duplicate += 1;
+            return Ok(());
+        }
+        self.merged.variant += 1;
+        let key = [KeyValue::Text(chat_id.into()), KeyValue::Integer(index), KeyValue::Blob(digest.into())];
+        pack.touch(VARIANTS, key);
+        self.bring_maskings(pack, maskings, Some(("variant", &digest)), None)
+    }
+
+    /// Each side was masked by its own rules, at its own time: the present ones look at both.
+    fn compare(&self, stored: &str, new: &str) -> Comparison {
+        match compare(self.masks, stored, new) {
+            Comparison::Equal => Comparison::Equal,
+            _ => compare(self.masks, stored, &self.masks.again(new)),
+        }
+    }
+
+    /// One row a change, in the order of time: what is known at the time is none.
+    fn attributes(&mut self, pack: &mut Pack, chat_id: &str, maskings: &Maskings) -> Result<(), Error> {
+        let sql = "SELECT id, name, value, source, observed_at, run_id FROM chat_attributes WHERE chat_id = ?
+            ORDER BY observed_at, id";
+        let insert = "INSERT INTO chat_attributes (chat_id, name, value, source, observed_at, run_id)
+            SELECT ?1, ?2, ?3, ?4, ?5, ?6
+            WHERE ?3 IS NOT (SELECT value FROM chat_attributes WHERE chat_id = ?1 AND name = ?2 AND observed_at <= ?5
+                    ORDER BY observed_at DESC, id DESC LIMIT 1)
+                AND NOT EXISTS (SELECT 1 FROM chat_attributes WHERE chat_id = ?1 AND name = ?2 AND value = ?3
+                    AND observed_at = ?5 AND run_id = ?6)";
+        let mut select = self.other.connection.prepare_cached(sql)?;
+        let mut rows = select.query([chat_id])?;
+        while let Some(row) = rows.next()? {
+            let theirs: i64 = row.get(0)?;
+            let values = values(row, 1, 4)?;
+            let run_id = self.run(row.get(5)?);
+            let values = params![chat_id, values[0], values[1], values[2], values[3], run_id];
+            if self.ours.prepare_cached(insert)?.execute(values)? == 1 {
+                let id = self.ours.last_insert_rowid();
+                pack.touch(ATTRIBUTES, [KeyValue::Integer(id)]);
+                self.merged.attributes += 1;
+                let of = |masking: &&Masking| masking.is_of("attribute") && masking.row_id == Some(theirs);
+                self.bring_maskings(pack, maskings.iter().filter(of), None, Some(id))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn coverage(&mut self, pack: &mut Pack, chat_id: &str, was_erased: bool) -> Result<(), Error> {
+        let sql = "SELECT from_position, next_position, node, run_id, at FROM coverage WHERE chat_id = ?";
+        let grow =
+            "INSERT INTO coverage (chat_id, from_position, next_position, node, run_id, at) VALUES (?, ?, ?, ?, ?, ?)
+            ON CONFLICT DO UPDATE SET next_position = excluded.next_position, at = excluded.at
+                WHERE excluded.next_position > next_position";
+        let mut select = self.other.connection.prepare_cached(sql)?;
+        let mut rows = select.query([chat_id])?;
+        while let Some(row) = rows.next()? {
+            // What was erased was covered: it is no hole.
+            let from: i64 = if was_erased { 1 } else { row.get(0)? };
+            let (next, node, at): (i64, String, i64) = (row.get(1)?, row.get(2)?, row.get(4)?);
+            let run_id = self.run(row.get(3)?);
+            if self.ours.prepare_cached(grow)?.execute(params![chat_id, from, next, node, run_id, at])? == 1 {
+                let key = [KeyValue::Text(chat_id.into()), KeyValue::Integer(from), KeyValue::Integer(run_id)];
+                pack.touch(COVERAGE, key.into_iter().chain([KeyValue::Text(node)]).collect::<Vec<_>>());
+                self.merged.coverage += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn maskings_of(&self, chat_id: &str) -> Result<Maskings, Error> {
+        let sql = format!("SELECT {MASKING} FROM maskings WHERE chat_id = ? ORDER BY id");
+        let mut select = self.other.connection.prepare_cached(&sql)?;
+        let maskings = select.query_map([chat_id], Masking::of)?;
+        Ok(maskings.collect::<Result<_, _>>()?)
+    }
+
+    /// Evidence, with the row that it is of.
+    fn bring_maskings<'k>(
+        &mut self,
+        pack: &mut Pack,
+        maskings: impl Iterator<Item = &'k Masking>,
+        variant: Option<(&str, &[u8])>,
+        row_id: Option<i64>,
+    ) -> Result<(), Error> {
+        let insert = format!("INSERT INTO maskings ({MASKING}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+        for masking in maskings {
+            let what = variant.map_or(masking.what.as_str(), |(what, _)| what);
+            let digest = variant.map(|(_, digest)| digest);
+            let Masking { chat_id, event_index, field, rule, at, characters, recorded_at, run_id, .. } = masking;
+            let run_id = self.run(*run_id);
+            let mut insert = self.ours.prepare_cached(&insert)?;
+            let values =
+                params![what, chat_id, event_index, digest, row_id, field, rule, at, characters, recorded_at, run_id];
+            let id = insert.insert(values)?;
+            pack.touch(MASKINGS, [KeyValue::Integer(id)]);
+            self.merged.maskings += 1;
+        }
+        Ok(())
+    }
+
+    /// Rows of a table that are known by their numbers, after one of them. Where to go on.
+    fn numbered(&mut self, pack: &mut Pack, number: u8, after: i64) -> Result<Option<i64>, Error> {
+        let form = Form::of(number).expect("listed by its number");
+        let sql = format!("{} WHERE id > ? ORDER BY id LIMIT {ROWS_MAX}", form.select());
+        let mut select = self.other.connection.prepare_cached(&sql)?;
+        let mut rows = select.query([after])?;
+        let (mut count, mut last) = (0, after);
+        while let Some(row) = rows.next()? {
+            (count, last) = (count + 1, row.get(0)?);
+            self.numbered_row(pack, form, row, last)?;
+        }
+        Ok((count == ROWS_MAX).then_some(last))
+    }
+
+    fn numbered_row(&mut self, pack: &mut Pack, form: &'static Form, row: &Row<'_>, theirs: i64) -> Result<(), Error> {
+        let (archive_id, number) = self.other.origin(form.number, theirs)?;
+        let chat_id = form.place_of("chat_id").map(|place| row.get::<_, Option<String>>(place)).transpose()?.flatten();
+        let is_ours = self.runs_of_ours(&archive_id)?;
+        if is_ours || chat_id.is_some_and(|chat_id| self.is_gone(&chat_id).unwrap_or(true)) {
+            return Ok(());
+        }
+        let mut values = values(row, 1, form.columns.len())?;
+        let run = form.place_of("run_id").expect("each of them has one");
+        values[run - 1] = Value::Integer(self.run(row.get(run)?));
+        if form.number == FINDINGS {
+            return self.finding(pack, form, values, &archive_id, number);
+        }
+        match self.known(form.number, &archive_id, number)? {
+            Some(id) => self.update(pack, form, values, id),
+            None => {
+                let id = self.insert(pack, form, values)?;
+                self.remember(form.number, &archive_id, number, id, 0)?;
+                self.bring_maskings_of(pack, form, theirs, id)
+            }
+        }
+    }
+
+    fn runs_of_ours(&self, archive_id: &str) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM archive WHERE archive_id = ?";
+        Ok(self.ours.prepare_cached(sql)?.exists([archive_id])?)
+    }
+
+    /// As the writer has it: erased or purged, and nothing has come of it since that was not.
+    fn is_gone(&self, chat_id: &str) -> Result<bool, Error> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM erasures WHERE chat_id = ?1 AND below IS NOT NULL)
+            AND NOT EXISTS (SELECT 1 FROM events WHERE chat_id = ?1)";
+        Ok(self.ours.prepare_cached(sql)?.query_row([chat_id], |row| row.get(0))?)
+    }
+
+    fn insert(&mut self, pack: &mut Pack, form: &Form, values: Vec<Value>) -> Result<i64, Error> {
+        let columns = &form.columns[1..];
+        let places = vec!["?"; columns.len()].join(", ");
+        let sql = format!("INSERT INTO {} ({}) VALUES ({places})", form.table, columns.join(", "));
+        let id = self.ours.prepare_cached(&sql)?.insert(params_from_iter(&values[1..]))?;
+        pack.touch(form.number, [KeyValue::Integer(id)]);
+        *match form.number {
+            ERRORS => &mut self.merged.errors,
+            FINDINGS => &mut self.merged.findings,
+            OUTAGES => &mut self.merged.outages,
+            _ => &mut self.merged.files,
+        } += 1;
+        Ok(id)
+    }
+
+    /// A row that was brought before, and was repeated or ended since. One that was erased here stays so.
+    fn update(&mut self, pack: &mut Pack, form: &Form, mut values: Vec<Value>, id: i64) -> Result<(), Error> {
+        if form.is_final() {
+            return Ok(());
+        }
+        let mut select = self.ours.prepare_cached(form.select_by_key())?;
+        let before = select.query_row([id], |row| self::values(row, 1, form.columns.len())).optional()?;
+        values[0] = Value::Integer(id);
+        if before.is_none_or(|before| before == values) {
+            return Ok(());
+        }
+        let set = form.columns[1..].iter().map(|column| format!("{column} = ?")).collect::<Vec<_>>().join(", ");
+        let sql = format!("UPDATE {} SET {set} WHERE id = ?", form.table);
+        let bound = values[1..].iter().chain(&values[..1]);
+        self.ours.prepare_cached(&sql)?.execute(params_from_iter(bound))?;
+        pack.touch(form.number, [KeyValue::Integer(id)]);
+        Ok(())
+    }
+
+    /// Unique by its content, with a count: what of theirs is counted here already is not counted again.
+    fn finding(
+        &mut self,
+        pack: &mut Pack,
+        form: &'static Form,
+        values: Vec<Value>,
+        archive_id: &str,
+        number: i64,
+    ) -> Result<(), Error> {
+        let at = |column: &str| form.place_of(column).expect("a column of findings") - 1;
+        let (digest, Value::Integer(repeats)) = (&values[at("digest")], &values[at("repeats")]) else { return Ok(()) };
+        let repeats = *repeats;
+        let sql = "SELECT repeats FROM merged_rows WHERE archive_id = ? AND form = ? AND their_id = ?";
+        let mut select = self.ours.prepare_cached(sql)?;
+        let counted = select.query_row(params![archive_id, FINDINGS, number], |row| row.get::<_, i64>(0)).optional()?;
+        let here = self.ours.prepare_cached("SELECT id FROM findings WHERE digest = ?")?;
+        let mut here = here;
+        let here: Option<i64> = here.query_row([digest], |row| row.get(0)).optional()?;
+        let id = match (here, counted) {
+            (None, Some(_)) => return Ok(()), // erased here since
+            (None, None) => {
+                let theirs = match values[0] {
+                    Value::Integer(theirs) => theirs,
+                    _ => return Ok(()),
+                };
+                let id = self.insert(pack, form, values)?;
+                self.bring_maskings_of(pack, form, theirs, id)?;
+                id
+            }
+            (Some(id), counted) if repeats > counted.unwrap_or(0) => {
+                let update = "UPDATE findings SET repeats = repeats + ?, observed_at = min(observed_at, ?),
+                    last_observed_at = max(last_observed_at, ?) WHERE id = ?";
+                let (first, last) = (&values[at("observed_at")], &values[at("last_observed_at")]);
+                self.ours.prepare_cached(update)?.execute(params![repeats - counted.unwrap_or(0), first, last, id])?;
+                pack.touch(FINDINGS, [KeyValue::Integer(id)]);
+                id
+            }
+            (Some(id), _) => id,
+        };
+        self.remember(FINDINGS, archive_id, number, id, repeats.max(counted.unwrap_or(0)))
+    }
+
+    fn bring_maskings_of(&mut self, pack: &mut Pack, form: &Form, theirs: i64, id: i64) -> Result<(), Error> {
+        let Some(numbers) = self.masked.remove(&(form.number, theirs)) else { return Ok(()) };
+        let sql = format!("SELECT {MASKING} FROM maskings WHERE id = ?");
+        let mut select = self.other.connection.prepare_cached(&sql)?;
+        let maskings =
+            numbers.iter().map(|number| select.query_row([number], Masking::of)).collect::<Result<Maskings, _>>()?;
+        self.bring_maskings(pack, maskings.iter(), None, Some(id))
+    }
+
+    fn end(&self, at: i64) -> Result<(), Error> {
+        seal::change(self.ours, None, |pack| {
+            let brought = serde_json::json!(self.merged).to_string();
+            let update = "UPDATE merges SET ended_at = ?, brought = ? WHERE id = ?";
+            self.ours.prepare(update)?.execute(params![at, brought, self.merge_id])?;
+            pack.touch(MERGES, [KeyValue::Integer(self.merge_id)]);
+            let rows = self.merged.new + self.merged.variant + self.merged.errors + self.merged.findings;
+            end(self.ours, pack, self.act_id, at, rows.cast_signed())
+        })
+    }
+}
+
+/// What an event or a variant of it is, besides its key.
+struct Content {
+    raw: String,
+    recorded_at: i64,
+    node: Option<String>,
+    run_id: i64,
+}
+
+const MASKING: &str =
+    "what, chat_id, event_index, digest, row_id, field, rule, at_character, characters, recorded_at, run_id";
+
+type Maskings = Vec<Masking>;
+
+/// A row of `maskings`, as it is there.
+struct Masking {
+    what: String,
+    chat_id: Option<String>,
+    event_index: Option<i64>,
+    digest: Option<Vec<u8>>,
+    row_id: Option<i64>,
+    field: String,
+    rule: String,
+    at: i64,
+    characters: i64,
+    recorded_at: i64,
+    run_id: i64,
+}
+
+impl Masking {
+    /// Of a row of [`MASKING`].
+    fn of(row: &Row<'_>) -> Result<Self, rusqlite::Error> {
+        Ok(Self {
+            what: row.get(0)?,
+            chat_id: row.get(1)?,
+            event_index: row.get(2)?,
+            digest: row.get(3)?,
+            row_id: row.get(4)?,
+            field: row.get(5)?,
+            rule: row.get(6)?,
+            at: row.get(7)?,
+            characters: row.get(8)?,
+            recorded_at: row.get(9)?,
+            run_id: row.get(10)?,
+        })
+    }
+
+    fn is_of(&self, what: &str) -> bool {
+        self.what == what
+    }
+}
+
+fn values(row: &Row<'_>, from: usize, count: usize) -> Result<Vec<Value>, rusqlite::Error> {
+    (from..from + count).map(|at| row.get(at)).collect()
+}

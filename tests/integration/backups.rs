@@ -1,0 +1,577 @@
+//! Backups, put back and merged: nothing half-done is taken for done, and what was there is as it was.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use gms_recorder::archive::verify::{Question, verify};
+use gms_recorder::simulator::{Config, Simulator};
+use gms_recorder::store::Store;
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::evidence::{a_run, busy, entries, fill, options, sealed};
+use crate::faults::Mount;
+use crate::support::{Archive, Chat, Client, PROGRAM, Server, count, folder, run};
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+/// Runs a command on an archive. What it says.
+#[track_caller]
+fn done(words: &[&str], database: &Path) -> String {
+    let (code, out, error) = run(&[words, &["--database", text(database)]].concat());
+    assert_eq!(code, 0, "{words:?}: {error}");
+    out
+}
+
+#[track_caller]
+fn refused(words: &[&str], database: &Path, why: &str) {
+    let (code, _, error) = run(&[words, &["--database", text(database)]].concat());
+    assert!(code == 1 && error.contains(why), "{words:?}: {code} {error}");
+}
+
+/// Begins a command that will be killed.
+fn begun(words: &[&str], database: &Path) -> Child {
+    let mut command = Command::new(PROGRAM);
+    command.args(words).args(["--database", text(database)]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program runs")
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = folder.read_dir().expect("it is there");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn events(database: &Path) -> i64 {
+    let connection = Connection::open(database).expect("an archive");
+    connection.query_row("SELECT count(*) FROM events", (), |row| row.get(0)).expect("it can be read")
+}
+
+/// Events of a further run.
+async fn add(database: &Path, from: u64, count: u64) {
+    let mut store = Store::open(&options(database), &a_run()).await.expect("an archive");
+    store.append(&entries(from, count), &[], true).expect("stored");
+    store.finish(1_795_500_000_000, "{}").expect("noted");
+    store.close().expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_archive_is_backed_up_as_it_is_and_verified() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let server = Server::start(folder.path(), &simulator.addresses(), "");
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    chat.insist(&mut client, "send", "message=before&transcriptPosition=1").await;
+    std::fs::write(folder.path().join("transcripts.db-spool"), "what waits there").expect("the folder is ours");
+    let (dest, name) = (folder.path().join("b.db"), folder.path().join("b.db.partial"));
+    let said = done(&["backup", text(&dest)], &server.database);
+    for words in ["as it was sealed", "transcripts.db.key", "transcripts.db-spool"] {
+        assert!(said.contains(words), "{words} is not in {said}");
+    }
+    assert!(!name.exists() && !folder.path().join("b.db-wal").exists());
+    let held = |path: PathBuf| async move { Archive::open(&path).await.value("SELECT count(*) FROM events").await };
+    assert_eq!(held(dest.clone()).await, held(server.database.clone()).await);
+    let bytes = std::fs::read(&dest).expect("it is there");
+    refused(&["backup", text(&dest)], &server.database, "exists already");
+    assert_eq!(std::fs::read(&dest).expect("it is there"), bytes);
+    chat.insist(&mut client, "send", "message=after&transcriptPosition=1").await;
+
+    let said = done(
+        &["backup", "c.db", "--rate", "20MiB", "--format", "json"].map(|word| match word {
+            "c.db" => text(&name),
+            other => other,
+        }),
+        &server.database,
+    );
+    let said: Value = serde_json::from_str(&said).expect("an object");
+    assert_eq!(said["chats"], 1);
+    assert!(said["leaves"].as_i64() >= said["signed_leaves"].as_i64() && said["spool_bytes"] == 16, "{said}");
+}
+
+#[tokio::test]
+async fn what_was_changed_by_hand_is_no_backup() {
+    let folder = folder();
+    let (database, dest) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 300).await;
+    let connection = Connection::open(&database).expect("an archive");
+    connection.execute_batch("UPDATE events SET text = 'another' WHERE event_index = 3").expect("it is ours");
+    drop(connection);
+    refused(&["backup", text(&dest)], &database, "not as it was sealed");
+    assert_eq!(names(folder.path()).iter().filter(|name| name.starts_with("b.db")).count(), 0);
+}
+
+#[tokio::test]
+async fn a_backup_that_is_killed_or_has_no_room_is_none() {
+    let folder = folder();
+    let (database, dest) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    let partial = folder.path().join("b.db.partial");
+    fill(&database, 5_000).await;
+    let mut child = begun(&["backup", text(&dest), "--rate", "100KiB"], &database);
+    while partial.metadata().map_or(0, |found| found.len()) == 0 {
+        assert!(child.try_wait().expect("it is ours").is_none(), "it ended early");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    refused(&["backup", text(&dest)], &database, "another process is writing");
+    child.kill().expect("it runs");
+    child.wait().expect("it is dead");
+    assert!(partial.exists() && !dest.exists());
+    done(&["backup", text(&dest)], &database);
+    assert!(!partial.exists());
+    sealed(&dest);
+    assert_eq!(events(&dest), events(&database));
+
+    let mount = Mount::new(512);
+    refused(&["backup", text(&mount.0.path().join("b.db"))], &database, "copy");
+    assert!(names(mount.0.path()).is_empty(), "{:?}", names(mount.0.path()));
+    sealed(&database);
+}
+
+#[tokio::test]
+async fn a_backup_takes_the_place_of_its_archive_which_is_kept() {
+    let folder = folder();
+    let (database, backup) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 600).await;
+    done(&["backup", text(&backup)], &database);
+    let at_backup = events(&database);
+    add(&database, 2_000, 30).await;
+    let later = events(&database);
+    assert_eq!(later, at_backup + 30);
+
+    // A reader would take the new archive's log away when it ends.
+    let reader = Connection::open(&database).expect("an archive");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM events").expect("it can be read");
+    refused(&["restore", text(&backup)], &database, "open");
+    drop(reader);
+    assert_eq!(events(&database), later);
+
+    let said = done(&["restore", text(&backup)], &database);
+    assert_eq!(events(&database), at_backup);
+    sealed(&database);
+    let kept: Vec<_> = names(folder.path()).into_iter().filter(|name| name.contains(".before-")).collect();
+    assert!(kept.len() == 1 && said.contains(&kept[0]), "{kept:?} {said}");
+    assert_eq!(events(&folder.path().join(&kept[0])), later);
+    sealed(&folder.path().join(&kept[0]));
+    let acts = "SELECT kind FROM acts ORDER BY id DESC LIMIT 1";
+    assert_eq!(Archive::open(&database).await.value(acts).await, "restore");
+    assert_eq!(events(&backup), at_backup);
+    add(&database, 3_000, 10).await;
+    sealed(&database);
+}
+
+#[tokio::test]
+async fn what_is_no_sound_backup_of_this_archive_replaces_nothing() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    let (database, backup) = (path("a.db"), path("b.db"));
+    fill(&database, 300).await;
+    done(&["backup", text(&backup)], &database);
+    fill(&path("other.db"), 300).await;
+    std::fs::write(path("text.db"), "no database at all, and long enough for one").expect("the folder is ours");
+    let before = std::fs::read(&database).expect("it is there");
+    refused(&["restore", text(&path("other.db"))], &database, "of another archive");
+    refused(&["restore", text(&path("text.db"))], &database, "not a SQLite database");
+    refused(&["restore", text(&path("no.db"))], &database, "no archive at");
+    refused(&["restore", text(&database)], &database, "the archive itself");
+    let lock = std::fs::File::create(path("a.db.lock")).expect("the folder is ours");
+    lock.lock().expect("nobody has it");
+    refused(&["restore", text(&backup)], &database, "stop it first");
+    drop(lock);
+    let connection = Connection::open(&backup).expect("an archive");
+    connection.execute_batch("UPDATE events SET text = 'another' WHERE event_index = 3").expect("it is ours");
+    drop(connection);
+    refused(&["restore", text(&backup)], &database, "not as it was sealed");
+    assert_eq!(std::fs::read(&database).expect("it is there"), before);
+    assert!(!names(folder.path()).iter().any(|name| name.contains(".before-") || name.contains(".restoring")));
+}
+
+/// Of a server that was killed, with all of its last commits in the log; or no database any longer.
+#[tokio::test]
+async fn no_log_is_left_for_the_restored_archive() {
+    let folder = folder();
+    let (database, backup) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 300).await;
+    done(&["backup", text(&backup)], &database);
+    let mut store = Store::open(&options(&database), &a_run()).await.expect("an archive");
+    store.append(&entries(2_000, 30), &[], true).expect("stored");
+    drop(store); // leaves its log behind
+    assert!(folder.path().join("a.db-wal").metadata().expect("it is there").len() > 0);
+    done(&["restore", text(&backup)], &database);
+    assert!(!folder.path().join("a.db-wal").exists());
+    assert_eq!(events(&database), 300);
+    let kept =
+        |folder: &Path| names(folder).into_iter().rfind(|name| name.contains(".before-") && !name.ends_with("-wal"));
+    assert_eq!(events(&folder.path().join(kept(folder.path()).expect("it is kept"))), 330);
+
+    std::fs::write(&database, "nothing that could be read, whoever did that".repeat(500)).expect("the folder is ours");
+    std::fs::write(folder.path().join("a.db-wal"), "a log of something").expect("the folder is ours");
+    let said = done(&["restore", text(&backup)], &database);
+    assert!(said.contains("could not be read"), "{said}");
+    assert_eq!(events(&database), 300);
+    assert!(names(folder.path()).iter().any(|name| name.contains(".before-") && name.ends_with("-wal")));
+    sealed(&database);
+}
+
+#[tokio::test]
+async fn a_restore_that_is_killed_or_has_no_room_leaves_one_of_both() {
+    let folder = folder();
+    let (database, backup) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 3_000).await;
+    done(&["backup", text(&backup)], &database);
+    add(&database, 9_000, 30).await;
+    let mut ends = [0, 0];
+    for round in 0..12_u64 {
+        let mut child = begun(&["restore", text(&backup)], &database);
+        std::thread::sleep(Duration::from_millis(20 + round * 60));
+        let _ = child.kill();
+        child.wait().expect("it is dead");
+        let found = events(&database);
+        assert!(found == 3_000 || found == 3_030, "{found}");
+        ends[usize::from(found == 3_000)] += 1;
+        sealed(&database);
+        if found == 3_000 {
+            add(&database, 9_000, 30).await;
+        }
+    }
+    println!("{} old, {} new", ends[0], ends[1]);
+
+    let mount = Mount::new(8192);
+    let small = mount.0.path().join("a.db");
+    done(&["backup", text(&small)], &database);
+    mount.fill();
+    let before = std::fs::read(&small).expect("it is there");
+    refused(&["restore", text(&backup)], &small, "");
+    assert_eq!(std::fs::read(&small).expect("it is there"), before);
+    let left: Vec<_> = names(mount.0.path()).into_iter().filter(|name| name.contains("restoring")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// An anchor knows what was recorded after the backup: of a copy that is no fault, and it is said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_backup_lacks_is_said_by_the_anchor() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let anchor = folder.path().join("anchor");
+    let settings = format!("[evidence]\nanchor_file = \"{}\"\ncheckpoint_interval = \"1s\"\n", anchor.display());
+    let mut server = Server::start(folder.path(), &simulator.addresses(), &settings);
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    chat.insist(&mut client, "send", "message=before&transcriptPosition=1").await;
+    let backup = folder.path().join("b.db");
+    done(&["backup", text(&backup)], &server.database);
+    chat.insist(&mut client, "send", "message=after&transcriptPosition=1").await;
+    server.stop();
+    let said = done(&["restore", text(&backup), "--anchor", text(&anchor), "--format", "json"], &server.database);
+    let said: Value = serde_json::from_str(&said).expect("an object");
+    assert!(said["lacks_up_to_leaf"].as_i64() > said["leaves"].as_i64(), "{said}");
+    let question = |is_copy| Question { anchors: vec![anchor.clone()], is_copy, ..Question::default() };
+    let honest = verify(&backup, &question(true), &mut |_, _| {}).expect("it can be read");
+    assert!(honest.fault_count() == 0 && honest.later.is_some());
+    assert!(verify(&server.database, &question(false), &mut |_, _| {}).expect("it can be read").fault_count() > 0);
+    server.start_again();
+}
+
+/// Merges another archive. What it came to.
+#[track_caller]
+pub fn merged(other: &Path, database: &Path) -> Value {
+    let said = done(&["merge", text(other), "--format", "json"], database);
+    serde_json::from_str(&said).expect("an object")
+}
+
+fn texts(database: &Path, sql: &str) -> Vec<String> {
+    let connection = Connection::open(database).expect("an archive");
+    let mut select = connection.prepare(sql).expect("sound SQL");
+    let rows = select.query_map((), |row| row.get(0)).expect("it runs");
+    rows.map(|row| row.expect("a text")).collect()
+}
+
+fn execute(database: &Path, sql: &str) {
+    Connection::open(database).expect("an archive").execute_batch(sql).expect("sound SQL");
+}
+
+#[tokio::test]
+async fn another_archive_comes_in_once_and_what_was_erased_on_either_side_does_not() {
+    let folder = folder();
+    let (database, other) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 300).await;
+    let mut store = Store::open(&options(&other), &a_run()).await.expect("an archive");
+    let mut changed = entries(0, 30);
+    for event in changed.iter_mut().flat_map(|entry| &mut entry.chats).flat_map(|chat| &mut chat.events) {
+        if event.index.get() == 5 {
+            event.raw = event.raw.replace("parcel", "letter");
+        }
+    }
+    store.append(&changed, &[], true).expect("stored");
+    store.append(&entries(30, 600), &[], true).expect("stored");
+    store.finish(1_795_500_000_000, "{}").expect("noted");
+    store.close().expect("closed");
+    let chat = |n: u32| format!("chat{n:012}");
+    // Of ours: one that they have. Of theirs: one that we have, and one that we do not.
+    done(&["erase", "--chat", &chat(2), "--reason", "asked for"], &database);
+    done(&["erase", "--chat", &chat(3), "--chat", &chat(15), "--reason", "asked for"], &other);
+
+    let first = merged(&other, &database);
+    // 21 chats there, two erased: 9 to 9 are known, 10 to 20 are new but for the 15th.
+    let wanted = [
+        ("new", 300),
+        ("duplicate", 239),
+        ("variant", 1),
+        ("suppressed", 30),
+        ("chats", 10),
+        ("tombstones", 1),
+        ("erased_there", 1),
+        ("runs", 1),
+    ];
+    for (name, count) in wanted {
+        assert_eq!(first[name], count, "{name}: {first}");
+    }
+    let found = sealed(&database).found;
+    assert!(found.leaves > 600);
+    let again = merged(&other, &database);
+    for name in ["new", "variant", "chats", "attributes", "errors", "findings", "runs", "tombstones"] {
+        assert_eq!(again[name], 0, "{name}: {again}");
+    }
+    let sql = format!(
+        "SELECT chat_id FROM events WHERE chat_id IN ('{}', '{}', '{}') GROUP BY 1",
+        chat(2),
+        chat(3),
+        chat(15)
+    );
+    assert_eq!(texts(&database, &sql), [chat(3)]);
+    let provenance = "SELECT json_extract(m.runs, '$[0].archive_id') || ' ' || (SELECT archive_id FROM archive) FROM merges m WHERE ended_at IS NOT NULL LIMIT 1";
+    let (theirs, ours) =
+        (&texts(&other, "SELECT archive_id FROM archive")[0], &texts(&database, "SELECT archive_id FROM archive")[0]);
+    assert_eq!(texts(&database, provenance), [format!("{theirs} {ours}")]);
+
+    // What was erased there is suppressed here, too.
+    let mut store = Store::open(&options(&database), &a_run()).await.expect("an archive");
+    let delivered = store.append(&entries(450, 30), &[], true).expect("stored");
+    assert_eq!(
+        delivered.tallies.iter().map(|tally| (tally.suppressed, tally.new)).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)),
+        (30, 0)
+    );
+    store.finish(1_795_500_000_000, "{}").expect("noted");
+    store.close().expect("closed");
+
+    // A later copy brings what is new, and back again nothing comes that was ours.
+    add(&other, 3_000, 30).await;
+    assert_eq!(merged(&other, &database)["new"], 30);
+    let back = merged(&database, &other);
+    assert_eq!(
+        (&back["new"], &back["runs"], &back["suppressed"]),
+        (&Value::from(0), &Value::from(2), &Value::from(30)),
+        "{back}"
+    );
+    assert_eq!(merged(&other, &database)["runs"], 0);
+    for database in [&database, &other] {
+        sealed(database);
+    }
+    refused(&["merge", text(&database)], &database, "copy of this archive");
+    execute(&other, "UPDATE events SET text = 'another' WHERE event_index = 3");
+    refused(&["merge", text(&other)], &database, "not as it was sealed");
+}
+
+/// One of everything, through a proxy that had it all: errors, findings, outages, files, maskings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_row_comes_along_once() {
+    let folder = folder();
+    let (database, other) = (folder.path().join("a.db"), busy(folder.path()).await);
+    add(&database, 30_000, 30).await;
+    let rows = |database: &Path, what: &str| texts(database, &format!("SELECT count(*) || '' FROM {what}"))[0].clone();
+    let own = ["events", "coverage", "chats"].map(|table| rows(&database, table).parse::<usize>().expect("a number"));
+    let said = merged(&other, &database);
+    assert!(
+        ["errors", "findings", "outages", "files", "attributes", "variant"]
+            .iter()
+            .all(|name| said[name].as_u64() > Some(0)),
+        "{said}"
+    );
+    for table in
+        ["api_errors", "findings", "outages", "file_transfers", "chat_attributes", "maskings", "event_variants"]
+    {
+        assert_eq!(rows(&database, table), rows(&other, table), "{table}");
+    }
+    for (table, own) in ["events", "coverage", "chats"].iter().zip(own) {
+        let theirs: usize = rows(&other, table).parse().expect("a number");
+        assert_eq!(rows(&database, table), (own + theirs).to_string(), "{table}");
+    }
+    // What differs is numbers: a masking is of the row that it was of.
+    let masked = "SELECT m.field || m.rule || m.at_character || coalesce(a.name, e.operation, m.event_index, '') AS x FROM maskings m
+        LEFT JOIN chat_attributes a ON m.what = 'attribute' AND a.id = m.row_id
+        LEFT JOIN api_errors e ON m.what = 'error' AND e.id = m.row_id ORDER BY x";
+    assert_eq!(texts(&database, masked), texts(&other, masked));
+    let again = merged(&other, &database);
+    for name in ["new", "variant", "chats", "attributes", "errors", "findings", "outages", "files", "runs"] {
+        assert_eq!(again[name], 0, "{name}: {again}");
+    }
+    let before = (rows(&database, "api_errors"), texts(&database, "SELECT sum(repeats) || '' FROM findings"));
+    sealed(&database);
+    sealed(&other);
+    let third = folder.path().join("third.db");
+    add(&third, 60_000, 30).await;
+    merged(&database, &third);
+    // By way of another one they are known, too.
+    let by_way = merged(&other, &third);
+    for name in ["new", "errors", "findings", "outages", "files", "runs"] {
+        assert_eq!(by_way[name], 0, "{name}: {by_way}");
+    }
+    assert_eq!((rows(&third, "api_errors"), texts(&third, "SELECT sum(repeats) || '' FROM findings")), before);
+    sealed(&third);
+}
+
+#[tokio::test]
+async fn a_merge_that_is_killed_or_has_no_room_is_gone_on_with() {
+    let folder = folder();
+    let (database, other) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 300).await;
+    fill(&other, 6_000).await;
+    let mut halfway = 0;
+    for round in 0..8_u64 {
+        let before = events(&database);
+        let mut child = begun(&["merge", text(&other)], &database);
+        // Some before the first row is brought, the others once some are.
+        while round > 1 && events(&database) == before && child.try_wait().expect("it is ours").is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(round * 3));
+        let _ = child.kill();
+        child.wait().expect("it is dead");
+        sealed(&database);
+        halfway += usize::from((before + 1..6_000).contains(&events(&database)));
+    }
+    println!("{halfway} of 8 ended halfway");
+    assert!(halfway > 0, "no kill came while rows were brought");
+    merged(&other, &database);
+    assert_eq!(events(&database), 6_000);
+    assert_eq!(texts(&database, "SELECT chat_id FROM completeness WHERE holes > 0"), [""; 0]);
+    let sealed_now = sealed(&database).found.leaves;
+    assert_eq!(merged(&other, &database)["chats"], 0);
+    // An act and a merge more, begun and ended.
+    assert!(sealed(&database).found.leaves - sealed_now < 10);
+    sealed(&other);
+
+    let mount = Mount::new(2_048);
+    let small = mount.0.path().join("a.db");
+    fill(&small, 30).await;
+    refused(&["merge", text(&other)], &small, "full");
+    sealed(&small);
+    assert!(events(&small) < 6_000);
+    mount.command(&["mount", "-o", "remount,size=32m"]);
+    merged(&other, &small);
+    assert_eq!(events(&small), 6_000);
+    sealed(&small);
+}
+
+/// Two proxies before the same nodes, one of them killed: chats that went through both.
+struct Pair {
+    simulator: Simulator,
+    first: Server,
+    second: Server,
+    _folders: [tempfile::TempDir; 2],
+}
+
+impl Pair {
+    async fn recorded() -> Self {
+        let simulator = Simulator::start(Config::nodes(2)).await.expect("free ports");
+        let folders = [folder(), folder()];
+        let [first, mut second] = [0, 1].map(|n| Server::start(folders[n].path(), &simulator.addresses(), ""));
+        let chats = count("TEST_PAIR_CHATS", 20);
+        for n in 0..chats {
+            let (mut one, mut other) = (Client::new(first.address), Client::new(second.address));
+            let chat = Chat::open(&mut one, &format!("nickname=Anna{n}&emailAddress=anna{n}@example.com")).await;
+            let mut position = 1;
+            for m in 0..6 {
+                if (n, m) == (chats / 2, 3) {
+                    second.kill();
+                }
+                let client =
+                    if m % 2 == 1 && n <= chats / 2 && !(n == chats / 2 && m >= 3) { &mut other } else { &mut one };
+                let form = format!("message=m{m}&transcriptPosition={position}");
+                let answer = chat.insist(client, "send", &form).await;
+                position = answer["nextPosition"].as_i64().expect("an answer with a position");
+            }
+            chat.insist(&mut one, "disconnect", &format!("transcriptPosition={position}")).await;
+        }
+        Self { simulator, first, second, _folders: folders }
+    }
+
+    /// What the simulator says that clients could see.
+    fn account(&self) -> Vec<String> {
+        let chats = self.simulator.account().chats;
+        let of = |chat: &gms_recorder::simulator::ChatAccount| {
+            chat.visible().map(|event| format!("{} {}", chat.chat_id, event.index)).collect::<Vec<_>>()
+        };
+        let mut events: Vec<String> = chats.iter().flat_map(of).collect();
+        events.sort();
+        events
+    }
+}
+
+const EVENTS: &str = "SELECT chat_id || ' ' || event_index AS e FROM events ORDER BY e";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pair_of_proxies_has_one_account_read_together_or_merged() {
+    let mut pair = Pair::recorded().await;
+    let alone = texts(&pair.first.database, EVENTS);
+    let account = pair.account();
+    assert!(alone.len() < account.len(), "the second one would not be needed");
+    let (one, other) = (text(&pair.first.database), text(&pair.second.database));
+    let read = |words: &[&str]| {
+        let (code, out, error) = run(&[words, &["--database", one, "--database", other]].concat());
+        assert_eq!(code, 0, "{words:?}: {error}");
+        out
+    };
+    let both = read(&["sql", EVENTS, "--format", "csv"]);
+    assert_eq!(both.lines().skip(1).map(str::trim).collect::<Vec<_>>(), account);
+    let open = "SELECT chat_id || ' ' || status FROM completeness WHERE holes > 0 OR covered_to < next_position";
+    assert_eq!(read(&["sql", open, "--format", "csv"]).lines().count(), 1);
+    assert!(read(&["holes"]).starts_with("no holes"));
+    assert!(!done(&["holes"], &pair.first.database).starts_with("no holes"));
+    let chats = read(&["chats", "--format", "json", "--limit", "1000"]);
+    assert_eq!(chats.lines().count(), pair.simulator.account().chats.len());
+    let chat: Value = serde_json::from_str(chats.lines().next().expect("a chat")).expect("an object");
+    assert_eq!(chat["status"], "complete", "{chat}");
+    let shown = read(&["transcript", chat["chat_id"].as_str().expect("a text"), "--format", "json"]);
+    assert!((0..6).all(|m| shown.contains(&format!("\"m{m}\""))), "{shown}");
+    read(&["errors"]);
+    for view in ["chat_summary", "daily_summary", "error_audit", "transcript", "removals"] {
+        read(&["sql", &format!("SELECT count(*) FROM {view}")]);
+    }
+    for (words, why) in [(["verify"], "one --database"), (["chats"], "")] {
+        let twice = [&words[..], &["--database", one, "--database", one]].concat();
+        let (code, _, error) = run(&twice);
+        assert!(code > 0 && error.contains(why), "{words:?}: {error}");
+    }
+    let said = merged(&pair.second.database, &pair.first.database);
+    assert!(said["new"].as_u64() > Some(0) && said["runs"] == 1, "{said}");
+    pair.first.stop();
+    let database = &pair.first.database;
+    let (code, _, error) = run(&["chats", "--database", text(database), "--database", text(&pair.second.database)]);
+    assert!(code > 0 && error.contains("in it already"), "{error}");
+    assert_eq!(texts(database, EVENTS), account);
+    assert_eq!(texts(database, open), [""; 0]);
+    sealed(database);
+    assert_eq!(events(database), account.len() as i64);
+}
+
+/// A backup outlives releases: one of the schema before merges is verified, backed up and put back as any other.
+#[tokio::test]
+async fn backups_of_the_release_before_are_sound_and_come_back() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/schema_0007.sql");
+    let shell =
+        Command::new("sqlite3").arg(path("old.db")).arg(format!(".read {fixture}")).stdout(Stdio::null()).status();
+    assert!(shell.expect("tests/run installs sqlite3").success());
+    done(&["backup", text(&path("b.db"))], &path("old.db"));
+    done(&["restore", text(&path("b.db"))], &path("new.db"));
+    assert_eq!((events(&path("new.db")), sealed(&path("new.db")).found.leaves), (12, 46));
+    refused(&["merge", text(&path("b.db"))], &path("new.db"), "copy of this archive");
+    fill(&path("other.db"), 30).await;
+    refused(&["merge", text(&path("other.db"))], &path("new.db"), "earlier release");
+    assert_eq!(merged(&path("b.db"), &path("other.db"))["new"], 12);
+    sealed(&path("other.db"));
+}
