@@ -2,7 +2,10 @@
 //! that to its files, under load.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,6 +100,28 @@ struct Deed<'a> {
     place: usize,
     path: &'a str,
     data: &'a [u8],
+}
+
+/// A kill may cut the log of the shim short in the midst of a write that was done: what is missing is in the file.
+fn complete(log: &Path) {
+    let bytes = std::fs::read(log).expect("the shim writes it");
+    let mut at = 0;
+    while let Some(end) = bytes[at..].iter().position(|byte| *byte == b'\n') {
+        let line = std::str::from_utf8(&bytes[at..at + end]).expect("a line of text");
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        let &[_, place, length, path] = words.as_slice() else { panic!("four words, not {line}") };
+        let (place, length): (u64, usize) = (place.parse().expect("a place"), length.parse().expect("a length"));
+        at += end + 1;
+        if let Some(missing) = (at + length).checked_sub(bytes.len()).filter(|missing| *missing > 0) {
+            let mut rest = vec![0; missing];
+            let of = File::open(path).expect("it was written to");
+            of.read_exact_at(&mut rest, place + (length - missing) as u64).expect("it was written");
+            let mut log = OpenOptions::new().append(true).open(log).expect("ours");
+            return log.write_all(&rest).expect("there is room");
+        }
+        at += length;
+    }
+    OpenOptions::new().write(true).open(log).and_then(|log| log.set_len(at as u64)).expect("ours"); // a line that is none
 }
 
 /// All of them, in their order.
@@ -197,7 +222,7 @@ async fn check_power_cut(settings: &str, more: &[(&str, &str)], locks: bool, see
         settings,
         faults(&library, folder.path(), more),
     );
-    let on = folder.path().join("on");
+    let (on, log) = (folder.path().join("on"), folder.path().join("disk.log"));
     std::fs::write(&on, "").expect("the folder is ours");
     let crowd = Crowd::gather(server.address, 8);
     for _ in 0..3 {
@@ -208,6 +233,7 @@ async fn check_power_cut(settings: &str, more: &[(&str, &str)], locks: bool, see
         // Whoever starts after a crash sees what the disk has not.
         assert_eq!(account(&server).await, (0.0, 0.0), "none is delivered early or dropped");
         server.kill();
+        complete(&log);
         std::fs::remove_file(&on).expect("it is ours");
         server.start_again();
         std::fs::write(&on, "").expect("the folder is ours");
@@ -215,9 +241,10 @@ async fn check_power_cut(settings: &str, more: &[(&str, &str)], locks: bool, see
     }
     assert_eq!(account(&server).await, (0.0, 0.0), "none is delivered early or dropped");
     server.kill();
+    complete(&log);
     let held = crowd.leave().await;
 
-    let log = std::fs::read(folder.path().join("disk.log")).expect("it was written");
+    let log = std::fs::read(&log).expect("it was written");
     let deeds = deeds(&log);
     check_sound(&deeds, seed).await;
     for (unsynced, seed) in [(Unsynced::Lost, 0), (Unsynced::Torn, seed), (Unsynced::Torn, seed + 1)] {
