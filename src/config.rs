@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::gms::mask::{self, Masks};
+use crate::gms::mask;
 use crate::{admin, archive, proxy, recorder, telemetry};
 
 use layers::Layers;
@@ -151,6 +151,16 @@ impl Config {
         beside.into()
     }
 
+    /// The private key of the archive's checkpoints.
+    pub fn key_file(&self) -> PathBuf {
+        self.evidence.key_path(&self.recording.database)
+    }
+
+    /// What of the recorder's is not in the archive yet.
+    pub fn spool(&self) -> PathBuf {
+        self.recording.spool_path(&self.recording.database)
+    }
+
     /// The options whose values differ, in the order in which they are documented.
     pub fn differences(&self, other: &Self) -> Vec<Key> {
         let (ours, theirs) = (written::options(self), written::options(other));
@@ -170,119 +180,41 @@ impl Origins {
     }
 }
 
-/// The archive that the reading commands open. They need nothing else: a file without nodes is as good.
+/// What the commands need that work with an archive: its place, key, spool and schedule, and how reads of it are recorded.
+/// They need nothing else: a file without nodes is as good.
 ///
 /// # Errors
 /// What is wrong with the file's form or with `recording.database`.
-pub fn database(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-    flags: &Flags,
-) -> Result<PathBuf, Problems> {
-    Ok(of_archive(file, environment, flags)?.recording.database)
-}
-
-/// The socket at which a running `serve` takes commands. Like [`database`] it needs nothing else of the configuration.
-///
-/// # Errors
-/// As [`database`].
-pub fn control(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-    flags: &Flags,
-) -> Result<PathBuf, Problems> {
-    Ok(of_archive(file, environment, flags)?.control())
-}
-
-/// The private key of an archive's checkpoints. Like [`database`] it needs nothing else of the configuration.
-///
-/// # Errors
-/// As [`database`].
-pub fn key_file(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-    flags: &Flags,
-) -> Result<PathBuf, Problems> {
-    let config = of_archive(file, environment, flags)?;
-    Ok(config.evidence.key_path(&config.recording.database))
-}
-
-/// The archive, how reads of it are recorded, and the rules of masking, as far as they are right. Like [`database`] it needs nothing else of the configuration.
-///
-/// # Errors
-/// As [`database`].
-pub fn reading(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-    flags: &Flags,
-) -> Result<(PathBuf, archive::Config, Masks), Problems> {
-    let config = of_archive(file, environment, flags)?;
-    Ok((config.recording.database, config.evidence, config.recording.masks))
-}
-
-/// The archive, and the rules of masking. Like [`database`] it needs nothing else of the configuration.
-///
-/// # Errors
-/// As [`database`]; what is wrong with the rules.
-pub fn masking(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-    flags: &Flags,
-) -> Result<(PathBuf, Masks), Problems> {
-    let mut layers = Layers::lay(file, environment, flags);
-    let config = layers.config();
-    sense::check_database(&config.recording, &mut layers);
-    sense::check_masking(&config.masking, &mut layers);
-    Problems::or(layers.into_problems())?;
-    Ok((config.recording.database, config.recording.masks))
-}
-
-/// The spool of an archive. Like [`database`] it needs nothing else of the configuration.
-///
-/// # Errors
-/// As [`database`].
-pub fn spool(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-    flags: &Flags,
-) -> Result<PathBuf, Problems> {
-    let recording = of_archive(file, environment, flags)?.recording;
-    Ok(recording.spool_path(&recording.database))
-}
-
-/// The rules of masking. Like [`database`] it needs nothing else of the configuration.
-///
-/// # Errors
-/// As [`database`].
-pub fn masks(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-    flags: &Flags,
-) -> Result<mask::Masks, Problems> {
-    Ok(of_archive(file, environment, flags)?.recording.masks)
-}
-
-/// How long chats are kept. Like [`database`] it needs nothing else of the configuration.
-///
-/// # Errors
-/// As [`database`].
-pub fn retention(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-    flags: &Flags,
-) -> Result<archive::retention::Config, Problems> {
-    Ok(of_archive(file, environment, flags)?.retention)
-}
-
-/// The configuration, of which only what names the archive was looked at.
-fn of_archive(
+pub fn of_archive(
     file: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
     flags: &Flags,
 ) -> Result<Config, Problems> {
+    looked_at(file, environment, flags, |_, _| {})
+}
+
+/// The same with the rules of masking.
+///
+/// # Errors
+/// As [`of_archive`]; what is wrong with the rules.
+pub fn of_archive_with_rules(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<Config, Problems> {
+    looked_at(file, environment, flags, |config, layers| sense::check_masking(&config.masking, layers))
+}
+
+fn looked_at(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+    check: impl FnOnce(&Config, &mut Layers),
+) -> Result<Config, Problems> {
     let mut layers = Layers::lay(file, environment, flags);
     let config = layers.config();
     sense::check_database(&config.recording, &mut layers);
+    check(&config, &mut layers);
     Problems::or(layers.into_problems())?;
     Ok(config)
 }

@@ -19,7 +19,7 @@ use super::note::{self, Checkpoint, PublicKey};
 use crate::store::audit::Snapshot;
 use crate::store::audit::extract::Table;
 use crate::store::audit::leaves::{Leaves, Placed};
-use crate::store::audit::proof::Field;
+use crate::store::audit::proof::{Field, Place};
 
 const BAGIT: &str = "BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n";
 const MANIFEST: &str = "manifest-sha256.txt";
@@ -182,30 +182,34 @@ impl Rows {
     }
 }
 
-/// As `prove` writes it, but for the path.
 fn document(row: &Placed) -> Value {
-    let fields: Vec<Value> = row.fields.iter().map(|(name, field)| named(name, field)).collect();
     match &row.place {
-        None => json!({ "table": row.table, "fields": fields }),
-        Some(place) => json!({
-            "table": row.table,
-            "fields": fields,
-            "salt": BASE64_STANDARD.encode(place.salt),
-            "leaf": place.leaf,
-            "sealed_later_at": place.sealed_later_at,
-        }),
+        None => json!({ "table": row.table, "fields": named(&row.fields) }),
+        Some(place) => sealed_row(row.table, &row.fields, place),
     }
 }
 
-/// Name, type as in the canonical bytes, value.
-fn named(name: &str, field: &Field) -> Value {
-    match field {
+/// A row and what its leaf's hash is made of; how that is in the tree is for others to add.
+pub fn sealed_row(table: &str, fields: &[(&str, Field)], place: &Place) -> Value {
+    json!({
+        "table": table,
+        "fields": named(fields),
+        "salt": BASE64_STANDARD.encode(place.salt),
+        "leaf": place.leaf,
+        "sealed_later_at": place.sealed_later_at,
+    })
+}
+
+/// Of each its name, its type as in the canonical bytes, its value.
+fn named(fields: &[(&str, Field)]) -> Vec<Value> {
+    let named = |(name, field): &(&str, Field)| match field {
         Field::Null => json!([name, "N", null]),
         Field::Integer(number) => json!([name, "I", number]),
         Field::Real(number) => json!([name, "R", number]),
         Field::Text(text) => json!([name, "T", text]),
         Field::Blob(bytes) => json!([name, "B", BASE64_STANDARD.encode(bytes)]),
-    }
+    };
+    fields.iter().map(named).collect()
 }
 
 fn nodes(folder: &Folder, leaves: &Leaves<'_>, size: u64, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Error> {

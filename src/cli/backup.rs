@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::output::{self, Cell, Format, Look, Output, counted, labelled, plain_line};
+use super::progress::progress;
 use super::snapshot::parse_mode;
 use super::transcript::bytes_for_people;
-use super::verify::Progress;
 use crate::archive::verify::{Answer, Question, verify};
 use crate::store::audit::Snapshot;
 use crate::store::backup::{self, Pace};
 use crate::store::read::{Archive, Totals};
+use crate::store::spool;
 use crate::units;
 
 const EXAMPLE: &str = "\
@@ -107,7 +108,7 @@ pub(super) async fn interruptible<T: Send + 'static>(
 /// Everything in a copy is as it was sealed.
 pub(super) async fn checked(copy: &Path, question: Question) -> anyhow::Result<Answer> {
     let path = copy.to_owned();
-    let verifying = tokio::task::spawn_blocking(move || verify(&path, &question, &mut Progress::default().teller()));
+    let verifying = tokio::task::spawn_blocking(move || verify(&path, &question, &mut progress("leaves")));
     let answer = tokio::select! {
         answer = verifying => answer??,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted: nothing was made"),
@@ -161,7 +162,7 @@ impl Made {
     fn print(&self, output: &mut Output<'_>) -> anyhow::Result<()> {
         let bytes = self.path.metadata()?.len();
         let (leaves, signed) = (self.answer.found.leaves, self.answer.last.as_ref().map_or(0, |last| last.size));
-        let spooled = self.left_out.spool.metadata().map_or(0, |found| found.len());
+        let spooled = spool::waiting_bytes(&self.left_out.spool);
         let (name, key_file) = (self.path.display().to_string(), self.left_out.key_file.display().to_string());
         output.header(&NAMES)?;
         if output.format != Format::Text {

@@ -1,11 +1,12 @@
 //! What the commands that change an archive have in common: why and for what, cleaning up, signing what was done.
 
-use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use super::output::{Output, Usage};
+use super::progress::progress;
 use crate::archive::key;
 use crate::archive::note::Checkpoint;
+use crate::config::Config;
 use crate::recorder::now_ms;
 use crate::store;
 use crate::store::custody::{Cleaned, Custody};
@@ -44,10 +45,12 @@ fn reason(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn open(database: &Path) -> anyhow::Result<Custody> {
+pub async fn open(config: &Config) -> anyhow::Result<Custody> {
+    let database = &config.recording.database;
     // Opened once beforehand, for its words about what is no archive.
     Archive::open(database).await?.close().await?;
-    Custody::open(database).map_err(|error| cannot_change(database, &error))
+    let custody = Custody::open(database).map_err(|error| cannot_change(database, &error))?;
+    Ok(custody.with_spool(config.spool()))
 }
 
 fn cannot_change(database: &Path, error: &store::Error) -> anyhow::Error {
@@ -63,8 +66,7 @@ fn cannot_change(database: &Path, error: &store::Error) -> anyhow::Error {
 /// # Errors
 /// As writing goes wrong: the removal stands, and cleaning is tried again.
 pub fn clean(custody: &Custody, output: &mut Output<'_>) -> anyhow::Result<bool> {
-    let mut bar = Bar::new("pages looked at");
-    let cleaned = custody.clean(&mut |done, all| bar.show(done, all));
+    let cleaned = custody.clean(&mut progress("pages looked at"));
     let why = match cleaned {
         Ok(Cleaned::All) => return Ok(true),
         Ok(Cleaned::NotYet(why)) => why,
@@ -81,38 +83,12 @@ pub fn clean(custody: &Custody, output: &mut Output<'_>) -> anyhow::Result<bool>
 ///
 /// # Errors
 /// As writing goes wrong.
-pub fn sign(custody: &Custody, key_file: &Path) -> anyhow::Result<bool> {
-    let Ok(Some(signer)) = key::check(key_file, &custody.keys()?) else { return Ok(false) };
+pub fn sign(custody: &Custody, config: &Config) -> anyhow::Result<bool> {
+    let Ok(Some(signer)) = key::check(&config.key_file(), &custody.keys()?) else { return Ok(false) };
     let (archive_id, at) = (custody.archive_id(), now_ms());
     let note = custody.checkpoint(at, &signer.public().vkey(), |standing| {
         let Standing { number, size, root, .. } = *standing;
         signer.sign(&Checkpoint { archive_id: archive_id.into(), size, root, number, at })
     })?;
     Ok(note.is_some())
-}
-
-/// How far something is, on a terminal.
-#[derive(Debug)]
-pub struct Bar {
-    what: &'static str,
-    is_terminal: bool,
-    last_percent: Option<u64>,
-}
-
-impl Bar {
-    /// Of so many things.
-    pub fn new(what: &'static str) -> Self {
-        Self { what, is_terminal: io::stderr().is_terminal(), last_percent: None }
-    }
-
-    /// So many are done, of so many.
-    pub fn show(&mut self, done: u64, all: u64) {
-        let percent = (done * 100).checked_div(all).unwrap_or(100);
-        if !self.is_terminal || self.last_percent == Some(percent) {
-            return;
-        }
-        self.last_percent = Some(percent);
-        let end = if done >= all { "\r\x1b[K" } else { "" };
-        let _ = write!(io::stderr(), "\r\x1b[K{percent} % of {all} {}{end}", self.what); // nobody is told, and nothing is lost
-    }
 }

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::actor::actor;
-use super::custody::{self, Bar, Why};
+use super::custody::{self, Why};
 use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, shown};
+use super::progress::progress;
 use super::prove::prove;
 use super::when::Clock;
+use crate::config::Config;
 use crate::recorder::now_ms;
 use crate::store::audit::proof::Subject;
 use crate::store::custody::{Act, Custody, Customer, How, Kind, Outcome, Target, Waiting};
@@ -62,8 +64,8 @@ pub struct Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path, spool: PathBuf, key_file: &Path) -> anyhow::Result<()> {
-    let custody = custody::open(database).await?.with_spool(spool);
+pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
+    let custody = custody::open(config).await?;
     if args.list {
         return output::to_stdout(args.look, async |output| print_waiting(&custody, output)).await;
     }
@@ -84,8 +86,8 @@ pub async fn run(args: Args, database: &Path, spool: PathBuf, key_file: &Path) -
         let act_id = erase(&args, &custody, &targets, &mut unerased, output)?;
         let is_clean = custody::clean(&custody, output)?;
         unerased += usize::from(!is_clean);
-        let is_signed = custody::sign(&custody, key_file)?;
-        certify(act_id, is_signed, &args, database, output)
+        let is_signed = custody::sign(&custody, config)?;
+        certify(act_id, is_signed, &args, &config.recording.database, output)
     })
     .await?;
     custody.close()?;
@@ -149,10 +151,10 @@ fn erase(
     let actor = actor(args.why.case_ref.as_deref());
     let act = Act { kind: Kind::Erase, at: now_ms(), actor: &actor, asked, reason: Some(args.why.reason()?) };
     let act_id = custody.begin(&act)?;
-    let (mut outcomes, mut bar) = (Vec::with_capacity(targets.len()), Bar::new("chats"));
+    let (mut outcomes, mut tell) = (Vec::with_capacity(targets.len()), progress("chats"));
     custody.remove(act_id, How::Erased, targets, now_ms, &mut |target, outcome| {
         outcomes.push((target.chat_id.clone(), outcome));
-        bar.show(outcomes.len() as u64, targets.len() as u64);
+        tell(outcomes.len() as u64, targets.len() as u64);
     })?;
     custody.forget_released(act_id, now_ms())?;
     let held = |(chat_id, outcome): &(String, Outcome)| match outcome {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::output::{Format as Print, Look, Output, Usage, counted, labelled, plain_line};
+use super::progress::progress;
 use super::reading::{Case, Reading};
 use super::scope::Scope;
-use super::verify::Progress;
 use super::when::{self, Clock};
 use crate::archive::bundle::{self, Bundled};
 use crate::archive::export::{self, Errors, Format, Plan, Tally};
@@ -178,8 +178,8 @@ async fn work<T: Send + 'static>(database: &Path, dest: &Path, plan: &Plan, make
     let stop = Arc::new(AtomicBool::new(false));
     let mut work = {
         let (database, dest, plan, stop) = (database.to_owned(), dest.to_owned(), plan.clone(), stop.clone());
-        let mut progress = Progress::default().teller_of("chats, then leaves");
-        tokio::task::spawn_blocking(move || make(&database, &dest, &plan, &stop, &mut progress))
+        let mut tell = progress("chats, then leaves");
+        tokio::task::spawn_blocking(move || make(&database, &dest, &plan, &stop, &mut tell))
     };
     let done = tokio::select! {
         done = &mut work => done,

@@ -1,12 +1,11 @@
 //! `hold` and `unhold`: what may not be erased or purged.
 
-use std::path::Path;
-
 use super::actor::actor;
 use super::custody::{self, Why};
 use super::erase::{customer, digest_of};
 use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, shown};
 use super::when::Clock;
+use crate::config::Config;
 use crate::recorder::now_ms;
 use crate::store::custody::{Act, Custody, Hold, Kind, Scope};
 
@@ -68,8 +67,8 @@ pub struct Unhold {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result<()> {
-    let custody = custody::open(database).await?;
+pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
+    let custody = custody::open(config).await?;
     if args.list {
         return output::to_stdout(args.look, async |output| {
             print(&custody.holds()?, &Clock::now(args.look.utc), output)
@@ -83,7 +82,7 @@ pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result
     let act = Act { kind: Kind::Hold, at: now_ms(), actor: &actor, asked, reason: Some(reason) };
     let id = custody.hold(&act, &scope)?;
     let covers = custody.covers(&scope)?;
-    custody::sign(&custody, key_file)?;
+    custody::sign(&custody, config)?;
     custody.close()?;
     output::to_stdout(args.look, async |output| {
         let chats = counted(i64::try_from(covers)?, "chat");
@@ -102,8 +101,8 @@ pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn release(args: Unhold, database: &Path, key_file: &Path) -> anyhow::Result<()> {
-    let custody = custody::open(database).await?;
+pub async fn release(args: Unhold, config: &Config) -> anyhow::Result<()> {
+    let custody = custody::open(config).await?;
     let asked = serde_json::json!({ "command": "unhold", "hold": args.id });
     let actor = actor(args.why.case_ref.as_deref());
     let act = Act { kind: Kind::Unhold, at: now_ms(), actor: &actor, asked, reason: Some(args.why.reason()?) };
@@ -112,7 +111,7 @@ pub async fn release(args: Unhold, database: &Path, key_file: &Path) -> anyhow::
         "there is no hold {} in force: `gms-recorder hold --list` lists them",
         args.id
     );
-    custody::sign(&custody, key_file)?;
+    custody::sign(&custody, config)?;
     let waiting = custody.waiting()?.len();
     custody.close()?;
     output::to_stdout(Look::default(), async |output| {

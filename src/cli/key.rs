@@ -9,6 +9,7 @@ use super::actor::actor;
 use super::output::{self, Cell, Format, Look, Output};
 use super::when::{self, Clock};
 use crate::archive::key;
+use crate::config::Config;
 use crate::recorder::now_ms;
 use crate::store::audit::{Snapshot, StoredKey};
 use crate::store::custody::{Act, Custody, Kind};
@@ -43,13 +44,14 @@ enum Action {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path, key_file: &Path) -> anyhow::Result<()> {
+pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
+    let database = &config.recording.database;
     // Opened once beforehand, for its words about what is no archive.
     Archive::open(database).await?.close().await?;
     let (Action::List(look) | Action::Rotate(look)) = args.action;
     let clock = Clock::now(look.utc);
     if matches!(args.action, Action::Rotate(_)) {
-        rotate(database, key_file)?;
+        rotate(database, &config.key_file())?;
     }
     output::to_stdout(look, async |output| print(database, &clock, output)).await
 }

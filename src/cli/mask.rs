@@ -1,14 +1,13 @@
 //! `mask`: applies a rule of the present configuration to what was recorded before it.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::json;
 
 use super::actor::actor;
 use super::custody;
 use super::output::{self, Cell, Format, Look, Output, Usage, counted, labelled, plain_line};
+use super::progress::progress;
 use super::reading::Case;
-use super::verify::Progress;
+use crate::config::Config;
 use crate::gms::mask::Masks;
 use crate::gms::remask::Stored;
 use crate::recorder::now_ms;
@@ -55,7 +54,8 @@ pub struct Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, (database, masks): (PathBuf, Masks), key_file: PathBuf) -> anyhow::Result<()> {
+pub async fn run(args: Args, config: Config) -> anyhow::Result<()> {
+    let masks = &config.recording.masks;
     let Some(rule) = masks.only(&args.rule) else {
         let (rule, names) = (plain_line(&args.rule), masks.names().join(", "));
         let names = if names.is_empty() { "none" } else { &names };
@@ -66,30 +66,30 @@ pub async fn run(args: Args, (database, masks): (PathBuf, Masks), key_file: Path
     if args.reason.is_none() && !args.dry_run {
         return Err(Usage("it needs a --reason, which is kept with the act: there is no way back".into()).into());
     }
-    let custody = custody::open(&database).await?;
+    let custody = custody::open(&config).await?;
     let (look, asked) = (args.look, args.clone());
-    let told = tokio::task::spawn_blocking(move || mask(&asked, custody, &key_file, &rule)).await??;
+    let told = tokio::task::spawn_blocking(move || mask(&asked, custody, &config, &rule)).await??;
     output::to_stdout(look, async |output| told.print(&args, output)).await?;
     told.verdict()
 }
 
-fn mask(args: &Args, custody: Custody, key_file: &Path, rule: &Masks) -> anyhow::Result<Told> {
+fn mask(args: &Args, custody: Custody, config: &Config, rule: &Masks) -> anyhow::Result<Told> {
     if args.dry_run {
-        let found = custody.would_mask(rule, &mut Progress::default().teller_of("rows"))?;
+        let found = custody.would_mask(rule, &mut progress("rows"))?;
         return Ok(Told { found, unclean: None });
     }
     let actor = actor(args.case.case.as_deref());
     let asked = json!({ "command": "mask", "rule": args.rule, "expression": rule.expression(&args.rule) });
     let reason = args.reason.as_deref();
     let act_id = custody.begin(&Act { kind: Kind::Mask, at: now_ms(), actor: &actor, asked, reason })?;
-    let found = custody.mask(act_id, rule, now_ms, &mut Progress::default().teller_of("rows"))?;
+    let found = custody.mask(act_id, rule, now_ms, &mut progress("rows"))?;
     custody.end(act_id, now_ms(), found.all_rows())?;
     // Also what a run before this one has left.
-    let unclean = match custody.clean(&mut Progress::default().teller_of("pages"))? {
+    let unclean = match custody.clean(&mut progress("pages"))? {
         Cleaned::All => None,
         Cleaned::NotYet(why) => Some(why),
     };
-    custody::sign(&custody, key_file)?;
+    custody::sign(&custody, config)?;
     custody.close()?;
     Ok(Told { found, unclean })
 }

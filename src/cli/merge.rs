@@ -1,15 +1,16 @@
 //! `merge`: another proxy's archive comes into this one.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::actor::actor;
-use super::custody::{self, Bar};
+use super::custody;
 use super::output::{self, Cell, Format, Look, Output, counted, labelled, plain_line};
-use super::verify::{Progress, keys};
+use super::progress::progress;
+use super::verify::keys;
 use crate::archive::verify::{Question, verify};
-use crate::gms::mask::Masks;
+use crate::config::Config;
 use crate::recorder::now_ms;
 use crate::store::custody::{Act, Kind, Merged, Other};
 use crate::store::read::Archive;
@@ -55,14 +56,13 @@ pub struct Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path, key_file: &Path, masks: Masks) -> anyhow::Result<()> {
+pub async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     Archive::open(&args.other).await?.close().await?;
     // Before it is verified: what is written to it meanwhile is not brought.
     let other = Other::open(&args.other)?;
     let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, is_copy: true };
     let path = args.other.clone();
-    let answer =
-        tokio::task::spawn_blocking(move || verify(&path, &question, &mut Progress::default().teller())).await??;
+    let answer = tokio::task::spawn_blocking(move || verify(&path, &question, &mut progress("leaves"))).await??;
     let first = answer.all_faults().next().map(|fault| plain_line(&fault.to_string())).unwrap_or_default();
     anyhow::ensure!(
         answer.fault_count() == 0,
@@ -70,18 +70,17 @@ pub async fn run(args: Args, database: &Path, key_file: &Path, masks: Masks) -> 
         args.other.display()
     );
     let stop = Arc::new(AtomicBool::new(false));
-    let custody = custody::open(database).await?.until(stop.clone());
+    let custody = custody::open(&config).await?.until(stop.clone());
     let asked = serde_json::json!({
         "command": "merge",
         "other": std::path::absolute(&args.other)?.display().to_string(),
         "archive_id": other.archive_id(),
     });
-    let (actor, reason, key_file) = (actor(args.case_ref.as_deref()), args.reason.clone(), key_file.to_owned());
+    let (actor, reason) = (actor(args.case_ref.as_deref()), args.reason.clone());
     let mut merging = tokio::task::spawn_blocking(move || {
-        let mut bar = Bar::new("rows");
         let act = Act { kind: Kind::Merge, at: now_ms(), actor: &actor, asked, reason: reason.as_deref() };
-        let merged = custody.merge(&other, &act, &masks, now_ms, &mut |done, all| bar.show(done, all))?;
-        anyhow::Ok((merged, custody::sign(&custody, &key_file)?, other.archive_id().to_owned()))
+        let merged = custody.merge(&other, &act, &config.recording.masks, now_ms, &mut progress("rows"))?;
+        anyhow::Ok((merged, custody::sign(&custody, &config)?, other.archive_id().to_owned()))
     });
     let (merged, is_signed, archive_id) = tokio::select! {
         merged = &mut merging => merged??,

@@ -7,6 +7,7 @@ pub mod when;
 pub mod scope;
 pub mod reading;
 pub mod custody;
+pub mod progress;
 pub mod serve;
 pub mod check;
 pub mod demo;
@@ -39,9 +40,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use crate::archive::retention;
 use crate::config::{self, CONFIG_VARIABLE, Config, Flags, Origins, Problems, VARIABLE_PREFIX};
-use crate::gms::mask::Masks;
 use crate::proxy::tls;
 
 use reading::Reading;
@@ -162,78 +161,39 @@ impl Common {
         Config::load_traced(self.config_file().as_deref(), environment(), &self.flags(args))
     }
 
-    /// The archive that a reading command opens.
+    /// What a command needs that works with an archive.
     ///
     /// # Errors
     /// [`Problems`] that stand in the way of knowing which.
-    pub fn database(&self) -> Result<PathBuf, Problems> {
-        config::database(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    pub fn archive(&self) -> Result<Config, Problems> {
+        config::of_archive(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    }
+
+    /// The same with the rules of masking in force.
+    ///
+    /// # Errors
+    /// As [`Common::archive`]; what is wrong with the rules.
+    fn archive_with_rules(&self) -> Result<Config, Problems> {
+        config::of_archive_with_rules(
+            self.config_file().as_deref(),
+            environment(),
+            &self.flags(&serve::Args::default()),
+        )
+    }
+
+    /// The archive's file.
+    fn database(&self) -> Result<PathBuf, Problems> {
+        Ok(self.archive()?.recording.database)
     }
 
     /// All that a reading command opens, which are read as one.
-    ///
-    /// # Errors
-    /// As [`Common::database`].
-    pub fn databases(&self) -> Result<Vec<PathBuf>, Problems> {
+    fn databases(&self) -> Result<Vec<PathBuf>, Problems> {
         if self.database.len() > 1 { Ok(self.database.clone()) } else { Ok(vec![self.database()?]) }
     }
 
     /// The same, and how reads of its content are recorded.
-    ///
-    /// # Errors
-    /// As [`Common::database`].
-    pub fn reading(&self) -> Result<Reading, Problems> {
-        let flags = self.flags(&serve::Args::default());
-        let reading = config::reading(self.config_file().as_deref(), environment(), &flags).map(Reading::new)?;
-        Ok(reading.of_all(self.databases()?))
-    }
-
-    /// The archive, and the rules of masking in force.
-    ///
-    /// # Errors
-    /// As [`Common::database`]; what is wrong with the rules.
-    pub fn masking(&self) -> Result<(PathBuf, Masks), Problems> {
-        config::masking(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
-    }
-
-    /// The private key that signs its checkpoints.
-    ///
-    /// # Errors
-    /// As [`Common::database`].
-    pub fn key_file(&self) -> Result<PathBuf, Problems> {
-        config::key_file(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
-    }
-
-    /// What of the recorder's is not in the archive yet.
-    ///
-    /// # Errors
-    /// As [`Common::database`].
-    pub fn spool(&self) -> Result<PathBuf, Problems> {
-        config::spool(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
-    }
-
-    /// The rules of masking.
-    ///
-    /// # Errors
-    /// As [`Common::database`].
-    pub fn masks(&self) -> Result<Masks, Problems> {
-        config::masks(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
-    }
-
-    /// How long chats are kept.
-    ///
-    /// # Errors
-    /// As [`Common::database`].
-    pub fn retention(&self) -> Result<retention::Config, Problems> {
-        config::retention(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
-    }
-
-    /// The socket of a running `serve`.
-    ///
-    /// # Errors
-    /// As [`Common::database`].
-    pub fn control(&self) -> Result<PathBuf, Problems> {
-        config::control(self.config_file().as_deref(), environment(), &self.flags(&serve::Args::default()))
+    fn reading(&self) -> Result<Reading, Problems> {
+        Ok(Reading::new(self.archive()?, self.databases()?))
     }
 
     /// An empty variable names none: that is how compose files and units unset one.
@@ -280,26 +240,22 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.reading()?)),
         Command::Export(args) => wait_for(export::run(args, &common.reading()?)),
         Command::Access(args) => wait_for(access::run(args, &common.database()?)),
-        Command::Mask(args) => wait_for(mask::run(args, common.masking()?, common.key_file()?)),
+        Command::Mask(args) => wait_for(mask::run(args, common.archive_with_rules()?)),
         Command::Backup(args) => {
-            let left_out = backup::LeftOut { key_file: common.key_file()?, spool: common.spool()? };
-            wait_for(backup::run(args, &common.database()?, left_out))
+            let config = common.archive()?;
+            let left_out = backup::LeftOut { key_file: config.key_file(), spool: config.spool() };
+            wait_for(backup::run(args, &config.recording.database, left_out))
         }
-        Command::Restore(args) => {
-            wait_for(restore::run(args, &common.database()?, &common.key_file()?, &common.spool()?))
-        }
-        Command::Merge(args) => wait_for(merge::run(args, &common.database()?, &common.key_file()?, common.masks()?)),
+        Command::Restore(args) => wait_for(restore::run(args, &common.archive()?)),
+        Command::Merge(args) => wait_for(merge::run(args, common.archive_with_rules()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
         Command::Prove(args) => wait_for(prove::run(args, &common.reading()?)),
-        Command::Hold(args) => wait_for(hold::run(args, &common.database()?, &common.key_file()?)),
-        Command::Unhold(args) => wait_for(hold::release(args, &common.database()?, &common.key_file()?)),
-        Command::Erase(args) => wait_for(erase::run(args, &common.database()?, common.spool()?, &common.key_file()?)),
-        Command::Purge(args) => {
-            let schedule = common.retention()?;
-            wait_for(purge::run(args, &common.database()?, &common.key_file()?, &schedule))
-        }
-        Command::Key(args) => wait_for(key::run(args, &common.database()?, &common.key_file()?)),
-        Command::Node(args) => wait_for(node::run(args, common.control()?)),
+        Command::Hold(args) => wait_for(hold::run(args, &common.archive()?)),
+        Command::Unhold(args) => wait_for(hold::release(args, &common.archive()?)),
+        Command::Erase(args) => wait_for(erase::run(args, &common.archive()?)),
+        Command::Purge(args) => wait_for(purge::run(args, &common.archive()?)),
+        Command::Key(args) => wait_for(key::run(args, &common.archive()?)),
+        Command::Node(args) => wait_for(node::run(args, common.archive()?.control())),
     }
 }
 

@@ -8,11 +8,13 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::output::{Format, Look, Output};
+use super::progress::progress;
 use super::reading::{Case, Reading};
-use super::verify::{Progress, in_words};
+use super::verify::in_words;
+use crate::archive::bundle::sealed_row;
 use crate::archive::note::{self, PublicKey};
 use crate::store::audit::Snapshot;
-use crate::store::audit::proof::{Field, Proof, Subject};
+use crate::store::audit::proof::{Proof, Subject};
 use crate::store::read::Archive;
 
 const EXAMPLE: &str = "\
@@ -84,8 +86,8 @@ pub(super) fn prove(subject: &Subject, database: &Path) -> anyhow::Result<(Value
     let (checkpoint, key) = note::open(&last.note, &keys)
         .map_err(|flaw| anyhow::anyhow!("the last checkpoint proves nothing: {flaw}; see `gms-recorder verify`"))?;
     let size = checkpoint.size;
-    let mut progress = Progress::default().teller();
-    let proofs = snapshot.prove(subject, size, &mut |done| progress(done, size))?;
+    let mut tell = progress("leaves");
+    let proofs = snapshot.prove(subject, size, &mut |done| tell(done, size))?;
     let (name, id, lists) = match subject {
         Subject::Chat(chat_id) => ("chat", chat_id.clone(), "chats"),
         Subject::Act(id) => ("act", id.to_string(), "access"),
@@ -113,25 +115,8 @@ pub(super) fn prove(subject: &Subject, database: &Path) -> anyhow::Result<(Value
 }
 
 fn row(proof: &Proof) -> Value {
-    let fields: Vec<Value> = proof.fields.iter().map(|(name, field)| named(name, field)).collect();
     let path: Vec<String> = proof.path.iter().map(|hash| BASE64_STANDARD.encode(hash)).collect();
-    json!({
-        "table": proof.table,
-        "fields": fields,
-        "salt": BASE64_STANDARD.encode(proof.salt),
-        "leaf": proof.leaf,
-        "sealed_later_at": proof.sealed_later_at,
-        "path": path,
-    })
-}
-
-/// Name, type as in the canonical bytes, value.
-fn named(name: &str, field: &Field) -> Value {
-    match field {
-        Field::Null => json!([name, "N", null]),
-        Field::Integer(number) => json!([name, "I", number]),
-        Field::Real(number) => json!([name, "R", number]),
-        Field::Text(text) => json!([name, "T", text]),
-        Field::Blob(bytes) => json!([name, "B", BASE64_STANDARD.encode(bytes)]),
-    }
+    let mut row = sealed_row(proof.table, &proof.fields, &proof.place);
+    row["path"] = json!(path);
+    row
 }

@@ -1,12 +1,12 @@
 //! `purge`: what the schedule says is due goes.
 
-use std::path::Path;
-
 use super::actor::actor;
-use super::custody::{self, Bar};
+use super::custody;
 use super::output::{self, Cell, Format, Look, Output, counted, shown};
+use super::progress::progress;
 use super::when::Clock;
-use crate::archive::retention::{Config, Planned};
+use crate::archive::retention::Planned;
+use crate::config::Config;
 use crate::recorder::now_ms;
 
 const EXAMPLE: &str = "\
@@ -39,12 +39,13 @@ const NAMES: [&str; 6] = ["service", "keep", "before", "chats", "held", "rows_of
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path, key_file: &Path, schedule: &Config) -> anyhow::Result<()> {
+pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
+    let schedule = &config.retention;
     if !schedule.is_limited() {
         let hint = "name a time under [retention] of the configuration: keep = \"7y\", or a service's under [retention.services]";
         return Err(output::Usage(format!("no schedule is configured, so that nothing is ever due: {hint}")).into());
     }
-    let custody = custody::open(database).await?;
+    let custody = custody::open(config).await?;
     let plan = schedule.plan(&custody, now_ms())?;
     let mut is_done = true;
     output::to_stdout(args.look, async |output| {
@@ -53,11 +54,10 @@ pub async fn run(args: Args, database: &Path, key_file: &Path, schedule: &Config
             output.note("nothing was removed (--dry-run)")?;
             return Ok(());
         }
-        let mut bar = Bar::new("chats");
-        let purged = schedule.purge(&custody, &plan, &actor(None), now_ms, &mut |done, all| bar.show(done, all))?;
+        let purged = schedule.purge(&custody, &plan, &actor(None), now_ms, &mut progress("chats"))?;
         is_done = custody::clean(&custody, output)?;
         let pages = custody.give_space_back()?;
-        custody::sign(&custody, key_file)?;
+        custody::sign(&custody, config)?;
         let (chats, rows, held) = (counted(purged.chats, "chat"), counted(purged.rows, "row"), purged.held);
         let pages = counted(i64::try_from(pages)?, "page");
         output.note(&format!("{chats} removed, {rows} in all; {held} held; {pages} given back"))?;

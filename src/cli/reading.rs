@@ -15,7 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::output::{self, Look, Output, Usage, plain_line};
 use super::{Cli, actor};
-use crate::archive::{self, RecordReads};
+use crate::archive::RecordReads;
+use crate::config::Config;
 use crate::gms::mask::Masks;
 use crate::recorder::now_ms;
 use crate::store::custody::{Act, Custody, Kind};
@@ -58,16 +59,11 @@ struct Begun {
 }
 
 impl Reading {
-    /// As the configuration has it, of this command line.
-    pub fn new((database, config, masks): (PathBuf, archive::Config, Masks)) -> Self {
-        let (record, require_case) = (config.record_reads, config.require_case);
-        let databases = vec![database.clone()];
+    /// As the configuration has it, of this command line. Of several archives each records it.
+    pub fn new(config: Config, databases: Vec<PathBuf>) -> Self {
+        let (record, require_case) = (config.evidence.record_reads, config.evidence.require_case);
+        let (database, masks) = (config.recording.database, config.recording.masks);
         Self { database, databases, record, require_case, masks, asked: asked(std::env::args_os()) }
-    }
-
-    /// The same of several, each of which records it.
-    pub fn of_all(self, databases: Vec<PathBuf>) -> Self {
-        Self { databases, ..self }
     }
 
     /// Of an archive that holds nobody's content: the demo's own.

@@ -10,12 +10,13 @@ use super::output::{self, Cell, Format, Ink, Look, Output, counted, labelled, pl
 use super::verify::keys;
 use super::when::Clock;
 use crate::archive::verify::{Answer, Question};
+use crate::config::Config;
 use crate::recorder::now_ms;
 use crate::store::audit::Snapshot;
 use crate::store::backup::{self, Pace, Part, Replaced};
 use crate::store::custody::{Act, Custody, Kind};
 use crate::store::read::{Archive, Totals};
-use crate::store::{ArchiveLock, inspect};
+use crate::store::{ArchiveLock, inspect, spool};
 
 const EXAMPLE: &str = "\
 Example:
@@ -55,7 +56,8 @@ pub struct Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path, key_file: &Path, spool: &Path) -> anyhow::Result<()> {
+pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
+    let database = &config.recording.database;
     let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, is_copy: true };
     anyhow::ensure!(!is_same(&args.backup, database), "{} is the archive itself", args.backup.display());
     Archive::open(&args.backup).await?.close().await?;
@@ -64,13 +66,13 @@ pub async fn run(args: Args, database: &Path, key_file: &Path, spool: &Path) -> 
     let is_readable = check_former(database, &archive_id).await?;
     let part = copied(&args.backup, database).await?;
     let answer = checked(part.path(), question).await?;
-    let signed = note(&part, &args, &answer, key_file).await?;
+    let signed = note(&part, &args, &answer, config).await?;
     let mut copy = Archive::open(part.path()).await?;
     let totals = copy.totals().await?;
     copy.close().await?;
     let replaced = backup::replace(part, database, &stamp(), &lock)?;
     let path = std::path::absolute(database)?;
-    let told = Told { path, archive_id, totals, answer, replaced, is_readable, signed, spool: spool.to_owned() };
+    let told = Told { path, archive_id, totals, answer, replaced, is_readable, signed, spool: config.spool() };
     output::to_stdout(args.look, async |output| told.print(&Clock::now(args.look.utc), output)).await
 }
 
@@ -111,7 +113,7 @@ async fn copied(from: &Path, database: &Path) -> anyhow::Result<Part> {
 }
 
 /// Writes into the copy that it was restored. None where it is of a release without acts; else whether that is signed.
-async fn note(part: &Part, args: &Args, answer: &Answer, key_file: &Path) -> anyhow::Result<Option<bool>> {
+async fn note(part: &Part, args: &Args, answer: &Answer, config: &Config) -> anyhow::Result<Option<bool>> {
     if inspect::pending(part.path()).await?.pending.contains(&ACTS_MIGRATION) {
         return Ok(None);
     }
@@ -123,7 +125,7 @@ async fn note(part: &Part, args: &Args, answer: &Answer, key_file: &Path) -> any
     });
     let custody = Custody::open(part.path())?;
     custody.note(&Act { kind: Kind::Restore, at: now_ms(), actor: &actor(None), asked, reason: None }, 0)?;
-    let is_signed = custody::sign(&custody, key_file)?;
+    let is_signed = custody::sign(&custody, config)?;
     drop(custody);
     backup::settle(part.path())?;
     Ok(Some(is_signed))
@@ -187,7 +189,7 @@ impl Told {
             };
             labelled(output, "kept", &format!("{}: {what}", plain_line(&kept)))?;
         }
-        if self.spool.metadata().is_ok_and(|found| found.len() > 0) {
+        if spool::waiting_bytes(&self.spool) > 0 {
             let what = format!("{}: the next `serve` writes into the archive what is in it", self.spool.display());
             labelled(output, "spool", &plain_line(&what))?;
         }

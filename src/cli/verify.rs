@@ -2,11 +2,11 @@
 
 mod bundle;
 
-use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, labelled, plain_line};
+use super::progress::progress;
 use super::when::Clock;
 use crate::archive::note::{Checkpoint, PublicKey};
 use crate::archive::verify::{Answer, Question, verify};
@@ -85,8 +85,7 @@ async fn hold(args: Args, database: &Path) -> anyhow::Result<()> {
     let began = Instant::now();
     let answer = {
         let database = database.to_owned();
-        let progress = Progress::default();
-        tokio::task::spawn_blocking(move || verify(&database, &question, &mut progress.teller())).await??
+        tokio::task::spawn_blocking(move || verify(&database, &question, &mut progress("leaves"))).await??
     };
     let archive_id = Snapshot::open(database)?.archive_id().to_owned();
     let told = Told { answer, path: std::path::absolute(database)?, archive_id, took: began.elapsed() };
@@ -112,35 +111,6 @@ pub(super) fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
         }
     }
     Ok(keys)
-}
-
-/// How far it is, on a terminal.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    last: Option<Instant>,
-}
-
-impl Progress {
-    const EVERY: Duration = Duration::from_millis(500);
-
-    /// Tells it, now and then.
-    pub(super) fn teller(self) -> impl FnMut(u64, u64) {
-        self.teller_of("leaves")
-    }
-
-    /// The same of something else than leaves.
-    pub(super) fn teller_of(mut self, nouns: &'static str) -> impl FnMut(u64, u64) {
-        let is_terminal = io::stderr().is_terminal();
-        move |done, all| {
-            if !is_terminal || done < all && self.last.is_some_and(|last| last.elapsed() < Self::EVERY) {
-                return;
-            }
-            self.last = Some(Instant::now());
-            let percent = (done * 100).checked_div(all).unwrap_or(100);
-            let end = if done >= all { "\r\x1b[K" } else { "" };
-            let _ = write!(io::stderr(), "\r\x1b[K{percent} % of {all} {nouns}{end}");
-        }
-    }
 }
 
 struct Told {

@@ -738,14 +738,16 @@ fn the_control_socket_is_beside_the_archive_unless_told_otherwise() {
         let (config, _) = load(text, &[("GMS_RECORDER_UPSTREAM", "http://gms")], &Flags::default()).expect(text);
         assert_eq!(config.control(), Path::new(path), "{text}");
     }
-    assert_eq!(control(None, std::iter::empty(), &Flags::default()), Ok("transcripts.db-control".into()));
+    let config = of_archive(None, std::iter::empty(), &Flags::default()).expect("the defaults");
+    assert_eq!(config.control(), Path::new("transcripts.db-control"));
 }
 
 #[test]
 fn readers_need_no_node() {
     let variables = || [("GMS_RECORDER_DATABASE".to_string(), "a.db".to_string())].into_iter();
-    assert_eq!(database(None, variables(), &Flags::default()), Ok("a.db".into()));
-    assert_eq!(database(None, std::iter::empty(), &Flags::default()), Ok("transcripts.db".into()));
+    let config = of_archive(None, variables(), &Flags::default()).expect("an archive");
+    assert_eq!(config.recording.database, Path::new("a.db"));
+    assert_eq!((config.key_file(), config.spool()), ("a.db.key".into(), "a.db-spool".into()));
     let flags = Flags { database: Some("postgres://x".into()), ..Flags::default() };
-    assert!(database(None, variables(), &flags).is_err());
+    assert!(of_archive(None, variables(), &flags).is_err());
 }

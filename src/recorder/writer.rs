@@ -254,7 +254,9 @@ impl Writer {
     fn settle(&mut self, batch: &mut Batch, appended: &Appended) {
         let recorder = &self.recorder;
         self.outages.clear();
-        self.forget_erased(appended);
+        if appended.is_forgetful {
+            self.forget_erased();
+        }
         // What was suppressed is not on disk: whenever it comes again that is to be found anew.
         let stored = batch.queued.iter_mut().zip(&appended.tallies).filter(|(_, tally)| tally.suppressed == 0);
         recorder.committed().remember(stored.flat_map(|(queued, _)| queued.keys.drain(..)));
@@ -283,11 +285,9 @@ impl Writer {
     }
 
     /// Another process has erased or purged chats: what is remembered of what is on disk may not be there any longer.
-    pub(super) fn forget_erased(&self, appended: &Appended) {
-        if appended.is_forgetful {
-            self.recorder.committed().forget();
-            self.recorder.live().forget_written();
-        }
+    pub(super) fn forget_erased(&self) {
+        self.recorder.committed().forget();
+        self.recorder.live().forget_written();
     }
 
     /// Who else waited for the answers of a batch, which are on disk now; or suppressed, and not remembered. In a spool none
@@ -392,9 +392,7 @@ impl Writer {
         };
         match checked {
             Err(error) => self.note_trouble(&error, Duration::MAX).await,
-            Ok(()) if self.store.as_mut().is_some_and(|store| store.has_been_erased_from()) => {
-                self.forget_erased(&Appended { is_forgetful: true, ..Appended::default() });
-            }
+            Ok(()) if self.store.as_mut().is_some_and(Store::has_been_erased_from) => self.forget_erased(),
             Ok(()) if self.has_backlog() => self.drain(pulse).await,
             Ok(()) if self.recorder.is_down() => drop(self.write(Batch::default(), pulse).await),
             Ok(()) => {}

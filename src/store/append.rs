@@ -367,8 +367,8 @@ impl Store {
         Ok(appended)
     }
 
-    /// Whether somebody has erased or purged chats since this was last asked, or anything written. Where that cannot be told,
-    /// the next batch tells.
+    /// Whether somebody has erased or purged chats since the archive was opened, this was last asked, or anything was written.
+    /// Where that cannot be told, the next batch tells.
     pub fn has_been_erased_from(&mut self) -> bool {
         let newest = last_erasure(&self.connection).unwrap_or(self.memory.last_erasure);
         let is_newer = newest != self.memory.last_erasure;
@@ -411,6 +411,11 @@ impl Store {
 }
 
 impl Memory {
+    /// Of an archive as it is opened.
+    pub(super) fn of(connection: &Connection) -> Result<Self, Error> {
+        Ok(Self { last_erasure: last_erasure(connection)?, ..Self::default() })
+    }
+
     /// Rows that it knows may be gone.
     fn forget(&mut self) {
         self.chats.clear();
@@ -484,22 +489,11 @@ impl<'s> Batch<'s> {
                 self.write_error(entry.at, record)?;
             }
             for finding in &entry.findings {
-                if self.is_gone(finding.chat_id.as_ref())? {
+                let Some(left) = self.finding_without_erased(finding)? else {
                     tally.suppressed += finding.events;
                     continue;
-                }
-                // Of a chat that was erased, and goes on, nothing that may be of before.
-                let is_erased = match &finding.chat_id {
-                    Some(chat_id) => self.tombstone(chat_id)?.is_some(),
-                    None => false,
                 };
-                match is_erased {
-                    true => self.write_finding(
-                        entry.at,
-                        &Finding { raw: Vec::new(), maskings: Vec::new(), ..finding.clone() },
-                    )?,
-                    false => self.write_finding(entry.at, finding)?,
-                }
+                self.write_finding(entry.at, &left)?;
                 tally.finding += finding.events;
             }
             for file in &entry.files {
@@ -533,6 +527,18 @@ impl<'s> Batch<'s> {
         // What was erased was covered: it is no hole.
         left.covered = left.covered.and_then(|covered| Covered::new(1, covered.next));
         Ok(Some(Cow::Owned(left)))
+    }
+
+    /// The same of a finding: where its chat goes on, without what may be of before.
+    fn finding_without_erased<'e>(&mut self, finding: &'e Finding) -> Result<Option<Cow<'e, Finding>>, Error> {
+        let Some(chat_id) = &finding.chat_id else { return Ok(Some(Cow::Borrowed(finding))) };
+        if self.tombstone(chat_id)?.is_none() {
+            return Ok(Some(Cow::Borrowed(finding)));
+        }
+        if self.is_gone(Some(chat_id))? {
+            return Ok(None);
+        }
+        Ok(Some(Cow::Owned(Finding { raw: Vec::new(), maskings: Vec::new(), ..finding.clone() })))
     }
 
     /// Whether a chat was erased or purged, and nothing has come of it since that was not.
@@ -580,7 +586,8 @@ impl<'s> Batch<'s> {
             Comparison::Changed => "changed",
             Comparison::Extended => "extended",
         };
-        if self.has_variant(chat_id, event)? {
+        let content = gms::digest(&event.raw);
+        if self.has_variant(chat_id, event, &content)? {
             tally.duplicate += 1;
             return Ok(());
         }
@@ -588,7 +595,6 @@ impl<'s> Batch<'s> {
             "INSERT INTO event_variants (chat_id, event_index, digest, kind, raw, recorded_at, node, run_id)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         )?;
-        let content = gms::digest(&event.raw);
         let digest = keyed(self.connection, chat_id.as_str(), &content)?;
         let node = entry.node.as_deref();
         let inserted =
@@ -610,9 +616,8 @@ impl<'s> Batch<'s> {
 
     /// Whether this content is a variant already: one of an earlier release, whose digest has no key; or one that was masked
     /// by other rules. Others have the same digest.
-    fn has_variant(&self, chat_id: &ChatId, event: &TranscriptEvent) -> Result<bool, Error> {
+    fn has_variant(&self, chat_id: &ChatId, event: &TranscriptEvent, content: &ContentDigest) -> Result<bool, Error> {
         let by_digest = "SELECT 1 FROM event_variants WHERE chat_id = ? AND event_index = ? AND digest = ?";
-        let content = gms::digest(&event.raw);
         if self.statement(by_digest)?.exists(params![chat_id.as_str(), event.index.get(), content])? {
             return Ok(true);
         }

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 use rustix::fs::Access;
-use serde::Serialize;
 
 use super::seal::checkpoint::{self, Standing};
 use super::seal::{self, KeyValue};
@@ -26,7 +25,7 @@ use super::{
 };
 
 pub use clean::Cleaned;
-pub use hold::{Customer, Held, Hold, InForce, Scope};
+pub use hold::{Customer, Hold, InForce, Scope};
 pub use merge::{Merged, Other};
 pub use remask::Remasked;
 pub use removal::{Due, How, Outcome, ServicesOf, Target, Waiting};
@@ -184,7 +183,7 @@ impl Custody {
     /// # Errors
     /// There is something in it.
     pub fn check_spool(&self) -> Result<(), Error> {
-        if !super::spool::is_filled(&self.spool) {
+        if super::spool::waiting_bytes(&self.spool) == 0 {
             return Ok(());
         }
         let what = format!(
@@ -253,6 +252,19 @@ impl Custody {
         }
     }
 
+    /// One act, whole: begun and ended in a transaction.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn note(&self, act: &Act<'_>, found: i64) -> Result<i64, Error> {
+        let connection = &self.connection;
+        seal::change(connection, None, |pack| {
+            let act_id = begin(connection, pack, act)?;
+            end(connection, pack, act_id, act.at, found)?;
+            Ok(act_id)
+        })
+    }
+
     /// Notes that it is done, and how many rows that were.
     ///
     /// # Errors
@@ -304,9 +316,4 @@ fn end(connection: &Connection, pack: &mut seal::Pack, act_id: i64, at: i64, fou
     connection.prepare_cached(update)?.execute(params![at, found, act_id])?;
     pack.touch(seal::ACTS, [KeyValue::Integer(act_id)]);
     Ok(())
-}
-
-/// As JSON, for acts.
-pub fn as_json(value: &impl Serialize) -> serde_json::Value {
-    serde_json::to_value(value).unwrap_or_default()
 }

@@ -353,7 +353,7 @@ impl Store {
             tracing::error!(path = %options.path.display(), hint, "the tree of the archive did not fit its seals");
         }
         let path = options.path.clone();
-        let (archive_id, masks, memory) = (String::new(), options.masks.clone(), append::Memory::default());
+        let (archive_id, masks, memory) = (String::new(), options.masks.clone(), append::Memory::of(&connection)?);
         let mut store = Self { connection, path, file, wal: None, archive_id, run_id: 0, masks, memory };
         store.begin_run(options, run)?;
         store.wal = identity(&beside(&store.path, "-wal"));

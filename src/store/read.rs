@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
-use sqlx::{ConnectOptions, Connection, FromRow, QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, FromRow, QueryBuilder, Row, Sqlite, SqliteConnection};
 
 pub use statement::{Select, Value};
 
@@ -351,7 +351,7 @@ impl Archive {
     pub async fn interruptions(&mut self) -> Result<Vec<Interruption>, Error> {
         let has = "SELECT count(*) FROM sqlite_master WHERE name = 'merged_rows'";
         let has_merges = self.is_united || sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? > 0;
-        let query = if has_merges { INTERRUPTIONS_OF_EACH } else { INTERRUPTIONS };
+        let query = AssertSqlSafe(interruptions_sql(has_merges));
         Ok(sqlx::query_as(query).bind(INTERRUPTIONS_MAX).fetch_all(&mut self.connection).await?)
     }
 }
@@ -371,22 +371,14 @@ const CHAT: &str = "
            k.covered_to, k.hidden, k.holes, k.ended_how, k.status
     FROM chats c JOIN completeness k ON k.chat_id = c.chat_id";
 
-// A run that died did so after the last sign of life before the next began.
-const INTERRUPTIONS: &str = "
-    SELECT started_at AS from_at, ended_at AS to_at, reason AS why, detail, chat_ids FROM outages
-    UNION ALL
-    SELECT coalesce(r.stopped_at, max(r.started_at, coalesce(
-               (SELECT max(c.last_seen_at) FROM chats c WHERE c.last_seen_at < n.started_at), 0))),
-           n.started_at,
-           CASE r.clean WHEN 1 THEN 'the recorder was stopped' ELSE 'the recorder died' END, NULL, '[]'
-    FROM runs r LEFT JOIN runs n ON n.run_id = (SELECT min(run_id) FROM runs WHERE run_id > r.run_id)
-    WHERE n.run_id IS NOT NULL OR r.stopped_at IS NOT NULL
-    ORDER BY from_at DESC LIMIT ?";
-
-// The same where a merge has brought runs of other recorders: each run follows one of its own recorder.
-const INTERRUPTIONS_OF_EACH: &str = "
-    WITH each AS (SELECT r.*, coalesce((SELECT m.archive_id FROM merged_rows m WHERE m.form = 9 AND m.id = r.run_id), '') AS of
-                  FROM runs r)
+// A run that died did so after the last sign of life before the next of its own recorder began.
+fn interruptions_sql(has_merges: bool) -> String {
+    let recorder = match has_merges {
+        true => "coalesce((SELECT m.archive_id FROM merged_rows m WHERE m.form = 9 AND m.id = r.run_id), '')",
+        false => "''",
+    };
+    format!(
+        "WITH each AS (SELECT r.*, {recorder} AS of FROM runs r)
     SELECT started_at AS from_at, ended_at AS to_at, reason AS why, detail, chat_ids FROM outages
     UNION ALL
     SELECT coalesce(r.stopped_at, max(r.started_at, coalesce(
@@ -395,7 +387,9 @@ const INTERRUPTIONS_OF_EACH: &str = "
            CASE r.clean WHEN 1 THEN 'the recorder was stopped' ELSE 'the recorder died' END, NULL, '[]'
     FROM each r LEFT JOIN each n ON n.run_id = (SELECT min(m.run_id) FROM each m WHERE m.run_id > r.run_id AND m.of = r.of)
     WHERE n.run_id IS NOT NULL OR r.stopped_at IS NOT NULL
-    ORDER BY from_at DESC LIMIT ?";
+    ORDER BY from_at DESC LIMIT ?"
+    )
+}
 
 /// A file without a server, to be read without locks, as SQLite's URIs write it (sqlite.org/uri.html).
 pub(super) fn immutable_uri(path: &Path) -> String {
@@ -750,7 +744,6 @@ impl FromRow<'_, SqliteRow> for Interruption {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::AssertSqlSafe;
 
     use super::fixture::Fixture;
     use super::*;

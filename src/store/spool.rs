@@ -36,9 +36,9 @@ const DAMAGED_BYTES_MAX: u64 = 64 << 10;
 /// Of a chunk that is read back: some answers of the largest size, far below what the queue may hold.
 const CHUNK_BYTES_MAX: u64 = 8 << 20;
 
-/// Whether there is more in the file at `path` than a head: a spool that is empty has one, or is none.
-pub fn is_filled(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|file| file.len() > HEAD_BYTES)
+/// Bytes of records in the file at `path`: a spool that is empty has a head, or is none.
+pub fn waiting_bytes(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |file| file.len().saturating_sub(HEAD_BYTES))
 }
 
 /// What a record says.

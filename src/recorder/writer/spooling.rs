@@ -241,7 +241,9 @@ impl Writer {
         let arrived: u64 = pieces.iter().map(|piece| piece.events).sum();
         let before = pieces.iter().filter(|piece| piece.end <= known).map(|piece| piece.events).sum::<u64>();
         let sum = appended.tallies.iter().fold(Tally::default(), |sum, one| sum.plus(*one));
-        self.forget_erased(appended);
+        if appended.is_forgetful {
+            self.forget_erased();
+        }
         let lost = self.spool.as_mut().and_then(|spool| spool.drained(pieces));
         self.recorder.metrics.ledger.enter(|account| {
             account.new += sum.new;

@@ -10,9 +10,10 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::Snapshot;
 use super::extract::Scope;
-use super::proof::{Field, Fields, Leaf, RowName, Subject, damaged};
+use super::proof::{Field, Fields, Place, Subject, damaged};
+use crate::store::seal::destroyed::RowName;
 use crate::store::seal::merkle::{HASH_BYTES, Hash, node};
-use crate::store::seal::{CHATS, COVERAGE, ERRORS, EVENTS, Form, KeyValue, OUTAGES, Refs, SALT_BYTES, VARIANTS};
+use crate::store::seal::{CHATS, COVERAGE, ERRORS, EVENTS, Form, KeyValue, OUTAGES, Refs, VARIANTS};
 use crate::store::{Error, ErrorKind};
 
 /// Kept in the scratch file: it is thrown away, so that nothing of it needs to be safe.
@@ -41,17 +42,6 @@ pub struct Placed {
     pub fields: Vec<(&'static str, Field)>,
     /// None: it is newer than the tree that is proved against, or was changed after it.
     pub place: Option<Place>,
-}
-
-/// Where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// What its hash begins with.
-    pub salt: [u8; SALT_BYTES],
-    /// Its leaf.
-    pub leaf: u64,
-    /// When it was sealed, where that was later than it was written; milliseconds since the epoch.
-    pub sealed_later_at: Option<i64>,
 }
 
 /// The latest leaves of all rows that may be of the scope, and which of them were asked for.
@@ -210,16 +200,11 @@ impl Leaves<'_> {
         let sql = "SELECT leaf, salt, sealed_later_at FROM leaves WHERE name = ?";
         let mut select = self.scratch.prepare_cached(sql)?;
         let read = |row: &rusqlite::Row<'_>| {
-            let leaf =
-                Leaf { number: row.get::<_, i64>(0)?.cast_unsigned(), salt: row.get(1)?, sealed_later_at: row.get(2)? };
-            Ok(leaf)
+            let leaf = row.get::<_, i64>(0)?.cast_unsigned();
+            Ok(Place { salt: row.get(1)?, leaf, sealed_later_at: row.get(2)? })
         };
         let found = select.query_row([named(form, key)], read).optional()?;
-        Ok(found.filter(|leaf| leaf.number < self.size).map(|leaf| Place {
-            salt: leaf.salt,
-            leaf: leaf.number,
-            sealed_later_at: leaf.sealed_later_at,
-        }))
+        Ok(found.filter(|place| place.leaf < self.size))
     }
 
     /// False where it was asked for before.

@@ -6,10 +6,11 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Row, ToSql};
 
 use super::{Pack, Snapshot};
+use crate::store::seal::destroyed::RowName;
 use crate::store::seal::merkle::{HASH_BYTES, Hash, Paths};
 use crate::store::seal::{
-    ACTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, HOLDS, KeyValue, MASKINGS,
-    Refs, SALT_BYTES, VARIANTS, WAITING,
+    ACTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, HOLDS, MASKINGS, Refs,
+    SALT_BYTES, VARIANTS, WAITING,
 };
 use crate::store::{Error, ErrorKind};
 
@@ -27,6 +28,17 @@ pub enum Subject {
     Act(i64),
 }
 
+/// Where a row stands in the tree, by its latest leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// What its hash begins with.
+    pub salt: [u8; SALT_BYTES],
+    /// Its leaf.
+    pub leaf: u64,
+    /// When it was sealed, where that was later than it was written; milliseconds since the epoch.
+    pub sealed_later_at: Option<i64>,
+}
+
 /// A row and what proves it.
 #[derive(Debug)]
 pub struct Proof {
@@ -34,12 +46,8 @@ pub struct Proof {
     pub table: &'static str,
     /// Its columns as they are hashed, in that order.
     pub fields: Vec<(&'static str, Field)>,
-    /// What its hash begins with.
-    pub salt: [u8; SALT_BYTES],
-    /// Its leaf.
-    pub leaf: u64,
-    /// When it was sealed, where that was later than it was written; milliseconds since the epoch.
-    pub sealed_later_at: Option<i64>,
+    /// Where it stands in the tree.
+    pub place: Place,
     /// From the leaf's sibling upwards.
     pub path: Vec<Hash>,
 }
@@ -68,16 +76,6 @@ pub struct Proofs {
     pub newer: u64,
 }
 
-/// The latest leaf of a row.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Leaf {
-    pub number: u64,
-    pub sealed_later_at: Option<i64>,
-    pub salt: [u8; SALT_BYTES],
-}
-
-/// Form and key.
-pub(super) type RowName = (u8, Vec<KeyValue>);
 /// Columns as they are hashed, in that order.
 pub(super) type Fields = Vec<(&'static str, Field)>;
 
@@ -92,16 +90,14 @@ impl Snapshot {
         let mut proofs = Proofs::default();
         let mut wanted: HashMap<u64, usize> = HashMap::new();
         for (name, fields) in &mut rows {
-            let Some(leaf) = leaves.get(name).filter(|leaf| leaf.number < size) else {
+            let Some(place) = leaves.get(name).filter(|place| place.leaf < size) else {
                 proofs.newer += 1;
                 continue;
             };
-            wanted.insert(leaf.number, proofs.rows.len());
+            wanted.insert(place.leaf, proofs.rows.len());
             let form = Form::of(name.0).expect("read by its form");
-            let (fields, salt) = (std::mem::take(fields), leaf.salt);
-            let Leaf { number, sealed_later_at, .. } = *leaf;
-            let (table, path) = (form.table, Vec::new());
-            proofs.rows.push(Proof { table, fields, salt, leaf: number, sealed_later_at, path });
+            let (table, fields, path) = (form.table, std::mem::take(fields), Vec::new());
+            proofs.rows.push(Proof { table, fields, place: *place, path });
         }
         let (mut paths, mut order, mut next) = (Paths::default(), Vec::<usize>::new(), 0);
         self.each_pack(|pack| {
@@ -160,7 +156,7 @@ impl Snapshot {
     }
 
     /// The latest leaf of each of them.
-    fn leaves_of<V>(&self, rows: &BTreeMap<RowName, V>) -> Result<BTreeMap<RowName, Leaf>, Error> {
+    fn leaves_of<V>(&self, rows: &BTreeMap<RowName, V>) -> Result<BTreeMap<RowName, Place>, Error> {
         let mut leaves = BTreeMap::new();
         self.each_pack(|pack| {
             let mut refs = Refs::of(pack.head.refs);
@@ -173,7 +169,7 @@ impl Snapshot {
                 let number = pack.head.first_leaf.cast_unsigned() + u64::from(place);
                 // An earlier leaf of a row that was masked or erased, and came again.
                 let Some(salt) = pack.salt(place) else { continue };
-                leaves.insert(name, Leaf { number, sealed_later_at: pack.head.sealed_later_at, salt });
+                leaves.insert(name, Place { salt, leaf: number, sealed_later_at: pack.head.sealed_later_at });
             }
             Ok(())
         })?;

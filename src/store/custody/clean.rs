@@ -60,7 +60,7 @@ impl Custody {
                         database";
             return Ok(Cleaned::NotYet(what.into()));
         }
-        if crate::store::spool::is_filled(&self.spool) {
+        if crate::store::spool::waiting_bytes(&self.spool) > 0 {
             let what = "there is a spool beside the database that is not in the archive yet, and removed text may be in it: `serve` \
                         empties it as soon as it can write";
             return Ok(Cleaned::NotYet(what.into()));

@@ -98,13 +98,6 @@ pub struct Hold {
     pub released_at: Option<i64>,
 }
 
-/// Why a chat stays.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
-    /// The hold.
-    pub by: i64,
-}
-
 /// The holds in force, with what their queries say now.
 #[derive(Debug)]
 pub struct InForce {
@@ -177,6 +170,22 @@ impl Custody {
             end(connection, pack, act_id, act.at, 1)?;
             Ok(true)
         })
+    }
+
+    /// The hold on a chat.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn held_by(&self, in_force: &InForce, chat_id: &str) -> Result<Option<i64>, Error> {
+        in_force.on(&self.connection, chat_id)
+    }
+
+    /// The chats of a customer.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn chats_of_customer(&self, customer: &Customer) -> Result<Vec<String>, Error> {
+        chats_of_customer(&self.connection, customer)
     }
 
     /// All holds, released ones too.
@@ -263,11 +272,11 @@ impl InForce {
     }
 
     /// Whether a chat is held, and by which one.
-    pub(super) fn on(&self, connection: &Connection, chat_id: &str) -> Result<Option<Held>, Error> {
+    pub(super) fn on(&self, connection: &Connection, chat_id: &str) -> Result<Option<i64>, Error> {
         let by_query = self.queries.iter().find(|(_, held)| held.contains(chat_id)).map(|(id, _)| *id);
         let first = [self.chats.get(chat_id).copied(), by_query].into_iter().flatten().min();
         if self.customers.is_empty() || first.is_some() {
-            return Ok(first.map(|by| Held { by }));
+            return Ok(first);
         }
         let mut select = connection.prepare_cached("SELECT name, value FROM chat_attributes WHERE chat_id = ?")?;
         let mut rows = select.query([chat_id])?;
@@ -275,7 +284,7 @@ impl InForce {
             let (name, value) =
                 (row.get_ref(0)?.as_str().unwrap_or_default(), row.get_ref(1)?.as_str().unwrap_or_default());
             if let Some((by, _)) = self.customers.iter().find(|(_, customer)| customer.is(name, value)) {
-                return Ok(Some(Held { by: *by }));
+                return Ok(Some(*by));
             }
         }
         Ok(None)

@@ -93,7 +93,7 @@ impl Custody {
                     None => None,
                 };
                 match held {
-                    Some(held) => outcome.held(chat_id.as_deref(), held.by),
+                    Some(held) => outcome.held(chat_id.as_deref(), held),
                     None => outcome.changed(chat_id.as_deref(), names.iter().filter_map(|name| stored_of(name.0))),
                 }
             }
@@ -290,7 +290,7 @@ impl<'r> Round<'r> {
                     None => None,
                 };
                 if let Some(held) = held {
-                    told.push((chat_id.as_deref(), Err(held.by)));
+                    told.push((chat_id.as_deref(), Err(held)));
                     continue;
                 }
                 let changed = change.target(chat_id.as_deref(), names, located, *looked_until)?;

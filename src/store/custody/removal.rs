@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::hold::{self, Customer, InForce};
+use super::Custody;
+use super::hold::{self, InForce};
 use super::words::Gone;
-use super::{Act, Custody, begin, end};
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
 use crate::store::seal::{
     self, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, HOLDS, KeyValue, MASKINGS,
@@ -208,14 +208,6 @@ impl Custody {
         Ok((rows.iter().filter(|(form, _)| *form == EVENTS).count() as i64, rows.len() as i64))
     }
 
-    /// The hold on a chat.
-    ///
-    /// # Errors
-    /// As reading goes wrong.
-    pub fn held_by(&self, in_force: &InForce, chat_id: &str) -> Result<Option<i64>, Error> {
-        Ok(in_force.on(&self.connection, chat_id)?.map(|held| held.by))
-    }
-
     /// Removes released holds on customers of whom there is no chat any longer: they stand in them.
     ///
     /// # Errors
@@ -237,14 +229,6 @@ impl Custody {
         })
     }
 
-    /// The chats of a customer.
-    ///
-    /// # Errors
-    /// As reading goes wrong.
-    pub fn chats_of_customer(&self, customer: &Customer) -> Result<Vec<String>, Error> {
-        hold::chats_of_customer(&self.connection, customer)
-    }
-
     /// Chats that were last seen before a time: of a service, or of services that are not among some. The first seen first.
     ///
     /// # Errors
@@ -258,7 +242,7 @@ impl Custody {
             let service: Option<String> = row.get(1)?;
             if services.have(service.as_deref()) {
                 let chat_id: String = row.get(0)?;
-                let held_by = in_force.on(&self.connection, &chat_id)?.map(|held| held.by);
+                let held_by = in_force.on(&self.connection, &chat_id)?;
                 due.push(Due { chat_id, service, last_seen_at: row.get(2)?, held_by });
             }
         }
@@ -306,19 +290,6 @@ impl Custody {
             Ok(Waiting { id, chat_id, act_id, held_by: row.get(3)?, at: row.get(4)?, reason: row.get(5)? })
         })?;
         Ok(waiting.collect::<Result<_, _>>()?)
-    }
-
-    /// One act, whole: begun and ended in a transaction.
-    ///
-    /// # Errors
-    /// As writing goes wrong.
-    pub fn note(&self, act: &Act<'_>, found: i64) -> Result<i64, Error> {
-        let connection = &self.connection;
-        seal::change(connection, None, |pack| {
-            let act_id = begin(connection, pack, act)?;
-            end(connection, pack, act_id, act.at, found)?;
-            Ok(act_id)
-        })
     }
 }
 
@@ -416,7 +387,7 @@ impl Removal<'_> {
             return Ok(Outcome::SeenAgain);
         }
         if let Some(held) = in_force.on(self.connection, chat_id)? {
-            return Ok(Outcome::Held(held.by));
+            return Ok(Outcome::Held(held));
         }
         let waiting = waiting_of(self.connection, chat_id)?;
         located.find_rest(self.connection, &waiting, self.looked_until)?;
