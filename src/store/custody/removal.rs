@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Custody;
 use super::hold::{self, InForce};
-use super::words::Gone;
+use super::words::{Forgetting, Gone, Mentions};
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
 use crate::store::seal::{
     self, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, HOLDS, KeyValue, MASKINGS,
@@ -133,12 +133,14 @@ impl Custody {
                 rows.extend(rows_of(&self.connection, &target.chat_id)?);
                 rows.extend(waiting_of(&self.connection, &target.chat_id)?);
             }
+            let chats = targets.iter().map(|target| target.chat_id.as_str());
+            let mentions = Mentions::of_chats(&self.connection, chats)?;
+            rows.extend(mentions.rows());
             let mut located = Located::wanting(rows);
             while located.look_on(&self.connection)? {}
             located.check_holds(&self.connection, looked_until)?;
             let in_force = self.holds_in_force()?;
-            let gone = Gone::default();
-            let mut round = Round { custody: self, act_id, how, located, looked_until, in_force, gone };
+            let mut round = Round { custody: self, act_id, how, located, looked_until, in_force, mentions };
             let mut rest = targets;
             while !rest.is_empty() {
                 let began = Instant::now();
@@ -149,7 +151,6 @@ impl Custody {
                 rest = &rest[done.len()..];
                 self.give_way(began.elapsed())?;
             }
-            self.forget_words(act_id, round.gone, now())?;
         }
         Ok(())
     }
@@ -319,8 +320,8 @@ struct Round<'c> {
     located: Located,
     looked_until: u64,
     in_force: InForce,
-    /// Once they are.
-    gone: Gone,
+    /// Where readers have named whose chats they are.
+    mentions: Mentions,
 }
 
 impl Round<'_> {
@@ -331,16 +332,16 @@ impl Round<'_> {
         while !self.in_force.is_current(connection)? || self.in_force.is_stale() {
             self.in_force = self.custody.holds_in_force()?;
         }
-        let Self { act_id, how, located, looked_until, in_force, gone, .. } = self;
+        let Self { act_id, how, located, looked_until, in_force, mentions, .. } = self;
         seal::change(connection, None, |pack| {
             if !in_force.is_current(connection)? {
                 let what = "somebody puts something on hold just now: run this again";
                 return Err(Error::new(ErrorKind::Busy, what));
             }
             let removal = Removal { connection, act_id: *act_id, how: *how, at, looked_until: *looked_until };
-            let (mut outcomes, mut rows_done) = (Vec::new(), 0);
+            let (mut outcomes, mut rows_done, mut gone) = (Vec::new(), 0, Gone::default());
             for target in targets {
-                let outcome = removal.chat(pack, target, located, in_force, gone)?;
+                let outcome = removal.chat(pack, target, located, in_force, &mut gone)?;
                 outcomes.push(outcome);
                 if let Outcome::Removed { rows, .. } = outcome {
                     rows_done += rows;
@@ -349,6 +350,8 @@ impl Round<'_> {
                     break;
                 }
             }
+            let (act_id, looked_until) = (*act_id, *looked_until);
+            gone.forget(&Forgetting { connection, mentions, act_id, at, looked_until }, located, pack)?;
             Ok(outcomes)
         })
     }

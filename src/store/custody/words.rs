@@ -4,82 +4,126 @@
 //! It knows whole values of attributes: typed alone, as `NAME=VALUE`, as a literal of SQL, or as a word. A part of a value
 //! names nobody for certain.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::Custody;
 use crate::store::Error;
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
-use crate::store::seal::{self, ACTS, ERASURES, KeyValue};
+use crate::store::seal::{ACTS, ERASURES, KeyValue, Pack};
 
 /// Shorter ones are words of the language.
 const CHARACTERS_MIN: usize = 3;
 /// What ends a word or a literal.
 const ENDS: [char; 11] = ['\'', '"', '%', '=', '(', ')', ',', ';', '<', '>', '\u{0}'];
 
-/// Values of attributes that were removed with their chats.
+/// Acts that name values of chats which are about to be removed.
+#[derive(Debug)]
+pub(super) struct Mentions {
+    /// By value, in small letters.
+    acts: HashMap<String, Vec<i64>>,
+    /// The newest act that was looked at.
+    until: i64,
+}
+
+impl Mentions {
+    /// Looks through all acts: not while the lock is held.
+    pub(super) fn of_chats<'t>(connection: &Connection, chats: impl Iterator<Item = &'t str>) -> Result<Self, Error> {
+        let mut values = HashSet::new();
+        for chat_id in chats {
+            values.extend(values_of(connection, chat_id)?.into_iter().map(|value| value.to_lowercase()));
+        }
+        let mut mentions = Self { acts: HashMap::new(), until: 0 };
+        each_act(connection, 0, |mut act| {
+            let id = act.id;
+            mentions.until = id;
+            act.mask(&mut |word| {
+                if values.contains(word) {
+                    mentions.acts.entry(word.to_owned()).or_default().push(id);
+                }
+                false
+            });
+        })?;
+        Ok(mentions)
+    }
+
+    /// These acts.
+    pub(super) fn rows(&self) -> impl Iterator<Item = RowName> {
+        self.acts.values().flatten().map(|id| name(*id))
+    }
+}
+
+/// Values of attributes that a transaction has removed with their chats.
 #[derive(Debug, Default)]
 pub(super) struct Gone(HashSet<String>);
 
 impl Gone {
     /// Those of a chat, which is about to be removed.
     pub(super) fn note(&mut self, connection: &Connection, chat_id: &str) -> Result<(), Error> {
-        let mut select = connection.prepare_cached("SELECT value FROM chat_attributes WHERE chat_id = ?")?;
-        let values = select.query_map([chat_id], |row| row.get::<_, String>(0))?;
-        for value in values {
-            let value = value?;
-            if value.chars().count() >= CHARACTERS_MIN {
-                self.0.insert(value);
-            }
-        }
+        self.0.extend(values_of(connection, chat_id)?);
         Ok(())
     }
 
-    /// Those that no chat has any longer, in small letters.
-    fn of_nobody(self, connection: &Connection) -> Result<HashSet<String>, Error> {
-        let mut select = connection.prepare("SELECT 1 FROM chat_attributes WHERE value = ?")?;
-        let mut left = HashSet::new();
-        for value in self.0 {
-            if !select.exists([&value])? {
-                left.insert(value.to_lowercase());
-            }
+    /// Makes stars in acts of those that no chat has any longer.
+    pub(super) fn forget(self, removal: &Forgetting<'_>, located: &mut Located, pack: &mut Pack) -> Result<(), Error> {
+        let Forgetting { connection, mentions, .. } = *removal;
+        let is_quiet = !has_newer(connection, mentions.until)?;
+        if self.0.is_empty() || is_quiet && mentions.acts.is_empty() {
+            return Ok(());
         }
-        Ok(left)
+        let is_asked = |value: &String| !is_quiet || mentions.acts.contains_key(&value.to_lowercase());
+        let gone = of_nobody(connection, self.0.into_iter().filter(is_asked))?;
+        let known = gone.iter().filter_map(|value| mentions.acts.get(value)).flatten().copied();
+        let acts = masked_acts(connection, &known.collect(), mentions.until, &gone)?;
+        if acts.is_empty() { Ok(()) } else { removal.write(&acts, located, pack) }
     }
 }
 
-impl Custody {
-    /// Makes stars of them in acts.
-    pub(super) fn forget_words(&self, act_id: i64, gone: Gone, at: i64) -> Result<(), Error> {
-        let gone = gone.of_nobody(&self.connection)?;
-        let looked_until = seal::read_tree(&self.connection)?.size();
-        let acts = if gone.is_empty() { Vec::new() } else { acts_with(&self.connection, &gone)? };
-        if acts.is_empty() {
-            return Ok(());
+/// Those of a chat that may name somebody.
+fn values_of(connection: &Connection, chat_id: &str) -> Result<HashSet<String>, Error> {
+    let mut select = connection.prepare_cached("SELECT value FROM chat_attributes WHERE chat_id = ?")?;
+    let values: HashSet<String> = select.query_map([chat_id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(values.into_iter().filter(|value| value.chars().count() >= CHARACTERS_MIN).collect())
+}
+
+/// Those that no chat has any longer, in small letters.
+fn of_nobody(connection: &Connection, values: impl Iterator<Item = String>) -> Result<HashSet<String>, Error> {
+    let mut select = connection.prepare_cached("SELECT 1 FROM chat_attributes WHERE value = ?")?;
+    let mut left = HashSet::new();
+    for value in values {
+        if !select.exists([&value])? {
+            left.insert(value.to_lowercase());
         }
-        let mut located = Located::wanting(acts.into_iter().map(|act| name(act.id)));
-        while located.look_on(&self.connection)? {}
-        let connection = &self.connection;
-        seal::change(connection, None, |pack| {
-            let acts = acts_with(connection, &gone)?;
-            let names: Vec<RowName> = acts.iter().map(|act| name(act.id)).collect();
-            located.find_rest(connection, &names, looked_until)?;
-            let leaves: BTreeSet<u64> = names.iter().flat_map(|name| located.of(name)).copied().collect();
-            for act in &acts {
-                let update = "UPDATE acts SET asked = ?, reason = ?, case_ref = ? WHERE id = ?";
-                connection.prepare_cached(update)?.execute(params![act.asked, act.reason, act.case_ref, act.id])?;
-                pack.touch(ACTS, [KeyValue::Integer(act.id)]);
-            }
-            destroy(connection, &leaves)?;
-            let insert =
-                "INSERT INTO erasures (act_id, how, at, events, rows, leaves) VALUES (?, 'masked', ?, 0, ?, ?)";
-            connection.execute(insert, params![act_id, at, acts.len() as i64, packed(&leaves)])?;
-            pack.touch(ERASURES, [KeyValue::Integer(connection.last_insert_rowid())]);
-            connection.execute("INSERT INTO uncleaned VALUES (1, ?) ON CONFLICT DO NOTHING", [at])?;
-            Ok(())
-        })
+    }
+    Ok(left)
+}
+
+/// The transaction that makes stars.
+pub(super) struct Forgetting<'c> {
+    pub(super) connection: &'c Connection,
+    pub(super) mentions: &'c Mentions,
+    pub(super) act_id: i64,
+    pub(super) at: i64,
+    pub(super) looked_until: u64,
+}
+
+impl Forgetting<'_> {
+    fn write(&self, acts: &[Words], located: &mut Located, pack: &mut Pack) -> Result<(), Error> {
+        let connection = self.connection;
+        let names: Vec<RowName> = acts.iter().map(|act| name(act.id)).collect();
+        located.find_rest(connection, &names, self.looked_until)?;
+        let leaves: BTreeSet<u64> = names.iter().flat_map(|name| located.of(name)).copied().collect();
+        for act in acts {
+            let update = "UPDATE acts SET asked = ?, reason = ?, case_ref = ? WHERE id = ?";
+            connection.prepare_cached(update)?.execute(params![act.asked, act.reason, act.case_ref, act.id])?;
+            pack.touch(ACTS, [KeyValue::Integer(act.id)]);
+        }
+        destroy(connection, &leaves)?;
+        let insert = "INSERT INTO erasures (act_id, how, at, events, rows, leaves) VALUES (?, 'masked', ?, 0, ?, ?)";
+        connection.execute(insert, params![self.act_id, self.at, acts.len() as i64, packed(&leaves)])?;
+        pack.touch(ERASURES, [KeyValue::Integer(connection.last_insert_rowid())]);
+        Ok(())
     }
 }
 
@@ -87,51 +131,89 @@ fn name(id: i64) -> RowName {
     (ACTS, vec![KeyValue::Integer(id)])
 }
 
-/// An act as it is to be.
-struct Masked {
+/// What was typed in an act.
+struct Words {
     id: i64,
     asked: String,
     reason: Option<String>,
     case_ref: Option<String>,
 }
 
-fn acts_with(connection: &Connection, gone: &HashSet<String>) -> Result<Vec<Masked>, Error> {
-    let mut select = connection.prepare_cached("SELECT id, asked, reason, case_ref FROM acts")?;
-    let mut rows = select.query(())?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let (id, asked): (i64, String) = (row.get(0)?, row.get(1)?);
-        let (reason, case_ref): (Option<String>, Option<String>) = (row.get(2)?, row.get(3)?);
-        let mut value: Value = serde_json::from_str(&asked).unwrap_or_default();
-        let is_asked = mask_value(&mut value, gone);
-        let masked = |text: &Option<String>| text.as_deref().and_then(|text| mask(text, gone));
-        let (masked_reason, masked_case) = (masked(&reason), masked(&case_ref));
-        if is_asked || masked_reason.is_some() || masked_case.is_some() {
-            let asked = if is_asked { value.to_string() } else { asked };
-            found.push(Masked { id, asked, reason: masked_reason.or(reason), case_ref: masked_case.or(case_ref) });
+impl Words {
+    /// Makes stars of what is told to be gone. Whether there was any.
+    fn mask(&mut self, is_gone: &mut dyn FnMut(&str) -> bool) -> bool {
+        let mut value: Value = serde_json::from_str(&self.asked).unwrap_or_default();
+        let mut is_any = mask_value(&mut value, is_gone);
+        if is_any {
+            self.asked = value.to_string();
         }
+        for text in [&mut self.reason, &mut self.case_ref].into_iter().flatten() {
+            if let Some(masked) = mask(text, is_gone) {
+                *text = masked;
+                is_any = true;
+            }
+        }
+        is_any
     }
+}
+
+fn has_newer(connection: &Connection, id: i64) -> Result<bool, Error> {
+    Ok(connection.prepare_cached("SELECT 1 FROM acts WHERE id > ?")?.exists([id])?)
+}
+
+fn each_act(connection: &Connection, after: i64, mut visit: impl FnMut(Words)) -> Result<(), Error> {
+    let sql = "SELECT id, asked, reason, case_ref FROM acts WHERE id > ? ORDER BY id";
+    let mut select = connection.prepare_cached(sql)?;
+    let mut rows = select.query([after])?;
+    while let Some(row) = rows.next()? {
+        visit(words(row)?);
+    }
+    Ok(())
+}
+
+fn words(row: &rusqlite::Row<'_>) -> rusqlite::Result<Words> {
+    Ok(Words { id: row.get(0)?, asked: row.get(1)?, reason: row.get(2)?, case_ref: row.get(3)? })
+}
+
+/// Of some acts and those after one, the ones that have such values, with stars for them.
+fn masked_acts(
+    connection: &Connection,
+    known: &BTreeSet<i64>,
+    after: i64,
+    gone: &HashSet<String>,
+) -> Result<Vec<Words>, Error> {
+    let mut found = Vec::new();
+    let mut take = |mut act: Words| {
+        if act.mask(&mut |word| gone.contains(word)) {
+            found.push(act);
+        }
+    };
+    for id in known {
+        let mut select = connection.prepare_cached("SELECT id, asked, reason, case_ref FROM acts WHERE id = ?")?;
+        take(select.query_row([id], words)?);
+    }
+    each_act(connection, after, take)?;
     Ok(found)
 }
 
-fn mask_value(value: &mut Value, gone: &HashSet<String>) -> bool {
+fn mask_value(value: &mut Value, is_gone: &mut dyn FnMut(&str) -> bool) -> bool {
     match value {
-        Value::String(text) => match mask(text, gone) {
+        Value::String(text) => match mask(text, is_gone) {
             Some(masked) => {
                 *text = masked;
                 true
             }
             None => false,
         },
-        Value::Array(values) => values.iter_mut().fold(false, |is_any, value| mask_value(value, gone) | is_any),
-        Value::Object(members) => members.values_mut().fold(false, |is_any, value| mask_value(value, gone) | is_any),
+        Value::Array(values) => values.iter_mut().fold(false, |is_any, value| mask_value(value, is_gone) | is_any),
+        Value::Object(members) => members.values_mut().fold(false, |is_any, value| mask_value(value, is_gone) | is_any),
         _ => false,
     }
 }
 
 /// The text with stars for the values in it; None where there are none.
-fn mask(text: &str, gone: &HashSet<String>) -> Option<String> {
-    let is_gone = |part: &str| gone.contains(&part.trim().to_lowercase());
+fn mask(text: &str, is_gone: &mut dyn FnMut(&str) -> bool) -> Option<String> {
+    let mut is_gone = |part: &str| is_gone(&part.trim().to_lowercase());
     if is_gone(text) {
         return Some(stars(text));
     }
@@ -178,12 +260,12 @@ mod tests {
             ("", None),
         ];
         for (text, wanted) in rows {
-            assert_eq!(mask(text, &gone).as_deref(), wanted, "{text}");
+            assert_eq!(mask(text, &mut |word| gone.contains(word)).as_deref(), wanted, "{text}");
         }
         let mut asked = serde_json::json!({"command": "chats", "who": "anna berg", "n": 1, "list": ["x", "my order"]});
-        assert!(mask_value(&mut asked, &gone));
+        assert!(mask_value(&mut asked, &mut |word| gone.contains(word)));
         let wanted = serde_json::json!({"command": "chats", "who": "**** ****", "n": 1, "list": ["x", "** *****"]});
         assert_eq!(asked, wanted);
-        assert!(!mask_value(&mut asked, &gone));
+        assert!(!mask_value(&mut asked, &mut |word| gone.contains(word)));
     }
 }
