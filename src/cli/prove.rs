@@ -80,7 +80,8 @@ async fn print(args: Args, database: &Path, output: &mut Output<'_>) -> anyhow::
 /// There is nothing of the subject; nothing of it is signed; the evidence is damaged.
 pub(super) fn prove(subject: &Subject, database: &Path) -> anyhow::Result<(Value, u64)> {
     let snapshot = Snapshot::open(database)?;
-    let keys: Vec<PublicKey> = snapshot.keys()?.iter().filter_map(|key| PublicKey::parse(&key.vkey)).collect();
+    let stored = snapshot.keys()?;
+    let keys: Vec<PublicKey> = stored.iter().filter_map(|key| PublicKey::parse(&key.vkey)).collect();
     let last = snapshot.checkpoints()?.pop();
     let last = last.ok_or_else(|| anyhow::anyhow!("nothing is signed yet: a running `serve` signs checkpoints"))?;
     let (checkpoint, key) = note::open(&last.note, &keys)
@@ -109,6 +110,7 @@ pub(super) fn prove(subject: &Subject, database: &Path) -> anyhow::Result<(Value
     };
     proof["checkpoint"] = json!(last.note);
     proof["key"] = json!(key.vkey());
+    proof["successions"] = stored.iter().skip(1).map(|key| key.statement.as_str()).collect();
     proof["newer_rows"] = json!(newer);
     proof["rows"] = json!(rows);
     Ok((proof, newer))

@@ -664,6 +664,20 @@ async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
     let arguments = ["verify", "--key", &given.display().to_string(), "--config", &config];
     let (code, said, error) = run(&arguments);
     assert_eq!(code, 0, "{said}{error}");
+    // By the key that was given out on the first day, or by any later one; not by one of another archive.
+    let proof = folder.path().join("proof.json");
+    let (code, proved, error) = run(&["prove", "--act", "1", "--config", &config]);
+    assert_eq!(code, 0, "{error}");
+    std::fs::write(&proof, &proved).expect("the folder is ours");
+    assert_eq!(prove_py(&proof, &given), (true, prove_py(&proof, &given).1));
+    let stranger = folder.path().join("stranger");
+    let other = Signer::of(first.split('+').next().expect("a name"), &[7; 32]).expect("a key").public().vkey();
+    std::fs::write(&stranger, other).expect("the folder is ours");
+    let (is_proved, told) = prove_py(&proof, &stranger);
+    assert!(!is_proved && told.contains("no key of the file"), "{told}");
+    let forged = proved.replace("next key ", "next  key ");
+    std::fs::write(&proof, forged).expect("the folder is ours");
+    assert!(!prove_py(&proof, &given).0);
     let connection = Connection::open(&server.database).expect("an archive");
     let archive_id: String =
         connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0)).expect("it has one");

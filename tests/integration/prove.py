@@ -78,7 +78,7 @@ def root_by_path(index, size, leaf, path):
 
 
 def open_note(note, vkey):
-    """C2SP signed-note and tlog-checkpoint: who may be believed, how many leaves, which root."""
+    """C2SP signed-note: the lines that the key has signed."""
     name, key_id, key = vkey.strip().split("+", 2)
     key = base64.b64decode(key, validate=True)
     assert key[0] == 1 and len(key) == 33, "only Ed25519 is known"
@@ -90,8 +90,7 @@ def open_note(note, vkey):
         signature = base64.b64decode(signature, validate=True)
         if dash == "—" and signer == name and signature[:4].hex() == key_id:
             Ed25519PublicKey.from_public_bytes(key[1:]).verify(signature[4:], text.encode())
-            origin, size, root = text.splitlines()[:3]
-            return origin, int(size), base64.b64decode(root, validate=True)
+            return text.splitlines()
     raise ValueError("the key has not signed this note")
 
 
@@ -107,8 +106,10 @@ def is_of(proof, row):
     return any(erasure["act_id"] == fields["id"] for erasure in erasures)
 
 
-def check(proof, vkey):
-    origin, size, root = open_with_any(proof["checkpoint"], vkey)
+def check(proof, vkeys):
+    # C2SP tlog-checkpoint: who is to be believed, how many leaves, which root.
+    origin, size, root = open_with_any(proof["checkpoint"], known_keys(proof, vkeys))[:3]
+    size, root = int(size), base64.b64decode(root, validate=True)
     assert proof["rows"], "it proves nothing"
     leaves = [row["leaf"] for row in proof["rows"]]
     assert len(leaves) == len(set(leaves)), "a row is there twice"
@@ -134,14 +135,26 @@ def check(proof, vkey):
     return "\n  ".join(told)
 
 
+def known_keys(proof, vkeys):
+    """Those of the file, and those of which one of them has signed that they follow."""
+    known = [vkey.strip() for vkey in vkeys.splitlines() if vkey.strip()]
+    for note in proof["successions"]:
+        try:
+            origin, following = open_with_any(note, known)[:2]
+        except ValueError:
+            continue
+        if following.startswith("next key ") and proof["checkpoint"].startswith(origin + "\n"):
+            known.append(following[len("next key "):])
+    return known
+
+
 def open_with_any(note, vkeys):
-    """The key of the file that has signed it: `key list` prints one for each rotation."""
-    for vkey in vkeys.split("\n"):
+    for vkey in vkeys:
         try:
             return open_note(note, vkey)
         except (ValueError, AssertionError, InvalidSignature):
             continue
-    raise ValueError("no key of the file has signed this note")
+    raise ValueError("no key of the file, and none that follows one, has signed this note")
 
 
 if __name__ == "__main__":
