@@ -8,6 +8,7 @@ use super::when::Clock;
 use crate::archive::retention::Planned;
 use crate::config::Config;
 use crate::recorder::now_ms;
+use crate::store::custody::Custody;
 
 const EXAMPLE: &str = "\
 Example:
@@ -41,11 +42,14 @@ const NAMES: [&str; 6] = ["service", "keep", "before", "chats", "held", "rows_of
 /// What to tell the user.
 pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     let schedule = &config.retention;
+    let custody = custody::open(config).await?;
     if !schedule.is_limited() {
+        let is_clean = args.dry_run || !custody.is_unclean()? || finish_cleaning(&custody, args.look).await?;
+        custody.close()?;
+        anyhow::ensure!(is_clean, UNCLEAN);
         let hint = "name a time under [retention] of the configuration: keep = \"7y\", or a service's under [retention.services]";
         return Err(output::Usage(format!("no schedule is configured, so that nothing is ever due: {hint}")).into());
     }
-    let custody = custody::open(config).await?;
     let plan = schedule.plan(&custody, now_ms())?;
     let mut is_done = true;
     output::to_stdout(args.look, async |output| {
@@ -65,8 +69,24 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     })
     .await?;
     custody.close()?;
-    anyhow::ensure!(is_done, "not every byte of it is overwritten yet: see above");
+    anyhow::ensure!(is_done, UNCLEAN);
     Ok(())
+}
+
+const UNCLEAN: &str = "not every byte of what was removed is overwritten yet: see above";
+
+/// What an erasure had to leave because of a reader.
+async fn finish_cleaning(custody: &Custody, look: Look) -> anyhow::Result<bool> {
+    let mut is_clean = false;
+    output::to_stdout(look, async |output| {
+        is_clean = custody::clean(custody, output)?;
+        if is_clean {
+            output.note("what was erased before is overwritten to the last byte now")?;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(is_clean)
 }
 
 fn print(plan: &[Planned], clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {

@@ -103,21 +103,34 @@ impl Reading {
         let mut begun = Vec::with_capacity(self.databases.len());
         for database in &self.databases {
             // Opened once beforehand, for its words about what is no archive.
-            Archive::open(database).await?.close().await?;
-            begun.push(Begun { database: database.clone(), act_id: self.act(database, case)? });
+            let mut archive = Archive::open(database).await?;
+            let asked = self.without_forgotten(&mut archive).await?;
+            archive.close().await?;
+            begun.push(Begun { database: database.clone(), act_id: self.act(database, case, asked)? });
         }
         Ok(begun)
     }
 
-    fn act(&self, database: &Path, case: &Case) -> anyhow::Result<Option<i64>> {
+    /// Whoever looks whether a customer is really gone must not write them into the archive again.
+    async fn without_forgotten(&self, archive: &mut Archive) -> anyhow::Result<Value> {
+        let mut asked = self.asked.clone();
+        if let (true, Some(who)) = (self.record != RecordReads::Never, self.asked["who"].as_str())
+            && archive.may_have_forgotten(who).await?
+        {
+            asked["who"] = json!("*".repeat(who.chars().count()));
+        }
+        Ok(asked)
+    }
+
+    fn act(&self, database: &Path, case: &Case, asked: Value) -> anyhow::Result<Option<i64>> {
         match self.record {
             RecordReads::Never => Ok(None),
             RecordReads::WhenPossible => {
-                let noted = self.note(database, case);
+                let noted = self.note(database, case, asked);
                 Ok(noted.inspect_err(|error| remark(&format!("this read is not recorded: {error}"))).ok())
             }
             RecordReads::Required => {
-                let noted = self.note(database, case).map_err(|error| {
+                let noted = self.note(database, case, asked).map_err(|error| {
                     let what =
                         "nothing is shown, since this read cannot be recorded (evidence.record_reads = \"required\")";
                     anyhow::anyhow!("{what}: {}", plain_line(&error.to_string()))
@@ -127,11 +140,11 @@ impl Reading {
         }
     }
 
-    fn note(&self, database: &Path, case: &Case) -> Result<i64, crate::store::Error> {
+    fn note(&self, database: &Path, case: &Case, asked: Value) -> Result<i64, crate::store::Error> {
         let custody = Custody::open_to_note(database)?;
         // Somebody may look for a card number.
         let masked = |value: Value| serde_json::from_str(&self.masks.again(&value.to_string())).unwrap_or(Value::Null);
-        let (asked, case_ref) = (masked(self.asked.clone()), masked(json!([case.case])));
+        let (asked, case_ref) = (masked(asked), masked(json!([case.case])));
         let actor = actor::actor(case_ref[0].as_str());
         let act_id = custody.begin(&Act { kind: Kind::Read, at: now_ms(), actor: &actor, asked, reason: None })?;
         custody.close()?;

@@ -110,15 +110,17 @@ async fn read_aloud(
 ) -> anyhow::Result<()> {
     let mut customers = Customers::default();
     customers.learn(archive, std::iter::once(&chat.chat_id)).await?;
-    heading(chat, &customers, clock, output)?;
+    let erased = Erased::of(chat, archive).await?;
+    heading(chat, erased.as_ref(), &customers, clock, output)?;
 
+    let until = erased.as_ref().map_or(1, |erased| erased.next);
     let holes = archive.holes_of(&chat.chat_id).await?;
     let mut page = Page::new(&archive.parties(&chat.chat_id).await?, clock, output);
     let mut after = 0;
     loop {
         let events = archive.events(&chat.chat_id, after, PAGE).await?;
         for event in &events {
-            page.gaps(&gaps(after + 1, event.event_index, &holes))?;
+            page.gaps(&gaps(after + 1, event.event_index, until, &holes))?;
             after = event.event_index;
             while errors.front().is_some_and(|error| event.utc_time.is_some_and(|at| error.observed_at < at)) {
                 page.errors(errors.pop_front())?;
@@ -134,7 +136,7 @@ async fn read_aloud(
             break;
         }
     }
-    page.gaps(&gaps(after + 1, chat.next_position.unwrap_or(0), &holes))?;
+    page.gaps(&gaps(after + 1, chat.next_position.unwrap_or(0), until, &holes))?;
     page.errors(errors)?;
     Ok(())
 }
@@ -143,14 +145,40 @@ fn is_typing(event: &Event) -> bool {
     matches!(event.kind.as_deref(), Some("TypingStarted" | "TypingStopped"))
 }
 
-fn heading(chat: &Chat, customers: &Customers, clock: &Clock, output: &mut Output<'_>) -> io::Result<()> {
+/// What of a chat was erased or purged, where it went on afterwards.
+struct Erased {
+    /// Positions from 1 to this, exclusive.
+    next: i64,
+    /// How, when and why.
+    words: String,
+}
+
+impl Erased {
+    async fn of(chat: &Chat, archive: &mut Archive) -> Result<Option<Self>, read::Error> {
+        let Some(next) = archive.erased_below(&chat.chat_id).await? else { return Ok(None) };
+        let words = archive.removal(&chat.chat_id).await?.unwrap_or_else(|| "erased".into());
+        Ok(Some(Self { next, words }))
+    }
+}
+
+fn heading(
+    chat: &Chat,
+    erased: Option<&Erased>,
+    customers: &Customers,
+    clock: &Clock,
+    output: &mut Output<'_>,
+) -> io::Result<()> {
     output.line(&Ink::Bold.on(&format!("Chat {}", shown(&chat.chat_id))))?;
     let life = when::span(chat.last_seen_at.saturating_sub(chat.first_seen_at));
     labelled(output, "service", &shown(chat.service.as_deref().unwrap_or("unknown")))?;
     labelled(output, "customer", &shown(customers.name(&chat.chat_id).as_deref().unwrap_or("unknown")))?;
     labelled(output, "seen", &format!("{}, {life}", clock.stretch(chat.first_seen_at, chat.last_seen_at)))?;
     labelled(output, "status", &status(chat))?;
-    labelled(output, "holds", &holds(chat))?;
+    labelled(output, "holds", &holds(chat, erased))?;
+    if let Some(erased) = erased {
+        let words = format!("what came before position {} was {}", erased.next, shown(&erased.words));
+        labelled(output, "erased", &Ink::Yellow.on(&words))?;
+    }
     for attribute in customers.attributes(&chat.chat_id) {
         let text = format!("{}: {}", shown(&attribute.name), shown_lines(&attribute.value));
         labelled(output, "known", &text)?;
@@ -173,9 +201,10 @@ fn status(chat: &Chat) -> String {
     }
 }
 
-fn holds(chat: &Chat) -> String {
-    let hidden = match chat.hidden {
-        0 => String::new(),
+fn holds(chat: &Chat, erased: Option<&Erased>) -> String {
+    // Of ground that was covered no event is left there, either.
+    let hidden = match chat.hidden - erased.map_or(0, |erased| erased.next - 1) {
+        ..=0 => String::new(),
         hidden => format!(", {hidden} hidden by GMS from these clients"),
     };
     let errors =
@@ -183,28 +212,44 @@ fn holds(chat: &Chat) -> String {
     format!("{}, {}{hidden}{errors}", counted(chat.events, "event"), counted(chat.messages, "message"))
 }
 
-/// Positions without an event, and whether an answer covered them.
+/// Positions without an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Gap {
     from: i64,
     next: i64,
-    is_covered: bool,
+    why: Why,
 }
 
-/// What lies between `from` and `next`, parted where holes begin and end.
-fn gaps(start: i64, next: i64, holes: &[Stretch]) -> Vec<Gap> {
+/// Why there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// They were erased.
+    Erased,
+    /// An answer covered them.
+    Hidden,
+    /// None did.
+    Uncovered,
+}
+
+/// What lies between `from` and `next`, parted at the end of what was erased and where holes begin and end.
+fn gaps(start: i64, next: i64, erased_until: i64, holes: &[Stretch]) -> Vec<Gap> {
     let mut found = Vec::new();
+    let erased_until = erased_until.min(next);
+    if start < erased_until {
+        found.push(Gap { from: start, next: erased_until, why: Why::Erased });
+    }
+    let start = start.max(erased_until);
     let mut from = start;
     for hole in holes.iter().filter(|hole| hole.next > start && hole.from < next) {
         if hole.from > from {
-            found.push(Gap { from, next: hole.from, is_covered: true });
+            found.push(Gap { from, next: hole.from, why: Why::Hidden });
         }
         let end = hole.next.min(next);
-        found.push(Gap { from: hole.from.max(from), next: end, is_covered: false });
+        found.push(Gap { from: hole.from.max(from), next: end, why: Why::Uncovered });
         from = end;
     }
     if from < next {
-        found.push(Gap { from, next, is_covered: true });
+        found.push(Gap { from, next, why: Why::Hidden });
     }
     found
 }
@@ -276,9 +321,12 @@ impl<'a, 'o> Page<'a, 'o> {
                 1 => gap.from.to_string(),
                 _ => format!("{} to {}", gap.from, gap.next - 1),
             };
-            match gap.is_covered {
-                true => self.lines("", "·", &Ink::Dim.on(&format!("hidden by GMS from these clients: {positions}")))?,
-                false => self.lines("", "?", &Ink::Yellow.on(&format!("not covered: {positions}")))?,
+            match gap.why {
+                Why::Erased => self.lines("", "×", &Ink::Yellow.on(&format!("erased: {positions}")))?,
+                Why::Hidden => {
+                    self.lines("", "·", &Ink::Dim.on(&format!("hidden by GMS from these clients: {positions}")))?;
+                }
+                Why::Uncovered => self.lines("", "?", &Ink::Yellow.on(&format!("not covered: {positions}")))?,
             }
         }
         Ok(())
@@ -575,8 +623,9 @@ mod tests {
     #[test]
     fn gaps_part_where_holes_do() {
         let holes = [Stretch { from: 6, next: 10 }, Stretch { from: 12, next: 14 }];
-        let covered = |from, next| Gap { from, next, is_covered: true };
-        let hole = |from, next| Gap { from, next, is_covered: false };
+        let covered = |from, next| Gap { from, next, why: Why::Hidden };
+        let hole = |from, next| Gap { from, next, why: Why::Uncovered };
+        let erased = |from, next| Gap { from, next, why: Why::Erased };
         let rows = [
             ((1, 1), vec![]),
             ((2, 4), vec![covered(2, 4)]),
@@ -585,9 +634,11 @@ mod tests {
             ((9, 20), vec![hole(9, 10), covered(10, 12), hole(12, 14), covered(14, 20)]),
             ((10, 12), vec![covered(10, 12)]),
             ((20, 0), vec![]),
+            ((1, 5), vec![erased(1, 4), covered(4, 5)]),
+            ((1, 3), vec![erased(1, 3)]),
         ];
         for ((from, next), wanted) in rows {
-            assert_eq!(gaps(from, next, &holes), wanted, "{from} to {next}");
+            assert_eq!(gaps(from, next, if from == 1 { 4 } else { 1 }, &holes), wanted, "{from} to {next}");
         }
     }
 

@@ -190,13 +190,43 @@ impl Archive {
     /// # Errors
     /// As SQLite.
     pub async fn removal(&mut self, chat_id: &str) -> Result<Option<String>, Error> {
-        let has = "SELECT count(*) FROM sqlite_master WHERE name = 'removals'";
-        if !self.is_united && sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? == 0 {
-            return Ok(None); // of an earlier release
+        if !self.knows_removals().await? {
+            return Ok(None);
         }
         let sql =
             "SELECT how || ' at ' || at || coalesce(' (' || reason || ')', '') FROM removals WHERE chat_id = ? LIMIT 1";
         Ok(sqlx::query_scalar(sql).bind(chat_id).fetch_optional(&mut self.connection).await?)
+    }
+
+    /// Below which index the events of a chat that goes on were erased or purged.
+    ///
+    /// # Errors
+    /// As SQLite.
+    pub async fn erased_below(&mut self, chat_id: &str) -> Result<Option<i64>, Error> {
+        if !self.knows_removals().await? {
+            return Ok(None);
+        }
+        let sql = "SELECT max(below) FROM erasures WHERE chat_id = ?";
+        Ok(sqlx::query_scalar(sql).bind(chat_id).fetch_one(&mut self.connection).await?)
+    }
+
+    /// Whether chats of a customer were erased or purged, as far as that can be told: some were, and none here is this one's.
+    ///
+    /// # Errors
+    /// As SQLite.
+    pub async fn may_have_forgotten(&mut self, who: &str) -> Result<bool, Error> {
+        if !self.knows_removals().await? {
+            return Ok(false);
+        }
+        let has = "SELECT EXISTS (SELECT 1 FROM erasures)";
+        let has_removals: bool = sqlx::query_scalar(has).fetch_one(&mut self.connection).await?;
+        Ok(has_removals && self.chats_of(who).await?.is_empty())
+    }
+
+    /// Not where the archive is of an earlier release.
+    async fn knows_removals(&mut self) -> Result<bool, Error> {
+        let has = "SELECT count(*) FROM sqlite_master WHERE name = 'erasures'";
+        Ok(self.is_united || sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? > 0)
     }
 
     /// Up to `limit` chats, the last seen first, that come after `after`: the last of the page before.

@@ -122,6 +122,10 @@ fn name_of(chat: usize) -> String {
     format!("chat{chat:012}")
 }
 
+fn address_of(chat: usize) -> String {
+    format!("{}@example.com", secret(chat, 900))
+}
+
 const SERVICES: [&str; 3] = ["sales", "claims", "news"];
 /// A long time ago.
 const THEN: i64 = 1_700_000_000_000;
@@ -146,7 +150,7 @@ async fn many(database: &Path, chats: usize) {
         };
         let attribute = Attribute {
             name: "emailAddress".into(),
-            value: format!("{}@example.com", secret(chat, 900)),
+            value: address_of(chat),
             source: AttributeSource::Request,
             maskings: Vec::new(),
         };
@@ -341,6 +345,8 @@ async fn a_customer_is_erased_with_a_certificate() {
     gone(&database, &texts);
     let (code, _, error) = command(&database, &[&asked[..], &["--certificate", &certificate]].concat());
     assert!(code == 1 && error.contains("no chat has an attribute"), "{error}");
+    // Whoever looks whether she is really gone does not write her down again.
+    assert_eq!(command(&database, &["chats", "--who", "anna.berg@example.com"]).0, 0);
 
     // Everything again, from the client, while it is served: delivered, and not recorded.
     let mut events = 0.0;
@@ -354,6 +360,9 @@ async fn a_customer_is_erased_with_a_certificate() {
     // What is said after the erasure is recorded.
     chat.insist(&mut client, "send", "message=news&transcriptPosition=1").await;
     other.insist(&mut client, "refresh", "transcriptPosition=1").await;
+    let (code, said, error) = command(&database, &["transcript", &chat.id]);
+    assert!(code == 0 && said.contains("(Art. 17)") && said.contains("news"), "{said}{error}");
+    assert!(said.contains("× erased: 1 to ") && !said.contains("hidden by GMS"), "{said}");
     assert!(server.stop().success());
     gone(&database, &texts);
     let mut archive = Archive::open(&database).await;
@@ -375,7 +384,7 @@ async fn a_customer_is_erased_with_a_certificate() {
     std::fs::write(&key, archive.value("SELECT vkey FROM keys").await).expect("the folder is ours");
     let (is_proved, told) = crate::evidence::prove_py(Path::new(&certificate), &key);
     assert!(is_proved && told.contains("rows of act 5"), "{told}");
-    assert_eq!(archive.value("SELECT count(*) FROM acts WHERE asked LIKE '%**********%'").await, "2");
+    assert_eq!(archive.value("SELECT count(*) FROM acts WHERE asked LIKE '%**********%'").await, "3");
     simulator.stop().await;
 }
 
@@ -404,6 +413,14 @@ async fn a_kill_and_a_full_disk_in_the_midst_of_a_purge_leave_nothing_half_done(
     many(&database, chats).await;
     let config = folder.path().join("retention.toml");
     std::fs::write(&config, "[retention]\nkeep = \"30d\"\n").expect("the folder is ours");
+    // Somebody has asked after many of them: no purge leaves their names, wherever it is cut short.
+    let custody = Custody::open(&database).expect("an archive");
+    let actor = actor();
+    for chat in (0..chats).step_by(7) {
+        let asked = serde_json::json!({ "command": "chats", "who": address_of(chat) });
+        custody.note(&Act { asked, ..act(Kind::Read, &actor) }, 1).expect("noted");
+    }
+    custody.close().expect("closed");
     let rounds = count("TEST_PURGE_KILLS", 6) as u64;
     for round in 0..rounds {
         if round % 2 == 1 {
@@ -428,6 +445,10 @@ async fn a_kill_and_a_full_disk_in_the_midst_of_a_purge_leave_nothing_half_done(
         let archive = Connection::open(&database).expect("an archive");
         let left: i64 = archive.query_row("SELECT count(*) FROM chats", (), |row| row.get(0)).expect("a number");
         assert_eq!(left + found.removals.0, chats as i64, "round {round}");
+        let named = "SELECT count(*) FROM acts WHERE asked ->> 'who' NOT LIKE '*%'
+            AND asked ->> 'who' NOT IN (SELECT value FROM chat_attributes)";
+        let named: i64 = archive.query_row(named, (), |row| row.get(0)).expect("a number");
+        assert_eq!(named, 0, "round {round}: acts name customers of whom there is no chat");
     }
     let began = Instant::now();
     let (code, said, error) = command(&database, &["purge", "--config", &config.display().to_string()]);
