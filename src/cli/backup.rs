@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::output::{self, Cell, Format, Look, Output, counted, labelled, plain_line};
+use super::output::{Cell, Format, Look, Output, counted, labelled, plain_line};
 use super::progress::progress;
+use super::reading::{Case, Reading};
 use super::snapshot::parse_mode;
 use super::transcript::bytes_for_people;
 use crate::archive::verify::{Answer, Question, verify};
@@ -44,6 +45,8 @@ pub struct Args {
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
     mode: Option<u32>,
     #[command(flatten)]
+    case: Case,
+    #[command(flatten)]
     look: Look,
 }
 
@@ -65,7 +68,12 @@ pub struct LeftOut {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, database: &Path, left_out: LeftOut) -> anyhow::Result<()> {
+pub async fn run(args: Args, reading: &Reading, left_out: LeftOut) -> anyhow::Result<()> {
+    let database = &reading.database;
+    reading.to_stdout(&args.case, args.look, async |output| back_up(&args, database, left_out, output).await).await
+}
+
+async fn back_up(args: &Args, database: &Path, left_out: LeftOut, output: &mut Output<'_>) -> anyhow::Result<()> {
     // Opened once beforehand, so that what is no archive is said before anything is made.
     Archive::open(database).await?.close().await?;
     Snapshot::open(database)?; // without seals nothing could be verified
@@ -84,7 +92,9 @@ pub async fn run(args: Args, database: &Path, left_out: LeftOut) -> anyhow::Resu
     copy.close().await?;
     backup::finish(part, &args.dest)?;
     let made = Made { path: std::path::absolute(&args.dest)?, totals, answer, left_out };
-    output::to_stdout(args.look, async |output| made.print(output)).await
+    made.print(output)?;
+    output.rows = made.totals.chats + made.totals.events;
+    Ok(())
 }
 
 /// Runs what blocks, and tells it to stop where somebody interrupts.

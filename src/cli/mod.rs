@@ -244,7 +244,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Backup(args) => {
             let config = common.archive()?;
             let left_out = backup::LeftOut { key_file: config.key_file(), spool: config.spool() };
-            wait_for(backup::run(args, &config.recording.database, left_out))
+            wait_for(backup::run(args, &common.reading()?, left_out))
         }
         Command::Restore(args) => wait_for(restore::run(args, &common.archive()?)),
         Command::Merge(args) => wait_for(merge::run(args, common.archive_with_rules()?)),

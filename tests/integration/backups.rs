@@ -95,6 +95,12 @@ async fn a_live_archive_is_backed_up_as_it_is_and_verified() {
     let said: Value = serde_json::from_str(&said).expect("an object");
     assert_eq!(said["chats"], 1);
     assert!(said["leaves"].as_i64() >= said["signed_leaves"].as_i64() && said["spool_bytes"] == 24, "{said}");
+    let made =
+        "SELECT group_concat(json_extract(asked, '$.command') || ' ' || found, ', ') FROM acts WHERE kind = 'read'";
+    let rows =
+        said["chats"].as_i64().zip(said["events"].as_i64()).map(|(chats, events)| chats + events).expect("numbers");
+    let made = Archive::open(&server.database).await.value(made).await;
+    assert!(made.ends_with(&format!("backup {rows}")), "{made}");
 }
 
 #[tokio::test]
@@ -572,7 +578,8 @@ async fn backups_of_the_release_before_are_sound_and_come_back() {
     assert!(shell.expect("tests/run installs sqlite3").success());
     done(&["backup", text(&path("b.db"))], &path("old.db"));
     done(&["restore", text(&path("b.db"))], &path("new.db"));
-    assert_eq!((events(&path("new.db")), sealed(&path("new.db")).found.leaves), (12, 46));
+    let of_the_act = 2; // that of the backup, and its pack's
+    assert_eq!((events(&path("new.db")), sealed(&path("new.db")).found.leaves), (12, 46 + of_the_act));
     refused(&["merge", text(&path("b.db"))], &path("new.db"), "copy of this archive");
     fill(&path("other.db"), 30).await;
     refused(&["merge", text(&path("other.db"))], &path("new.db"), "earlier release");
