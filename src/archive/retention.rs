@@ -168,7 +168,7 @@ impl Config {
                         (purged.chats, purged.rows) = (purged.chats + 1, purged.rows + rows)
                     }
                     Outcome::Held(_) => purged.held += 1,
-                    Outcome::SeenAgain | Outcome::Nothing => {}
+                    Outcome::SeenAgain | Outcome::GoneBefore | Outcome::Nothing => {}
                 }
             })?;
             let services = planned.service.as_deref().map_or(ServicesOf::AllBut(&named), ServicesOf::One);

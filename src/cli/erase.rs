@@ -166,8 +166,7 @@ fn erase(
     custody.end(act_id, now_ms(), rows)?;
     output.header(&NAMES)?;
     for (chat_id, outcome) in &outcomes {
-        // What waited may have been erased by another act since.
-        let is_done = matches!(outcome, Outcome::Removed { .. }) || args.waiting && *outcome == Outcome::Nothing;
+        let is_done = matches!(outcome, Outcome::Removed { .. } | Outcome::GoneBefore);
         *unerased += usize::from(!is_done);
         print_outcome(chat_id, outcome, output)?;
     }
@@ -182,6 +181,7 @@ fn print_outcome(chat_id: &str, outcome: &Outcome, output: &mut Output<'_>) -> a
     let (word, events, rows, held_by) = match *outcome {
         Outcome::Removed { events, rows } => ("erased", Some(events), Some(rows), None),
         Outcome::Held(by) => ("held", None, None, Some(by)),
+        Outcome::GoneBefore => ("gone_before", None, None, None),
         Outcome::SeenAgain | Outcome::Nothing => ("nothing", None, None, None),
     };
     if output.format != Format::Text {
@@ -196,6 +196,9 @@ fn print_outcome(chat_id: &str, outcome: &Outcome, output: &mut Output<'_>) -> a
         Outcome::Held(by) => Ink::Yellow.on(&format!(
             "held     {chat_id}  by hold {by}: it waits; once that is released: gms-recorder erase --waiting --reason …"
         )),
+        Outcome::GoneBefore => {
+            format!("gone     {chat_id}  it was erased or purged before: gms-recorder prove {chat_id}")
+        }
         Outcome::SeenAgain | Outcome::Nothing => format!("nothing  {chat_id}  there is no such chat in the archive"),
     };
     Ok(output.line(&line)?)

@@ -100,7 +100,7 @@ async fn what_is_erased_is_gone_and_the_rest_is_as_it_was_sealed() {
     let texts: Vec<String> =
         ["3", "50"].iter().flat_map(|chat| (0..30).map(move |n| format!("message {n} of chat {chat}:"))).collect();
     gone(&database, &texts);
-    assert_eq!(erase(&database, &chats), [Outcome::Nothing; 2]);
+    assert_eq!(erase(&database, &chats), [Outcome::GoneBefore; 2]);
     sealed(&database);
 
     let mut store = Store::open(&options(&database), &a_run()).await.expect("an archive");
@@ -404,15 +404,32 @@ async fn a_long_reader_is_waited_for_and_that_is_said() {
     assert!(!sealed(&database).found.is_unclean);
 }
 
-/// Whatever cuts it short, what was noted is done, the rest is as it was, and the next time goes on from there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_and_a_full_disk_in_the_midst_of_a_purge_leave_nothing_half_done() {
-    let (mount, folder) = (Mount::new(64 << 10), folder());
-    let database = mount.0.path().join("a.db");
-    let chats = 600;
-    many(&database, chats).await;
+    let folder = folder();
     let config = folder.path().join("retention.toml");
     std::fs::write(&config, "[retention]\nkeep = \"30d\"\n").expect("the folder is ours");
+    let gone = cut_short(&["purge", "--config", &config.display().to_string()]).await;
+    assert!(gone, "what is of no chat is due as well");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_and_a_full_disk_in_the_midst_of_an_erasure_leave_nothing_half_done() {
+    let chats: Vec<String> = (0..CUT_SHORT).map(|chat| format!("--chat={}", name_of(chat))).collect();
+    let words: Vec<&str> = ["erase", "--reason", "asked"].into_iter().chain(chats.iter().map(String::as_str)).collect();
+    let gone = cut_short(&words).await;
+    assert!(!gone, "what is of no chat was not asked for");
+}
+
+const CUT_SHORT: usize = 600;
+
+/// Whatever cuts it short, what was noted is done, the rest is as it was, and the next time goes on from there. Whether
+/// what is of no chat is gone, too.
+async fn cut_short(words: &[&str]) -> bool {
+    let mount = Mount::new(64 << 10);
+    let database = mount.0.path().join("a.db");
+    let chats = CUT_SHORT;
+    many(&database, chats).await;
     // Somebody has asked after many of them: no purge leaves their names, wherever it is cut short.
     let custody = Custody::open(&database).expect("an archive");
     let actor = actor();
@@ -426,9 +443,8 @@ async fn a_kill_and_a_full_disk_in_the_midst_of_a_purge_leave_nothing_half_done(
         if round % 2 == 1 {
             mount.fill();
         }
-        let mut purge = Command::new(env!("CARGO_BIN_EXE_gms-recorder"))
-            .args(["purge", "--config"])
-            .arg(&config)
+        let mut removing = Command::new(env!("CARGO_BIN_EXE_gms-recorder"))
+            .args(words)
             .arg("--database")
             .arg(&database)
             .stdout(Stdio::null())
@@ -436,8 +452,8 @@ async fn a_kill_and_a_full_disk_in_the_midst_of_a_purge_leave_nothing_half_done(
             .spawn()
             .expect("the binary was built");
         std::thread::sleep(Duration::from_millis(20 + round * 977 % 300));
-        let _ = purge.kill(); // it may have ended
-        let _ = purge.wait().expect("ours");
+        let _ = removing.kill(); // it may have ended
+        let _ = removing.wait().expect("ours");
         if round % 2 == 1 {
             mount.free();
         }
@@ -451,12 +467,12 @@ async fn a_kill_and_a_full_disk_in_the_midst_of_a_purge_leave_nothing_half_done(
         assert_eq!(named, 0, "round {round}: acts name customers of whom there is no chat");
     }
     let began = Instant::now();
-    let (code, said, error) = command(&database, &["purge", "--config", &config.display().to_string()]);
+    let (code, said, error) = command(&database, words);
     assert_eq!(code, 0, "{said}{error}");
     println!("the rest in {:?}: {said}", began.elapsed());
     assert_eq!(sealed(&database).found.removals.0, chats as i64);
     gone(&database, &secrets(0..chats));
-    gone(&database, &[OF_NO_CHAT.into()]);
+    files(&database).iter().all(|file| found_in(file, &[OF_NO_CHAT.into()]).is_empty())
 }
 
 /// `serve` purges by itself, and cleans up after others.

@@ -77,7 +77,9 @@ pub enum Outcome {
     Held(i64),
     /// It was seen again since it was chosen.
     SeenAgain,
-    /// There is nothing of it.
+    /// It was erased or purged before.
+    GoneBefore,
+    /// There is nothing of it, and there never was.
     Nothing,
 }
 
@@ -401,7 +403,9 @@ impl Removal<'_> {
         }
         let rows = rows_of(self.connection, chat_id)?;
         if rows.is_empty() {
-            return Ok(Outcome::Nothing);
+            let was_here = "SELECT 1 FROM erasures WHERE chat_id = ?";
+            let was_here = self.connection.prepare_cached(was_here)?.exists([chat_id])?;
+            return Ok(if was_here { Outcome::GoneBefore } else { Outcome::Nothing });
         }
         located.find_rest(self.connection, &rows, self.looked_until)?;
         gone.note(self.connection, chat_id)?;
