@@ -153,8 +153,13 @@ impl Writer {
     }
 
     fn has_work(&self) -> bool {
-        let is_waited_for = !self.recorder.queue.is_empty() || self.recorder.outages.has_finished();
-        is_waited_for || self.recorder.live().has_pending() || self.has_put_off() || self.drains_at_stop()
+        // Behind a spool that is not drained any longer no outage gets its row.
+        let has_outage = self.recorder.outages.has_finished() && !self.has_backlog();
+        !self.recorder.queue.is_empty()
+            || has_outage
+            || self.recorder.live().has_pending()
+            || self.has_put_off()
+            || self.drains_at_stop()
     }
 
     fn has_put_off(&self) -> bool {
@@ -205,7 +210,7 @@ impl Writer {
             let had_backlog = self.has_backlog();
             let is_kept = if had_backlog {
                 // Nothing overtakes what is in the spool.
-                let is_kept = batch.is_empty() || self.keep(&mut batch);
+                let is_kept = self.keep(&mut batch);
                 self.drain(pulse).await;
                 is_kept
             } else {

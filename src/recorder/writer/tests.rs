@@ -368,6 +368,38 @@ async fn a_stop_waits_neither_for_an_archive_that_is_down_nor_beyond_its_time() 
     assert!(writer.gives_up_waiting());
 }
 
+/// Not in a loop about what cannot be written any longer.
+#[test]
+fn a_stop_ends_whatever_is_left_behind_a_spool() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut writer = writer(&folder, config(WhenUnavailable::Spool)).await;
+            drop(queue(&writer, answer(1)));
+            let mut kept = batch(&writer);
+            assert!(writer.keep(&mut kept));
+            let put_off = [2, 3].map(answer).map(|mut entry| {
+                entry.chats[0].ended = None;
+                entry
+            });
+            for entry in put_off {
+                writer.store.as_mut().expect("it is open").append(&[entry], &[], false).expect("stored");
+            }
+            assert!(writer.has_put_off());
+            writer.recorder.outages.begin(7, "locked", "by a shell");
+            writer.recorder.outages.end(8);
+            let _shell = lock(&folder).await;
+            hurry(&writer);
+            writer.recorder.closing.store(true, Ordering::Release);
+            writer.run().await;
+        });
+        let _ = done.send(()); // nobody waits any longer
+    });
+    ended.recv_timeout(Duration::from_secs(20)).expect("it ends");
+}
+
 #[tokio::test]
 async fn there_is_work_while_anything_waits() {
     let folder = tempfile::tempdir().expect("a folder");
