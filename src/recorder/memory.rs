@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 
+use foldhash::fast::RandomState;
 use highway::{HighwayHash, HighwayHasher, Key};
 
 use crate::chat::{ChatId, TranscriptEvent};
