@@ -10,9 +10,9 @@ use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::Custody;
-use crate::store::Error;
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
 use crate::store::seal::{self, ACTS, ERASURES, KeyValue};
+use crate::store::{Error, search};
 
 /// Shorter ones are words of the language.
 const CHARACTERS_MIN: usize = 3;
@@ -76,7 +76,9 @@ impl Custody {
             let insert =
                 "INSERT INTO erasures (act_id, how, at, events, rows, leaves) VALUES (?, 'masked', ?, 0, ?, ?)";
             connection.execute(insert, params![act_id, at, acts.len() as i64, packed(&leaves)])?;
-            pack.touch(ERASURES, [KeyValue::Integer(connection.last_insert_rowid())]);
+            let id = connection.last_insert_rowid();
+            pack.touch(ERASURES, [KeyValue::Integer(id)]);
+            search::follow(connection, id)?;
             connection.execute("INSERT INTO uncleaned VALUES (1, ?) ON CONFLICT DO NOTHING", [at])?;
             Ok(())
         })

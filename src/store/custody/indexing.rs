@@ -1,0 +1,56 @@
+//! The full-text index follows the archive: behind the writer of a running `serve`, by that itself or by whoever wants it now.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::Custody;
+use crate::store::search::{self, Step};
+use crate::store::{Error, identity};
+
+impl Custody {
+    /// Opens an archive to index it. What is lost of that in a power cut is done again: nobody waits for a disk.
+    ///
+    /// # Errors
+    /// As [`Custody::open`].
+    pub fn open_to_index(path: &Path) -> Result<Self, Error> {
+        let custody = Self::open(path)?;
+        custody.connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+        Ok(custody)
+    }
+
+    /// Brings the full-text index a step further.
+    ///
+    /// # Errors
+    /// As writing goes wrong; what earlier steps did stays.
+    pub fn index(&self) -> Result<Step, Error> {
+        let began = Instant::now();
+        let step = search::step(&self.connection)?;
+        if step != Step::Done {
+            self.give_way(began.elapsed())?;
+        }
+        Ok(step)
+    }
+
+    /// How many rows the index does not have as they are, at most. 0 of an archive that has none.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn rows_behind(&self) -> Result<u64, Error> {
+        search::behind(&self.connection)
+    }
+
+    /// Whether the file at `path` is another one than was opened.
+    pub fn has_moved(&self, path: &Path) -> bool {
+        identity(path) != Some(self.file)
+    }
+
+    /// Former words of what was removed or masked go out of the index.
+    pub(super) fn settle_index(&self) -> Result<(), Error> {
+        let mut began = Instant::now();
+        search::settle(&self.connection, || {
+            self.give_way(began.elapsed())?;
+            began = Instant::now();
+            Ok(())
+        })
+    }
+}
