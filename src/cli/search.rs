@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use super::custody::cannot_change;
 use super::output::{Cell, Format, Ink, Look, Output, Usage, counted, shown, shown_lines, wrap};
 use super::progress::progress;
 use super::reading::{Case, Reading};
@@ -43,7 +44,8 @@ pub struct Args {
     /// The newest first, not what fits best.
     #[arg(long)]
     newest: bool,
-    /// Bring the index up to date first: of an archive that nobody serves, or that has just been upgraded.
+    /// Bring the index up to date first, of an archive that nobody serves or that has just been upgraded; and make it anew
+    /// where it is damaged.
     #[arg(long)]
     index: bool,
     /// At most this many.
@@ -109,7 +111,8 @@ async fn print(
 }
 
 fn index(database: &Path) -> anyhow::Result<()> {
-    let custody = Custody::open_to_index(database)?;
+    let custody = Custody::open_to_index(database).map_err(|error| cannot_change(database, &error))?;
+    custody.check_index()?;
     let all = custody.rows_behind()?;
     let (mut done, mut tell) = (0, progress("rows"));
     while let Step::Going(rows) = custody.index()? {

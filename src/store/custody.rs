@@ -291,12 +291,17 @@ fn check_may_write(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_is_no_copy(path: &Path) -> Result<(), Error> {
+/// Only the archive itself has a write-ahead log.
+fn is_copy(path: &Path) -> Result<bool, Error> {
     let connection = connect(path)?;
     wal::leave_behind(&connection, true)?;
     connection.busy_timeout(NOTE_PATIENCE)?;
     let mode: String = connection.query_row("PRAGMA journal_mode", (), |row| row.get(0))?;
-    if mode == "wal" {
+    Ok(mode != "wal")
+}
+
+fn check_is_no_copy(path: &Path) -> Result<(), Error> {
+    if !is_copy(path)? {
         return Ok(());
     }
     let what =

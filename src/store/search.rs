@@ -267,7 +267,9 @@ fn empty(connection: &Connection) -> Result<(), Error> {
 fn empty_some(connection: &Connection) -> Result<(), Error> {
     let begun = "UPDATE search_progress SET rules = 0, events_to = 0, attributes_to = 0, variants_to = 0";
     connection.execute(begun, ())?;
-    connection.execute("INSERT INTO uncleaned VALUES (1, 0) ON CONFLICT DO NOTHING", ())?;
+    let unclean =
+        "INSERT INTO uncleaned VALUES (1, CAST(strftime('%s', 'now') AS INTEGER) * 1000) ON CONFLICT DO NOTHING";
+    connection.execute(unclean, ())?;
     let mut removed = 0;
     // FTS5's own records (10 and less) stay until the last piece.
     for (table, key) in [("search_data", "id > 10"), ("search_docsize", "1"), ("search_changes", "1")] {
@@ -292,8 +294,31 @@ fn change<T>(connection: &Connection, change: impl FnOnce(Progress) -> Result<T,
             connection.prepare_cached("COMMIT")?.execute(())?;
             Ok(changed)
         });
-    if changed.is_err() {
+    if let Err(error) = &changed {
         let _ = connection.execute_batch("ROLLBACK"); // where SQLite has not done so by itself
+        if error.kind == ErrorKind::Corrupt {
+            distrust(connection)?;
+        }
     }
     changed
+}
+
+/// What is damaged is made anew: the rows have it all.
+fn distrust(connection: &Connection) -> Result<(), Error> {
+    tracing::warn!("the full-text index is damaged; it is made anew");
+    connection.execute("UPDATE search_progress SET rules = 0", ())?;
+    Ok(())
+}
+
+/// Looks whether the index is damaged, beside whoever writes; then it is made anew by the next steps.
+pub(super) fn check(connection: &Connection) -> Result<(), Error> {
+    if Progress::of(connection)?.is_none_or(|progress| !progress.is_sound()) {
+        return Ok(());
+    }
+    let told: Result<String, _> = connection.query_row("PRAGMA quick_check(search)", (), |row| row.get(0));
+    match told.map_err(Error::from) {
+        Ok(told) if told == "ok" => Ok(()),
+        Err(error) if error.kind != ErrorKind::Corrupt => Err(error),
+        _ => distrust(connection),
+    }
 }

@@ -422,6 +422,36 @@ async fn an_index_that_did_not_follow_is_made_anew() {
     assert_eq!(all_places(&database), by_rows(&database));
 }
 
+/// Somebody has written into it: it is made anew from the rows, by whoever meets that first.
+#[tokio::test]
+async fn a_damaged_index_is_made_anew() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    record(&database, 0..40).await;
+    let wanted = all_places(&database);
+    index(&database);
+    let name = database.display().to_string();
+    let damage = || {
+        let sql = "UPDATE search_data SET block = x'00ff00ff' || randomblob(500) WHERE id > 10";
+        Connection::open(&database).and_then(|open| open.execute(sql, ())).expect("it is ours")
+    };
+    assert!(damage() > 0);
+    let (code, _, error) = run(&["search", "parcel", "--database", &name]);
+    assert!(code == 1 && error.contains("index is damaged") && error.contains("--index"), "{error}");
+    sealed(&database);
+    let (code, out, error) = run(&["search", "parcel", "--index", "--database", &name]);
+    assert!(code == 0 && out.contains("«parcel»") && !out.contains("behind"), "{out}{error}");
+    assert_eq!(all_places(&database), wanted);
+    damage();
+    let erase = ["erase", "--chat", "chat000000000007", "--reason", "asked", "--database", &name];
+    let (code, out, _) = run(&erase);
+    assert!(code == 1 && out.contains("not every byte"), "{out}");
+    clean(&database);
+    gone(&database, &(1..=6).map(|n| secret(7, n)).collect::<Vec<_>>());
+    index(&database);
+    assert_eq!(all_places(&database), by_rows(&database));
+}
+
 /// `kill -9` at any moment: the index says what it has.
 #[tokio::test]
 async fn who_indexes_may_be_killed() {
@@ -430,7 +460,7 @@ async fn who_indexes_may_be_killed() {
     record(&database, 0..200).await;
     let wanted = all_places(&database);
     let mut behind = u64::MAX;
-    for round in 0..count("SEARCH_KILLS", 12) {
+    for round in 0..count("TEST_SEARCH_KILLS", 12) {
         let program = Command::new(env!("CARGO_BIN_EXE_gms-recorder"))
             .args(["search", "parcel", "--index", "--database"])
             .arg(&database)

@@ -3,16 +3,20 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::Custody;
+use super::{Custody, is_copy};
 use crate::store::search::{self, Step};
-use crate::store::{Error, identity};
+use crate::store::{Error, ErrorKind, identity};
 
 impl Custody {
     /// Opens an archive to index it. What is lost of that in a power cut is done again: nobody waits for a disk.
     ///
     /// # Errors
-    /// As [`Custody::open`].
+    /// As [`Custody::open`]; it is a copy.
     pub fn open_to_index(path: &Path) -> Result<Self, Error> {
+        if is_copy(path)? {
+            let what = "this is a copy (`snapshot`), and its index is as it was in the archive: bring that up to date before it is copied";
+            return Err(Error::new(ErrorKind::Other, what));
+        }
         let custody = Self::open(path)?;
         custody.connection.execute_batch("PRAGMA synchronous = NORMAL")?;
         Ok(custody)
@@ -29,6 +33,14 @@ impl Custody {
             self.give_way(began.elapsed())?;
         }
         Ok(step)
+    }
+
+    /// Looks whether the full-text index is damaged; then the next steps make it anew.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn check_index(&self) -> Result<(), Error> {
+        search::check(&self.connection)
     }
 
     /// How many rows the index does not have as they are, at most. 0 of an archive that has none.

@@ -120,10 +120,11 @@ impl Snapshot {
         let progress = Progress::of(&self.connection)?.ok_or_else(too_old)?;
         let (lens, mut best) = (Lens::new()?, Best { order, limit, hits: Vec::new(), is_cut: false });
         if progress.is_sound() {
-            self.each_hit(INDEXED, query.expression(), filter, Some(order), |hit| {
+            let indexed = self.each_hit(INDEXED, query.expression(), filter, Some(order), |hit| {
                 best.hits.push(hit);
                 best.is_full()
-            })?;
+            });
+            indexed.map_err(damaged)?;
             best.cut();
         }
         let behind = progress.behind(&self.connection)?;
@@ -157,7 +158,7 @@ impl Snapshot {
             false
         };
         if progress.is_sound() {
-            self.each_hit(INDEXED, query.expression(), &filter, None, &mut add)?;
+            self.each_hit(INDEXED, query.expression(), &filter, None, &mut add).map_err(damaged)?;
         }
         self.each_behind(&progress, |documents| {
             let seen = lens.look(&documents, query)?;
@@ -247,6 +248,17 @@ impl Snapshot {
 fn too_old() -> Error {
     let what = "this archive is of a release that does not search: start `serve` of this one with it once, which brings it up to date";
     Error::new(ErrorKind::Other, what)
+}
+
+fn damaged(error: Error) -> Error {
+    match error.kind {
+        ErrorKind::Corrupt => {
+            let what =
+                "the full-text index is damaged: `gms-recorder search QUERY --index` makes it anew, from the rows";
+            Error::new(ErrorKind::Corrupt, what)
+        }
+        _ => error,
+    }
 }
 
 fn found(seen: &[Seen]) -> String {
