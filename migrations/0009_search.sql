@@ -4,7 +4,7 @@
 -- The index has no text, only words and where they stand (content=''): 60 bytes for each row with words, of 116 bytes of text, against
 -- 190 with the texts in it. Of an event's text it knows nothing by itself: who removes or masks one must name the former text.
 -- contentless_delete would spare that, and leave the words in the file until a merge by chance; with secure-delete they are gone at once.
--- It costs 15 to 20 us of CPU a row when it is filled, and 1 ms a row (80 us a word) to take one out.
+-- It costs 7 to 10 us of CPU a row when it is filled, and 1 ms a row (80 us a word) to take one out.
 --
 -- search.rowid is 4 times the row's number (rowid of events and event_variants, id of chat_attributes), and 0 for an event, 1 for an
 -- attribute, 2 for a variant. Which words a row has: of an event its text, the values in its user_data, and the nickname where somebody

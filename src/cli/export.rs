@@ -164,11 +164,11 @@ async fn plan(args: &Args, clock: &Clock, database: &Path) -> anyhow::Result<Pla
     let mut chat_ids = if args.chats.is_empty() { of_customer } else { Some(args.chats.clone()) };
     if let Some(query) = &query {
         // Rows that the index does not have yet are looked through: nothing is missed.
-        let mut found = Snapshot::open(database)?.chats_with(query)?;
-        if let Some(chosen) = chat_ids {
-            found.retain(|chat_id| chosen.contains(chat_id));
-        }
-        chat_ids = Some(found.into_iter().collect());
+        let found = Snapshot::open(database)?.chats_with(query)?;
+        chat_ids = Some(match chat_ids {
+            Some(chosen) => chosen.into_iter().filter(|chat_id| found.contains(chat_id)).collect(),
+            None => found.into_iter().collect(),
+        });
     }
     let (service, party) = (args.selection.service.clone(), args.party.clone());
     let scope = extract::Scope { chat_ids, from, until, service, party };

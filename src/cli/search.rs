@@ -216,7 +216,7 @@ fn record(hit: &Hit, customer: Option<String>) -> [Cell; NAMES.len()] {
         i64::from(hit.is_variant).into(),
         customer.into(),
         marked(&hit.snippet).into(),
-        Cell::Real(hit.score),
+        hit.score.map_or(Cell::Null, Cell::Real),
         hit.at.into(),
     ]
 }

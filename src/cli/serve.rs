@@ -405,7 +405,7 @@ impl Running {
         let (keeper, indexer) = (self.keeper, self.indexer);
         let stopped = tokio::task::spawn_blocking(move || {
             keeper.stop();
-            indexer.map(Indexer::stop);
+            indexer.into_iter().for_each(Indexer::stop);
             proxy.join();
             writer.close(drain_max);
             access_log.iter().for_each(|log| log.close());

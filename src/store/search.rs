@@ -33,10 +33,12 @@ const ADDED_MAX: usize = 500;
 const BYTES_MAX: usize = 64 << 10;
 /// Rows that are looked at for that in one go: most have nothing that is searched.
 const LOOKED_AT_MAX: i64 = 2_000;
-/// Rows that are taken out in one transaction: a millisecond each.
-const TAKEN_OUT_MAX: i64 = 10;
-/// Pages that are merged in one transaction: some ten milliseconds.
+/// Rows that are taken out in one transaction, and bytes of their texts from which on no further one is: some five milliseconds.
+const TAKEN_OUT_MAX: i64 = 5;
+const TAKEN_OUT_BYTES_MAX: usize = 1 << 10;
+/// Pages that are merged in one transaction: some ten milliseconds. And how often that is done in one step.
 const MERGED_PAGES: i64 = 64;
+const MERGES_MAX: usize = 4;
 /// Pages of an index that is made anew which are removed in one transaction.
 const EMPTIED_MAX: i64 = 500;
 
@@ -138,7 +140,7 @@ pub(super) fn follow(connection: &Connection, erasure_id: i64) -> Result<(), Err
     Ok(())
 }
 
-/// Brings the index a step further, in one short transaction or two.
+/// Brings the index a step further, in a few short transactions.
 pub(super) fn step(connection: &Connection) -> Result<Step, Error> {
     let Some(progress) = Progress::of(connection)? else { return Ok(Step::Done) };
     if !progress.is_sound() {
@@ -157,7 +159,7 @@ pub(super) fn step(connection: &Connection) -> Result<Step, Error> {
         if is_as_read { addition.write(connection).map(|()| true) } else { Ok(false) }
     })?;
     if is_added && !addition.documents.is_empty() {
-        change(connection, |_| command(connection, "merge", MERGED_PAGES))?;
+        merge(connection)?;
     }
     Ok(Step::Going(addition.looked_at))
 }
@@ -185,37 +187,60 @@ fn take_out(connection: &Connection) -> Result<usize, Error> {
     if !connection.prepare_cached("SELECT 1 FROM search_changes")?.exists(())? {
         return Ok(0);
     }
-    change(connection, |progress| {
+    let count = change(connection, |progress| {
         let mut select = connection.prepare_cached("SELECT id, text FROM search_changes ORDER BY id LIMIT ?")?;
         let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
         let changes: Vec<(i64, String)> = select.query_map([TAKEN_OUT_MAX], read)?.collect::<Result<_, _>>()?;
-        for (id, text) in &changes {
+        let (mut count, mut bytes) = (0, 0);
+        for (id, former) in changes {
+            if bytes >= TAKEN_OUT_BYTES_MAX {
+                break;
+            }
             if progress.is_sound() {
-                let delete = "INSERT INTO search (search, rowid, text) VALUES ('delete', ?, ?)";
-                connection.prepare_cached(delete)?.execute(params![id, text])?;
-                if let Some((source, rowid)) =
-                    Source::of_id(*id).filter(|(source, rowid)| progress.has(*source, *rowid))
-                {
-                    add(connection, *id, source.read(connection, rowid)?.as_deref())?;
-                }
+                replace(connection, &progress, id, &former)?;
             }
             connection.prepare_cached("DELETE FROM search_changes WHERE id = ?")?.execute([id])?;
+            (count, bytes) = (count + 1, bytes + former.len());
         }
-        Ok(changes.len())
-    })
+        Ok(count)
+    })?;
+    merge(connection)?;
+    Ok(count)
 }
 
-fn add(connection: &Connection, id: i64, document: Option<&str>) -> Result<(), Error> {
-    if let Some(document) = document {
-        let insert = "INSERT INTO search (rowid, text) VALUES (?, ?)";
-        connection.prepare_cached(insert)?.execute(params![id, document])?;
+fn replace(connection: &Connection, progress: &Progress, id: i64, former: &str) -> Result<(), Error> {
+    let delete = "INSERT INTO search (search, rowid, text) VALUES ('delete', ?, ?)";
+    connection.prepare_cached(delete)?.execute(params![id, former])?;
+    match Source::of_id(id) {
+        Some((source, rowid)) if progress.has(source, rowid) => {
+            let document = source.read(connection, rowid)?;
+            document.map_or(Ok(()), |document| add(connection, id, &document))
+        }
+        _ => Ok(()),
     }
+}
+
+fn add(connection: &Connection, id: i64, document: &str) -> Result<(), Error> {
+    connection.prepare_cached("INSERT INTO search (rowid, text) VALUES (?, ?)")?.execute(params![id, document])?;
     Ok(())
 }
 
-/// A command to FTS5 (sqlite.org/fts5.html, section 6).
-fn command(connection: &Connection, name: &str, value: i64) -> Result<(), Error> {
-    connection.prepare_cached("INSERT INTO search (search, rank) VALUES (?, ?)")?.execute(params![name, value])?;
+/// Each addition is a segment of its own; some become one, in transactions of their own (sqlite.org/fts5.html, section 6.8).
+fn merge(connection: &Connection) -> Result<(), Error> {
+    for _ in 0..MERGES_MAX {
+        let before = connection.total_changes();
+        change(connection, |progress| {
+            if progress.is_sound() {
+                let sql = "INSERT INTO search (search, rank) VALUES ('merge', ?)";
+                connection.prepare_cached(sql)?.execute([MERGED_PAGES])?;
+            }
+            Ok(())
+        })?;
+        let is_all_merged = connection.total_changes() - before < 2;
+        if is_all_merged {
+            break;
+        }
+    }
     Ok(())
 }
 
@@ -251,7 +276,7 @@ impl Addition {
 
     fn write(&self, connection: &Connection) -> Result<(), Error> {
         for (id, document) in &self.documents {
-            add(connection, *id, Some(document))?;
+            add(connection, *id, document)?;
         }
         let update = "UPDATE search_progress SET events_to = ?, attributes_to = ?, variants_to = ?";
         connection.prepare_cached(update)?.execute(self.to)?;

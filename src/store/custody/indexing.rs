@@ -7,6 +7,9 @@ use super::{Custody, is_copy};
 use crate::store::search::{self, Step};
 use crate::store::{Error, ErrorKind, identity};
 
+/// How much longer the index rests than it works beside a `serve`: what was recorded for years is indexed once, and chats go on.
+const REST: u32 = 3;
+
 impl Custody {
     /// Opens an archive to index it. What is lost of that in a power cut is done again: nobody waits for a disk.
     ///
@@ -30,7 +33,7 @@ impl Custody {
         let began = Instant::now();
         let step = search::step(&self.connection)?;
         if step != Step::Done {
-            self.give_way(began.elapsed())?;
+            self.give_way(began.elapsed() * REST)?;
         }
         Ok(step)
     }

@@ -56,8 +56,8 @@ pub struct Hit {
     pub attribute: Option<String>,
     /// It is another content of the event than the one that was recorded first.
     pub is_variant: bool,
-    /// The lower the better.
-    pub score: f64,
+    /// The lower the better; none where that was not asked.
+    pub score: Option<f64>,
     /// Where it stands.
     pub snippet: Snippet,
     /// `search.rowid`
@@ -97,7 +97,10 @@ const HIT: &str = "
            coalesce(e.nickname, o.nickname), coalesce(e.party_type, o.party_type), a.name, v.chat_id IS NOT NULL";
 
 /// What the index has, but for what it has as it was.
-const INDEXED: &str = "WITH found AS (SELECT rowid AS id, rank AS score FROM search WHERE search MATCH :found
+const INDEXED: &str = "WITH found AS (SELECT rowid AS id, NULL AS score FROM search WHERE search MATCH :found
+        AND rowid NOT IN (SELECT id FROM search_changes))";
+/// The same with how well it fits, which costs more than finding it.
+const RANKED: &str = "WITH found AS (SELECT rowid AS id, rank AS score FROM search WHERE search MATCH :found
         AND rowid NOT IN (SELECT id FROM search_changes))";
 /// What was found without it: JSON, [[id, score], ...].
 const SEEN: &str = "WITH found AS (SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS score
@@ -120,7 +123,8 @@ impl Snapshot {
         let progress = Progress::of(&self.connection)?.ok_or_else(too_old)?;
         let (lens, mut best) = (Lens::new()?, Best { order, limit, hits: Vec::new(), is_cut: false });
         if progress.is_sound() {
-            let indexed = self.each_hit(INDEXED, query.expression(), filter, Some(order), |hit| {
+            let source = if order == Order::Best { RANKED } else { INDEXED };
+            let indexed = self.each_hit(source, query.expression(), filter, Some(order), |hit| {
                 best.hits.push(hit);
                 best.is_full()
             });
@@ -302,8 +306,9 @@ impl Best {
 
 /// In their order; of several archives, too.
 pub fn sort(hits: &mut [Hit], order: Order) {
+    let score = |hit: &Hit| hit.score.unwrap_or_default();
     match order {
-        Order::Best => hits.sort_by(|a, b| a.score.total_cmp(&b.score).then(b.at.cmp(&a.at))),
+        Order::Best => hits.sort_by(|a, b| score(a).total_cmp(&score(b)).then(b.at.cmp(&a.at))),
         Order::Newest => hits.sort_by_key(|hit| std::cmp::Reverse((hit.at, hit.id))),
     }
 }

@@ -242,11 +242,6 @@ fn base36(mut number: u64, digits: usize) -> String {
     String::from_utf8(text).expect("digits are ASCII")
 }
 
-/// What a chat's customer is known by.
-pub fn address(number: u64) -> String {
-    format!("customer{number}@example.com")
-}
-
 /// What a widget says of its customer when it asks for a chat.
 fn opening_form(number: u64) -> String {
     format!(
