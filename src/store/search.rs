@@ -52,6 +52,9 @@ pub(super) struct Progress {
     last_erasure: i64,
 }
 
+/// What is done between two transactions: whoever records has the lock then. An error ends the work.
+pub(super) type Rest<'r> = dyn FnMut() -> Result<(), Error> + 'r;
+
 /// What one step of the index came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -140,13 +143,14 @@ pub(super) fn follow(connection: &Connection, erasure_id: i64) -> Result<(), Err
     Ok(())
 }
 
-/// Brings the index a step further, in a few short transactions.
-pub(super) fn step(connection: &Connection) -> Result<Step, Error> {
+/// Brings the index a step further, in a few short transactions; `rest` is called after each.
+pub(super) fn step(connection: &Connection, rest: &mut Rest<'_>) -> Result<Step, Error> {
     let Some(progress) = Progress::of(connection)? else { return Ok(Step::Done) };
     if !progress.is_sound() {
-        return empty(connection).map(|()| Step::Going(0));
+        empty(connection, rest)?;
+        return Ok(Step::Going(0));
     }
-    if take_out(connection)? > 0 {
+    if take_out(connection, rest)? > 0 {
         return Ok(Step::Going(0));
     }
     let addition = Addition::of(connection, &progress)?;
@@ -158,8 +162,9 @@ pub(super) fn step(connection: &Connection) -> Result<Step, Error> {
         let is_as_read = now == progress;
         if is_as_read { addition.write(connection).map(|()| true) } else { Ok(false) }
     })?;
+    rest()?;
     if is_added && !addition.documents.is_empty() {
-        merge(connection)?;
+        merge(connection, rest)?;
     }
     Ok(Step::Going(addition.looked_at))
 }
@@ -169,21 +174,20 @@ pub(super) fn behind(connection: &Connection) -> Result<u64, Error> {
     Progress::of(connection)?.map_or(Ok(0), |progress| progress.behind(connection))
 }
 
-/// Takes out all words of what was removed or masked. `give_way` is called between two short transactions.
-pub(super) fn settle(connection: &Connection, mut give_way: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
+/// Takes out all words of what was removed or masked.
+pub(super) fn settle(connection: &Connection, rest: &mut Rest<'_>) -> Result<(), Error> {
     while let Some(progress) = Progress::of(connection)? {
         match progress.is_sound() {
-            false => empty(connection)?,
-            true if take_out(connection)? == 0 => return clear_residue(connection, give_way),
+            false => empty(connection, rest)?,
+            true if take_out(connection, rest)? == 0 => return clear_residue(connection, rest),
             true => {}
         }
-        give_way()?;
     }
     Ok(())
 }
 
 /// Takes the former words of some rows out, and puts in what these have now. How many rows.
-fn take_out(connection: &Connection) -> Result<usize, Error> {
+fn take_out(connection: &Connection, rest: &mut Rest<'_>) -> Result<usize, Error> {
     if !connection.prepare_cached("SELECT 1 FROM search_changes")?.exists(())? {
         return Ok(0);
     }
@@ -204,7 +208,8 @@ fn take_out(connection: &Connection) -> Result<usize, Error> {
         }
         Ok(count)
     })?;
-    merge(connection)?;
+    rest()?;
+    merge(connection, rest)?;
     Ok(count)
 }
 
@@ -226,7 +231,7 @@ fn add(connection: &Connection, id: i64, document: &str) -> Result<(), Error> {
 }
 
 /// Each addition is a segment of its own; some become one, in transactions of their own (sqlite.org/fts5.html, section 6.8).
-fn merge(connection: &Connection) -> Result<(), Error> {
+fn merge(connection: &Connection, rest: &mut Rest<'_>) -> Result<(), Error> {
     for _ in 0..MERGES_MAX {
         let before = connection.total_changes();
         change(connection, |progress| {
@@ -240,6 +245,7 @@ fn merge(connection: &Connection) -> Result<(), Error> {
         if is_all_merged {
             break;
         }
+        rest()?;
     }
     Ok(())
 }
@@ -285,8 +291,9 @@ impl Addition {
 }
 
 /// An index that is not to be trusted any longer is emptied in pieces, and then filled anew. While that goes on nobody uses it.
-fn empty(connection: &Connection) -> Result<(), Error> {
-    change(connection, |progress| if progress.is_sound() { Ok(()) } else { empty_some(connection) })
+fn empty(connection: &Connection, rest: &mut Rest<'_>) -> Result<(), Error> {
+    change(connection, |progress| if progress.is_sound() { Ok(()) } else { empty_some(connection) })?;
+    rest()
 }
 
 fn empty_some(connection: &Connection) -> Result<(), Error> {

@@ -432,7 +432,7 @@ async fn a_damaged_index_is_made_anew() {
     index(&database);
     let name = database.display().to_string();
     let damage = || {
-        let sql = "UPDATE search_data SET block = x'00ff00ff' || randomblob(500) WHERE id > 10";
+        let sql = "UPDATE search_data SET block = x'0000ffff' || randomblob(500) WHERE id > 10";
         Connection::open(&database).and_then(|open| open.execute(sql, ())).expect("it is ours")
     };
     assert!(damage() > 0);

@@ -30,12 +30,7 @@ impl Custody {
     /// # Errors
     /// As writing goes wrong; what earlier steps did stays.
     pub fn index(&self) -> Result<Step, Error> {
-        let began = Instant::now();
-        let step = search::step(&self.connection)?;
-        if step != Step::Done {
-            self.give_way(began.elapsed() * REST)?;
-        }
-        Ok(step)
+        search::step(&self.connection, &mut self.resting(REST))
     }
 
     /// Looks whether the full-text index is damaged; then the next steps make it anew.
@@ -61,11 +56,16 @@ impl Custody {
 
     /// Former words of what was removed or masked go out of the index.
     pub(super) fn settle_index(&self) -> Result<(), Error> {
+        search::settle(&self.connection, &mut self.resting(1))
+    }
+
+    /// Lets others write, so many times as long as it was worked since the last time.
+    fn resting(&self, times: u32) -> impl FnMut() -> Result<(), Error> {
         let mut began = Instant::now();
-        search::settle(&self.connection, || {
-            self.give_way(began.elapsed())?;
+        move || {
+            self.give_way(began.elapsed() * times)?;
             began = Instant::now();
             Ok(())
-        })
+        }
     }
 }

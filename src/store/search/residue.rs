@@ -6,7 +6,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::change;
+use super::{Rest, change};
 use crate::store::Error;
 
 /// Pages that are looked at in one go: some ten milliseconds.
@@ -20,11 +20,8 @@ struct Entry {
     page: i64,
 }
 
-/// Gives pages other names whose names are of words that are gone. `give_way` is called between two pieces.
-pub(super) fn clear_residue(
-    connection: &Connection,
-    mut give_way: impl FnMut() -> Result<(), Error>,
-) -> Result<(), Error> {
+/// Gives pages other names whose names are of words that are gone.
+pub(super) fn clear_residue(connection: &Connection, rest: &mut Rest<'_>) -> Result<(), Error> {
     let mut after = (i64::MIN, Vec::new());
     loop {
         let entries = entries(connection, &after)?;
@@ -38,7 +35,7 @@ pub(super) fn clear_residue(
         }
         if !stale.is_empty() {
             change(connection, |_| stale.iter().try_for_each(|entry| entry.rename(connection)))?;
-            give_way()?;
+            rest()?;
         }
     }
 }
