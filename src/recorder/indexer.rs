@@ -55,12 +55,13 @@ impl Indexing {
             if self.recorder.is_down() || self.recorder.is_reserve_out() {
                 continue;
             }
-            if let Err(error) = self.look(turns) {
-                self.custody = None;
-                pause = PATIENCE;
-                if !turns.is_over() {
+            match self.look(turns) {
+                Err(error) if error.kind != ErrorKind::Busy && !turns.is_over() => {
+                    self.custody = None;
+                    pause = PATIENCE;
                     self.say_trouble(&error);
                 }
+                _ => {} // where somebody writes for long, the next look goes on
             }
         }
     }
@@ -90,9 +91,6 @@ impl Indexing {
     }
 
     fn say_trouble(&self, error: &Error) {
-        if error.kind == ErrorKind::Busy {
-            return; // somebody writes for long: the next look goes on
-        }
         if let Some(not_shown) = TROUBLE.admit(Instant::now()) {
             let hint = "search looks through the rows that the index does not have; it is tried again";
             tracing::warn!(path = %self.path.display(), %error, not_shown, hint, "the archive is not indexed for search");

@@ -354,3 +354,22 @@ pub(super) fn check(connection: &Connection) -> Result<(), Error> {
         _ => distrust(connection),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MIGRATIONS;
+
+    /// What is looked for is taken apart as the archive's own index takes it, and a new index is of these rules.
+    #[test]
+    fn the_index_is_as_the_migration_makes_it() {
+        let connection = Connection::open_in_memory().expect("memory");
+        connection.execute_batch(&MIGRATIONS.map(|(_, _, sql)| sql).concat()).expect("sound SQL");
+        let sql = "SELECT sql FROM sqlite_schema WHERE name = 'search'";
+        let schema: String = connection.query_row(sql, (), |row| row.get(0)).expect("a table");
+        assert!(schema.contains(&format!("tokenize=\"{TOKENIZE}\"")), "{schema}");
+        let progress = Progress::of(&connection).expect("read").expect("a row");
+        assert!(progress.is_sound(), "{progress:?}");
+        assert_eq!(step(&connection, &mut || Ok(())).expect("nothing to do"), Step::Done);
+    }
+}

@@ -77,7 +77,7 @@ pub struct Found {
     pub is_partial: bool,
 }
 
-/// `found` is a row of (id, score); `changed` are rows that the index has as they were.
+/// Which row a row of `found` (id, score) is, and whether it is wanted.
 const ROWS: &str = "
       FROM found
       LEFT JOIN events e ON e.rowid = CASE found.id & 3 WHEN 0 THEN found.id >> 2 END
@@ -134,10 +134,11 @@ impl Snapshot {
         let behind = progress.behind(&self.connection)?;
         if behind <= behind_max {
             self.each_behind(&progress, |documents| {
-                let mut seen = lens.look(&documents, query)?;
-                self.each_hit(SEEN, &found(&seen), filter, None, |hit| {
-                    let of_it = seen.iter_mut().find(|seen| seen.id == hit.id);
-                    let snippet = of_it.map(|seen| std::mem::take(&mut seen.snippet)).unwrap_or_default();
+                let seen = lens.look(&documents, query)?;
+                let found = found(&seen);
+                let mut snippets: HashMap<_, _> = seen.into_iter().map(|seen| (seen.id, seen.snippet)).collect();
+                self.each_hit(SEEN, &found, filter, None, |hit| {
+                    let snippet = snippets.remove(&hit.id).unwrap_or_default();
                     best.hits.push(Hit { snippet, ..hit });
                     false
                 })?;
