@@ -80,6 +80,8 @@ pub enum Errors {
 pub struct Plan {
     /// Which chats.
     pub scope: Scope,
+    /// What was looked for to find them.
+    pub search: Option<String>,
     /// As what.
     pub format: Format,
     /// Errors.
@@ -282,6 +284,7 @@ fn told(snapshot: &Snapshot, plan: &Plan, tally: &Tally) -> Result<serde_json::V
             "until": iso(until),
             "service": service,
             "party": party,
+            "search": plan.search,
             "errors": match plan.errors { Errors::Without => "without", Errors::With => "with", Errors::Only => "only" },
         },
         "rows": rows,

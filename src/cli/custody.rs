@@ -53,7 +53,8 @@ pub async fn open(config: &Config) -> anyhow::Result<Custody> {
     Ok(custody.with_spool(config.spool()))
 }
 
-fn cannot_change(database: &Path, error: &store::Error) -> anyhow::Error {
+/// Why somebody cannot.
+pub(super) fn cannot_change(database: &Path, error: &store::Error) -> anyhow::Error {
     anyhow::anyhow!(
         "{} cannot be changed: {error}. That needs permission to write to the file, its -wal and -shm beside it, and their \
          directory: run this as the user of `serve`",

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::output::{Format as Print, Look, Output, Usage, counted, labelled, plain_line};
 use super::progress::progress;
 use super::reading::{Case, Reading};
-use super::scope::Scope;
-use super::when::{self, Clock};
+use super::scope::Selection;
+use super::search;
+use super::when::Clock;
 use crate::archive::bundle::{self, Bundled};
 use crate::archive::export::{self, Errors, Format, Plan, Tally};
+use crate::store::audit::Snapshot;
 use crate::store::audit::extract::{self, Table};
 use crate::store::read::Archive;
 
@@ -45,16 +47,13 @@ pub struct Args {
     #[arg(long = "chat", value_name = "CHAT_ID", conflicts_with = "who")]
     chats: Vec<String>,
     #[command(flatten)]
-    scope: Scope,
-    /// Before this time, as --since: with --since 2026-03-01 --until 2026-04-01 chats of March.
-    #[arg(long, value_name = "TIME", conflicts_with = "at")]
-    until: Option<String>,
-    /// Chats of this service.
-    #[arg(long, value_name = "NAME")]
-    service: Option<String>,
+    selection: Selection,
     /// Chats with this party: a nickname, or the number of a participant.
     #[arg(long, value_name = "NAME")]
     party: Option<String>,
+    /// Chats in which this is found, as `gms-recorder search` finds it: words, "a phrase", begin*, -without, this OR that.
+    #[arg(long, value_name = "QUERY")]
+    search: Option<String>,
     /// With the errors that clients were given: those of the chats, and those of no chat in that time.
     #[arg(long)]
     errors: bool,
@@ -150,12 +149,10 @@ async fn plan(args: &Args, clock: &Clock, database: &Path) -> anyhow::Result<Pla
             Usage(format!("--errors-only is of tables: take --format jsonl or csv, not {}", format.as_str())).into()
         );
     }
-    let (from, mut until) = args.scope.times.range(clock)?;
-    if let Some(text) = &args.until {
-        until = Some(when::until(text, clock)? - 1);
-    }
+    let (from, until) = args.selection.range(clock)?;
+    let query = args.search.as_deref().map(search::query).transpose()?;
     let mut archive = Archive::open(database).await?;
-    let of_customer = args.scope.chat_ids(&mut archive).await?;
+    let of_customer = args.selection.scope.chat_ids(&mut archive).await?;
     for chat_id in &args.chats {
         if archive.chat(chat_id).await?.is_none() {
             let removed =
@@ -164,10 +161,18 @@ async fn plan(args: &Args, clock: &Clock, database: &Path) -> anyhow::Result<Pla
         }
     }
     archive.close().await?;
-    let chat_ids = if args.chats.is_empty() { of_customer } else { Some(args.chats.clone()) };
-    let (service, party) = (args.service.clone(), args.party.clone());
+    let mut chat_ids = if args.chats.is_empty() { of_customer } else { Some(args.chats.clone()) };
+    if let Some(query) = &query {
+        // Rows that the index does not have yet are looked through: nothing is missed.
+        let found = Snapshot::open(database)?.chats_with(query)?;
+        chat_ids = Some(match chat_ids {
+            Some(chosen) => chosen.into_iter().filter(|chat_id| found.contains(chat_id)).collect(),
+            None => found.into_iter().collect(),
+        });
+    }
+    let (service, party) = (args.selection.service.clone(), args.party.clone());
     let scope = extract::Scope { chat_ids, from, until, service, party };
-    Ok(Plan { scope, format, errors, mail_domain: args.mail_domain.clone() })
+    Ok(Plan { scope, search: args.search.clone(), format, errors, mail_domain: args.mail_domain.clone() })
 }
 
 /// What makes a folder of chats.

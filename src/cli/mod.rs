@@ -15,6 +15,7 @@ pub mod simulate;
 pub mod chats;
 pub mod transcript;
 pub mod errors;
+pub mod search;
 pub mod holes;
 pub mod sql;
 pub mod snapshot;
@@ -79,7 +80,7 @@ pub struct Common {
     /// The configuration file (TOML); without one the defaults hold [env: GMS_RECORDER_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The archive, a SQLite file; chats, transcript, errors, holes and sql take several, and read them as one
+    /// The archive, a SQLite file; chats, transcript, errors, search, holes and sql take several, and read them as one
     /// [env: GMS_RECORDER_DATABASE] [default: transcripts.db]
     #[arg(long, global = true, value_name = "PATH")]
     pub database: Vec<PathBuf>,
@@ -102,6 +103,8 @@ pub enum Command {
     Transcript(transcript::Args),
     /// List API errors and what to do about them
     Errors(errors::Args),
+    /// Find what was said, by its words
+    Search(search::Args),
     /// List what of a transcript was never seen
     Holes(holes::Args),
     /// Run one read-only SQL statement
@@ -141,12 +144,14 @@ pub enum Command {
 impl Command {
     /// Only what shows rows takes several.
     fn check_databases(&self, common: &Common) -> Result<(), output::Usage> {
-        let takes_several =
-            matches!(self, Self::Chats(_) | Self::Transcript(_) | Self::Errors(_) | Self::Holes(_) | Self::Sql(_));
+        let takes_several = matches!(
+            self,
+            Self::Chats(_) | Self::Transcript(_) | Self::Errors(_) | Self::Search(_) | Self::Holes(_) | Self::Sql(_)
+        );
         match takes_several || common.database.len() <= 1 {
             true => Ok(()),
             false => Err(output::Usage(
-                "one --database: only chats, transcript, errors, holes and sql read several at once".into(),
+                "one --database: only chats, transcript, errors, search, holes and sql read several at once".into(),
             )),
         }
     }
@@ -235,6 +240,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Chats(args) => wait_for(chats::run(args, &common.reading()?)),
         Command::Transcript(args) => wait_for(transcript::run(args, &common.reading()?)),
         Command::Errors(args) => wait_for(errors::run(args, &common.reading()?)),
+        Command::Search(args) => wait_for(search::run(args, &common.reading()?)),
         Command::Holes(args) => wait_for(holes::run(args, &common.databases()?)),
         Command::Sql(args) => wait_for(sql::run(args, &common.reading()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.reading()?)),

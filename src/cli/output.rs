@@ -110,6 +110,11 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// What was looked for, within a line: bold, or marked where there is no bold.
+    pub fn found(&self, text: &str) -> String {
+        if self.colour { Ink::Bold.on(text) } else { format!("«{text}»") }
+    }
+
     /// Hands everything on to the terminal or file.
     ///
     /// # Errors

@@ -202,6 +202,7 @@ mod tests {
             }),
             ("transcript c1 --errors --case C-7", json!({"command": "transcript", "chat_id": "c1", "errors": true})),
             ("errors --code 249 --limit 100", json!({"command": "errors", "code": "249", "limit": "100"})),
+            ("search parcel --limit 5", json!({"command": "search", "query": "parcel", "limit": "5"})),
             ("sql VALUES(1)", json!({"command": "sql", "statement": "VALUES(1)"})),
             ("snapshot copy.db --mode 0640", json!({"command": "snapshot", "dest": "copy.db", "mode": "0640"})),
             ("prove c1", json!({"command": "prove", "chat_id": "c1"})),

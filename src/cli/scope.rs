@@ -42,6 +42,35 @@ pub struct Scope {
     pub who: Option<String>,
 }
 
+/// The same, until when, and of which service.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[group(skip)]
+pub struct Selection {
+    /// When, and whose.
+    #[command(flatten)]
+    pub scope: Scope,
+    /// Before this time, as --since: --since 2026-03-01 --until 2026-04-01 is all of March.
+    #[arg(long, value_name = "TIME", conflicts_with = "at")]
+    pub until: Option<String>,
+    /// Of chats of this service.
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+}
+
+impl Selection {
+    /// As [`Times::range`].
+    ///
+    /// # Errors
+    /// A time that is none.
+    pub fn range(&self, clock: &Clock) -> Result<(Option<i64>, Option<i64>), Usage> {
+        let (from, until) = self.scope.times.range(clock)?;
+        match &self.until {
+            Some(text) => Ok((from, Some(when::until(text, clock)? - 1))),
+            None => Ok((from, until)),
+        }
+    }
+}
+
 impl Times {
     /// Whether any is named.
     pub fn are_named(&self) -> bool {
@@ -135,7 +164,7 @@ impl Customers {
 mod tests {
     use clap::Parser;
 
-    use crate::cli::{chats, errors, holes, snapshot, sql, transcript};
+    use crate::cli::{chats, errors, holes, search, snapshot, sql, transcript};
 
     /// The reading commands as the command line has them.
     #[derive(Debug, Parser)]
@@ -143,6 +172,7 @@ mod tests {
         Chats(chats::Args),
         Transcript(transcript::Args),
         Errors(errors::Args),
+        Search(search::Args),
         Holes(holes::Args),
         Sql(sql::Args),
         Snapshot(snapshot::Args),
@@ -157,6 +187,14 @@ mod tests {
             ("errors --at 14:02 --window 5m --who anna@example.com", true),
             ("errors --code 249 --chat c1 --node gms-3 --since 2026-11-01", true),
             ("holes --since 7d", true),
+            (
+                "search parcel --since 7d --until 1d --service sales --who anna --newest --index --limit 5 --format json",
+                true,
+            ),
+            ("search parcel --chat c1 --chat c2", true),
+            ("search parcel --chat c1 --who anna", false),
+            ("search parcel --at 14:02 --until 1d", false),
+            ("search", false),
             ("sql VALUES(1) --timeout 2s", true),
             ("snapshot copy.db", true),
             ("transcript", false),

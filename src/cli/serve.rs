@@ -25,6 +25,7 @@ use crate::proxy::access::Access;
 use crate::proxy::affinity::Cookies;
 use crate::proxy::health::{self, Check};
 use crate::proxy::{Claim, Door, Http2, NodeAddress, Nodes, Proxy, Start, tls};
+use crate::recorder::indexer::Indexer;
 use crate::recorder::keeper::Keeper;
 use crate::recorder::{self, Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
 use crate::store::growth::Growth;
@@ -146,6 +147,7 @@ pub struct Running {
     proxy: Proxy,
     writer: WriterThread,
     keeper: Keeper,
+    indexer: Option<Indexer>,
     watched: Arc<Watched>,
     certificates: Arc<tls::Watch>,
     admin_address: SocketAddr,
@@ -247,6 +249,8 @@ impl Running {
         };
         let keeper =
             Keeper::start(place.path.clone(), config.recording.spool_path(&place.path), config.retention.clone())?;
+        let index = || Indexer::start(place.path.clone(), recorder.clone());
+        let indexer = config.recording.search.then(index).transpose()?;
         let watched = Arc::new(Watched { recorder, nodes: nodes.clone(), metrics, draining: AtomicBool::new(false) });
         let tasks = vec![
             tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),
@@ -287,6 +291,7 @@ impl Running {
             proxy,
             writer,
             keeper,
+            indexer,
             watched,
             certificates,
             admin_address,
@@ -397,9 +402,10 @@ impl Running {
 
     async fn end(self) {
         let (proxy, writer, access_log, drain_max) = (self.proxy, self.writer, self.access_log, self.drain_max);
-        let keeper = self.keeper;
+        let (keeper, indexer) = (self.keeper, self.indexer);
         let stopped = tokio::task::spawn_blocking(move || {
             keeper.stop();
+            indexer.into_iter().for_each(Indexer::stop);
             proxy.join();
             writer.close(drain_max);
             access_log.iter().for_each(|log| log.close());

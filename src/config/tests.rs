@@ -214,7 +214,7 @@ fn unknown_names_are_told_with_their_nearest() {
         "recording.x.y = 1",
         &["test.toml:1: recording.x: unknown key; [recording] has database, file_mode, create, \
         deliver, when_unavailable, spool, spool_bytes_max, reserve, commit_wait_max, body_max, inspected_bytes_max, request_bytes_max, finding_bytes_max, \
-        queue_bytes_max, batch_events_max, memory_events_max, attributes, keep_typing_text, quiet_after, async_quiet_after"],
+        queue_bytes_max, batch_events_max, memory_events_max, attributes, keep_typing_text, search, quiet_after, async_quiet_after"],
     );
 }
 

@@ -224,6 +224,7 @@ fn recording_options(config: &recorder::Config) -> Vec<Named> {
         memory_events_max,
         attributes,
         keep_typing_text,
+        search,
         masks: _, // of `[masking]`
         quiet_after,
         async_quiet_after,
@@ -247,6 +248,7 @@ fn recording_options(config: &recorder::Config) -> Vec<Named> {
         ("memory_events_max", number(*memory_events_max)),
         ("attributes", list(attributes)),
         ("keep_typing_text", Value::Boolean(*keep_typing_text)),
+        ("search", Value::Boolean(*search)),
         ("quiet_after", duration(*quiet_after)),
         ("async_quiet_after", duration(*async_quiet_after)),
     ]

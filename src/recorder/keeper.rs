@@ -2,12 +2,9 @@
 //! what was removed, by whomever, and purging where that is configured. In small transactions, beside the writer.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::background::{Background, Turns};
 use super::now_ms;
 use crate::archive::retention::{self, Purged};
 use crate::store::Error;
@@ -20,20 +17,12 @@ const FIRST_AFTER: Duration = Duration::from_secs(10);
 const CLEAN_INTERVAL: Duration = Duration::from_secs(60);
 /// Between looks at what is due: schedules count in days.
 const PURGE_INTERVAL: Duration = Duration::from_secs(3_600);
-/// How long a stop waits for it.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Below the writer, which is below the proxy.
-const NICENESS: i32 = 10;
 
 static TROUBLE: Repeated = Repeated::new(1, Duration::from_secs(3_600));
 
 /// The thread.
 #[derive(Debug)]
-pub struct Keeper {
-    stop: Arc<AtomicBool>,
-    wake: Sender<()>,
-    thread: JoinHandle<()>,
-}
+pub struct Keeper(Background);
 
 impl Keeper {
     /// Keeps the archive at `path`, whose spool is at `spool`.
@@ -41,22 +30,13 @@ impl Keeper {
     /// # Errors
     /// Where the thread cannot be started.
     pub fn start(path: PathBuf, spool: PathBuf, schedule: retention::Config) -> std::io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (wake, woken) = channel();
-        let keeping = Keeping { path, spool, schedule, stop: stop.clone(), next_purge: Instant::now() };
-        let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || keeping.run(&woken))?;
-        Ok(Self { stop, wake, thread })
+        let next_purge = Instant::now();
+        Background::start("keeper", move |turns| Keeping { path, spool, schedule, next_purge }.run(&turns)).map(Self)
     }
 
-    /// Ends it within a transaction's time. One that is busy with something longer is left to itself: it ends with the
-    /// process, and nothing it does is ever half done.
+    /// Ends it within a transaction's time.
     pub fn stop(self) {
-        self.stop.store(true, Ordering::Release);
-        let _ = self.wake.send(()); // where it has ended by itself
-        let until = Instant::now() + PATIENCE;
-        while !self.thread.is_finished() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.0.stop();
     }
 }
 
@@ -64,27 +44,24 @@ struct Keeping {
     path: PathBuf,
     spool: PathBuf,
     schedule: retention::Config,
-    stop: Arc<AtomicBool>,
     next_purge: Instant,
 }
 
 impl Keeping {
-    fn run(mut self, woken: &Receiver<()>) {
-        // Not permitted where somebody has forbidden it: then it has the proxy's priority.
-        let _ = rustix::process::nice(NICENESS);
+    fn run(mut self, turns: &Turns) {
         let mut pause = FIRST_AFTER;
-        while woken.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        while turns.next(pause) {
             pause = CLEAN_INTERVAL;
-            match self.look() {
-                Err(error) if !self.stop.load(Ordering::Acquire) => say_trouble(&self.path, &error.to_string()),
+            match self.look(turns) {
+                Err(error) if !turns.is_over() => say_trouble(&self.path, &error.to_string()),
                 _ => {}
             }
         }
     }
 
-    fn look(&mut self) -> Result<(), Error> {
+    fn look(&mut self, turns: &Turns) -> Result<(), Error> {
         let purges = self.schedule.automatic && self.schedule.is_limited() && Instant::now() >= self.next_purge;
-        let custody = Custody::open(&self.path)?.with_spool(self.spool.clone()).until(self.stop.clone());
+        let custody = Custody::open(&self.path)?.with_spool(self.spool.clone()).until(turns.stop.clone());
         if purges {
             self.next_purge = Instant::now() + PURGE_INTERVAL;
             self.purge(&custody)?;

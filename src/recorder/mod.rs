@@ -7,6 +7,8 @@ mod live;
 mod memory;
 mod outage;
 mod pledge;
+mod background;
+pub mod indexer;
 pub mod keeper;
 mod queue;
 mod writer;
@@ -95,6 +97,8 @@ pub struct Config {
     pub attributes: Vec<String>,
     /// Keep what customers typed and did not send.
     pub keep_typing_text: bool,
+    /// Index what is recorded, so that it is found by its words.
+    pub search: bool,
     /// What is masked: the section `[masking]`, compiled by whoever starts the recorder.
     #[serde(skip)]
     pub masks: Masks,
@@ -129,6 +133,7 @@ impl Default for Config {
                 .map(String::from)
                 .into(),
             keep_typing_text: false,
+            search: true,
             masks: Masks::default(),
             quiet_after: Duration::from_secs(3600),
             async_quiet_after: Duration::from_secs(7 * 86_400),

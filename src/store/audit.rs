@@ -35,7 +35,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// An archive as it was at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    connection: Connection,
+    pub(super) connection: Connection,
     archive_id: String,
 }
 

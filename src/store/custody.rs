@@ -5,6 +5,7 @@
 
 mod clean;
 mod hold;
+mod indexing;
 mod merge;
 mod remask;
 mod removal;
@@ -21,7 +22,8 @@ use rustix::fs::Access;
 use super::seal::checkpoint::{self, Standing};
 use super::seal::{self, KeyValue};
 use super::{
-    Error, ErrorKind, WRITER_PRAGMAS, beside, connect, gives_files_to_the_owner, inspect, leaves_files_of_its_own, wal,
+    Error, ErrorKind, FileIdentity, WRITER_PRAGMAS, beside, connect, gives_files_to_the_owner, identity, inspect,
+    leaves_files_of_its_own, wal,
 };
 
 pub use clean::Cleaned;
@@ -47,6 +49,7 @@ pub struct Custody {
     spool: PathBuf,
     /// Somebody else writes, too.
     is_served: bool,
+    file: FileIdentity,
     stop: Arc<AtomicBool>,
 }
 
@@ -146,19 +149,21 @@ impl Custody {
                 made_good => made_good?,
             }
         }
+        let gone = || Error::new(ErrorKind::Missing, format!("{} vanished while it was opened", path.display()));
+        let file = identity(path).ok_or_else(gone)?;
         let connection = connect(path)?;
         // Who could not make these files anew does not take them away.
         wal::leave_behind(&connection, is_served || !gives_files_to_the_owner(path))?;
         connection.execute_batch(WRITER_PRAGMAS)?;
         connection.busy_timeout(patience)?;
-        connection.set_prepared_statement_cache_capacity(64);
+        connection.set_prepared_statement_cache_capacity(128);
         let has_acts = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'acts'")?.exists(())?;
         if !has_acts {
             let what = "this archive is of an earlier release: start `serve` of this one with it once, which brings it up to date";
             return Err(Error::new(ErrorKind::Other, what));
         }
         let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-        Ok(Self { connection, spool: beside(path, "-spool"), archive_id, is_served, stop: Arc::default() })
+        Ok(Self { connection, spool: beside(path, "-spool"), archive_id, is_served, file, stop: Arc::default() })
     }
 
     /// Closes it. Where nobody serves the archive its log goes into the file: readers would meet one that they may not open.
@@ -286,12 +291,17 @@ fn check_may_write(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_is_no_copy(path: &Path) -> Result<(), Error> {
+/// Only the archive itself has a write-ahead log.
+fn is_copy(path: &Path) -> Result<bool, Error> {
     let connection = connect(path)?;
     wal::leave_behind(&connection, true)?;
     connection.busy_timeout(NOTE_PATIENCE)?;
     let mode: String = connection.query_row("PRAGMA journal_mode", (), |row| row.get(0))?;
-    if mode == "wal" {
+    Ok(mode != "wal")
+}
+
+fn check_is_no_copy(path: &Path) -> Result<(), Error> {
+    if !is_copy(path)? {
         return Ok(());
     }
     let what =

@@ -13,6 +13,7 @@ pub mod place;
 pub mod read;
 pub mod reserve;
 pub mod seal;
+pub mod search;
 pub mod spool;
 mod wal;
 
@@ -43,7 +44,7 @@ pub const APPLICATION_ID: i64 = 0x474D_5352;
 const ENGINE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
 /// The schema's history. Only added to; a landed migration is never edited.
-pub const MIGRATIONS: [(i64, &str, &str); 8] = [
+pub const MIGRATIONS: [(i64, &str, &str); 9] = [
     (1, "archive", include_str!("../../migrations/0001_archive.sql")),
     (2, "spool", include_str!("../../migrations/0002_spool.sql")),
     (3, "traces", include_str!("../../migrations/0003_traces.sql")),
@@ -52,6 +53,7 @@ pub const MIGRATIONS: [(i64, &str, &str); 8] = [
     (6, "file transfers", include_str!("../../migrations/0006_file_transfers.sql")),
     (7, "acts", include_str!("../../migrations/0007_acts.sql")),
     (8, "merges", include_str!("../../migrations/0008_merges.sql")),
+    (9, "search", include_str!("../../migrations/0009_search.sql")),
 ];
 
 /// What goes wrong between the program and its file. The kind decides what the recorder does about it.

@@ -264,6 +264,8 @@ pub struct Metrics {
     pub anchor_errors: Family<Labels<1>, Counter>,
     /// Checkpoints in whose place an anchor has something else.
     pub anchor_conflicts: Family<Labels<1>, Counter>,
+    /// Rows that the full-text index does not have as they are.
+    pub search_rows_behind: Gauge,
     /// Free space of the archive's file system.
     pub free_bytes: Gauge,
     /// Upgrades whose new program did not take over.
@@ -347,6 +349,7 @@ impl Default for Metrics {
             anchor_checkpoints: Family::default(),
             anchor_errors: Family::default(),
             anchor_conflicts: Family::default(),
+            search_rows_behind: Gauge::default(),
             free_bytes: Gauge::default(),
             upgrades_failed: Counter::default(),
             open_files: Gauge::default(),
@@ -434,6 +437,8 @@ impl Metrics {
         r.register("anchor_errors", "Attempts that an anchor refused", self.anchor_errors.clone());
         let help = "Checkpoints in whose place an anchor has something else";
         r.register("anchor_conflicts", help, self.anchor_conflicts.clone());
+        let help = "Rows that the full-text index does not have yet, or as they were";
+        r.register("search_rows_behind", help, self.search_rows_behind.clone());
         r.register_with_unit("free", "Free space beside the archive", Unit::Bytes, self.free_bytes.clone());
         r.register("node_up", "1 while a node is well: it gets its share of requests", self.node_up.clone());
         r.register("node_exchanges", "Exchanges at a node now", self.node_exchanges.clone());

@@ -52,7 +52,7 @@ fn exit_codes_and_streams_are_as_documented() {
         (&["--help"], 0, "Exit codes:", ""),
         (&["check", "--help"], 0, "Example:", ""),
         (&[], 2, "", "Usage: gms-recorder"),
-        (&["serv"], 2, "", "a similar subcommand exists: 'serve'"),
+        (&["serv"], 2, "", "some similar subcommands exist: 'search', 'serve'"),
         (&["check", "--upstream", &alive], 0, "connected in", ""),
         (
             &["check", "--upstream", &alive, "--upstream", &dead],

@@ -1,6 +1,6 @@
 //! Many chats at once through several nodes, one of which dies and returns: the archive equals the simulator's account.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gms_recorder::simulator::{AgentScript, Config, Simulator};
 use serde_json::Value;
@@ -28,6 +28,13 @@ async fn the_archive_equals_the_simulator_s_account() {
     })
     .await;
     check_account(&server).await;
+    let written = Instant::now();
+    eventually("all of it is indexed", async || {
+        let behind = "SELECT max(rowid) - (SELECT events_to FROM search_progress) FROM events";
+        (Archive::open(&server.database).await.value(behind).await == "0").then_some(())
+    })
+    .await;
+    assert!(written.elapsed() < Duration::from_secs(5), "the index is {:?} behind", written.elapsed());
     assert!(server.stop().success());
     compare(&simulator, chats, &mut Archive::open(&server.database).await).await;
     simulator.stop().await;

@@ -3,7 +3,7 @@
 //! `secure_delete` overwrites the cell of a row that is deleted. But where SQLite balances its trees it writes pages anew, and
 //! what of the old page lies between the pointers and the cells of the new one is left there (`rebuildPage` in btree.c): copies
 //! of cells that have moved elsewhere, and may be deleted there. Hence every page is looked at, and that gap is overwritten.
-//! Then the write-ahead log is folded in and cut off.
+//! Then the write-ahead log is folded in and cut off. Before all that the full-text index forgets the words.
 //!
 //! It knows the file format (sqlite.org/fileformat.html, section 1.6); it does not know rows.
 
@@ -54,6 +54,7 @@ impl Custody {
         check_can_see_pages(&self.connection)?;
         let sql = "SELECT coalesce(max(id), 0) FROM erasures";
         let last: i64 = self.connection.query_row(sql, (), |row| row.get(0))?;
+        self.settle_index()?;
         self.overwrite_gaps(progress)?;
         if !self.cut_log_off()? {
             let what = "a reader has the archive open as it was before: until it ends, removed text is left in the log beside the \

@@ -22,7 +22,7 @@ use crate::store::seal::{
     self, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS, MERGES,
     OUTAGES, Pack, RUNS, VARIANTS, checkpoint, read_tree,
 };
-use crate::store::{Error, ErrorKind, backup};
+use crate::store::{Error, ErrorKind, backup, search};
 
 /// Rows brought or looked at in one transaction, from which on nothing further is begun: some ten milliseconds.
 const ROWS_MAX: u64 = 500;
@@ -312,6 +312,7 @@ impl<'m> Merge<'m> {
         let act = Value::Integer(self.act_id);
         let id = self.ours.prepare_cached(insert)?.insert(params_from_iter(std::iter::once(&act).chain(row)))?;
         pack.touch(ERASURES, [KeyValue::Integer(id)]);
+        search::follow(self.ours, id)?;
         self.merged.tombstones += 1;
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
 use crate::store::seal::{
     self, ATTRIBUTES, ERASURES, ERRORS, EVENTS, FINDINGS, Form, KeyValue, MASKINGS, Pack, VARIANTS,
 };
-use crate::store::{Error, ErrorKind};
+use crate::store::{Error, ErrorKind, search};
 
 /// Rows that are looked at in one read: some milliseconds, so that no snapshot of ours keeps the log from being folded.
 const LOOKED_AT: i64 = 1_000;
@@ -435,6 +435,9 @@ impl Change<'_> {
         let (index, old) = (&found.name.1[1], &found.name.1[2]);
         let sql = "SELECT 1 FROM event_variants WHERE chat_id = ? AND event_index = ? AND digest = ?";
         let is_taken = self.connection.prepare_cached(sql)?.exists(params![chat_id, index, digest])?;
+        if is_taken {
+            search::forget(self.connection, form_of(Stored::Variant), &found.name.1)?;
+        }
         let sql = match is_taken {
             true => "DELETE FROM event_variants WHERE rowid = ?2 AND ?1 IS NOT NULL",
             false => "UPDATE event_variants SET digest = ?1 WHERE rowid = ?2",
@@ -467,6 +470,7 @@ impl Change<'_> {
         let list = sets.iter().map(|(name, _)| format!("{name} = ?")).collect::<Vec<_>>().join(", ");
         let values = sets.iter().map(|(_, value)| value as &dyn ToSql).chain([&found.rowid as &dyn ToSql]);
         let sql = format!("UPDATE {} SET {list} WHERE rowid = ?", form.table);
+        search::forget(self.connection, form, &found.name.1)?;
         self.connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
         self.pack.touch(form.number, found.name.1.clone());
         self.write_maskings(row)
@@ -534,6 +538,7 @@ impl Change<'_> {
             params![self.act_id, chat_id, self.at, service.flatten(), events as i64, rows as i64, packed(leaves)];
         let id = self.connection.prepare_cached(insert)?.insert(values)?;
         self.pack.touch(ERASURES, [KeyValue::Integer(id)]);
+        search::follow(self.connection, id)?;
         let unclean = "INSERT INTO uncleaned VALUES (1, ?) ON CONFLICT DO NOTHING";
         self.connection.prepare_cached(unclean)?.execute([self.at])?;
         Ok(())

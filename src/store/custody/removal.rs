@@ -14,7 +14,7 @@ use crate::store::seal::{
     self, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, HOLDS, KeyValue, MASKINGS,
     Pack, VARIANTS, WAITING,
 };
-use crate::store::{Error, ErrorKind};
+use crate::store::{Error, ErrorKind, search};
 
 /// Tables with content of a chat.
 const OF_CHAT: [u8; 9] = [CHATS, EVENTS, VARIANTS, ATTRIBUTES, COVERAGE, ERRORS, FINDINGS, MASKINGS, FILES];
@@ -429,6 +429,7 @@ impl Removal<'_> {
             let form = Form::of(*number).expect("listed by its number");
             let is_key = form.key.iter().map(|column| format!("{} = ?", column.0)).collect::<Vec<_>>().join(" AND ");
             let delete = format!("DELETE FROM {} WHERE {is_key}", form.table);
+            search::forget(connection, form, key)?;
             connection.prepare_cached(&delete)?.execute(rusqlite::params_from_iter(key))?;
         }
         destroy(connection, &leaves)?;
@@ -453,6 +454,7 @@ impl Removal<'_> {
             packed(&leaves),
         ])?;
         pack.touch(ERASURES, [KeyValue::Integer(id)]);
+        search::follow(connection, id)?;
         let unclean = "INSERT INTO uncleaned VALUES (1, ?) ON CONFLICT DO NOTHING";
         connection.prepare_cached(unclean)?.execute([self.at])?;
         Ok(rows.len() as i64)

@@ -9,9 +9,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use crate::store::Error;
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
 use crate::store::seal::{ACTS, ERASURES, KeyValue, Pack};
+use crate::store::{Error, search};
 
 /// Shorter ones are words of the language.
 const CHARACTERS_MIN: usize = 3;
@@ -122,8 +122,9 @@ impl Forgetting<'_> {
         destroy(connection, &leaves)?;
         let insert = "INSERT INTO erasures (act_id, how, at, events, rows, leaves) VALUES (?, 'masked', ?, 0, ?, ?)";
         connection.execute(insert, params![self.act_id, self.at, acts.len() as i64, packed(&leaves)])?;
-        pack.touch(ERASURES, [KeyValue::Integer(connection.last_insert_rowid())]);
-        Ok(())
+        let id = connection.last_insert_rowid();
+        pack.touch(ERASURES, [KeyValue::Integer(id)]);
+        search::follow(connection, id)
     }
 }
 

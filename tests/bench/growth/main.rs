@@ -110,12 +110,44 @@ fn main() -> anyhow::Result<()> {
     // Warm ones first: what was written lately is still in the kernel's memory.
     let warm = program::transcripts(&database, &mut any_chat, Cache::Warm)?;
     let cold = program::transcripts(&database, &mut any_chat, Cache::Cold)?;
+    eprintln!("searching …");
+    let found = find(&database, &grown)?;
 
-    print!("{}", report(&grown, &findings(&grown, ready, &warm, &cold)));
+    print!("{}", report(&grown, &findings(&grown, ready, &warm, &cold), &found));
     if let Some(path) = &args.json {
-        std::fs::write(path, as_json(&grown, ready, &warm, &cold))?;
+        std::fs::write(path, as_json(&grown, ready, &warm, &cold, &found))?;
     }
     Ok(())
+}
+
+/// What full text costs.
+struct Search {
+    /// The pass over everything.
+    index_seconds: f64,
+    /// What the file grew by.
+    bytes: u64,
+    /// By what was looked for.
+    latencies: Vec<(&'static str, Latencies)>,
+}
+
+fn find(database: &Path, grown: &Grown) -> anyhow::Result<Search> {
+    let length = || Ok::<_, std::io::Error>(std::fs::metadata(database)?.len());
+    let index_seconds = program::index(database)?;
+    let bytes = length()?.saturating_sub(grown.bytes);
+    let mut dice = Dice::new(42);
+    let (mut latencies, last) = (Vec::new(), grown.chats - LIVE_CHATS as u64);
+    // As the form says of its customer that opens a chat.
+    let mut rare = || format!("customer{}@example.com", dice.between(1, last));
+    latencies.push(("an address, of one chat", program::searches(database, &mut rare)?));
+    for (what, question) in [
+        ("a word that a third of all messages have", "order"),
+        ("two of them", "order invoice"),
+        ("a phrase", "\"my order number\""),
+        ("the beginning of one", "deliv*"),
+    ] {
+        latencies.push((what, program::searches(database, &mut || question.into())?));
+    }
+    Ok(Search { index_seconds, bytes, latencies })
 }
 
 fn check_space(args: &Args) -> anyhow::Result<()> {
@@ -199,7 +231,7 @@ fn findings(grown: &Grown, ready_ms: f64, warm: &Latencies, cold: &Latencies) ->
     ]
 }
 
-fn report(grown: &Grown, findings: &[Finding]) -> String {
+fn report(grown: &Grown, findings: &[Finding], found: &Search) -> String {
     let millions = grown.events as f64 / 1e6;
     let mut text = format!("\n## Growth to {millions:.1} million events of {} chats\n\n", grown.chats);
     let _ = writeln!(text, "| | | target | |\n|---|---|---|---|");
@@ -208,6 +240,13 @@ fn report(grown: &Grown, findings: &[Finding]) -> String {
         let _ = writeln!(text, "| {what} | {value} | {target} | {} |", if *is_met { "ok" } else { "MISSED" });
     }
     let _ = writeln!(text, "| bytes a row of file | {:.0} | | |", grown.bytes_a_row());
+    let _ = writeln!(text, "\n## Full text\n\n| | |\n|---|---|");
+    let a_second = grown.events as f64 / found.index_seconds;
+    let _ = writeln!(text, "| the pass over everything | {:.0} s, {a_second:.0} events/s |", found.index_seconds);
+    let _ = writeln!(text, "| bytes an event | {:.0} |", found.bytes as f64 / grown.events as f64);
+    for (what, Latencies { p50_ms, p99_ms }) in &found.latencies {
+        let _ = writeln!(text, "| {what} | p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms |");
+    }
     let _ = write!(text, "\n## Sizing\n\n{}", sizing(grown));
     text
 }
@@ -240,7 +279,7 @@ fn line(step: &Step) -> String {
     format!("{:>12} {rows:>12.0} {megabytes:>12.1} {bytes_a_row:>12.0}", step.events)
 }
 
-fn as_json(grown: &Grown, ready_ms: f64, warm: &Latencies, cold: &Latencies) -> String {
+fn as_json(grown: &Grown, ready_ms: f64, warm: &Latencies, cold: &Latencies, found: &Search) -> String {
     let step = |step: &Step| json!({ "events": step.events, "rows_a_second": step.rows_a_second.round(), "bytes": step.bytes });
     let latencies = |of: &Latencies| json!({ "p50_ms": of.p50_ms, "p99_ms": of.p99_ms });
     let figures = json!({
@@ -251,6 +290,9 @@ fn as_json(grown: &Grown, ready_ms: f64, warm: &Latencies, cold: &Latencies) -> 
         "ready_ms": ready_ms,
         "transcript": latencies(warm),
         "transcript_cold": latencies(cold),
+        "index_seconds": found.index_seconds,
+        "index_bytes": found.bytes,
+        "search": found.latencies.iter().map(|(what, of)| json!({ "what": what, "ms": latencies(of) })).collect::<Vec<_>>(),
         "steps": grown.steps.iter().map(step).collect::<Vec<_>>(),
     });
     format!("{figures:#}\n")

@@ -15,6 +15,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_gms-recorder");
 
 const STARTS: usize = 15;
 const TRANSCRIPTS: usize = 400;
+const SEARCHES: usize = 50;
 /// A start that takes longer is none.
 const START_MAX: Duration = Duration::from_secs(10);
 /// Between two looks: a hundredth of what is allowed.
@@ -111,6 +112,32 @@ pub fn transcripts(database: &Path, chat: &mut dyn FnMut() -> String, cache: Cac
         }
     }
     Ok(Latencies { p50_ms: quantile(&mut runs, 0.5), p99_ms: quantile(&mut runs, 0.99) })
+}
+
+/// `search QUESTION` for many questions, from the start of the process to its end.
+pub fn searches(database: &Path, question: &mut dyn FnMut() -> String) -> anyhow::Result<Latencies> {
+    let mut runs = Vec::new();
+    for _ in 0..SEARCHES {
+        let question = question();
+        let began = Instant::now();
+        let output = Command::new(PROGRAM).args(["search", &question, "--database"]).arg(database).output()?;
+        runs.push(millis(began.elapsed()));
+        ensure!(
+            output.status.success() && String::from_utf8_lossy(&output.stdout).contains('«'),
+            "search {question}: {} {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(Latencies { p50_ms: quantile(&mut runs, 0.5), p99_ms: quantile(&mut runs, 0.99) })
+}
+
+/// Fills the full-text index. How long that takes, in seconds.
+pub fn index(database: &Path) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let output = Command::new(PROGRAM).args(["search", "order", "--index", "--database"]).arg(database).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(began.elapsed().as_secs_f64())
 }
 
 /// Asks the kernel to drop what it holds of the file. Nothing else has it open.
