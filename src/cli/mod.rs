@@ -16,6 +16,7 @@ pub mod chats;
 pub mod transcript;
 pub mod errors;
 pub mod holes;
+pub mod report;
 pub mod sql;
 pub mod snapshot;
 pub mod export;
@@ -79,7 +80,7 @@ pub struct Common {
     /// The configuration file (TOML); without one the defaults hold [env: GMS_RECORDER_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The archive, a SQLite file; chats, transcript, errors, holes and sql take several, and read them as one
+    /// The archive, a SQLite file; chats, transcript, errors, holes, report and sql take several, and read them as one
     /// [env: GMS_RECORDER_DATABASE] [default: transcripts.db]
     #[arg(long, global = true, value_name = "PATH")]
     pub database: Vec<PathBuf>,
@@ -104,6 +105,8 @@ pub enum Command {
     Errors(errors::Args),
     /// List what of a transcript was never seen
     Holes(holes::Args),
+    /// Report on a day, a week or a month, for whoever signs it
+    Report(report::Args),
     /// Run one read-only SQL statement
     Sql(sql::Args),
     /// Copy a live archive, consistently
@@ -141,12 +144,21 @@ pub enum Command {
 impl Command {
     /// Only what shows rows takes several.
     fn check_databases(&self, common: &Common) -> Result<(), output::Usage> {
-        let takes_several =
-            matches!(self, Self::Chats(_) | Self::Transcript(_) | Self::Errors(_) | Self::Holes(_) | Self::Sql(_));
+        let takes_several = matches!(
+            self,
+            Self::Chats(_)
+                | Self::Transcript(_)
+                | Self::Errors(_)
+                | Self::Holes(_)
+                | Self::Report(_)
+               
+                | Self::Sql(_)
+        );
         match takes_several || common.database.len() <= 1 {
             true => Ok(()),
             false => Err(output::Usage(
-                "one --database: only chats, transcript, errors, holes and sql read several at once".into(),
+                "one --database: only chats, transcript, errors, holes, report and sql read several at once"
+                    .into(),
             )),
         }
     }
@@ -236,6 +248,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Transcript(args) => wait_for(transcript::run(args, &common.reading()?)),
         Command::Errors(args) => wait_for(errors::run(args, &common.reading()?)),
         Command::Holes(args) => wait_for(holes::run(args, &common.databases()?)),
+        Command::Report(args) => wait_for(report::run(args, &common.reading()?, &common.archive()?.evidence)),
         Command::Sql(args) => wait_for(sql::run(args, &common.reading()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.reading()?)),
         Command::Export(args) => wait_for(export::run(args, &common.reading()?)),

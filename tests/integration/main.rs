@@ -26,6 +26,7 @@ mod reading;
 mod reads;
 mod remask;
 mod removal;
+mod report;
 mod seed;
 mod soak;
 mod socket;
