@@ -14,6 +14,7 @@ pub mod key;
 pub mod note;
 pub mod retention;
 pub mod private;
+pub mod reconcile;
 pub mod report;
 pub mod time_stamp;
 pub mod verify;

@@ -5,6 +5,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod acts;
+pub mod listing;
 pub mod period;
 pub mod snapshot;
 pub mod statement;

@@ -24,6 +24,7 @@ mod power;
 mod operation;
 mod reading;
 mod reads;
+mod reconcile;
 mod remask;
 mod removal;
 mod report;
