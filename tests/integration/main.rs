@@ -2,6 +2,7 @@
 
 mod access_log;
 mod again;
+mod analyst;
 mod anchors;
 mod architecture;
 mod backups;

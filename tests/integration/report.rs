@@ -5,6 +5,7 @@ use std::process::Command;
 
 use gms_recorder::simulator::{Config, Simulator};
 use gms_recorder::store::{Run, Store};
+use gms_recorder::telemetry::metrics::Account;
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -17,7 +18,7 @@ const HOUR_MS: i64 = 3_600_000;
 
 /// What it prints, which must succeed.
 #[track_caller]
-fn report(databases: &[&Path], arguments: &[&str]) -> String {
+fn printed(databases: &[&Path], arguments: &[&str]) -> String {
     let databases: Vec<String> = databases.iter().map(|path| path.display().to_string()).collect();
     let databases = databases.iter().flat_map(|path| ["--database", path]);
     let arguments: Vec<&str> =
@@ -28,7 +29,7 @@ fn report(databases: &[&Path], arguments: &[&str]) -> String {
 }
 
 fn json(databases: &[&Path], arguments: &[&str]) -> Value {
-    let said = report(databases, &[arguments, &["--format", "json"]].concat());
+    let said = printed(databases, &[arguments, &["--format", "json"]].concat());
     serde_json::from_str(&said).expect("one document")
 }
 
@@ -96,7 +97,7 @@ async fn the_file_has_the_account_of_each_run_and_when_it_was_there() {
     let gaps: Vec<&Value> =
         report["recording"]["gaps"].as_array().expect("gaps").iter().map(|gap| &gap["why"]).collect();
     assert_eq!(gaps, ["not_begun", "died", "died", "stopped"]);
-    let text = report(&[&database], &[]).split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = printed(&[&database], &[]).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("and off 3 times, for"), "{text}");
     assert!(text.contains(&format!("Of {} events that were seen, none was lost.", wanted[0])), "{text}");
     let mut archive = Archive::open(&database).await;
@@ -136,7 +137,7 @@ async fn a_browser_shows_what_the_archive_has_and_runs_nothing() {
     earlier(&database, 400);
     let page = folder.path().join("report.html");
     let name = page.display().to_string();
-    let said = report(&[&database], &[&THEN[..], &["--format", "html", "--output", &name]].concat());
+    let said = printed(&[&database], &[&THEN[..], &["--format", "html", "--output", &name]].concat());
     assert_eq!(said.trim(), name);
     let output = Command::new("chromium")
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"])
@@ -176,7 +177,7 @@ async fn a_period_that_is_over_gives_the_same_bytes_again() {
     let as_of = json(&[&database], &THEN)["as_of"].as_str().expect("a time").to_owned();
     for format in ["text", "json", "html"] {
         let without_now = || {
-            let said = report(&[&database], &[&THEN[..], &["--format", format]].concat());
+            let said = printed(&[&database], &[&THEN[..], &["--format", format]].concat());
             // The day and the time of day, in whatever form.
             let lines = said
                 .lines()
@@ -196,6 +197,7 @@ async fn recorded(database: &Path, instance: &str, from: i64, until: i64) {
     let mut store = Store::open(&options(database), &begun).await.expect("an archive");
     let mut brought = entries(0, 30);
     brought.iter_mut().for_each(|entry| entry.at = at(from) + 1_000);
+    store.tell_account(at(from) + 1_000, &Account { seen: 40, new: 30, duplicate: 10, ..Account::default() });
     store.append(&brought, &[], true).expect("stored");
     store.finish(at(until), "{}").expect("noted");
     store.close().expect("closed");
@@ -212,6 +214,8 @@ async fn two_recorders_stand_in_for_each_other() {
         let report = json(databases, &["--day", "2025-03-01"]);
         let gaps = report["recording"]["gaps"].as_array().expect("gaps").clone();
         assert_eq!(report["chats"]["seen"], 1);
+        let runs = report["recording"]["runs"].as_array().expect("runs").len() as i64;
+        assert_eq!(sums(&report)[..3], [40 * runs, 30 * runs, 10 * runs]);
         let gap = |gap: &Value| format!("{} {} {}", gap["from"], gap["until"], gap["why"]).replace('"', "");
         gaps.iter().map(gap).collect::<Vec<_>>()
     };
@@ -224,6 +228,7 @@ async fn two_recorders_stand_in_for_each_other() {
         run(&["merge", &other.display().to_string(), "--reason", "a pair", "--database", &one.display().to_string()]);
     assert_eq!(code, 0, "{error}");
     assert_eq!(gaps(&[&one]), together);
+    sealed(&one);
     let (code, _, error) = run(&[
         "report",
         "--verify",
@@ -256,10 +261,10 @@ async fn what_vouches_for_it_is_told_and_verified() {
     assert!(verified["rows"].as_i64().is_some_and(|rows| rows > 30), "{verified}");
 
     connection.execute("UPDATE events SET text = 'another' WHERE event_index = 3", ()).expect("there");
-    let text = report(&[&database], &["--day", "2025-03-01", "--verify"]);
+    let text = printed(&[&database], &["--day", "2025-03-01", "--verify"]);
     assert!(text.contains("NOT AS IT WAS SEALED: 1 fault") && text.contains("events, chat_id"), "{text}");
     connection.execute("UPDATE checkpoints SET note = replace(note, 'number 1', 'number 7')", ()).expect("there");
-    let text = report(&[&database], &["--day", "2025-03-01"]);
+    let text = printed(&[&database], &["--day", "2025-03-01"]);
     assert!(text.contains("is not signed with a key of this archive"), "{text}");
 }
 

@@ -14,10 +14,10 @@ header { border-bottom: 3px solid #1f4e79; margin-bottom: 1.2em }
 h1 { font-size: 1.7em; margin: 0 0 .3em; color: #12324f } h2 { font-size: 1.25em; color: #12324f; border-bottom: 1px solid #c9d3dd; padding-bottom: .2em }
 caption, figcaption { text-align: start; font-size: .92em; font-weight: 600; padding: .9em .6em .3em } table { font-size: .92em; margin-bottom: .8em }
 td.number, th.number { text-align: end } .facts th { width: 13em; font-weight: 600 } .facts { margin: .4em 0 1em }
-thead th { background: #f2f5f8; color: #22303c; overflow-wrap: normal } td.number { white-space: nowrap }
+thead th { background: #f2f5f8; color: #22303c; overflow-wrap: normal } td.number { white-space: nowrap } tbody td:first-child:not(.number) { min-width: 9.5em }
 .verdict { border: 1px solid #c9d3dd; border-radius: 6px; padding: .3em 1em; background: #fafbfc; break-inside: avoid }
-.verdict p { margin: .6em 0; padding-inline-start: 6.6em; text-indent: -6.6em }
-.tone { display: inline-block; width: 6.2em; margin-inline-end: .4em; text-indent: 0; text-align: center; font-size: .82em; font-weight: 700; border-radius: 3px; color: #fff }
+.verdict p { margin: .6em 0; display: flex; gap: .7em; align-items: flex-start }
+.tone { flex: none; width: 6.2em; margin-top: .2em; text-align: center; font-size: .82em; font-weight: 700; border-radius: 3px; color: #fff }
 .good .tone { background: #1d6b3a } .note .tone { background: #53606c } .attention .tone { background: #a3261b } .verdict .note { color: inherit }
 nav ol { columns: 2; padding-inline-start: 1.4em } nav a, a { color: #1f4e79 }
 figure { margin: .8em 0; break-inside: avoid } svg { width: 100%; height: auto; font: 11px system-ui, sans-serif }
@@ -68,7 +68,7 @@ fn text(text: &str) -> String {
 
 fn remark(to: &mut impl Write, Remark { tone, text: said }: &Remark) -> io::Result<()> {
     let word = tone.word();
-    writeln!(to, "<p class=\"{word}\"><span class=\"tone\">{word}</span> {}</p>", text(said))
+    writeln!(to, "<p class=\"{word}\"><span class=\"tone\">{word}</span><span>{}</span></p>", text(said))
 }
 
 fn block(to: &mut impl Write, block: &Block) -> io::Result<()> {

@@ -250,10 +250,12 @@ impl Words<'_> {
     }
 
     fn recording(&self) -> Section {
-        let Recording { span: asked, on_ms, recorders, .. } = &self.report.recording;
+        let Recording { span: asked, on_ms, recorders, gaps, .. } = &self.report.recording;
         let whole = asked.until - asked.from;
+        let before = gaps.iter().filter(|gap| gap.why == Why::NotBegun).map(|gap| gap.span.until - gap.span.from);
+        let known = whole - before.sum::<i64>();
         let facts = vec![
-            fact("Recorded for", format!("{} of {}", span(*on_ms), span(whole))),
+            fact("Recorded for", format!("{} of {}", span(*on_ms), span(known))),
             fact("Recorders", recorders.to_string()),
         ];
         let timeline = (whole > 0).then(|| Block::Chart(Chart::Timeline(self.timeline())));
