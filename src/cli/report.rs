@@ -264,3 +264,73 @@ fn table(of: &document::Table, output: &mut Output<'_>) -> anyhow::Result<()> {
     output.rows = rows; // what is counted of a read are chats
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::captured;
+    use crate::store::read::fixture::{EXAMPLE, Fixture};
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// The words of the example, on one line.
+    async fn told(more: &str, line: &str) -> String {
+        let fixture = Fixture::with(&format!("{EXAMPLE};{more}")).await;
+        let clock = Clock::berlin();
+        let args = Line::try_parse_from(std::iter::once("report").chain(line.split(' '))).expect("right").args;
+        let named = args.period.named(&clock).expect("a period");
+        let reading = Reading::unrecorded(&fixture.path);
+        let report = ask(&args, &named, &clock, &reading, &archive::Config::default()).await.expect("asked");
+        let printed =
+            captured(Print::Text, 2_000, async |output| print(&args, &report, &named.name, &clock, output).await);
+        printed.await.expect("printed").split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[tokio::test]
+    async fn what_the_archive_knows_is_told_in_sentences() {
+        let told = told("", "--day 2026-11-23").await;
+        for wanted in [
+            "Chat recording: Monday, 23 November 2026",
+            // The second run has no sign of life later than the last chat's.
+            "Recording was not on throughout Monday, 23 November 2026, as far as it is over (2026-11-23 14:30:00 +01:00): it was on for",
+            "the recorder died, or its machine did",
+            "Runs 1, 2 have no account by the hour",
+            "1 chat of 2 has holes",
+            "complete 1 it ended, and everything up to its end was covered",
+            "3 holes in 1 chat, by the most certain reason of each reason holes an outage that names the chat 2",
+            "c2 sales 2026-11-23 14:03:20 +01:00 to 14:11:40 6 to 9 an outage that names the chat (the disk was full, 2026-11-23 14:05:00 +01:00 to 14:06:00)",
+            "249 3 1 gms the Media Server could not execute the request look into the Chat Server",
+            "gms-recorder transcript c2 --errors",
+            "Nothing of this archive is signed.",
+        ] {
+            let wanted =
+                wanted.replace("3 holes in 1 chat", "1 hole in 1 chat").replace("names the chat 2", "names the chat 1");
+            assert!(told.contains(&wanted), "{wanted}: {told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_account_is_that_of_the_hours_of_the_period() {
+        // Two hours of the day, and one of the day before.
+        let hours = "INSERT INTO accounts VALUES
+            (1, 1795435200000, 1, 20, 5, 11, 1, 1, 1, 0, 1, 0, 2), (2, 1795438800000, 1, 6, 3, 3, 0, 0, 0, 0, 0, 0, 0),
+            (1, 1795345200000, 1, 100, 100, 0, 0, 0, 0, 0, 0, 0, 0)";
+        let told = told(hours, "--day 2026-11-23").await;
+        for wanted in [
+            "seen 26 events in answers",
+            "new 8 stored",
+            "duplicate 14 stored before",
+            "dropped 1 given to clients, and lost",
+            "The account adds up",
+            "2 events had their clients before they were on disk.",
+            "1 event were given to clients and will never be recorded",
+        ] {
+            assert!(told.contains(wanted), "{wanted}: {told}");
+        }
+    }
+}
