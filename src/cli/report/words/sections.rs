@@ -126,6 +126,11 @@ impl Words<'_> {
 
     pub(super) fn account(&self) -> Section {
         let accounted = &self.report.account;
+        if accounted.hours == 0 && accounted.by_ledger.is_empty() {
+            let words = "No run has an account of this time: none ran, or they were of a release that kept none.";
+            let blocks = vec![Block::Words(words.into()), Block::Words(self.held_against_rows())];
+            return Section { id: "account", title: "What was seen", blocks };
+        }
         let of = &accounted.account;
         let rows = [
             ("seen", of.seen, "events in answers of the nodes, each time one was delivered"),
