@@ -163,3 +163,21 @@ async fn a_list_of_many_lines_adds_up() {
     assert_eq!(differences[0]["line"], 12);
     assert_eq!(differences[39_989]["line"], 40_001);
 }
+
+/// A chat that another proxy has recorded is not missing.
+#[tokio::test]
+async fn several_archives_are_held_against_it_as_one() {
+    let folder = folder();
+    let [one, other] = ["one.db", "other.db"].map(|name| folder.path().join(name));
+    for (database, from) in [(&one, 0), (&other, 60)] {
+        let mut store = Store::open(&options(database), &a_run()).await.expect("an archive");
+        store.append(&entries(from, 60), &[], true).expect("stored");
+        store.close().expect("closed");
+    }
+    let list: String = (0..4).map(|chat| format!("{}\n", id(chat))).collect();
+    let other = other.display().to_string();
+    let (code, differences, error) = reconcile(&one, &list, &["--column", "1", "--database", &other]);
+    assert_eq!((code, differences.len()), (0, 0), "{error}");
+    let (_, differences, _) = reconcile(&one, &list, &["--column", "1"]);
+    assert_eq!(told(&differences), [2, 3].map(|chat| format!("not_in_archive {} never_seen", id(chat))));
+}

@@ -198,7 +198,8 @@ mod tests {
     fn what_no_run_has_is_a_gap_and_says_why() {
         type Runs = &'static [(i64, &'static str, i64, Option<i64>, Option<i64>)];
         type Gaps = &'static [(i64, i64, Why)];
-        let rows: [(&str, Runs, (i64, i64), bool, Gaps); 9] = [
+        type Row = (&'static str, Runs, (i64, i64), bool, Gaps);
+        let rows: [Row; 9] = [
             ("throughout", &[(1, "", 0, None, None)], (10, 90), true, &[]),
             ("it begins", &[(1, "", 20, None, None)], (10, 90), true, &[(10, 20, Why::NotBegun)]),
             ("nothing at all", &[], (10, 90), false, &[(10, 90, Why::NotBegun)]),

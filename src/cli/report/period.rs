@@ -90,7 +90,8 @@ impl Period {
         let now = clock.now.as_millisecond();
         let until = self.until.as_deref().map_or(Ok(now), |until| when::until(until, clock))?;
         let until = until.max(from); // `--since` in the future
-        Ok(Named { name: clock.stretch(from, until), span: Span { from, until } })
+        let name = whole_days(from, until, clock).unwrap_or_else(|| clock.stretch(from, until));
+        Ok(Named { name, span: Span { from, until } })
     }
 }
 
@@ -115,6 +116,14 @@ fn of_month(text: &str, clock: &Clock) -> Result<Named, Usage> {
     let first: Date = format!("{}-01", text.trim()).parse().map_err(|_| wrong())?;
     let name = first.strftime("%B %Y").to_string();
     Ok(Named { name, span: days(first, 1.month(), clock).ok_or_else(wrong)? })
+}
+
+/// `2026-01-01 to 2026-03-31`, the last day included. None where it is not of whole days.
+fn whole_days(from: i64, until: i64, clock: &Clock) -> Option<String> {
+    let (first, after) = (clock.zone_time(from)?, clock.zone_time(until)?);
+    let begins = |at: &Zoned| at.start_of_day().is_ok_and(|start| start == *at);
+    let last = after.date().yesterday().ok().filter(|last| begins(&first) && begins(&after) && *last > first.date())?;
+    Some(format!("{} to {last}", first.date()))
 }
 
 /// From the first moment of a day to the first after some more.
@@ -142,7 +151,7 @@ fn piece(from: i64, span: Span, clock: &Clock) -> (String, Option<i64>) {
     let Some(at) = clock.zone_time(from) else { return (from.to_string(), None) };
     let (name, next) = match span.until - span.from {
         ..=HOURS_MAX_MS => ("%m-%d %H:00", next_hour(&at)),
-        ..=DAYS_MAX_MS => ("%Y-%m-%d", at.tomorrow().and_then(|next| next.start_of_day()).ok()),
+        length if length <= DAYS_MAX_MS => ("%Y-%m-%d", at.tomorrow().and_then(|next| next.start_of_day()).ok()),
         _ => ("%Y-%m", at.first_of_month().and_then(|first| first.checked_add(1.month())?.start_of_day()).ok()),
     };
     (at.strftime(name).to_string(), next.map(|next| next.timestamp().as_millisecond()))
@@ -194,6 +203,10 @@ mod tests {
             (
                 times("2026-11-01", Some("2026-11-02 06:00")),
                 "2026-11-01 00:00:00 +01:00 to 2026-11-02 06:00:00 +01:00: 2026-10-31T23:00:00.000Z 2026-11-02T05:00:00.000Z",
+            ),
+            (
+                times("2026-03-01", Some("2026-04-01")),
+                "2026-03-01 to 2026-03-31: 2026-02-28T23:00:00.000Z 2026-03-31T22:00:00.000Z",
             ),
             (times("2026-11-02", Some("2026-11-01")), "--until is not after --since"),
             (times("1900-01-01", None), "that is more than a hundred years"),
