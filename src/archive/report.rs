@@ -16,6 +16,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
 use super::note::{self, PublicKey};
+use super::{anchor, anchored};
 use crate::store::read::period::{ChatCount, CheckpointRow, Count, ErrorKind, Holds, OutageRow, Removed, Run, Span};
 use crate::store::read::{self, Archive, Error, Hole, Interruption};
 use crate::telemetry::metrics::Account;
@@ -50,7 +51,7 @@ pub struct Question {
     /// From one checkpoint to the next.
     pub checkpoint_interval_ms: i64,
     /// The anchors that the configuration names.
-    pub anchors: Vec<Anchor>,
+    pub anchors: Vec<(String, anchor::Config)>,
     /// What `verify` has just found, if it was asked to.
     pub verified: Option<Verified>,
 }
@@ -64,6 +65,8 @@ pub struct Anchor {
     pub kind: String,
     /// Where.
     pub place: String,
+    /// The last checkpoint of this archive that it has: of one whose file or folder lies here.
+    pub last: Option<Checkpoint>,
 }
 
 /// What `verify` said, run for the report.
@@ -321,7 +324,7 @@ pub async fn report(archive: &mut Archive, question: &Question) -> Result<Report
         removed: archive.removed(span).await?,
         holds: archive.holds(span).await?,
         acts: archive.acts_by_kind(span).await?,
-        proof: proof(archive, &recording, question).await?,
+        proof: proof(archive, &archive_id, &recording, question).await?,
         archive_id,
         files: question.files,
         version: env!("CARGO_PKG_VERSION"),
@@ -494,7 +497,12 @@ fn reasons(
     reasons
 }
 
-async fn proof(archive: &mut Archive, recording: &Recording, question: &Question) -> Result<Proof, Error> {
+async fn proof(
+    archive: &mut Archive,
+    archive_id: &str,
+    recording: &Recording,
+    question: &Question,
+) -> Result<Proof, Error> {
     let keys = archive.public_keys().await?;
     let parsed: Vec<PublicKey> = keys.iter().filter_map(|vkey| PublicKey::parse(vkey)).collect();
     let understood = |row: CheckpointRow| checkpoint(row, &parsed);
@@ -522,9 +530,20 @@ async fn proof(archive: &mut Archive, recording: &Recording, question: &Question
         covers_period: after.map(understood),
         signing_gaps,
         sealed_later: recording.runs.iter().filter(is_own).map(|life| life.run_id).collect(),
-        anchors: question.anchors.clone(),
+        anchors: question.anchors.iter().map(|(name, config)| anchor(name, config, archive_id, &parsed)).collect(),
         verified: question.verified.clone(),
     })
+}
+
+fn anchor(name: &str, config: &anchor::Config, archive_id: &str, keys: &[PublicKey]) -> Anchor {
+    let last = anchored::last(config, archive_id, keys).map(|checkpoint| Checkpoint {
+        number: checkpoint.number,
+        size: checkpoint.size.cast_signed(),
+        at: checkpoint.at,
+        root: BASE64_STANDARD.encode(checkpoint.root),
+        is_signed: true,
+    });
+    Anchor { name: name.into(), kind: config.kind().into(), place: config.place(), last }
 }
 
 fn checkpoint(row: CheckpointRow, keys: &[PublicKey]) -> Checkpoint {

@@ -15,7 +15,7 @@ use super::reading::{Case, Reading};
 use super::verify::keys;
 use super::when::Clock;
 use crate::archive::report::document::{self, Block, Document, Tone};
-use crate::archive::report::{Anchor, Question, Report, Verified, page, report};
+use crate::archive::report::{Question, Report, Verified, page, report};
 use crate::archive::{self, verify};
 use crate::store::inspect;
 use crate::store::read::Archive;
@@ -103,10 +103,6 @@ async fn ask(
     reading: &Reading,
     evidence: &archive::Config,
 ) -> anyhow::Result<Report> {
-    let anchor = |(name, config): (String, archive::anchor::Config)| {
-        let (kind, place) = (config.kind().to_string(), config.place().to_string());
-        Anchor { name, kind, place }
-    };
     let question = Question {
         span: named.span,
         pieces: period::pieces(named.span, clock),
@@ -115,7 +111,7 @@ async fn ask(
         served: served(&reading.databases).await?,
         files: reading.databases.len(),
         checkpoint_interval_ms: i64::try_from(evidence.checkpoint_interval.as_millis()).unwrap_or(i64::MAX),
-        anchors: evidence.all_anchors().map(anchor).collect(),
+        anchors: evidence.all_anchors().collect(),
         verified: if args.verify { Some(verified(args, reading).await?) } else { None },
     };
     let mut archive = Archive::open_all(&reading.databases).await?;

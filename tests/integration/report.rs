@@ -260,6 +260,24 @@ async fn what_vouches_for_it_is_told_and_verified() {
     assert_eq!(verified["faults"], 0);
     assert!(verified["rows"].as_i64().is_some_and(|rows| rows > 30), "{verified}");
 
+    // What an anchor here has is looked at, whoever else's notes lie there.
+    let anchor = folder.path().join("checkpoints");
+    let config = folder.path().join("report.toml");
+    std::fs::write(&anchor, format!("another archive's\n\n{note}\ntorn gms-recorder/")).expect("the folder is ours");
+    let stamps = folder.path().join("stamps");
+    std::fs::create_dir(&stamps).expect("the folder is ours");
+    std::fs::write(stamps.join("1.note"), &note).expect("the folder is ours");
+    std::fs::write(stamps.join("2.note"), "no note").expect("the folder is ours");
+    let tsa =
+        format!("[evidence.anchors.tsa]\nkind = \"time_stamp\"\nurl = \"http://127.0.0.1:1/\"\nfolder = {stamps:?}\n");
+    std::fs::write(&config, format!("[evidence]\nanchor_file = {anchor:?}\n{tsa}")).expect("the folder is ours");
+    let config = config.display().to_string();
+    let anchors = json(&[&database], &["--day", "2025-03-01", "--config", &config])["proof"]["anchors"].clone();
+    for (at, kind) in [(0, "file"), (1, "time_stamp")] {
+        let found = (&anchors[at]["kind"], &anchors[at]["last"]["number"]);
+        assert_eq!(found, (&kind.into(), &number.into()), "{anchors}");
+    }
+
     connection.execute("UPDATE events SET text = 'another' WHERE event_index = 3", ()).expect("there");
     let text = printed(&[&database], &["--day", "2025-03-01", "--verify"]);
     assert!(text.contains("NOT AS IT WAS SEALED: 1 fault") && text.contains("events, chat_id"), "{text}");

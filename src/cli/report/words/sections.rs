@@ -6,7 +6,7 @@ use super::{Words, as_i64, fact, many};
 use crate::archive::report::chart::{Bars, Chart, Stretch, Timeline, grouped};
 use crate::archive::report::document::{Block, Section, Table};
 use crate::archive::report::recording::{Ending, Gap, Lifetime, Recording, Why};
-use crate::archive::report::{Checkpoint, Piece, Reason, Told, ToldHole};
+use crate::archive::report::{Anchor, Checkpoint, Piece, Reason, Told, ToldHole};
 use crate::store::read::period::{Count, OutageRow, Span};
 
 /// Rows of gaps, runs and outages that are told; how many more there are is said.
@@ -480,18 +480,18 @@ impl Words<'_> {
             let words = "The configuration that this report was made with names no anchor. Without one, whoever can write the file can take the last checkpoints away and change what they covered; only an anchor out of their reach helps against it.";
             return vec![Block::Words(words.into())];
         }
-        let rows = anchors.iter().map(|anchor| vec![anchor.name.clone(), anchor.kind.clone(), anchor.place.clone()]);
-        let words = "What they have taken is not in the archive: it is what they have themselves. Hold it against the archive with `verify --anchor`.";
-        vec![
-            Block::Table(
-                Table::new(
-                    "Anchors, by the configuration that this report was made with",
-                    &["anchor", "kind", "place"],
-                )
-                .with(rows),
-            ),
-            Block::Words(words.into()),
-        ]
+        let row = |anchor: &Anchor| {
+            let has = match &anchor.last {
+                Some(last) => format!("checkpoint {} of {}", last.number, self.clock.date_time(last.at)),
+                None => "not to be read from here".into(),
+            };
+            vec![anchor.name.clone(), anchor.kind.clone(), anchor.place.clone(), has]
+        };
+        let caption = "Anchors, by the configuration that this report was made with";
+        let table = Table::new(caption, &["anchor", "kind", "place", "has"]).with(anchors.iter().map(row));
+        let words =
+            "What an anchor has taken it has itself. Hold all of it against the archive with `verify --anchor`.";
+        vec![Block::Table(table), Block::Words(words.into())]
     }
 
     fn verified(&self) -> Vec<Block> {
