@@ -26,6 +26,8 @@ use recording::{Ending, Lifetime, Recording};
 
 /// Holes looked into for their reasons; more say that something else is wrong.
 const HOLES_MAX: i64 = 10_000;
+/// Holes of one chat that are told.
+const HOLES_A_CHAT_MAX: usize = 10;
 /// Outages of a period that are told.
 const OUTAGES_MAX: i64 = 1_000;
 /// Rows of a list by code or by node.
@@ -38,7 +40,7 @@ const SIGNING_GAP_MS: i64 = 300_000;
 pub struct Question {
     /// The period.
     pub span: Span,
-    /// It in pieces, for charts: a name, and what it spans.
+    /// It in pieces, one at least, for charts: a name, and what it spans.
     pub pieces: Vec<(String, Span)>,
     /// When it is asked; milliseconds since the epoch.
     pub as_of: i64,
@@ -161,6 +163,8 @@ pub struct Holes {
     pub told: Vec<ToldHole>,
     /// Chats with holes that are not told.
     pub left_out: usize,
+    /// More holes of those that are.
+    pub left_out_holes: usize,
 }
 
 /// A hole, and what is known of how it came to be.
@@ -395,19 +399,19 @@ async fn pieces(archive: &mut Archive, recording: &Recording, question: &Questio
     };
     let mut pieces: Vec<Piece> = question.pieces.iter().map(piece).collect();
     for (at, chats) in archive.chats_begun(question.span).await? {
-        of(&mut pieces, at).chats += chats;
+        piece_at(&mut pieces, at).chats += chats;
     }
     for (at, events) in archive.events_recorded(question.span).await? {
-        of(&mut pieces, at).events += events;
+        piece_at(&mut pieces, at).events += events;
     }
     for (at, class, errors) in archive.errors_by_class(question.span).await? {
-        *of(&mut pieces, at).errors.entry(class).or_default() += errors;
+        *piece_at(&mut pieces, at).errors.entry(class).or_default() += errors;
     }
     Ok(pieces)
 }
 
 /// The piece that a quarter of an hour lies in. Where the period begins within the quarter, the first one.
-fn of(pieces: &mut [Piece], at: i64) -> &mut Piece {
+fn piece_at(pieces: &mut [Piece], at: i64) -> &mut Piece {
     let after = pieces.partition_point(|piece| piece.span.from <= at);
     &mut pieces[after.saturating_sub(1)]
 }
@@ -448,19 +452,29 @@ async fn holes(archive: &mut Archive, question: &Question) -> Result<Holes, Erro
     }
     let errors: BTreeMap<String, i64> = archive.errors_of(&chat_ids).await?.into_iter().collect();
     let mut counts: BTreeMap<&'static str, i64> = BTreeMap::new();
-    let (mut all, mut told_chats) = (Vec::new(), BTreeSet::new());
+    let (mut told, mut of_chat): (Vec<ToldHole>, BTreeMap<&str, usize>) = Default::default();
     for hole in &holes {
         let unreadable = unreadable.get(&hole.chat_id).map_or(&[][..], Vec::as_slice);
         let reasons = reasons(hole, &interruptions, unreadable, errors.get(&hole.chat_id).copied());
         *counts.entry(reasons[0].name()).or_default() += 1;
-        if told_chats.contains(&hole.chat_id) || told_chats.len() < question.chats_max {
-            told_chats.insert(hole.chat_id.clone());
-            all.push(told_hole(hole, reasons));
+        let is_told = of_chat.contains_key(hole.chat_id.as_str()) || of_chat.len() < question.chats_max;
+        if is_told {
+            let holes_told = of_chat.entry(&hole.chat_id).or_default();
+            *holes_told += 1;
+            if *holes_told <= HOLES_A_CHAT_MAX {
+                told.push(told_hole(hole, reasons));
+            }
         }
     }
     let reasons = counts.into_iter().map(|(what, count)| Count { what: what.into(), count }).collect();
-    let left_out = chat_ids.len() - told_chats.len();
-    Ok(Holes { holes: holes.len(), chats: chat_ids.len(), reasons: most_first(reasons), told: all, left_out })
+    Ok(Holes {
+        holes: holes.len(),
+        chats: chat_ids.len(),
+        reasons: most_first(reasons),
+        left_out: chat_ids.len() - of_chat.len(),
+        left_out_holes: of_chat.values().sum::<usize>() - told.len(),
+        told,
+    })
 }
 
 fn told_hole(hole: &Hole, reasons: Vec<Reason>) -> ToldHole {

@@ -307,6 +307,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn lists_are_bounded_and_say_what_they_leave_out() {
+        let chats = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 40)";
+        let holes = format!(
+            "INSERT INTO chats SELECT 'h' || n, NULL, 1795439000000, 1795439000000 + n, 1, 'chat_ended', 100, 0, NULL FROM ({chats} SELECT n FROM n);
+             INSERT INTO coverage SELECT 'h40', 2 * n, 2 * n + 1, 'gms-1', 1, 1 FROM ({chats} SELECT n FROM n)"
+        );
+        let told = told(&holes, "--day 2026-11-23 --limit 3").await;
+        for wanted in ["81 holes in 41 chats", "and 38 chats more: `--limit`", "the first ten are told: 31 holes more"]
+        {
+            assert!(told.contains(wanted), "{wanted}: {told}");
+        }
+    }
+
+    #[tokio::test]
     async fn the_account_is_that_of_the_hours_of_the_period() {
         // Two hours of the day, and one of the day before.
         let hours = "INSERT INTO accounts VALUES

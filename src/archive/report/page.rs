@@ -23,7 +23,7 @@ nav ol { columns: 2; padding-inline-start: 1.4em } nav a, a { color: #1f4e79 }
 figure { margin: .8em 0; break-inside: avoid } svg { width: 100%; height: auto; font: 11px system-ui, sans-serif }
 svg .tick { fill: #3c4854 } svg .grid { stroke: #d5dce3; stroke-width: 1 }
 .s0 { fill: #1f5f99 } .s1 { fill: #c4561a } .s2 { fill: #2f7d4f } .s3 { fill: #7a4fa3 } .s4 { fill: #a3261b } .s5 { fill: #8a6d00 } .s6 { fill: #3f7f8c } .s7 { fill: #6b7680 }
-.on { fill: #2f7d4f } .off { fill: #a3261b } .impaired { fill: #d9902f } .unknown { fill: #c9d3dd }
+.on { fill: #2f7d4f } .off { fill: #a3261b } .impaired { fill: #b86e12 } .unknown { fill: #c9d3dd }
 code { font: .9em ui-monospace, monospace; background: #f2f5f8; padding: .1em .3em; border-radius: 3px; overflow-wrap: anywhere } p.command { margin: .3em 0 }
 .left-out { color: #53606c; font-size: .9em }
 .signature { break-inside: avoid; margin-top: 3em; border-top: 3px solid #1f4e79 }

@@ -264,6 +264,10 @@ impl Words<'_> {
         let table = Table::new("Each hole", &["chat", "service", "seen", "positions", "because"])
             .with(holes.told.iter().map(row));
         blocks.push(Block::Table(Table { left_out: left_out(holes.left_out as i64, "chat"), ..table }));
+        if holes.left_out_holes > 0 {
+            let more = many(holes.left_out_holes as i64, "hole");
+            blocks.push(Block::Words(format!("Of chats with many holes the first ten are told: {more} more.")));
+        }
         blocks.push(Block::Words("More of one chat, and all holes:".into()));
         if let Some(hole) = holes.told.first() {
             blocks.push(Block::Command(format!("gms-recorder transcript {} --errors", quoted(&hole.chat_id))));
