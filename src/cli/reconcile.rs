@@ -21,15 +21,20 @@ use list::{Faults, List};
 
 const EXAMPLE: &str = "\
 Example:
-  gms-recorder reconcile infomart-march.csv --column MEDIA_SERVER_IXN_GUID --since 2026-03-01 --until 2026-04-01
+  gms-recorder reconcile infomart-march.csv --since 2026-03-01 --until 2026-04-01
 
 Exit codes:
   0  both have the same chats
-  1  they differ: each difference is told with its reason; or the list or the archive could not be read
+  1  they differ: each difference is told with its reason; or the list or the archive cannot be read
   2  wrong usage: no such column, no column that looks like chat ids, a time that is none
 
-The list: CSV with commas, semicolons, tabs or bars, in UTF-8, with a line of names or without. Times in it: seconds or
-milliseconds since 1970, or as --since takes them; they say whether a recorder ran at that time.";
+The list: CSV with commas, semicolons, tabs or bars, in UTF-8, with a line of names or without.
+Times in it: seconds or milliseconds since 1970, or as --since takes them; they say whether a
+recorder ran at that time.
+
+Chats of the archive count that began in the time of the list: --since and --until, else from its
+earliest to its latest time; without times in it, from the beginning of the first chat that both
+have to that of the last.";
 
 /// Compare a list of chat ids, from UCS or Info Mart, with the archive: what is in one and not in the other, and why.
 ///

@@ -27,7 +27,8 @@ Example:
   gms-recorder report --month 2026-03 --format html --output march.html --verify
 
 The page has no script and loads nothing: open it in any browser, print it, sign it. The same period
-gives the same bytes later on, but for what is told as of the time of asking.";
+gives the same bytes later on, but for what is told as of the time of asking. It reads while
+`serve` goes on writing; an archive of millions of events takes seconds.";
 
 /// Report on a day, a week or a month: was it recorded throughout, what was seen and what became of it, what is missing and why.
 ///

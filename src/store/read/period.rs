@@ -571,3 +571,54 @@ impl FromRow<'_, SqliteRow> for CheckpointRow {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::*;
+
+    #[tokio::test]
+    async fn checkpoints_are_found_by_their_times_and_so_are_times_without() {
+        let minutes = [1, 2, 3, 10, 11, 12, 13, 30];
+        let rows: Vec<String> = minutes
+            .iter()
+            .enumerate()
+            .map(|(at, minute)| format!("({}, 1, {}, '')", at + 1, minute * 60_000))
+            .collect();
+        let fixture = Fixture::with(&format!("INSERT INTO checkpoints VALUES {}", rows.join(", "))).await;
+        let mut archive = Archive::open(&fixture.path).await.expect("open");
+        for at in 0..=31 {
+            let found = archive.checkpoint_from(at * 60_000).await.expect("read").map(|row| row.number);
+            let wanted = minutes.iter().position(|minute| *minute >= at).map(|at| at as i64 + 1);
+            assert_eq!(found, wanted, "minute {at}");
+        }
+        assert_eq!(archive.checkpoint(5).await.expect("read").map(|row| row.at), Some(11 * 60_000));
+        let span = |from: i64, until: i64| Span { from: from * 60_000, until: until * 60_000 };
+        let gaps = archive.signing_gaps(1, 8, 300_000).await.expect("read");
+        assert_eq!(gaps, [span(3, 10), span(13, 30)]);
+        assert_eq!(archive.signing_gaps(4, 7, 300_000).await.expect("read"), []);
+    }
+
+    #[tokio::test]
+    async fn what_the_example_has_is_counted_by_its_time() {
+        let fixture = Fixture::example().await;
+        let mut archive = Archive::open(&fixture.path).await.expect("open");
+        let hour = Span { from: 1_795_438_800_000, until: 1_795_442_400_000 };
+        let statuses = archive.statuses(hour).await.expect("read");
+        assert_eq!(statuses, [("complete".to_owned(), 1, 1), ("incomplete".to_owned(), 1, 1)]);
+        assert_eq!(archive.chats_begun(hour).await.expect("read"), [(1_795_438_800_000, 2)]);
+        let errors = archive.errors_by_class(hour).await.expect("read");
+        let quarter = 1_795_438_800_000;
+        assert_eq!(errors, [(quarter, "media_server".to_owned(), 3), (quarter, "transport".to_owned(), 1)]);
+        let codes = archive.errors_by_code(hour, 10).await.expect("read");
+        let told: Vec<_> = codes.iter().map(|kind| (kind.code, kind.http_status, kind.errors, kind.chats)).collect();
+        assert_eq!(told, [(Some(249), None, 3, 1), (None, Some(503), 1, 1)]);
+        assert_eq!(archive.outages(hour, 10).await.expect("read").len(), 1);
+        // Its events were recorded in 1970.
+        let then = Span { from: 0, until: 10 };
+        assert_eq!(archive.events_recorded(hour).await.expect("read"), []);
+        assert_eq!(archive.events_recorded(then).await.expect("read"), [], "chats of another time have them");
+        assert_eq!(archive.variants_by_chat(hour, 10).await.expect("read").1, 1);
+        assert_eq!(archive.last_seen_before(1_795_439_500_000).await.expect("read"), Some(1_795_439_368_000));
+    }
+}
