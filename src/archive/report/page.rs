@@ -14,7 +14,7 @@ header { border-bottom: 3px solid #1f4e79; margin-bottom: 1.2em }
 h1 { font-size: 1.7em; margin: 0 0 .3em; color: #12324f } h2 { font-size: 1.25em; color: #12324f; border-bottom: 1px solid #c9d3dd; padding-bottom: .2em }
 table { font-size: .92em; margin-bottom: .8em } caption { text-align: start; font-weight: 600; padding: .9em .6em .3em } figcaption { font-size: .92em; font-weight: 600; padding: .9em .6em .3em }
 td.number, th.number { text-align: end } .facts th { width: 13em; font-weight: 600 } .facts { margin: .4em 0 1em }
-thead th { background: #f2f5f8; color: #22303c; overflow-wrap: normal } td.number { white-space: nowrap } tbody td:first-child:not(.number) { min-width: 9.5em }
+thead th { background: #f2f5f8; color: #22303c; overflow-wrap: normal } td.number { white-space: nowrap } tbody td:first-child:not(.number) { min-width: 11em }
 .verdict { border: 1px solid #c9d3dd; border-radius: 6px; padding: .3em 1em; background: #fafbfc; break-inside: avoid }
 .verdict p { margin: .6em 0; display: flex; gap: .7em; align-items: flex-start }
 .tone { flex: none; width: 6.2em; margin-top: .2em; text-align: center; font-size: .82em; font-weight: 700; border-radius: 3px; color: #fff }
