@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::bundle::signed;
 use crate::evidence::{a_run, entries, options, sealed};
 use crate::export::{hostile, others};
+use crate::spool::lock;
 use crate::support::{Archive, Chat, Client, Server, eventually, folder, run};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -105,6 +106,50 @@ async fn the_file_has_the_account_of_each_run_and_when_it_was_there() {
     assert_eq!(archive.value(hours).await, "0");
     let act = archive.value("SELECT asked FROM acts WHERE kind = 'read' ORDER BY id DESC LIMIT 1").await;
     assert!(act.contains("\"command\":\"report\""), "{act}");
+}
+
+/// What was lost is counted, and the hole that it left says why it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_outage_has_lost_is_told_and_explains_its_holes() {
+    let folder = folder();
+    let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
+    let small = "[recording]\nqueue_bytes_max = \"8KiB\"\nbody_max = \"4KiB\"\n";
+    let server = Server::start(folder.path(), &simulator.addresses(), small);
+    let mut client = Client::new(server.address);
+    let chat = Chat::open(&mut client, "nickname=Anna").await;
+    let mut shell = lock(&server.database).await;
+    let mut position = 2;
+    for n in 0..40 {
+        let form = format!("message=m{n}&transcriptPosition={position}");
+        let reply = chat.act(&mut client, "send", &form).await.expect("an answer");
+        position = reply.json()["nextPosition"].as_i64().expect("under pass chats go on");
+    }
+    sqlx::query("ROLLBACK").execute(&mut shell).await.expect("it is ours");
+    eventually("the outage's row", async || {
+        (Archive::open(&server.database).await.value("SELECT count(*) FROM outages").await == "1").then_some(())
+    })
+    .await;
+    chat.insist(&mut client, "disconnect", "").await;
+    chat.insist(&mut client, "refresh", &format!("transcriptPosition={position}")).await;
+    let dropped = account(&server).await[7];
+    assert!(dropped > 0);
+    let told = eventually("the hole", async || {
+        let report = json(&[&server.database], &[]);
+        let is_told = report["account"]["dropped"] == dropped && report["chats"]["incomplete"] == 1;
+        is_told.then_some(report)
+    })
+    .await;
+    assert_eq!((&told["outages"][0]["dropped"], &told["holes"]["chats"]), (&dropped.into(), &1.into()));
+    let hole = &told["holes"]["told"][0];
+    assert_eq!(
+        (&hole["chat_id"], &hole["reasons"][0]["reason"]),
+        (&chat.id.as_str().into(), &"outage".into()),
+        "{hole}"
+    );
+    let text = printed(&[&server.database], &[]);
+    assert!(text.contains(&format!("{dropped} events were given to clients and will never be recorded")), "{text}");
+    assert!(text.contains("1 chat of 1 has holes"), "{text}");
+    simulator.stop().await;
 }
 
 /// All that the archive has happened so many days earlier: so that it is over, whatever the clock says.
