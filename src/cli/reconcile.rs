@@ -73,22 +73,19 @@ pub struct Args {
 /// What to tell the user; that both differ is one.
 pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
     let clock = Clock::now(args.look.utc);
-    let mut differences = (0, 0);
+    let mut differences = (0, Some(0));
     let print = async |output: &mut Output<'_>| {
         differences = print(&args, &reading.databases, &clock, output).await?;
         Ok(())
     };
     reading.to_stdout(&args.case, args.look, print).await?;
-    match differences {
-        (0, 0) => Ok(()),
-        (missing, unlisted) => anyhow::bail!(
-            "they differ: {} of the list {} not in the archive, {} of the archive {} not in the list",
-            counted(missing, "id"),
-            are(missing),
-            counted(unlisted, "chat"),
-            are(unlisted)
-        ),
-    }
+    let (missing, unlisted) = differences;
+    let unlisted = match unlisted {
+        Some(0) if missing == 0 => return Ok(()),
+        Some(unlisted) => format!("{} of the archive {} not in the list", counted(unlisted, "chat"), are(unlisted)),
+        None => "and of which time the list is, to look for what is not in it, cannot be told".into(),
+    };
+    anyhow::bail!("they differ: {} of the list {} not in the archive, {unlisted}", counted(missing, "id"), are(missing))
 }
 
 fn are(count: i64) -> &'static str {
@@ -130,7 +127,7 @@ async fn print(
     databases: &[PathBuf],
     clock: &Clock,
     output: &mut Output<'_>,
-) -> anyhow::Result<(i64, i64)> {
+) -> anyhow::Result<(i64, Option<i64>)> {
     let since = args.since.as_deref().map(|since| when::since(since, clock)).transpose()?;
     let until = args.until.as_deref().map(|until| when::until(until, clock)).transpose()?;
     let mut archive = Archive::open_all(databases).await?;
@@ -149,9 +146,9 @@ async fn print(
     missing(args, databases, &mut archive, &compared, clock, output).await?;
     unlisted(args, &mut archive, &compared, clock, output).await?;
     archive.close().await?;
-    let Compared { overlap, begun, .. } = compared;
-    let differences = (overlap.listed - overlap.both, begun.0 - begun.1);
-    if differences == (0, 0) {
+    let Compared { overlap, begun, span, .. } = compared;
+    let differences = (overlap.listed - overlap.both, span.map(|_| begun.0 - begun.1));
+    if differences == (0, Some(0)) {
         output.note("the list and the archive have the same chats")?;
     }
     Ok(differences)
