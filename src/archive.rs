@@ -9,10 +9,13 @@ mod anchored;
 mod der;
 pub mod bundle;
 pub mod export;
+pub mod html;
 pub mod key;
 pub mod note;
 pub mod retention;
 pub mod private;
+pub mod reconcile;
+pub mod report;
 pub mod time_stamp;
 pub mod verify;
 

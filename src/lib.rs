@@ -13,7 +13,7 @@
 //! | [`telemetry`] | logs, and the closed list of counters with the account of every event seen | who counts |
 //! | [`gms`] | bytes in, observation out: routes, answers, errors, CometD, files, scrubbing, masking | I/O, clocks, storing |
 //! | [`store`] | the only SQL: open, migrate, append a batch, read back, seal and audit; what people do to an archive (`custody`); full text (`search`); the spool's file | queues, HTTP, what to do about an error |
-//! | [`archive`] | signed checkpoints, their key; anchors in files, buckets, at collectors and time stamp authorities; how long chats are kept; what an auditor finds; exports | SQL, when a checkpoint is due |
+//! | [`archive`] | signed checkpoints, their key; anchors in files, buckets, at collectors and time stamp authorities; how long chats are kept; what an auditor finds; exports, reports | SQL, when a checkpoint is due |
 //! | [`recorder`] | from observation to durable row: queue, one writer, group commit, tickets, outages | HTTP, SQL |
 //! | [`proxy`] | HTTP and TLS toward clients and nodes; [`proxy`]'s `forward.rs` is **the hot path** | JSON, SQL |
 //! | [`admin`] | probes and metrics on a listener of their own; the socket that drains nodes | chats |

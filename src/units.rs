@@ -1,8 +1,11 @@
-//! Durations and sizes as people write them: `"800ms"`, `"8MiB"`. For the configuration and the command line.
+//! Durations and sizes as people write them: `"800ms"`, `"8MiB"`. For the configuration and the command line. And moments as
+//! programs write them.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::de::{Deserialize, Deserializer, Error};
+use serde::{Serialize, Serializer};
 
 const DURATIONS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
@@ -47,6 +50,21 @@ fn exact(amount: u64, units: &[(&str, u64)]) -> String {
     let fits = |(_, factor): &&(&str, u64)| amount >= *factor && amount.is_multiple_of(*factor);
     let (name, factor) = units.iter().rev().find(fits).unwrap_or(&units[0]);
     format!("{}{name}", amount / factor)
+}
+
+/// ISO 8601, UTC, milliseconds: as the views of the archive write it. `None` for a number no calendar holds.
+pub fn iso(ms: i64) -> Option<String> {
+    Timestamp::from_millisecond(ms).ok().map(|at| format!("{at:.3}"))
+}
+
+/// `#[serde(serialize_with = "units::as_iso")]`, of milliseconds since the epoch.
+pub fn as_iso<S: Serializer>(ms: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    iso(*ms).serialize(serializer)
+}
+
+/// The same of none, perhaps.
+pub fn as_iso_or_none<S: Serializer>(ms: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+    ms.and_then(iso).serialize(serializer)
 }
 
 /// `#[serde(deserialize_with = "units::duration")]`

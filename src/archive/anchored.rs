@@ -2,11 +2,19 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+
+use super::anchor::Config;
+use super::note::{self, Checkpoint, PublicKey};
 
 /// Folders in folders: a prefix with some slashes, and the archive's. Deeper ones are somebody's circle.
 const DEPTH_MAX: usize = 16;
+
+/// The end of an anchor's file: some two hundred notes.
+const TAIL_BYTES: u64 = 1 << 16;
+/// Notes at the end of a folder that are looked at: others may be of other archives.
+const LAST_MAX: usize = 50;
 
 /// What cannot be read, and why.
 type Failed = (PathBuf, io::Error);
@@ -42,6 +50,35 @@ impl Anchor {
         }
         Ok(Self { path: path.into(), files })
     }
+}
+
+/// The last checkpoint of an archive that an anchor has which lies here, in a file or a folder. None of others, and where
+/// there is none or it cannot be read.
+pub(super) fn last(config: &Config, archive_id: &str, keys: &[PublicKey]) -> Option<Checkpoint> {
+    let text = match config {
+        Config::File(file) => tail(&file.path).ok()?,
+        Config::TimeStamp(stamps) => last_notes(&stamps.folder).ok()?,
+        Config::Http(_) | Config::S3(_) => return None,
+    };
+    let checkpoints = note::split(&text).into_iter().filter_map(|one| Some(note::open(one, keys).ok()?.0));
+    checkpoints.filter(|checkpoint| checkpoint.archive_id == archive_id).max_by_key(|checkpoint| checkpoint.at)
+}
+
+fn tail(path: &Path) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Their names are in the order of leaves.
+fn last_notes(folder: &Path) -> io::Result<String> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.extension() == Some(OsStr::new("note")));
+    paths.sort_unstable();
+    paths.iter().rev().take(LAST_MAX).map(|path| Ok(text(path).map_err(|(_, error)| error)? + "\n")).collect()
 }
 
 fn read_folder(folder: &Path, depth: usize, files: &mut Vec<Notes>) -> Result<(), Failed> {

@@ -13,13 +13,14 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::export::folder::{Document, Folder};
-use super::export::tables::{Encoding, Sheet, iso};
+use super::export::tables::{Encoding, Sheet};
 use super::export::{self, Error, Errors, Plan, Tally};
 use super::note::{self, Checkpoint, PublicKey};
 use crate::store::audit::Snapshot;
 use crate::store::audit::extract::Table;
 use crate::store::audit::leaves::{Leaves, Placed};
 use crate::store::audit::proof::{Field, Place};
+use crate::units::iso;
 
 const BAGIT: &str = "BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n";
 const MANIFEST: &str = "manifest-sha256.txt";

@@ -21,6 +21,7 @@ use serde_json::json;
 use crate::store;
 use crate::store::audit::Snapshot;
 use crate::store::audit::extract::{Record, Scope, Table};
+use crate::units;
 
 use actiance::Actiance;
 use folder::Folder;
@@ -269,14 +270,14 @@ fn hold(snapshot: &Snapshot, plan: &Plan, tally: &Tally) -> Result<(), Error> {
 /// What the export is of, for whoever has nothing but the folder.
 fn told(snapshot: &Snapshot, plan: &Plan, tally: &Tally) -> Result<serde_json::Value, Error> {
     let Scope { chat_ids, from, until, service, party } = &plan.scope;
-    let iso = |at: &Option<i64>| at.and_then(tables::iso);
+    let iso = |at: &Option<i64>| at.and_then(units::iso);
     let mut rows = serde_json::Map::new();
     for table in Tally::TABLES {
         rows.insert(table.name().into(), tally.of(table).into());
     }
     Ok(json!({
         "archive_id": snapshot.archive_id(),
-        "as_of": tables::iso(snapshot.as_of()?),
+        "as_of": units::iso(snapshot.as_of()?),
         "format": plan.format.as_str(),
         "scope": {
             "chats": chat_ids.as_ref().map(Vec::len),

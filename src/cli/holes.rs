@@ -64,7 +64,7 @@ async fn print(args: &Args, databases: &[PathBuf], clock: &Clock, output: &mut O
     output.header(&NAMES)?;
     for of_chat in holes.chunk_by(|one, next| one.chat_id == next.chat_id) {
         let chat = &of_chat[0];
-        let why: Vec<_> = interruptions.iter().filter(|interruption| may_explain(interruption, chat)).collect();
+        let why: Vec<_> = interruptions.iter().filter(|interruption| interruption.may_explain(chat)).collect();
         let customer = customers.name(&chat.chat_id);
         match output.format {
             Format::Text => entry(of_chat, customer.as_deref(), &why, clock, output)?,
@@ -101,20 +101,6 @@ async fn end(
     Ok(())
 }
 
-/// A client polls every few seconds: what began this soon after a chat was last seen can be what cut it off.
-const SLACK_MS: i64 = 60_000;
-
-/// It overlaps the chat's life. A list of chats that names others does not speak against it: the list is bounded.
-fn may_explain(interruption: &Interruption, hole: &Hole) -> bool {
-    let began = interruption.from <= hole.last_seen_at.saturating_add(SLACK_MS);
-    began && interruption.to.is_none_or(|to| to >= hole.first_seen_at)
-}
-
-fn names_chat(interruption: &Interruption, chat_id: &str) -> bool {
-    let chat_ids: Vec<String> = serde_json::from_str(&interruption.chat_ids).unwrap_or_default();
-    chat_ids.iter().any(|named| named == chat_id)
-}
-
 fn entry(
     holes: &[Hole],
     customer: Option<&str>,
@@ -149,7 +135,7 @@ fn explanations(why: &[&Interruption], chat: &Hole, clock: &Clock, output: &mut 
             None => format!("since {}", clock.date_time(interruption.from)),
         };
         let detail = interruption.detail.as_deref().map_or(String::new(), |detail| format!(" ({})", shown(detail)));
-        let named = if names_chat(interruption, &chat.chat_id) { ", which names this chat" } else { "" };
+        let named = if interruption.names(&chat.chat_id) { ", which names this chat" } else { "" };
         labelled(output, "see", &format!("{}{detail}, {time}{named}", shown(&interruption.why)))?;
     }
     Ok(())
@@ -169,7 +155,7 @@ fn record(hole: &Hole, customer: Option<String>, why: &[&Interruption]) -> [Cell
     let objects: Vec<_> = why
         .iter()
         .map(|interruption| {
-            let named = names_chat(interruption, &hole.chat_id);
+            let named = interruption.names(&hole.chat_id);
             let cells = [
                 interruption.why.as_str().into(),
                 interruption.detail.clone().into(),
@@ -281,12 +267,12 @@ c2  2026-11-23 14:03:20 +01:00 to 14:11:40  incomplete
             (0, Some(100_000), true),
             (150_000, Some(160_000), true),
             (150_000, None, true),
-            (200_000 + SLACK_MS, None, true),
-            (200_001 + SLACK_MS, None, false),
+            (200_000 + Interruption::SLACK_MS, None, true),
+            (200_001 + Interruption::SLACK_MS, None, false),
         ];
         for (from, to, wanted) in rows {
             let interruption = Interruption { from, to, why: String::new(), detail: None, chat_ids: "[]".into() };
-            assert_eq!(may_explain(&interruption, &hole), wanted, "{from} to {to:?}");
+            assert_eq!(interruption.may_explain(&hole), wanted, "{from} to {to:?}");
         }
     }
 }

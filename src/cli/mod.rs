@@ -17,6 +17,8 @@ pub mod transcript;
 pub mod errors;
 pub mod search;
 pub mod holes;
+pub mod report;
+pub mod reconcile;
 pub mod sql;
 pub mod snapshot;
 pub mod export;
@@ -80,7 +82,8 @@ pub struct Common {
     /// The configuration file (TOML); without one the defaults hold [env: GMS_RECORDER_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The archive, a SQLite file; chats, transcript, errors, search, holes and sql take several, and read them as one
+    /// The archive, a SQLite file; chats, transcript, errors, search, holes, report,
+    /// reconcile and sql take several, and read them as one
     /// [env: GMS_RECORDER_DATABASE] [default: transcripts.db]
     #[arg(long, global = true, value_name = "PATH")]
     pub database: Vec<PathBuf>,
@@ -107,6 +110,10 @@ pub enum Command {
     Search(search::Args),
     /// List what of a transcript was never seen
     Holes(holes::Args),
+    /// Report on a day, a week or a month, for whoever signs it
+    Report(report::Args),
+    /// Compare chat ids from elsewhere with the archive
+    Reconcile(reconcile::Args),
     /// Run one read-only SQL statement
     Sql(sql::Args),
     /// Copy a live archive, consistently
@@ -146,12 +153,20 @@ impl Command {
     fn check_databases(&self, common: &Common) -> Result<(), output::Usage> {
         let takes_several = matches!(
             self,
-            Self::Chats(_) | Self::Transcript(_) | Self::Errors(_) | Self::Search(_) | Self::Holes(_) | Self::Sql(_)
+            Self::Chats(_)
+                | Self::Transcript(_)
+                | Self::Errors(_)
+                | Self::Search(_)
+                | Self::Holes(_)
+                | Self::Report(_)
+                | Self::Reconcile(_)
+                | Self::Sql(_)
         );
         match takes_several || common.database.len() <= 1 {
             true => Ok(()),
             false => Err(output::Usage(
-                "one --database: only chats, transcript, errors, search, holes and sql read several at once".into(),
+                "one --database: only chats, transcript, errors, search, holes, report, reconcile and sql read several at once"
+                    .into(),
             )),
         }
     }
@@ -242,6 +257,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Errors(args) => wait_for(errors::run(args, &common.reading()?)),
         Command::Search(args) => wait_for(search::run(args, &common.reading()?)),
         Command::Holes(args) => wait_for(holes::run(args, &common.databases()?)),
+        Command::Report(args) => wait_for(report::run(args, &common.reading()?, &common.archive()?.evidence)),
+        Command::Reconcile(args) => wait_for(reconcile::run(args, &common.reading()?)),
         Command::Sql(args) => wait_for(sql::run(args, &common.reading()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.reading()?)),
         Command::Export(args) => wait_for(export::run(args, &common.reading()?)),

@@ -88,6 +88,14 @@ impl<'a> Output<'a> {
         writeln!(self.sink)
     }
 
+    /// Prints bytes as they are: a whole document of another kind than lines.
+    ///
+    /// # Errors
+    /// As the sink.
+    pub fn verbatim(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.sink.write_all(bytes)
+    }
+
     /// Prints the header line where the format has one.
     ///
     /// # Errors

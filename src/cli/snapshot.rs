@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::output::{Cell, Format, Look, Output, counted, labelled, plain_line};
 use super::reading::{Case, Reading};
 use super::transcript::bytes_for_people;
-use crate::store::read::Totals;
 use crate::store::read::snapshot::Copy;
+use crate::store::read::{self, Totals};
 
 const EXAMPLE: &str = "\
 Example:
-  gms-recorder snapshot /srv/analysts/today.db";
+  gms-recorder snapshot /srv/analysts/today.db --star";
 
 /// Copy the archive as it is at this moment, while `serve` goes on writing.
 ///
@@ -27,6 +27,9 @@ pub struct Args {
     /// Permissions of the copy, octal, such as 0640 for a group of analysts [default: as the archive's]
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
     mode: Option<u32>,
+    /// With tables of a star: chats, events, errors, hours and days, with dates and times that DuckDB and BI tools take for such.
+    #[arg(long)]
+    star: bool,
     #[command(flatten)]
     case: Case,
     #[command(flatten)]
@@ -51,10 +54,10 @@ const NAMES: [&str; 4] = ["path", "bytes", "chats", "events"];
 
 async fn print(args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
     // Opened once beforehand, so that what is no archive is said before anything is made.
-    crate::store::read::Archive::open(database).await?.close().await?;
+    read::Archive::open(database).await?.close().await?;
     let copy = Copy::begin(database, &args.dest, args.mode)?;
     let filled = tokio::select! {
-        filled = copy.fill(database) => filled,
+        filled = fill(&copy, database, args.star) => filled,
         never = progress(&copy, database) => match never {},
         _ = tokio::signal::ctrl_c() => {
             drop(copy);
@@ -67,6 +70,11 @@ async fn print(args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow:
     filled?;
     let totals = copy.finish().await?;
     say(&std::path::absolute(&args.dest)?, totals, output)
+}
+
+async fn fill(copy: &Copy, database: &Path, star: bool) -> Result<(), read::Error> {
+    copy.fill(database).await?;
+    if star { copy.add_star().await } else { Ok(()) }
 }
 
 /// Says on a terminal how far it is. Never returns.

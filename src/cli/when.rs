@@ -10,6 +10,8 @@ use jiff::{SignedDuration, Timestamp, ToSpan, Zoned};
 use super::output::Usage;
 use crate::units;
 
+pub use crate::units::iso;
+
 /// What time it is, and where the reader's watch is set.
 #[derive(Debug, Clone)]
 pub struct Clock {
@@ -88,11 +90,6 @@ impl Clock {
             _ => format!("{from_text} to {to_text}"),
         }
     }
-}
-
-/// ISO 8601, UTC, milliseconds: as the views of the archive write it. `None` for a number no calendar holds.
-pub fn iso(ms: i64) -> Option<String> {
-    Timestamp::from_millisecond(ms).ok().map(|at| format!("{at:.3}"))
 }
 
 /// A length of time for people: `9 min 28 s`, the two largest units.
@@ -174,7 +171,7 @@ fn most_recent(time: Time, window: Duration, clock: &Clock) -> Option<i64> {
 
 /// An instant with its offset, or a date or date and time on the reader's watch. A time that a change of the clocks
 /// made ambiguous is the earlier one; with an offset (RFC 3339) it is not ambiguous.
-fn moment(text: &str, clock: &Clock) -> Option<i64> {
+pub fn moment(text: &str, clock: &Clock) -> Option<i64> {
     let text = text.trim();
     if let Ok(instant) = text.parse::<Timestamp>() {
         return Some(instant.as_millisecond());

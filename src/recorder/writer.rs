@@ -139,10 +139,12 @@ impl Writer {
             let batch = self.gather().await;
             if batch.whole {
                 self.pass_spool_on();
+                self.tell_account();
             }
             let flushes = batch.whole && self.has_put_off();
             if batch.is_empty() && !flushes && !self.recorder.outages.has_finished() {
                 self.look_after_file(&pulse).await;
+                self.write_account();
             } else if !self.write(batch, &pulse).await {
                 break;
             }
@@ -160,6 +162,22 @@ impl Writer {
             || self.recorder.live().has_pending()
             || self.has_put_off()
             || self.drains_at_stop()
+    }
+
+    /// Nobody waits for it, nor is recording down where it cannot be written: what else is to be written will tell.
+    fn write_account(&mut self) {
+        if !self.recorder.is_down()
+            && let Some(store) = &mut self.store
+        {
+            let _ = store.write_account();
+        }
+    }
+
+    fn tell_account(&mut self) {
+        let account = self.recorder.metrics.ledger.read();
+        if let Some(store) = &mut self.store {
+            store.tell_account(now_ms(), &account);
+        }
     }
 
     fn has_put_off(&self) -> bool {
@@ -383,8 +401,12 @@ impl Writer {
     }
 
     async fn reopen(&mut self) -> Result<(), Error> {
-        let store = Store::open(&self.options, &self.run).await?;
+        let mut store = Store::open(&self.options, &self.run).await?;
         tracing::info!(path = %self.options.path.display(), run_id = store.run_id(), "the archive is open again");
+        let present = (store.archive_id().to_owned(), store.run_id());
+        if self.run.resumes.as_ref().is_some_and(|resumed| *resumed != present) {
+            store.begin_account(&self.recorder.metrics.ledger.read());
+        }
         self.store = Some(store);
         Ok(())
     }
@@ -429,6 +451,7 @@ impl Writer {
             let (path, left) = (spool.path().display(), spool.backlog());
             tracing::warn!(%path, events = left.events, "the spool keeps what the archive has not; the next start writes it there");
         }
+        self.tell_account();
         let Some(store) = &self.store else { return };
         let ledger = serde_json::to_string(&self.recorder.metrics.ledger.read()).unwrap_or_default();
         let mut finished = store.finish(now_ms(), &ledger);

@@ -343,7 +343,7 @@ impl Store {
         whole: bool,
         mark: Option<&Mark>,
     ) -> Result<Appended, Error> {
-        let (appended, fresh) = seal::change(&self.connection, None, |pack| {
+        let (appended, fresh, accounts) = seal::change(&self.connection, None, |pack| {
             let last_erasure = last_erasure(&self.connection)?;
             let is_forgetful = last_erasure != self.memory.last_erasure;
             if is_forgetful {
@@ -361,8 +361,11 @@ impl Store {
             let mut appended = batch.write(entries, outages, whole)?;
             appended.is_forgetful = is_forgetful;
             mark.map_or(Ok(()), |mark| batch.write_mark(mark))?;
-            Ok((appended, batch.fresh))
+            let fresh = batch.fresh;
+            let accounts = if whole { self.accounts.write(&self.connection, pack, self.run_id)? } else { None };
+            Ok((appended, fresh, accounts))
         })?;
+        self.accounts.take_over(accounts);
         self.memory.take_over(fresh, whole);
         Ok(appended)
     }

@@ -522,7 +522,7 @@ impl<'s> Walk<'s> {
         let mut select = self.connection.prepare_cached(form.select_by_key())?;
         let mut rows = select.query(rusqlite::params_from_iter(key))?;
         if let Some(row) = rows.next()? {
-            self.marks[usize::from(form.number) - 1].forget(row.get(0)?, key);
+            self.marks[form.place()].forget(row.get(0)?, key);
         }
         Ok(())
     }
@@ -563,7 +563,7 @@ impl<'s> Walk<'s> {
         };
         self.bytes.row(&salt, form, row)?;
         let rowid = row.get(0)?;
-        let marks = &mut self.marks[usize::from(form.number) - 1];
+        let marks = &mut self.marks[form.place()];
         let (is_sealed, _) = marks.of(rowid, key);
         marks.set(rowid, key, self.bytes.hash() == *hash);
         if is_sealed && form.is_final() {
@@ -614,7 +614,7 @@ impl<'s> Walk<'s> {
         let unsealed_runs = self.unsealed_runs()?;
         let forms = self.forms.clone();
         for form in FORMS.iter().filter(|form| forms.contains(&form.number)) {
-            let mut marks = std::mem::replace(&mut self.marks[usize::from(form.number) - 1], Marks::new(true));
+            let mut marks = std::mem::replace(&mut self.marks[form.place()], Marks::new(true));
             let sql = match form.has_rowid() {
                 true => format!("SELECT rowid FROM {} NOT INDEXED", form.table),
                 false => form.select(),

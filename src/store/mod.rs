@@ -3,6 +3,7 @@
 //! One [`Store`] is the one writer's connection. It knows rows and SQLite's errors; it does not know queues, tickets,
 //! HTTP or what to do about an error.
 
+mod accounts;
 pub mod append;
 pub mod audit;
 pub mod backup;
@@ -31,6 +32,7 @@ use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
 
 use crate::gms::errors::catalogue;
 use crate::gms::mask::Masks;
+use crate::telemetry::metrics::Account;
 
 pub use append::{Appended, ChatRecord, Entry, ErrorRecord, ExchangeFacts, FileTransfer, Mark, Outage, Tally};
 pub use spool::Spool;
@@ -44,7 +46,7 @@ pub const APPLICATION_ID: i64 = 0x474D_5352;
 const ENGINE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
 /// The schema's history. Only added to; a landed migration is never edited.
-pub const MIGRATIONS: [(i64, &str, &str); 9] = [
+pub const MIGRATIONS: [(i64, &str, &str); 10] = [
     (1, "archive", include_str!("../../migrations/0001_archive.sql")),
     (2, "spool", include_str!("../../migrations/0002_spool.sql")),
     (3, "traces", include_str!("../../migrations/0003_traces.sql")),
@@ -54,6 +56,7 @@ pub const MIGRATIONS: [(i64, &str, &str); 9] = [
     (7, "acts", include_str!("../../migrations/0007_acts.sql")),
     (8, "merges", include_str!("../../migrations/0008_merges.sql")),
     (9, "search", include_str!("../../migrations/0009_search.sql")),
+    (11, "accounts", include_str!("../../migrations/0011_accounts.sql")),
 ];
 
 /// What goes wrong between the program and its file. The kind decides what the recorder does about it.
@@ -331,6 +334,7 @@ pub struct Store {
     run_id: i64,
     masks: Masks,
     memory: append::Memory,
+    accounts: accounts::Accounts,
 }
 
 impl Store {
@@ -356,7 +360,8 @@ impl Store {
         }
         let path = options.path.clone();
         let (archive_id, masks, memory) = (String::new(), options.masks.clone(), append::Memory::of(&connection)?);
-        let mut store = Self { connection, path, file, wal: None, archive_id, run_id: 0, masks, memory };
+        let accounts = accounts::Accounts::default();
+        let mut store = Self { connection, path, file, wal: None, archive_id, run_id: 0, masks, memory, accounts };
         store.begin_run(options, run)?;
         store.wal = identity(&beside(&store.path, "-wal"));
         Ok(store)
@@ -433,6 +438,25 @@ impl Store {
         }
     }
 
+    /// Takes the process's account at a moment (milliseconds since the epoch): what of it is news goes with the next batch that
+    /// is whole, or with [`Store::write_account`].
+    pub fn tell_account(&mut self, at: i64, account: &Account) {
+        self.accounts.tell(at, account);
+    }
+
+    /// Writes what was told of the account and went with no batch.
+    ///
+    /// # Errors
+    /// As writing goes wrong; then it goes with a later batch.
+    pub fn write_account(&mut self) -> Result<(), Error> {
+        if self.accounts.is_told() { self.append(&[], &[], true).map(drop) } else { Ok(()) }
+    }
+
+    /// The run began when its process had counted this already.
+    pub fn begin_account(&mut self, account: &Account) {
+        self.accounts.begin(account);
+    }
+
     /// Ends the run: notes the stop and what became of everything seen.
     ///
     /// # Errors
@@ -441,6 +465,7 @@ impl Store {
         seal::change(&self.connection, None, |pack| {
             let sql = "UPDATE runs SET stopped_at = ?, clean = 1, ledger = ? WHERE run_id = ?";
             self.connection.execute(sql, params![stopped_at, ledger, self.run_id])?;
+            self.accounts.write(&self.connection, pack, self.run_id)?;
             pack.touch(seal::RUNS, [KeyValue::Integer(self.run_id)]);
             Ok(())
         })

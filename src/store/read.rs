@@ -5,6 +5,8 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod acts;
+pub mod listing;
+pub mod period;
 pub mod snapshot;
 pub mod statement;
 mod united;
@@ -152,6 +154,13 @@ impl Archive {
         Ok(self.connection.close().await?)
     }
 
+    /// Whether it has a table or view: one of an earlier release may not.
+    async fn has(&mut self, name: &str) -> Result<bool, Error> {
+        // Several are read together only where all of them are of this release.
+        let sql = "SELECT count(*) FROM sqlite_master WHERE name = ?";
+        Ok(self.is_united || sqlx::query_scalar::<_, i64>(sql).bind(name).fetch_one(&mut self.connection).await? > 0)
+    }
+
     /// How many chats and events it holds.
     ///
     /// # Errors
@@ -190,8 +199,8 @@ impl Archive {
     /// # Errors
     /// As SQLite.
     pub async fn removal(&mut self, chat_id: &str) -> Result<Option<String>, Error> {
-        if !self.knows_removals().await? {
-            return Ok(None);
+        if !self.has("removals").await? {
+            return Ok(None); // of an earlier release
         }
         let sql =
             "SELECT how || ' at ' || at || coalesce(' (' || reason || ')', '') FROM removals WHERE chat_id = ? LIMIT 1";
@@ -203,7 +212,7 @@ impl Archive {
     /// # Errors
     /// As SQLite.
     pub async fn erased_below(&mut self, chat_id: &str) -> Result<Option<i64>, Error> {
-        if !self.knows_removals().await? {
+        if !self.has("removals").await? {
             return Ok(None);
         }
         let sql = "SELECT max(below) FROM erasures WHERE chat_id = ?";
@@ -215,18 +224,12 @@ impl Archive {
     /// # Errors
     /// As SQLite.
     pub async fn may_have_forgotten(&mut self, who: &str) -> Result<bool, Error> {
-        if !self.knows_removals().await? {
+        if !self.has("removals").await? {
             return Ok(false);
         }
         let has = "SELECT EXISTS (SELECT 1 FROM erasures)";
         let has_removals: bool = sqlx::query_scalar(has).fetch_one(&mut self.connection).await?;
         Ok(has_removals && self.chats_of(who).await?.is_empty())
-    }
-
-    /// Not where the archive is of an earlier release.
-    async fn knows_removals(&mut self) -> Result<bool, Error> {
-        let has = "SELECT count(*) FROM sqlite_master WHERE name = 'erasures'";
-        Ok(self.is_united || sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? > 0)
     }
 
     /// Up to `limit` chats, the last seen first, that come after `after`: the last of the page before.
@@ -379,9 +382,7 @@ impl Archive {
     /// # Errors
     /// As SQLite.
     pub async fn interruptions(&mut self) -> Result<Vec<Interruption>, Error> {
-        let has = "SELECT count(*) FROM sqlite_master WHERE name = 'merged_rows'";
-        let has_merges = self.is_united || sqlx::query_scalar::<_, i64>(has).fetch_one(&mut self.connection).await? > 0;
-        let query = AssertSqlSafe(interruptions_sql(has_merges));
+        let query = AssertSqlSafe(interruptions_sql(self.has("merged_rows").await?));
         Ok(sqlx::query_as(query).bind(INTERRUPTIONS_MAX).fetch_all(&mut self.connection).await?)
     }
 }
@@ -403,10 +404,7 @@ const CHAT: &str = "
 
 // A run that died did so after the last sign of life before the next of its own recorder began.
 fn interruptions_sql(has_merges: bool) -> String {
-    let recorder = match has_merges {
-        true => "coalesce((SELECT m.archive_id FROM merged_rows m WHERE m.form = 9 AND m.id = r.run_id), '')",
-        false => "''",
-    };
+    let recorder = recorder_sql(has_merges);
     format!(
         "WITH each AS (SELECT r.*, {recorder} AS of FROM runs r)
     SELECT started_at AS from_at, ended_at AS to_at, reason AS why, detail, chat_ids FROM outages
@@ -419,6 +417,14 @@ fn interruptions_sql(has_merges: bool) -> String {
     WHERE n.run_id IS NOT NULL OR r.stopped_at IS NOT NULL
     ORDER BY from_at DESC LIMIT ?"
     )
+}
+
+/// Whose run `r` is: the archive it was recorded into, where it was brought here; else empty.
+fn recorder_sql(has_merges: bool) -> &'static str {
+    match has_merges {
+        true => "coalesce((SELECT m.archive_id FROM merged_rows m WHERE m.form = 9 AND m.id = r.run_id), '')",
+        false => "''",
+    }
 }
 
 /// A file without a server, to be read without locks, as SQLite's URIs write it (sqlite.org/uri.html).
@@ -758,6 +764,23 @@ pub struct Interruption {
     pub detail: Option<String>,
     /// The chats known to be affected, as a JSON list; bounded, so others may be too.
     pub chat_ids: String,
+}
+
+impl Interruption {
+    /// A client polls every few seconds: what began this soon after a chat was last seen can be what cut it off.
+    pub const SLACK_MS: i64 = 60_000;
+
+    /// It overlaps the chat's life. A list of chats that names others does not speak against it: the list is bounded.
+    pub fn may_explain(&self, hole: &Hole) -> bool {
+        let began = self.from <= hole.last_seen_at.saturating_add(Self::SLACK_MS);
+        began && self.to.is_none_or(|to| to >= hole.first_seen_at)
+    }
+
+    /// The chat is one of those known to be affected.
+    pub fn names(&self, chat_id: &str) -> bool {
+        let chat_ids: Vec<String> = serde_json::from_str(&self.chat_ids).unwrap_or_default();
+        chat_ids.iter().any(|named| named == chat_id)
+    }
 }
 
 impl FromRow<'_, SqliteRow> for Interruption {

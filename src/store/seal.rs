@@ -76,13 +76,14 @@ pub(super) const HOLDS: u8 = 16;
 pub(super) const ERASURES: u8 = 17;
 pub(super) const WAITING: u8 = 18;
 pub(super) const MERGES: u8 = 19;
+pub(super) const ACCOUNTS: u8 = 21;
 
 /// `last_seen_at` follows every poll; of it the five minutes are sealed that it lies in.
 pub(super) const SEEN_STEP_MS: i64 = 300_000;
 
 /// All of them, by number.
 #[rustfmt::skip]
-pub static FORMS: [Form; 19] = [
+pub static FORMS: [Form; 20] = [
     Form { number: EVENTS, table: "events", key: &[Column("chat_id", Text), Column("event_index", Integer)],
         columns: &["chat_id", "event_index", "type", "utc_time", "participant_id", "nickname", "party_type", "text",
             "message_type", "user_data", "event_attributes", "raw", "recorded_at", "node", "run_id"] },
@@ -132,6 +133,9 @@ pub static FORMS: [Form; 19] = [
     Form { number: MERGES, table: "merges", key: &[Column("id", Integer)],
         columns: &["id", "act_id", "archive_id", "at", "ended_at", "leaves", "root", "checkpoint", "vkeys", "runs",
             "brought"] },
+    Form { number: ACCOUNTS, table: "accounts", key: &[Column("run_id", Integer), Column("hour", Integer)],
+        columns: &["run_id", "hour", "at", "seen", "new", "duplicate", "variant", "finding", "suppressed", "refused",
+            "dropped", "in_flight", "delivered_early"] },
 ];
 
 /// `SELECT` of a row by its key, of each form: first its rowid, then its columns. Of a key that an index has, SQLite would take
@@ -151,7 +155,12 @@ static BY_KEY: LazyLock<Vec<String>> = LazyLock::new(|| {
 impl Form {
     /// By its number.
     pub fn of(number: u8) -> Option<&'static Self> {
-        FORMS.get(usize::from(number).checked_sub(1)?)
+        FORMS.get(place(number)?)
+    }
+
+    /// Where it stands in [`FORMS`].
+    pub(super) fn place(&self) -> usize {
+        place(self.number).expect("it is one of them")
     }
 
     /// The migration from which on it is sealed.
@@ -160,6 +169,7 @@ impl Form {
             ..=MASKINGS => 5,
             FILES => 6,
             MERGES => 8,
+            ACCOUNTS => 11,
             _ => 7,
         }
     }
@@ -182,7 +192,7 @@ impl Form {
 
     /// The same of one row by its key.
     pub fn select_by_key(&self) -> &'static str {
-        &BY_KEY[usize::from(self.number) - 1]
+        &BY_KEY[self.place()]
     }
 
     /// Where a column stands in a row of [`Form::select`].
@@ -200,6 +210,10 @@ impl Form {
         }
         Ok(Some(key))
     }
+}
+
+fn place(number: u8) -> Option<usize> {
+    FORMS.binary_search_by_key(&number, |form| form.number).ok()
 }
 
 /// A value of a key.
@@ -690,7 +704,7 @@ mod tests {
         let sql = "SELECT count(*) FROM sealed_forms";
         let count: i64 = connection.query_row(sql, (), |row| row.get(0)).expect("one");
         assert_eq!(count, FORMS.len() as i64);
-        assert!(Form::of(0).is_none() && Form::of(FORMS.len() as u8 + 1).is_none());
+        assert!(Form::of(0).is_none() && Form::of(u8::MAX).is_none());
     }
 
     #[test]

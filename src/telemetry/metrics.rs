@@ -12,11 +12,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What became of every event seen: seen = new + duplicate + variant + finding + suppressed + refused + dropped +
 /// in_flight, always (promise 4).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Events in answers of nodes.
     pub seen: u64,
@@ -41,6 +41,20 @@ pub struct Account {
 }
 
 impl Account {
+    /// Its numbers, in the order in which they are declared.
+    pub fn numbers(&self) -> [u64; 10] {
+        let Self { seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, delivered_early } =
+            *self;
+        [seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, delivered_early]
+    }
+
+    /// The account with these numbers, in the same order.
+    pub fn of_numbers(numbers: [u64; 10]) -> Self {
+        let [seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, delivered_early] =
+            numbers;
+        Self { seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, delivered_early }
+    }
+
     /// Whether everything seen is accounted for.
     pub fn balances(&self) -> bool {
         let known = self.new + self.duplicate + self.variant + self.finding + self.suppressed;

@@ -155,7 +155,7 @@ pub async fn hostile(database: &Path) {
 }
 
 /// What no test's server has brought: errors of a chat and of none, a masking, a file.
-fn others(database: &Path) {
+pub fn others(database: &Path) {
     let connection = Connection::open(database).expect("an archive");
     for chat_id in [Some(CHATS[0]), Some(CHATS[2]), None] {
         for text in HOSTILE {

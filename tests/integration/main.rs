@@ -2,6 +2,7 @@
 
 mod access_log;
 mod again;
+mod analyst;
 mod anchors;
 mod architecture;
 mod backups;
@@ -24,8 +25,10 @@ mod power;
 mod operation;
 mod reading;
 mod reads;
+mod reconcile;
 mod remask;
 mod removal;
+mod report;
 mod search;
 mod seed;
 mod soak;

@@ -17,11 +17,11 @@ use sha2::{Digest, Sha256};
 
 use super::folder::Folder;
 use super::page::{self, Facts};
-use super::tables::iso;
 use super::words::{is_typing, legible, legible_line, what, who};
 use super::{Error, Names, Plan, Tally, hex};
 use crate::store::audit::Snapshot;
 use crate::store::audit::extract::{Record, Table};
+use crate::units::iso;
 
 /// Of a transcript in one mail, text and page together; a longer one goes on in another. Archives of mail refuse mails of more
 /// than some 50 to 250 MiB, and a mail is held in memory.

@@ -4,39 +4,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::sync::LazyLock;
-
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use sha2::{Digest, Sha256};
 
 use super::folder::{Document, Folder};
-use super::tables::iso;
 use super::words::{is_typing, legible, legible_line, what, who};
 use super::{Error, Errors, Names, Plan, Tally};
+use crate::archive::html::{self, escaped};
 use crate::store::audit::Snapshot;
 use crate::store::audit::extract::{Record, Table};
-
-const STYLE: &str = "
-body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60em; margin: 2em auto; padding: 0 1em }
-h1 { font-size: 1.4em } h2 { font-size: 1.1em; margin-top: 2em }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: start; vertical-align: top; padding: .25em .6em; border-bottom: 1px solid #ddd; overflow-wrap: anywhere }
-th { font-weight: 600; color: #444 }
-td.text { white-space: pre-wrap; width: 60%; unicode-bidi: isolate }
-td.time, td.number { white-space: nowrap; font-variant-numeric: tabular-nums; color: #444 }
-bdi { unicode-bidi: isolate }
-.client { background: #f1f6fd } .note { color: #8a4b00 } .quiet td { color: #555 }
-footer { margin-top: 2em; color: #555; font-size: .85em }
-@media print { body { margin: 0; max-width: none; font-size: 10pt } tr { break-inside: avoid } thead { display: table-header-group }
-  .client { background: none } }
-";
-
-/// Only this style: `style-src` by its hash (W3C CSP 3).
-static POLICY: LazyLock<String> = LazyLock::new(|| {
-    let hash = BASE64_STANDARD.encode(Sha256::digest(STYLE));
-    format!("default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'")
-});
+use crate::units::iso;
 
 /// Pages, and a list of them.
 #[derive(Debug)]
@@ -54,7 +29,7 @@ impl Pages {
     /// The file system's.
     pub fn begin(snapshot: &Snapshot, folder: &Folder, within: &str, plan: &Plan) -> Result<Self, Error> {
         let mut index = folder.create(format!("{within}index.html"))?;
-        begin(&mut index, "Chats")?;
+        html::begin(&mut index, "Chats", html::STYLE)?;
         write!(index, "<h1>Chats</h1>\n<table>\n<thead><tr>")?;
         for name in ["Chat", "Service", "First seen (UTC)", "Last seen (UTC)", "Transcript"] {
             write!(index, "<th>{name}</th>")?;
@@ -187,24 +162,13 @@ impl Facts {
     }
 }
 
-fn begin(to: &mut impl Write, title: &str) -> io::Result<()> {
-    let title = escaped(&legible_line(title));
-    writeln!(to, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">")?;
-    writeln!(to, "<meta http-equiv=\"Content-Security-Policy\" content=\"{}\">", *POLICY)?;
-    writeln!(
-        to,
-        "<meta name=\"viewport\" content=\"width=device-width\">\n<meta name=\"referrer\" content=\"no-referrer\">"
-    )?;
-    writeln!(to, "<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>")
-}
-
 /// A page up to its first event.
 ///
 /// # Errors
 /// As the writer.
 pub fn head(to: &mut impl Write, chat: &Record, facts: &Facts) -> io::Result<()> {
     let chat_id = chat.text("chat_id").unwrap_or_default();
-    begin(to, &format!("Chat {chat_id}"))?;
+    html::begin(to, &format!("Chat {chat_id}"), html::STYLE)?;
     writeln!(to, "<h1>Chat <bdi>{}</bdi></h1>\n<table>\n<tbody>", escaped(&legible_line(chat_id)))?;
     let time = |column: &str| chat.integer(column).and_then(iso).unwrap_or_default();
     let mut fact = |name: &str, value: &str| {
@@ -281,20 +245,4 @@ pub fn foot(to: &mut impl Write, typing: u64, archive_id: &str) -> io::Result<()
     let typing = if typing > 0 { format!("{typing} typing notices are not shown. ") } else { String::new() };
     let version = env!("CARGO_PKG_VERSION");
     writeln!(to, "<footer>{typing}Archive {}, gms-recorder {version}</footer>\n</body>\n</html>", escaped(archive_id))
-}
-
-/// A text within an element or a quoted attribute.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
 }

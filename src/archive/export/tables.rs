@@ -5,13 +5,13 @@ use std::io::{self, Write};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use jiff::Timestamp;
 
 use super::folder::{Document, Folder};
 use super::{Error, Tally};
 use crate::store::audit::Snapshot;
 use crate::store::audit::extract::{Record, Table};
 use crate::store::audit::proof::Field;
+use crate::units::iso;
 
 /// How a row is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,11 +137,6 @@ fn clock(table: Table) -> &'static str {
 
 fn names(table: Table) -> impl Iterator<Item = &'static str> {
     std::iter::once("at_utc").chain(table.columns().iter().copied())
-}
-
-/// ISO 8601, UTC, milliseconds; None for a number that no calendar holds.
-pub fn iso(ms: i64) -> Option<String> {
-    Timestamp::from_millisecond(ms).ok().map(|at| format!("{at:.3}"))
 }
 
 fn json_line(to: &mut impl Write, record: &Record, at: Option<&str>) -> io::Result<()> {

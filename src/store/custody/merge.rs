@@ -19,8 +19,8 @@ use crate::gms::{self, Comparison};
 use crate::store::append::{UPSERT_CHAT, VARIANTS_COMPARED_MAX, compare, keyed};
 use crate::store::seal::merkle::Hash;
 use crate::store::seal::{
-    self, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS, MERGES,
-    OUTAGES, Pack, RUNS, VARIANTS, checkpoint, read_tree,
+    self, ACCOUNTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS,
+    MERGES, OUTAGES, Pack, RUNS, VARIANTS, checkpoint, read_tree,
 };
 use crate::store::{Error, ErrorKind, backup, search};
 
@@ -111,6 +111,8 @@ pub struct Merged {
     pub files: u64,
     pub maskings: u64,
     pub runs: u64,
+    /// Hours of the account of their runs.
+    pub hours: u64,
     /// Tombstones of chats of which there is nothing here.
     pub tombstones: u64,
     /// Chats that were erased or purged there, and are here still.
@@ -160,6 +162,7 @@ impl Custody {
                 self.give_way(began.elapsed())?;
             }
         }
+        merge.accounts()?;
         merge.end(now())?;
         told(all, all);
         Ok(merge.merged)
@@ -729,6 +732,46 @@ impl<'m> Merge<'m> {
         let maskings =
             numbers.iter().map(|number| select.query_row([number], Masking::of)).collect::<Result<Maskings, _>>()?;
         self.bring_maskings(pack, maskings.iter(), None, Some(id))
+    }
+
+    /// What their runs saw, hour by hour; of one that goes on the present hour is brought anew. None of archives of earlier
+    /// releases.
+    fn accounts(&mut self) -> Result<(), Error> {
+        let form = Form::of(ACCOUNTS).expect("there is one");
+        let has = |connection: &Connection| {
+            connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'accounts'")?.exists(())
+        };
+        if !has(self.ours)? || !has(&self.other.connection)? {
+            return Ok(());
+        }
+        let mut select = self.other.connection.prepare(&format!("{} ORDER BY run_id, hour", form.select()))?;
+        let rows = select.query_map((), |row| values(row, 1, form.columns.len()))?.collect::<Result<Vec<_>, _>>()?;
+        for some in rows.chunks(ROWS_MAX as usize) {
+            seal::change(self.ours, None, |pack| some.iter().try_for_each(|row| self.account(pack, form, row)))?;
+        }
+        Ok(())
+    }
+
+    fn account(&mut self, pack: &mut Pack, form: &Form, row: &[Value]) -> Result<(), Error> {
+        let (Value::Integer(theirs), Value::Integer(hour)) = (&row[0], &row[1]) else { return Ok(()) };
+        let (archive_id, _) = self.other.origin(RUNS, *theirs)?;
+        if self.runs_of_ours(&archive_id)? {
+            return Ok(());
+        }
+        let columns = form.columns.join(", ");
+        let changed = form.columns[2..].iter().map(|name| format!("{name} = excluded.{name}")).collect::<Vec<_>>();
+        let places = vec!["?"; form.columns.len()].join(", ");
+        let upsert = format!(
+            "INSERT INTO accounts ({columns}) VALUES ({places}) ON CONFLICT DO UPDATE SET {} WHERE at <> excluded.at",
+            changed.join(", ")
+        );
+        let here = Value::Integer(self.run(*theirs));
+        if self.ours.prepare_cached(&upsert)?.execute(params_from_iter(std::iter::once(&here).chain(&row[1..])))? == 1 {
+            let Value::Integer(here) = here else { return Ok(()) };
+            pack.touch(ACCOUNTS, [KeyValue::Integer(here), KeyValue::Integer(*hour)]);
+            self.merged.hours += 1;
+        }
+        Ok(())
     }
 
     fn end(&self, at: i64) -> Result<(), Error> {

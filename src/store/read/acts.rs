@@ -47,9 +47,7 @@ impl Archive {
     /// # Errors
     /// As SQLite.
     pub async fn acts(&mut self, of: &Acts, after: Option<i64>, limit: i64) -> Result<Option<Vec<Act>>, Error> {
-        let has_acts = "SELECT count(*) FROM sqlite_master WHERE name = 'acts'";
-        let tables: i64 = sqlx::query_scalar(has_acts).fetch_one(&mut self.connection).await?;
-        if tables == 0 {
+        if !self.has("acts").await? {
             return Ok(None);
         }
         let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM acts WHERE 1");

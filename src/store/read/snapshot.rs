@@ -7,8 +7,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use super::{Archive, Error, Totals};
+
+const STAR: &str = include_str!("star.sql");
 
 /// A copy under its temporary name. Dropped before [`Copy::finish`], it is removed.
 #[derive(Debug)]
@@ -53,6 +57,24 @@ impl Copy {
         sqlx::query("VACUUM INTO ?").bind(name).execute(&mut archive.connection).await?;
         archive.check_undisturbed()?;
         archive.close().await
+    }
+
+    /// Adds the tables of a star, for analysts (`star.sql`).
+    ///
+    /// # Errors
+    /// As SQLite; the archive is of an earlier release.
+    pub async fn add_star(&self) -> Result<(), Error> {
+        let mut copy = Archive::open(&self.part).await?;
+        let is_of_this_release = copy.has("accounts").await?;
+        copy.close().await?;
+        if !is_of_this_release {
+            let what = "the archive is of an earlier release: start `serve` of this one with it once, which brings it up to date";
+            return Err(Error::Refused(what.into()));
+        }
+        let options = SqliteConnectOptions::new().filename(&self.part).disable_statement_logging();
+        let mut copy = options.connect().await?;
+        sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {STAR}; COMMIT"))).execute(&mut copy).await?;
+        Ok(copy.close().await?)
     }
 
     /// Counts what the copy holds, which shows that it opens; syncs it and gives it its name.
@@ -110,8 +132,6 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
 mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
-
-    use sqlx::Connection;
 
     use super::super::fixture::Fixture;
     use super::*;

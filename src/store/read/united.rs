@@ -19,13 +19,14 @@ use super::{Archive, Error, has_wal};
 const FILES_MAX: usize = 8;
 
 /// Tables whose rows are put one after another.
-const APPENDED: [&str; 13] = [
+const APPENDED: [&str; 14] = [
     "chat_attributes",
     "coverage",
     "api_errors",
     "findings",
     "outages",
     "runs",
+    "accounts",
     "spools",
     "maskings",
     "file_transfers",

@@ -1,0 +1,188 @@
+//! The account of a run by the hour: what was seen, and what became of it, for those who ask of a past month.
+//!
+//! It is told totals since the process began, and writes differences: whatever is written twice, or again after a commit whose
+//! end was not seen, comes to the same rows.
+
+use rusqlite::{Connection, params};
+
+use super::Error;
+use super::seal::{self, KeyValue, Pack};
+use crate::telemetry::metrics::Account;
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// The numbers of an account, in the order of its columns.
+type Numbers = [i64; 10];
+
+/// What is written of the account of a run.
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    /// What the process had counted when the run began: that is another file's.
+    before: Numbers,
+    /// The hour last written, and what its row is reckoned from.
+    hour: Option<Hour>,
+    /// The totals last written.
+    written: Numbers,
+    /// When the totals that are not written yet were so, and they.
+    told: Option<(i64, Numbers)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Hour {
+    began: i64,
+    base: Numbers,
+}
+
+impl Accounts {
+    /// Reckons from these totals on: of a run that begins while its process goes on.
+    pub(super) fn begin(&mut self, account: &Account) {
+        self.before = numbers(account);
+        self.written = self.before;
+    }
+
+    /// Takes the totals at a moment, where they are news.
+    pub(super) fn tell(&mut self, at: i64, account: &Account) {
+        let totals = numbers(account);
+        let is_news = totals != self.written || self.hour.is_none_or(|hour| hour.began != hour_of(at));
+        self.told = is_news.then_some((at, totals));
+    }
+
+    /// Whether anything waits to be written.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.is_some()
+    }
+
+    /// Writes what was told. For [`Accounts::written`], once it is committed.
+    pub(super) fn write(
+        &self,
+        connection: &Connection,
+        pack: &mut Pack,
+        run_id: i64,
+    ) -> Result<Option<Written>, Error> {
+        let Some((at, totals)) = self.told else { return Ok(None) };
+        let began = hour_of(at);
+        let hour = match self.hour.filter(|hour| hour.began == began) {
+            Some(hour) => hour,
+            None => Hour { began, base: sum(self.before, others(connection, run_id, began)?) },
+        };
+        let upsert =
+            "INSERT INTO accounts (run_id, hour, at, seen, new, duplicate, variant, finding, suppressed, refused,
+                dropped, in_flight, delivered_early) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (run_id, hour) DO UPDATE SET at = excluded.at, seen = excluded.seen, new = excluded.new,
+                duplicate = excluded.duplicate, variant = excluded.variant, finding = excluded.finding,
+                suppressed = excluded.suppressed, refused = excluded.refused, dropped = excluded.dropped,
+                in_flight = excluded.in_flight, delivered_early = excluded.delivered_early";
+        let [seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, early] =
+            sum(totals, hour.base.map(|number| -number));
+        connection.prepare_cached(upsert)?.execute(params![
+            run_id, began, at, seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, early
+        ])?;
+        pack.touch(seal::ACCOUNTS, [KeyValue::Integer(run_id), KeyValue::Integer(began)]);
+        Ok(Some(Written { hour, totals }))
+    }
+
+    /// What was written is on disk.
+    pub(super) fn take_over(&mut self, written: Option<Written>) {
+        let Some(Written { hour, totals }) = written else { return };
+        (self.hour, self.written, self.told) = (Some(hour), totals, None);
+    }
+}
+
+/// What a transaction has written.
+#[derive(Debug)]
+pub(super) struct Written {
+    hour: Hour,
+    totals: Numbers,
+}
+
+fn hour_of(at: i64) -> i64 {
+    at - at.rem_euclid(HOUR_MS)
+}
+
+fn numbers(account: &Account) -> Numbers {
+    account.numbers().map(u64::cast_signed)
+}
+
+fn sum(one: Numbers, other: Numbers) -> Numbers {
+    std::array::from_fn(|at| one[at] + other[at])
+}
+
+/// What the other hours of a run have, those of its future too: a clock may be put back.
+fn others(connection: &Connection, run_id: i64, hour: i64) -> Result<Numbers, Error> {
+    let sql = "SELECT total(seen), total(new), total(duplicate), total(variant), total(finding), total(suppressed),
+            total(refused), total(dropped), total(in_flight), total(delivered_early)
+        FROM accounts WHERE run_id = ? AND hour <> ?";
+    let mut select = connection.prepare_cached(sql)?;
+    let read = |row: &rusqlite::Row<'_>| {
+        let mut numbers = Numbers::default();
+        for (at, number) in numbers.iter_mut().enumerate() {
+            *number = row.get::<_, f64>(at)? as i64; // whole numbers far below 2^53
+        }
+        Ok(numbers)
+    };
+    Ok(select.query_row(params![run_id, hour], read)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::{Options, Run, Store};
+    use crate::telemetry::metrics::Account;
+
+    use super::HOUR_MS;
+
+    fn account(seen: u64, new: u64, in_flight: u64) -> Account {
+        Account { seen, new, in_flight, ..Account::default() }
+    }
+
+    fn rows(store: &Store) -> Vec<String> {
+        let sql = "SELECT printf('%d %d: %d %d %d', hour / 3600000, at - hour, seen, new, in_flight) FROM accounts ORDER BY run_id, hour";
+        store.texts(sql)
+    }
+
+    fn write(store: &mut Store, at: i64, account: &Account) {
+        store.tell_account(at, account);
+        store.write_account().expect("written");
+    }
+
+    #[tokio::test]
+    async fn each_hour_has_what_it_brought_also_when_the_file_is_opened_anew_or_the_clock_is_put_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = Options::plain(folder.path().join("a.db"));
+        let mut store = Store::open(&options, &Run::plain()).await.expect("an archive");
+        write(&mut store, 5, &account(0, 0, 0));
+        assert_eq!(rows(&store), ["0 5: 0 0 0"], "it was there, and saw nothing");
+        write(&mut store, 7, &account(3, 1, 2));
+        store.tell_account(8, &account(3, 1, 2));
+        assert!(!store.accounts.is_told(), "it is no news");
+        write(&mut store, HOUR_MS + 1, &account(5, 5, 0));
+        assert_eq!(rows(&store), ["0 7: 3 1 2", "1 1: 2 4 -2"]);
+
+        let resumes = Some((store.archive_id().to_owned(), store.run_id()));
+        store.close().expect("closed");
+        let mut store = Store::open(&options, &Run { resumes, ..Run::plain() }).await.expect("the same");
+        write(&mut store, HOUR_MS + 2, &account(6, 6, 0));
+        assert_eq!(rows(&store), ["0 7: 3 1 2", "1 2: 3 5 -2"], "the same hour goes on");
+        write(&mut store, 9, &account(7, 7, 0));
+        assert_eq!(rows(&store), ["0 9: 4 2 2", "1 2: 3 5 -2"]);
+
+        store.close().expect("closed");
+        let mut store = Store::open(&options, &Run::plain()).await.expect("the same");
+        store.begin_account(&account(7, 7, 0));
+        write(&mut store, 10, &account(8, 7, 1));
+        assert_eq!(rows(&store)[2..], ["0 10: 1 0 1"], "another run of the same process");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_committed_is_not_taken_for_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut store = Store::open(&Options::plain(folder.path().join("a.db")), &Run::plain()).await.expect("one");
+        store.execute("CREATE TEMP TRIGGER no BEFORE INSERT ON accounts BEGIN SELECT raise(FAIL, 'no'); END");
+        store.tell_account(1, &account(1, 1, 0));
+        store.append(&[], &[], true).expect_err("refused");
+        store.execute("DROP TRIGGER no");
+        store.append(&[], &[], false).expect("it waits for a whole one");
+        assert!(rows(&store).is_empty());
+        store.append(&[], &[], true).expect("written");
+        assert_eq!(rows(&store), ["0 1: 1 1 0"]);
+    }
+}
