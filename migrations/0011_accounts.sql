@@ -1,7 +1,7 @@
 -- The account of every event seen, by the hour: what the metrics of a running `serve` say of now, for any past month.
 
--- A row for each run and hour (UTC) that it was there in, also where it saw nothing. Written lazily, within a second of what it
--- counts and never held; of a run that was killed the last second may be missing here, while its events are in `events`.
+-- A row for each run and hour (UTC) that it was there in, also where it saw nothing. Written lazily, every ten seconds and at the
+-- stop, and never held; of a run that was killed the last ten seconds may be missing here, while its events are in `events`.
 -- seen = new + duplicate + variant + finding + suppressed + refused + dropped + in_flight.
 CREATE TABLE accounts (
     run_id           INTEGER NOT NULL,

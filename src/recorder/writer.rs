@@ -139,7 +139,7 @@ impl Writer {
             let batch = self.gather().await;
             if batch.whole {
                 self.pass_spool_on();
-                self.tell_account();
+                self.tell_account(false);
             }
             let flushes = batch.whole && self.has_put_off();
             if batch.is_empty() && !flushes && !self.recorder.outages.has_finished() {
@@ -173,10 +173,10 @@ impl Writer {
         }
     }
 
-    fn tell_account(&mut self) {
+    fn tell_account(&mut self, is_last: bool) {
         let account = self.recorder.metrics.ledger.read();
         if let Some(store) = &mut self.store {
-            store.tell_account(now_ms(), &account);
+            store.tell_account(now_ms(), &account, is_last);
         }
     }
 
@@ -451,7 +451,7 @@ impl Writer {
             let (path, left) = (spool.path().display(), spool.backlog());
             tracing::warn!(%path, events = left.events, "the spool keeps what the archive has not; the next start writes it there");
         }
-        self.tell_account();
+        self.tell_account(true);
         let Some(store) = &self.store else { return };
         let ledger = serde_json::to_string(&self.recorder.metrics.ledger.read()).unwrap_or_default();
         let mut finished = store.finish(now_ms(), &ledger);

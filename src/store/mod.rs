@@ -439,9 +439,9 @@ impl Store {
     }
 
     /// Takes the process's account at a moment (milliseconds since the epoch): what of it is news goes with the next batch that
-    /// is whole, or with [`Store::write_account`].
-    pub fn tell_account(&mut self, at: i64, account: &Account) {
-        self.accounts.tell(at, account);
+    /// is whole, or with [`Store::write_account`]; most of it ten seconds later, unless it is the last that is told.
+    pub fn tell_account(&mut self, at: i64, account: &Account, is_last: bool) {
+        self.accounts.tell(at, account, is_last);
     }
 
     /// Writes what was told of the account and went with no batch.

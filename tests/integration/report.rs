@@ -242,7 +242,7 @@ async fn recorded(database: &Path, instance: &str, from: i64, until: i64) {
     let mut store = Store::open(&options(database), &begun).await.expect("an archive");
     let mut brought = entries(0, 30);
     brought.iter_mut().for_each(|entry| entry.at = at(from) + 1_000);
-    store.tell_account(at(from) + 1_000, &Account { seen: 40, new: 30, duplicate: 10, ..Account::default() });
+    store.tell_account(at(from) + 1_000, &Account { seen: 40, new: 30, duplicate: 10, ..Account::default() }, true);
     store.append(&brought, &[], true).expect("stored");
     store.finish(at(until), "{}").expect("noted");
     store.close().expect("closed");
