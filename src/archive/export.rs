@@ -8,6 +8,7 @@ pub mod actiance;
 pub mod folder;
 pub mod mail;
 pub mod page;
+pub mod parquet;
 pub mod tables;
 pub mod words;
 
@@ -38,6 +39,8 @@ pub enum Format {
     JsonLines,
     /// Tables, as CSV.
     Csv,
+    /// Tables, as Parquet.
+    Parquet,
     /// A page a chat.
     Html,
     /// A mail a chat.
@@ -52,14 +55,25 @@ impl Format {
         match self {
             Self::JsonLines => "jsonl",
             Self::Csv => "csv",
+            Self::Parquet => "parquet",
             Self::Html => "html",
             Self::Eml => "eml",
             Self::Actiance => "actiance",
         }
     }
 
+    /// Whether it holds all of the rows, and errors alone make sense in it.
+    pub fn is_of_tables(self) -> bool {
+        matches!(self, Self::JsonLines | Self::Csv | Self::Parquet)
+    }
+
+    /// Of its tables; of those beside what is for people.
     fn encoding(self) -> Encoding {
-        if self == Self::JsonLines { Encoding::JsonLines } else { Encoding::Csv }
+        match self {
+            Self::JsonLines => Encoding::JsonLines,
+            Self::Parquet => Encoding::Parquet,
+            Self::Csv | Self::Html | Self::Eml | Self::Actiance => Encoding::Csv,
+        }
     }
 }
 
@@ -160,6 +174,18 @@ pub enum Error {
         /// In the archive.
         has: u64,
     },
+    /// What is in a column is not of its kind.
+    #[error(
+        "{table}.{column} has a value that is {has}: gms-recorder did not write that; `gms-recorder verify` tells what was changed"
+    )]
+    Kind {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// What it should not be.
+        has: &'static str,
+    },
     /// What the bundle needs is not there.
     #[error("{0}")]
     Unproved(String),
@@ -252,8 +278,7 @@ fn hold(snapshot: &Snapshot, plan: &Plan, tally: &Tally) -> Result<(), Error> {
         (Table::Errors, errors, _) => errors != Errors::Without,
         (_, Errors::Only, _) => *table == Table::Chats,
         (Table::Chats | Table::Events, ..) => true,
-        (.., Format::JsonLines | Format::Csv) => true,
-        _ => false,
+        (.., format) => format.is_of_tables(),
     };
     for table in Tally::TABLES.into_iter().filter(wanted) {
         let (written, has) = (tally.of(table), snapshot.count(table, &plan.scope)?);
@@ -301,7 +326,9 @@ enum Chats {
 impl Chats {
     fn begin(snapshot: &Snapshot, folder: &Folder, within: &str, plan: &Plan) -> Result<Self, Error> {
         Ok(match plan.format {
-            Format::JsonLines | Format::Csv => Self::Tables(Tables::begin(folder, within, plan.format.encoding())?),
+            Format::JsonLines | Format::Csv | Format::Parquet => {
+                Self::Tables(Tables::begin(folder, within, plan.format.encoding())?)
+            }
             Format::Html => Self::Pages(Pages::begin(snapshot, folder, within, plan)?),
             Format::Eml => Self::Mails(Mails::begin(snapshot, within, plan)),
             Format::Actiance => Self::Actiance(Actiance::begin(folder, within, plan)?),

@@ -21,10 +21,11 @@ Example:
 Formats:
   jsonl     tables of chats, attributes, events, variants, holes, maskings, files; a JSON object a line
   csv       the same tables as CSV. No cell is a formula: an apostrophe stands before what would be one
+  parquet   the same tables as Parquet, each column of its own type, packed with zstd
   html      a page a chat, to be read and printed, and a list of them; no script, nothing is loaded
   eml       a mail a chat, as Global Relay and Smarsh take them in
   actiance  one XML file in the form of Actiance Vantage
-All but jsonl and csv leave typing notices out.";
+html, eml and actiance leave typing notices out.";
 
 /// Write chats to a new folder, in a format that other archives and people can use.
 ///
@@ -58,7 +59,7 @@ pub struct Args {
     /// With the errors that clients were given: those of the chats, and those of no chat in that time.
     #[arg(long)]
     errors: bool,
-    /// Errors alone, as jsonl or csv.
+    /// Errors alone, as jsonl, csv or parquet.
     #[arg(long, conflicts_with = "errors")]
     errors_only: bool,
     /// As a bundle that proves itself: a BagIt bag with all rows of the chats, what proves them, and what is said of completeness.
@@ -83,6 +84,8 @@ enum As {
     Jsonl,
     /// Tables as CSV.
     Csv,
+    /// Tables as Parquet.
+    Parquet,
     /// A page a chat.
     Html,
     /// A mail a chat.
@@ -96,6 +99,7 @@ impl As {
         match self {
             Self::Jsonl => Format::JsonLines,
             Self::Csv => Format::Csv,
+            Self::Parquet => Format::Parquet,
             Self::Html => Format::Html,
             Self::Eml => Format::Eml,
             Self::Actiance => Format::Actiance,
@@ -145,10 +149,9 @@ async fn plan(args: &Args, clock: &Clock, database: &Path) -> anyhow::Result<Pla
         (false, false) => Errors::Without,
     };
     let format = args.format.format();
-    if errors == Errors::Only && !matches!(format, Format::JsonLines | Format::Csv) {
-        return Err(
-            Usage(format!("--errors-only is of tables: take --format jsonl or csv, not {}", format.as_str())).into()
-        );
+    if errors == Errors::Only && !format.is_of_tables() {
+        let what = "--errors-only is of tables: take --format jsonl, csv or parquet";
+        return Err(Usage(format!("{what}, not {}", format.as_str())).into());
     }
     let (from, mut until) = args.scope.times.range(clock)?;
     if let Some(text) = &args.until {

@@ -30,7 +30,7 @@ const SIGNATURE: &str =
     "AWS4-HMAC-SHA256 Credential=access/20261126/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
 
 /// A program of the environment that tests/run makes.
-fn installed(name: &str) -> PathBuf {
+pub fn installed(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/anchor-servers/bin").join(name);
     assert!(path.exists(), "{} is installed by tests/run", path.display());
     path

@@ -100,6 +100,23 @@ pub enum Table {
     Removals,
 }
 
+/// What a column holds, where it is not NULL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An integer.
+    Integer,
+    /// 0 or 1.
+    Flag,
+    /// Milliseconds since the epoch, by our clock.
+    Time,
+    /// A text.
+    Text,
+    /// A text that is JSON.
+    Json,
+    /// Bytes.
+    Blob,
+}
+
 impl Table {
     /// Those of a chat, without errors.
     pub const OF_CHAT: [Self; 7] =
@@ -217,6 +234,29 @@ impl Table {
                 "run_id",
                 "trace_id",
             ],
+        }
+    }
+
+    /// What one of them holds. `utc_time` is what GMS said, and may be no time.
+    pub fn kind(self, column: &str) -> Kind {
+        match (self, column) {
+            // Of a view for people.
+            (Self::Removals, "at") => Kind::Text,
+            (
+                _,
+                "first_seen_at" | "last_seen_at" | "ended_at" | "observed_at" | "last_observed_at" | "recorded_at"
+                | "at",
+            ) => Kind::Time,
+            (_, "raw" | "user_data" | "event_attributes") => Kind::Json,
+            (_, "digest") => Kind::Blob,
+            (_, "is_async") => Kind::Flag,
+            (
+                _,
+                "id" | "run_id" | "row_id" | "act_id" | "event_index" | "utc_time" | "participant_id" | "next_position"
+                | "from_position" | "highest_index" | "covered_to" | "hidden" | "holes" | "events" | "rows" | "bytes"
+                | "at_character" | "characters" | "repeats" | "http_status" | "status_code" | "code" | "duration_ms",
+            ) => Kind::Integer,
+            _ => Kind::Text,
         }
     }
 
@@ -362,4 +402,35 @@ impl Snapshot {
 
 fn json_list(texts: &[String]) -> String {
     serde_json::Value::from(texts).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::store::MIGRATIONS;
+
+    #[test]
+    fn columns_hold_what_the_schema_says() {
+        let connection = Connection::open_in_memory().expect("memory");
+        connection.execute_batch(&MIGRATIONS.map(|(_, _, sql)| sql).concat()).expect("sound SQL");
+        let declared = "SELECT type FROM pragma_table_info(?) WHERE name = ?";
+        let mut known = 0;
+        for table in Table::OF_CHAT.into_iter().chain([Table::Errors, Table::Removals]) {
+            let relations = if table == Table::Chats { ["chats", "completeness"] } else { [table.relation(); 2] };
+            for column in table.columns() {
+                let of = |relation| connection.query_row(declared, [relation, column], |row| row.get::<_, String>(0));
+                let kind = relations.into_iter().find_map(|relation| of(relation).ok()).unwrap_or_default();
+                let wanted = match table.kind(column) {
+                    Kind::Integer | Kind::Flag | Kind::Time => ["INTEGER", "INT", ""],
+                    Kind::Text | Kind::Json => ["TEXT", "", ""],
+                    Kind::Blob => ["BLOB", "", ""],
+                };
+                assert!(wanted.contains(&kind.as_str()), "{table:?}, {column}: {kind}");
+                known += usize::from(!kind.is_empty());
+            }
+        }
+        assert!(known > 90, "{known} columns have a type");
+    }
 }
