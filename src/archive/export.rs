@@ -155,9 +155,12 @@ pub enum Error {
     /// The name is taken.
     #[error("{} exists already, and an export overwrites nothing: name another folder", .0.display())]
     Exists(PathBuf),
-    /// Another export is under way, or was interrupted.
-    #[error("{} is there: another export goes on, or one was interrupted; remove it if none does", .0.display())]
-    Left(PathBuf),
+    /// Somebody makes the same export.
+    #[error("{} is there, and another export goes on in it", .0.display())]
+    UnderWay(PathBuf),
+    /// Something else has the name that it has while it is written.
+    #[error("{} is there, and is no export that was interrupted: move it away, or name another folder", .0.display())]
+    Foreign(PathBuf),
     /// It was told to.
     #[error("interrupted: nothing was exported")]
     Stopped,

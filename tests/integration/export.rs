@@ -326,7 +326,7 @@ async fn what_is_killed_leaves_nothing_that_looks_finished() {
     fill(&database, 9_000).await;
     let whole = folder.path().join("whole");
     export(&database, &whole, &["--format", "html"]);
-    let (mut killed, mut finished) = (0, 0);
+    let (mut killed, mut finished, mut taken_over) = (0, 0, 0);
     for round in 0..12 {
         let dest = folder.path().join(format!("dest{round}"));
         let mut child = Command::new(env!("CARGO_BIN_EXE_gms-recorder"))
@@ -349,12 +349,46 @@ async fn what_is_killed_leaves_nothing_that_looks_finished() {
             false => killed += 1,
         }
         if partial.exists() {
-            let (dest, database) = (dest.display().to_string(), database.display().to_string());
-            let (code, _, error) = run(&["export", &dest, "--format", "html", "--database", &database]);
-            assert!(code == 1 && error.contains("dest") && error.contains("remove it if none does"), "{error}");
+            // The next one takes it over.
+            export(&database, &dest, &["--format", "html"]);
+            assert!(!partial.exists() && tree(&dest) == tree(&whole));
+            taken_over += 1;
         }
     }
-    assert!(killed > 0, "it was finished {finished} times");
+    assert!(killed > 0 && taken_over > 0, "{killed} were killed, {finished} finished, {taken_over} taken over");
+}
+
+/// What is another's, or somebody is at, is not touched.
+#[tokio::test]
+async fn a_folder_that_is_no_export_s_is_left_alone() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    fill(&database, 30).await;
+    let (dest, partial) = (folder.path().join("dest"), folder.path().join("dest.partial"));
+    let (name, archive) = (dest.display().to_string(), database.display().to_string());
+    let refused = |words: &str| {
+        let (code, _, error) = run(&["export", &name, "--database", &archive]);
+        assert!(code == 1 && error.contains(words), "{error}");
+    };
+    std::fs::create_dir(&partial).expect("ours");
+    std::fs::write(partial.join("holiday.jpg"), "mine").expect("ours");
+    refused("is no export that was interrupted");
+    assert_eq!(tree(&partial), [("holiday.jpg".into(), b"mine".to_vec())]);
+    std::fs::write(partial.join(".unfinished-export"), "").expect("ours");
+    let lock = std::fs::File::open(&partial).expect("a folder");
+    lock.lock().expect("nobody has it");
+    refused("another export goes on in it");
+    assert_eq!(tree(&partial).len(), 2);
+    drop(lock);
+    export(&database, &dest, &[]);
+    assert!(!partial.exists() && !dest.join("holiday.jpg").exists() && !dest.join(".unfinished-export").exists());
+    // About to get its name, and killed.
+    std::fs::rename(&dest, &partial).expect("ours");
+    export(&database, &dest, &[]);
+    std::os::unix::fs::symlink("/etc", &partial).expect("ours");
+    std::fs::remove_dir_all(&dest).expect("ours");
+    refused("is no export that was interrupted");
+    assert!(Path::new("/etc/passwd").exists() && !dest.exists());
 }
 
 fn is_empty(folder: &Path) -> bool {
