@@ -17,6 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::store;
@@ -33,9 +34,11 @@ use tables::{Encoding, Sheet, Tables};
 const FILES_A_FOLDER: u64 = 1_000;
 
 /// What becomes of a chat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Tables, as JSON Lines.
+    #[serde(rename = "jsonl")]
     JsonLines,
     /// Tables, as CSV.
     Csv,
@@ -68,7 +71,7 @@ impl Format {
     }
 
     /// Of its tables; of those beside what is for people.
-    fn encoding(self) -> Encoding {
+    pub(super) fn encoding(self) -> Encoding {
         match self {
             Self::JsonLines => Encoding::JsonLines,
             Self::Parquet => Encoding::Parquet,
@@ -100,6 +103,8 @@ pub struct Plan {
     pub errors: Errors,
     /// What addresses in mails and in Actiance's XML end with: `invalid` is nobody's (RFC 2606).
     pub mail_domain: String,
+    /// Which delivery it is, where it is one.
+    pub delivery: Option<serde_json::Value>,
 }
 
 /// What was exported.
@@ -300,7 +305,7 @@ fn told(snapshot: &Snapshot, plan: &Plan, tally: &Tally) -> Result<serde_json::V
     for table in Tally::TABLES {
         rows.insert(table.name().into(), tally.of(table).into());
     }
-    Ok(json!({
+    let mut told = json!({
         "archive_id": snapshot.archive_id(),
         "as_of": tables::iso(snapshot.as_of()?),
         "format": plan.format.as_str(),
@@ -314,7 +319,11 @@ fn told(snapshot: &Snapshot, plan: &Plan, tally: &Tally) -> Result<serde_json::V
         },
         "rows": rows,
         "written_by": concat!("gms-recorder ", env!("CARGO_PKG_VERSION")),
-    }))
+    });
+    if let Some(delivery) = &plan.delivery {
+        told["delivery"] = delivery.clone();
+    }
+    Ok(told)
 }
 
 /// The formats, one of them at work.
@@ -380,6 +389,15 @@ impl Names {
         let plain: String = chat_id.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();
         Ok(format!("{part:04}/{number:07}-{plain}"))
     }
+}
+
+/// Whether it is a name as DNS has it (RFC 1035, section 2.3.1). With a chat's label before it, it has to stay below 254.
+pub fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_plain = label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        (1..=63).contains(&label.len()) && is_plain && !label.starts_with('-') && !label.ends_with('-')
+    };
+    text.len() <= 180 && text.split('.').all(is_label)
 }
 
 /// Lower-case hex digits.

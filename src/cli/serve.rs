@@ -25,6 +25,7 @@ use crate::proxy::access::Access;
 use crate::proxy::affinity::Cookies;
 use crate::proxy::health::{self, Check};
 use crate::proxy::{Claim, Door, Http2, NodeAddress, Nodes, Proxy, Start, tls};
+use crate::recorder::courier::Couriers;
 use crate::recorder::keeper::Keeper;
 use crate::recorder::{self, Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
 use crate::store::growth::Growth;
@@ -146,6 +147,7 @@ pub struct Running {
     proxy: Proxy,
     writer: WriterThread,
     keeper: Keeper,
+    couriers: Couriers,
     watched: Arc<Watched>,
     certificates: Arc<tls::Watch>,
     admin_address: SocketAddr,
@@ -245,8 +247,9 @@ impl Running {
                 return Err(error);
             }
         };
-        let keeper =
-            Keeper::start(place.path.clone(), config.recording.spool_path(&place.path), config.retention.clone())?;
+        let spool = config.recording.spool_path(&place.path);
+        let keeper = Keeper::start(place.path.clone(), spool, config.retention.clone(), config.export.awaited())?;
+        let couriers = Couriers::start(&place.path, &config.export, &recorder)?;
         let watched = Arc::new(Watched { recorder, nodes: nodes.clone(), metrics, draining: AtomicBool::new(false) });
         let tasks = vec![
             tokio::spawn(health::watch(watched.nodes.clone(), watch.check, config.nodes.resolve_interval)),
@@ -287,6 +290,7 @@ impl Running {
             proxy,
             writer,
             keeper,
+            couriers,
             watched,
             certificates,
             admin_address,
@@ -397,9 +401,10 @@ impl Running {
 
     async fn end(self) {
         let (proxy, writer, access_log, drain_max) = (self.proxy, self.writer, self.access_log, self.drain_max);
-        let keeper = self.keeper;
+        let (keeper, couriers) = (self.keeper, self.couriers);
         let stopped = tokio::task::spawn_blocking(move || {
             keeper.stop();
+            couriers.stop();
             proxy.join();
             writer.close(drain_max);
             access_log.iter().for_each(|log| log.close());

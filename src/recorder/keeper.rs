@@ -36,14 +36,19 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps the archive at `path`, whose spool is at `spool`.
+    /// Keeps the archive at `path`, whose spool is at `spool`; what these targets of exports have not got yet is not purged.
     ///
     /// # Errors
     /// Where the thread cannot be started.
-    pub fn start(path: PathBuf, spool: PathBuf, schedule: retention::Config) -> std::io::Result<Self> {
+    pub fn start(
+        path: PathBuf,
+        spool: PathBuf,
+        schedule: retention::Config,
+        targets: Vec<String>,
+    ) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (wake, woken) = channel();
-        let keeping = Keeping { path, spool, schedule, stop: stop.clone(), next_purge: Instant::now() };
+        let keeping = Keeping { path, spool, schedule, targets, stop: stop.clone(), next_purge: Instant::now() };
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || keeping.run(&woken))?;
         Ok(Self { stop, wake, thread })
     }
@@ -64,6 +69,7 @@ struct Keeping {
     path: PathBuf,
     spool: PathBuf,
     schedule: retention::Config,
+    targets: Vec<String>,
     stop: Arc<AtomicBool>,
     next_purge: Instant,
 }
@@ -101,7 +107,7 @@ impl Keeping {
 
     fn purge(&self, custody: &Custody) -> Result<(), Error> {
         let actor = Actor { who: "serve".into(), via: None, host: host(), case_ref: None };
-        let plan = self.schedule.plan(custody, now_ms())?;
+        let plan = self.schedule.plan(custody, now_ms(), &self.targets)?;
         let purged = self.schedule.purge(custody, &plan, &actor, now_ms, &mut |_, _| {})?;
         if purged.rows > 0 {
             let pages = custody.give_space_back()?;

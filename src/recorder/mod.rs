@@ -7,10 +7,12 @@ mod live;
 mod memory;
 mod outage;
 mod pledge;
+pub mod courier;
 pub mod keeper;
 mod queue;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -194,6 +196,8 @@ pub struct Recorder {
     drain_until: OnceLock<Instant>,
     reserve_is_out: AtomicBool,
     evidence_trouble: Mutex<EvidenceTrouble>,
+    /// Why targets of exports get nothing, by their names.
+    export_trouble: Mutex<BTreeMap<String, String>>,
 }
 
 /// What a recorder is made of.
@@ -312,6 +316,7 @@ impl Recorder {
             drain_until: OnceLock::new(),
             reserve_is_out: AtomicBool::new(false),
             evidence_trouble: Mutex::default(),
+            export_trouble: Mutex::default(),
             config,
         });
         let (spool, awaits_spool) = match recorder.open_spool(&options) {

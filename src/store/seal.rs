@@ -76,13 +76,14 @@ pub(super) const HOLDS: u8 = 16;
 pub(super) const ERASURES: u8 = 17;
 pub(super) const WAITING: u8 = 18;
 pub(super) const MERGES: u8 = 19;
+pub(super) const DELIVERIES: u8 = 20;
 
 /// `last_seen_at` follows every poll; of it the five minutes are sealed that it lies in.
 pub(super) const SEEN_STEP_MS: i64 = 300_000;
 
 /// All of them, by number.
 #[rustfmt::skip]
-pub static FORMS: [Form; 19] = [
+pub static FORMS: [Form; 20] = [
     Form { number: EVENTS, table: "events", key: &[Column("chat_id", Text), Column("event_index", Integer)],
         columns: &["chat_id", "event_index", "type", "utc_time", "participant_id", "nickname", "party_type", "text",
             "message_type", "user_data", "event_attributes", "raw", "recorded_at", "node", "run_id"] },
@@ -132,6 +133,9 @@ pub static FORMS: [Form; 19] = [
     Form { number: MERGES, table: "merges", key: &[Column("id", Integer)],
         columns: &["id", "act_id", "archive_id", "at", "ended_at", "leaves", "root", "checkpoint", "vkeys", "runs",
             "brought"] },
+    Form { number: DELIVERIES, table: "deliveries", key: &[Column("id", Integer)],
+        columns: &["id", "target", "number", "from_leaf", "to_leaf", "started_at", "finished_at", "who", "destination",
+            "format", "chats", "additions", "removals", "rows", "files", "bytes", "manifest", "outcome", "detail"] },
 ];
 
 /// `SELECT` of a row by its key, of each form: first its rowid, then its columns. Of a key that an index has, SQLite would take
@@ -160,6 +164,7 @@ impl Form {
             ..=MASKINGS => 5,
             FILES => 6,
             MERGES => 8,
+            DELIVERIES => 10,
             _ => 7,
         }
     }
@@ -177,7 +182,7 @@ impl Form {
 
     /// Whether its rows never change: each of them is sealed once.
     pub fn is_final(&self) -> bool {
-        matches!(self.number, EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS | ERASURES)
+        matches!(self.number, EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS | ERASURES | DELIVERIES)
     }
 
     /// The same of one row by its key.

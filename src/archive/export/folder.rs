@@ -140,6 +140,12 @@ impl Folder {
         Ok((manifest, ledger.files, ledger.bytes))
     }
 
+    /// Files that were closed so far, and their bytes.
+    pub fn written(&self) -> (u64, u64) {
+        let ledger = self.ledger.borrow();
+        (ledger.files, ledger.bytes)
+    }
+
     /// Where it is while it is written.
     pub fn path(&self) -> &Path {
         &self.partial
