@@ -135,7 +135,8 @@ impl Leaves<'_> {
         })
     }
 
-    /// All rows of a chat; of one that was removed, by whom and why. An act that is of several chats comes once.
+    /// All rows of a chat, or what was added to it; of one that was removed, by whom and why. An act that is of several chats comes
+    /// once.
     ///
     /// # Errors
     /// As reading goes wrong, and as `take`.
@@ -148,6 +149,9 @@ impl Leaves<'_> {
         let mut rows = self.snapshot.rows_of(&Subject::Chat(chat_id.to_owned()))?;
         if !with_errors {
             rows.retain(|(form, _), _| *form != ERRORS);
+        }
+        if self.snapshot.is_addition(chat_id)? {
+            self.snapshot.retain_new(&mut rows)?;
         }
         self.place(rows, take)
     }

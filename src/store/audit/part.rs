@@ -2,13 +2,17 @@
 //! what was removed of these. Found by the leaves since it was last looked at, and kept in temporary tables of this one snapshot, so that
 //! memory does not grow with it; the exports then read nothing else.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, named_params, params};
 
 use super::Snapshot;
 use super::extract::{IS_IN_SCOPE, Scope, Table, json_list};
 use super::proof::damaged;
+use crate::store::seal::destroyed::RowName;
 use crate::store::seal::{
-    ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, Form, KeyValue, MASKINGS, Refs, VARIANTS,
+    ACTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS, Refs,
+    VARIANTS,
 };
 use crate::store::{Error, ErrorKind};
 
@@ -203,6 +207,7 @@ impl Snapshot {
                     }
                     (ATTRIBUTES | MASKINGS | FILES, [id]) => self.note_by_id(form, id, &mut touched)?,
                     (ERRORS, [id]) if wanted.with_errors => self.note_by_id(form, id, &mut touched)?,
+                    (FINDINGS, [id]) => self.note_since(form, id, &none(), &none())?,
                     (ERASURES, [id]) => self.note_removal(wanted.target, id)?,
                     _ => {}
                 }
@@ -300,6 +305,22 @@ impl Snapshot {
         let sql = "SELECT is_addition FROM temp.parts WHERE chat_id = ?";
         let read = |row: &Row<'_>| row.get(0);
         Ok(self.connection.prepare_cached(sql)?.query_row([chat_id], read).optional()?.unwrap_or_default())
+    }
+
+    /// Leaves those that are new, and those that say how a chat stands now.
+    pub(super) fn retain_new<V>(&self, rows: &mut BTreeMap<RowName, V>) -> Result<(), Error> {
+        let sql = "SELECT 1 FROM temp.since WHERE form = ? AND a = ? AND b = ? AND c = ?";
+        let mut is_new = self.connection.prepare_cached(sql)?;
+        let mut old = Vec::new();
+        for (form, key) in rows.keys().filter(|(form, _)| !matches!(*form, CHATS | COVERAGE | ERASURES | ACTS)) {
+            let mut parts = key.iter().cloned().chain(std::iter::repeat_with(none));
+            let [a, b, c] = std::array::from_fn(|_| parts.next());
+            if !is_new.exists(params![form, a, b, c])? {
+                old.push((*form, key.clone()));
+            }
+        }
+        old.iter().for_each(|name| drop(rows.remove(name)));
+        Ok(())
     }
 
     /// Deliveries that were made, the oldest first: to a target, or to all.
