@@ -47,6 +47,9 @@ pub enum Error {
     /// The bucket does not take it.
     #[error("{0}")]
     Refused(String),
+    /// What it would have had is gone.
+    #[error("{0}: something was erased or masked while a delivery was made: it is made anew the next time")]
+    Outdated(String),
     /// Somebody delivers to the same target.
     #[error("{0}: another process delivers there just now")]
     UnderWay(String),
@@ -148,11 +151,11 @@ impl Courier<'_> {
             });
         };
         let is_whole = is_whole(&self.place(delivery.number), delivery);
-        let flaw = match custody.last_erasure()? == delivery.last_erasure {
+        let flaw = match custody.is_outdated(delivery)? {
             _ if !is_meant => "another destination is configured by now",
-            false => "something was erased or masked after it was made",
-            true if !is_whole => "what was made of it is gone from the outbox beside the archive",
-            true => return Ok(Next::Send),
+            true => "something of it was erased or masked after it was made",
+            false if !is_whole => "what was made of it is gone from the outbox beside the archive",
+            false => return Ok(Next::Send),
         };
         Ok(if staged.is_sent { Next::GiveUp(flaw.into()) } else { Next::Make })
     }
@@ -209,6 +212,9 @@ impl Courier<'_> {
         self.write(&snapshot, &folder, &plan, &due, &mut delivery, progress)?;
         custody.mark_chats(self.name, number, &snapshot)?;
         drop(snapshot);
+        if custody.is_outdated(&delivery)? {
+            return Err(Error::Outdated(self.name.into()));
+        }
         custody.stage(&delivery, due.to)?;
         folder.finish()?;
         match self.target.s3() {
@@ -336,7 +342,10 @@ impl Courier<'_> {
     fn destination(&self, archive_id: &str, number: i64) -> String {
         match self.target.s3() {
             Some(s3) => format!("{}{archive_id}/{}", s3.place(), self.folder_name(number)),
-            None => self.place(number).display().to_string(),
+            None => {
+                let place = self.place(number);
+                std::path::absolute(&place).unwrap_or(place).display().to_string()
+            }
         }
     }
 
@@ -365,7 +374,11 @@ impl Courier<'_> {
     /// What earlier attempts have left in the outbox, which is this program's alone.
     fn sweep(&self) -> Result<(), Error> {
         let outbox = self.outbox();
-        let is_of_target = |name: &str| name.strip_prefix(self.name).is_some_and(|rest| rest.starts_with('-'));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let is_of_target = |name: &str| {
+            let number = name.strip_prefix(self.name).and_then(|rest| rest.strip_prefix('-'));
+            number.is_some_and(|number| is_number(number.strip_suffix(".partial").unwrap_or(number)))
+        };
         for entry in std::fs::read_dir(&outbox).map_err(|error| at(&outbox, error))? {
             let entry = entry.map_err(|error| at(&outbox, error))?;
             if entry.file_name().to_str().is_some_and(is_of_target) {

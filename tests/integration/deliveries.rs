@@ -22,7 +22,7 @@ use crate::support::{Chat, Client, Server, eventually, folder, free_address, get
 
 /// A configuration with one target, `t`, of which this is more.
 fn configured(folder: &Path, database: &Path, target: &str) -> PathBuf {
-    let file = folder.join("config.toml");
+    let file = folder.join("deliver.toml");
     let text = format!("[recording]\ndatabase = {database:?}\n[export.targets.t]\nsettle = \"0s\"\n{target}");
     std::fs::write(&file, text).expect("the folder is ours");
     file
@@ -36,6 +36,13 @@ fn deliver(config: &Path) -> (i32, String, String) {
 fn delivered(config: &Path, words: &str) {
     let (code, said, error) = deliver(config);
     assert!(code == 0 && (said.clone() + &error).contains(words), "{code}: {said}{error}");
+}
+
+/// All that there is goes to a folder beside the archive.
+pub fn brought(folder: &Path, database: &Path) {
+    let out = folder.join("deliveries");
+    std::fs::create_dir(&out).expect("the folder is ours");
+    delivered(&configured(folder, database, &format!("format = \"jsonl\"\nfolder = {out:?}")), "delivery 1: ");
 }
 
 fn list(config: &Path) -> Vec<Value> {
@@ -429,7 +436,7 @@ async fn a_bucket_gets_each_object_once_locked_however_often_it_is_killed() {
     assert_eq!(run(&line.each_ref().map(String::as_str)).0, 0);
     let moto = Service::moto(address);
     moto.make_bucket("chats", true);
-    delivered(&config, "was given up: something was erased or masked after it was made");
+    delivered(&config, "was given up: something of it was erased or masked after it was made");
     let last = list(&config);
     let outcomes: Vec<_> = last.iter().rev().take(2).map(|one| text(one, "outcome")).collect();
     assert_eq!(outcomes, ["delivered", "given_up"]);

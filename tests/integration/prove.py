@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 
-# What is hashed of each table, in this order: the table sealed_forms of migrations 0005 to 0010.
+# What is hashed of each table, in this order: the table sealed_forms of migrations 0005 to 0007.
 COLUMNS = {
     "events": "chat_id,event_index,type,utc_time,participant_id,nickname,party_type,text,message_type,user_data,"
         "event_attributes,raw,recorded_at,node,run_id",

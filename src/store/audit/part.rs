@@ -28,12 +28,14 @@ const TABLES: &str = "
 /// Of a chat `c`.
 pub(super) const IS_IN_PART: &str = " AND c.chat_id IN (SELECT chat_id FROM temp.parts)";
 
-/// Of a chat `c`, and the archive `a`: it waits or is new; it is over, and nothing was seen of it for a while.
-const IS_READY: &str = "
-    c.chat_id IN (SELECT chat_id FROM delivered_chats WHERE target = :target AND number IS NULL
-        UNION SELECT t.chat_id FROM temp.touched t LEFT JOIN delivered_chats d ON d.chat_id = t.chat_id AND d.target = :target
-               WHERE coalesce(d.number, 0) = 0)
-    AND c.last_seen_at <= :settled_at
+/// Chats that wait, and chats that are new or were not meant before; with `c` and the archive `a`.
+const WAITING: &str = "FROM delivered_chats w CROSS JOIN chats c CROSS JOIN archive a
+    WHERE w.target = :target AND w.number IS NULL AND c.chat_id = w.chat_id";
+const NEW: &str = "FROM temp.touched w LEFT JOIN delivered_chats d ON d.chat_id = w.chat_id AND d.target = :target
+    CROSS JOIN chats c CROSS JOIN archive a WHERE (d.chat_id IS NULL OR d.number = 0) AND c.chat_id = w.chat_id";
+
+/// It is over, and nothing was seen of it for a while.
+const IS_READY: &str = "c.last_seen_at <= :settled_at
     AND (c.ended_at IS NOT NULL OR c.last_seen_at + CASE c.is_async WHEN 1 THEN a.async_quiet_after_ms
             ELSE a.quiet_after_ms END <= :as_of)";
 
@@ -250,18 +252,31 @@ impl Snapshot {
         self.choose(&sql, scope, &more)
     }
 
-    /// Those that went longest without a sign of life first; of all others that are over and not meant, that they are.
+    /// By chat id, so that no more are looked at than are wanted, however many wait; of all others that are over and not meant, that
+    /// they are.
     fn choose_whole(&self, wanted: &Wanted<'_>, scope: &Scope) -> Result<u64, Error> {
-        let ready = format!("SELECT c.chat_id FROM chats c CROSS JOIN archive a WHERE {IS_READY}");
         let time: [(&str, &dyn ToSql); 3] =
             [(":target", &wanted.target), (":as_of", &wanted.as_of), (":settled_at", &wanted.settled_at)];
-        let passed = format!("INSERT INTO temp.passed {ready} AND NOT ({IS_IN_SCOPE})");
-        self.choose(&passed, scope, &time)?;
-        let sql = format!(
-            "INSERT INTO temp.parts SELECT chat_id, 0 FROM ({ready} AND {IS_IN_SCOPE} ORDER BY c.last_seen_at, c.chat_id LIMIT {})",
-            wanted.chats_max
-        );
-        self.choose(&sql, scope, &time)
+        let mut chosen = 0;
+        for from in [WAITING, NEW] {
+            if *scope != Scope::default() {
+                let passed =
+                    format!("INSERT INTO temp.passed SELECT w.chat_id {from} AND {IS_READY} AND NOT ({IS_IN_SCOPE})");
+                self.choose(&passed, scope, &time)?;
+            }
+            let left = wanted.chats_max - chosen;
+            let sql = format!(
+                "INSERT INTO temp.parts SELECT w.chat_id, 0 {from} AND {IS_READY} AND {IS_IN_SCOPE} ORDER BY w.chat_id LIMIT {left}"
+            );
+            chosen += self.choose(&sql, scope, &time)?;
+        }
+        if chosen < wanted.chats_max {
+            // Few wait now; those that were erased meanwhile need not.
+            let sql = "INSERT OR IGNORE INTO temp.passed SELECT w.chat_id FROM delivered_chats w WHERE w.target = ?
+                AND w.number IS NULL AND NOT EXISTS (SELECT 1 FROM chats c WHERE c.chat_id = w.chat_id)";
+            self.connection.execute(sql, [wanted.target])?;
+        }
+        Ok(chosen)
     }
 
     fn choose(&self, sql: &str, scope: &Scope, more: &[(&str, &dyn ToSql)]) -> Result<u64, Error> {

@@ -115,6 +115,19 @@ impl Custody {
         Ok(self.connection.prepare_cached(sql)?.query_row((), |row| row.get(0))?)
     }
 
+    /// Whether something of it was erased, purged or masked since it was made. Which chats it has additions to is not kept: where it has
+    /// some, all count that the target has.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn is_outdated(&self, delivery: &Delivery) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM erasures e JOIN delivered_chats c ON c.chat_id = e.chat_id AND c.target = ?
+            WHERE e.id > ? AND (c.number = ? OR ? AND c.number > 0)";
+        let Delivery { target, number, last_erasure, additions, .. } = delivery;
+        let values = params![target, last_erasure, number, *additions > 0];
+        Ok(self.connection.prepare_cached(sql)?.exists(values)?)
+    }
+
     /// Marks the chats of a part: those that are brought with this number.
     ///
     /// # Errors
@@ -147,29 +160,21 @@ impl Custody {
         })
     }
 
-    /// Chats that were marked with a number of which nothing came wait again; those that are gone wait no longer.
+    /// Chats that were marked with a number of which nothing came wait again.
     ///
     /// # Errors
     /// As writing goes wrong; it can be done again.
     pub fn unmark_chats(&self, target: &str, number: i64) -> Result<(), Error> {
-        let back = format!(
+        let sql = format!(
             "UPDATE delivered_chats SET number = NULL WHERE target = ?1 AND chat_id IN
                 (SELECT chat_id FROM delivered_chats WHERE target = ?1 AND number = ?2 LIMIT {MARKS_MAX})"
         );
-        let gone = format!(
-            "DELETE FROM delivered_chats WHERE target = ?1 AND ?2 > 0 AND chat_id IN
-                (SELECT chat_id FROM delivered_chats d WHERE target = ?1 AND number IS NULL
-                    AND NOT EXISTS (SELECT 1 FROM chats c WHERE c.chat_id = d.chat_id) LIMIT {MARKS_MAX})"
-        );
-        for sql in [back, gone] {
-            let mut changed = MARKS_MAX;
-            while changed == MARKS_MAX {
-                changed = 0;
-                self.in_turn(|connection| {
-                    changed = connection.prepare_cached(&sql)?.execute(params![target, number])?;
-                    Ok(())
-                })?;
-            }
+        let mut changed = MARKS_MAX;
+        while changed == MARKS_MAX {
+            self.in_turn(|connection| {
+                changed = connection.prepare_cached(&sql)?.execute(params![target, number])?;
+                Ok(())
+            })?;
         }
         Ok(())
     }
