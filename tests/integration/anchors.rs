@@ -61,7 +61,7 @@ impl Service {
     }
 
     /// One without, that checks signatures. Its buckets are folders.
-    fn rclone(address: SocketAddr, folder: &Path) -> Self {
+    pub fn rclone(address: SocketAddr, folder: &Path) -> Self {
         let keys = format!("access,{SECRET}");
         let mut command = Command::new(installed("rclone"));
         command.args(["serve", "s3", "--addr", &address.to_string(), "--auth-key", &keys]).arg(folder);

@@ -447,6 +447,38 @@ async fn a_bucket_gets_each_object_once_locked_however_often_it_is_killed() {
     sound(&database);
 }
 
+/// moto takes any signature; this one does not. Its buckets are folders, and it locks nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_checks_signatures_takes_files_and_is_not_believed_to_lock() {
+    let (folder, buckets, address) = (folder(), folder(), free_address());
+    std::fs::create_dir(buckets.path().join("chats")).expect("the folder is ours");
+    let database = folder.path().join("transcripts.db");
+    fill(&database, 300).await;
+    let credentials = credentials(folder.path());
+    let target = format!(
+        "format = \"html\"\nurl = \"http://{address}\"\nbucket = \"chats\"\ncredentials = {credentials:?}\nlock = \"none\"\n"
+    );
+    let _rclone = Service::rclone(address, buckets.path());
+    let locks = target.replace("lock = \"none\"", "retention = \"30d\"");
+    let (code, _, error) = deliver(&configured(folder.path(), &database, &locks));
+    assert!(code == 1 && error.contains("LOCK"), "{error}");
+    let other = format!("chats_max = 3\n{}", target.replace("/credentials", "/wrong"));
+    std::fs::write(folder.path().join("wrong"), "aws_access_key_id=access\naws_secret_access_key=wrong\n")
+        .expect("ours");
+    std::fs::set_permissions(folder.path().join("wrong"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("ours");
+    let (code, _, error) = deliver(&configured(folder.path(), &database, &other));
+    assert!(code == 1 && error.contains("SignatureDoesNotMatch") && !error.contains("wrong\n"), "{error}");
+    let config = configured(folder.path(), &database, &target);
+    delivered(&config, "10 chats");
+    let made = tree(&buckets.path().join("chats"));
+    assert!(made.iter().filter(|(path, _)| path.extension().is_some_and(|ending| ending == "html")).count() == 11);
+    let manifest = made.iter().find(|(path, _)| path.ends_with("manifest-sha256.txt")).expect("it is last");
+    let place = buckets.path().join("chats").join(manifest.0.parent().expect("it has one"));
+    let checked = Command::new("sha256sum").args(["-c", "--quiet", "manifest-sha256.txt"]).current_dir(place).status();
+    assert!(checked.expect("it is there").success());
+}
+
 #[tokio::test]
 async fn a_full_disk_a_foreign_folder_and_an_older_archive_are_told() {
     let (folder, mount) = (folder(), Mount::new(400));

@@ -247,6 +247,38 @@ async fn every_format_has_the_rows_of_the_archive_whatever_was_written_in_them()
     }
 }
 
+/// What somebody put into a column that is not of its kind has no place in one that has a type.
+#[tokio::test]
+async fn parquet_has_no_column_for_what_is_not_of_its_kind() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    fill(&database, 30).await;
+    let rows = [
+        ("UPDATE events SET utc_time = 'noon' WHERE event_index = 2", "events.utc_time has a value that is a text"),
+        (
+            "UPDATE events SET utc_time = 1, text = X'00' WHERE event_index = 2",
+            "events.text has a value that is a blob",
+        ),
+        (
+            "UPDATE events SET text = '', recorded_at = 9e18",
+            "events.recorded_at has a value that is no time of any calendar",
+        ),
+    ];
+    for (sql, words) in rows {
+        Connection::open(&database).and_then(|archive| archive.execute_batch(sql)).expect("it is a file");
+        let dest = folder.path().join("dest");
+        let (code, _, error) = run(&[
+            "export",
+            &dest.display().to_string(),
+            "--format",
+            "parquet",
+            "--database",
+            &database.display().to_string(),
+        ]);
+        assert!(code == 1 && error.contains(words) && !dest.exists(), "{sql}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn a_scope_is_what_it_says() {
     let folder = folder();
