@@ -271,31 +271,36 @@ fn anchors_are_tables_of_their_kind_and_read_as_written() {
     assert_eq!(config.evidence.all_anchors().count(), 1);
 }
 
-/// What is told of anchors, in the documented file and in the README, can be taken from there; and all there is is told.
-#[test]
-fn anchors_that_are_shown_can_be_had_and_all_their_options_are_named() {
-    let told =
-        DOCUMENTED.split_once("\n# More anchors").and_then(|(_, rest)| rest.split_once("\n[evidence.anchors]\n"));
+/// The tables that are shown in a remark of the documented file, from these words on, can be had, and each of their options is told
+/// there; so can those that the README shows, of which there are so many.
+fn shown_tables_can_be_had(remark: &str, section: &str, name: &str, in_readme: usize) -> Config {
+    let header = format!("[{section}.{name}");
+    let told = DOCUMENTED.split_once(remark).and_then(|(_, rest)| rest.split_once(&format!("\n{header}]\n")));
     let (told, _) = told.expect("a remark before the table");
     let shown: String =
         told.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
     let (config, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
-    let kinds: Vec<_> = config.evidence.anchors.values().map(archive::anchor::Config::kind).collect();
-    assert_eq!(kinds, ["http", "file", "time_stamp", "s3"]);
-    let json = config.to_json();
-    for anchor in json["evidence"]["anchors"].as_object().expect("tables").values() {
-        for name in anchor.as_object().expect("a table").keys() {
-            assert!(
-                told.contains(&format!("{name} = ")) || told.contains(&format!("`{name}`")),
-                "nothing says what {name} is"
-            );
+    for table in config.to_json()[section][name].as_object().expect("tables").values() {
+        for option in table.as_object().expect("a table").keys() {
+            let is_told = told.contains(&format!("{option} = ")) || told.contains(&format!("`{option}`"));
+            assert!(is_told, "nothing says what {option} is");
         }
     }
     let readme = include_str!("../../README.md");
     let shown = readme.split("```toml\n").filter_map(|rest| rest.split("```").next());
-    let shown = shown.filter(|shown| shown.contains("[evidence.anchors.")).collect::<String>();
-    let (config, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
-    assert_eq!(config.evidence.anchors.len(), 3);
+    let shown = shown.filter(|shown| shown.contains(&format!("{header}."))).collect::<String>();
+    let (of_readme, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
+    assert_eq!(of_readme.to_json()[section][name].as_object().map(serde_json::Map::len), Some(in_readme));
+    config
+}
+
+#[test]
+fn anchors_and_targets_that_are_shown_can_be_had_and_all_their_options_are_named() {
+    let config = shown_tables_can_be_had("\n# More anchors", "evidence", "anchors", 3);
+    let kinds: Vec<_> = config.evidence.anchors.values().map(archive::anchor::Config::kind).collect();
+    assert_eq!(kinds, ["http", "file", "time_stamp", "s3"]);
+    let config = shown_tables_can_be_had("\n# Where `serve` brings", "export", "targets", 2);
+    assert_eq!(config.export.targets.len(), 2);
 }
 
 const TARGETS: &str = "\
@@ -322,32 +327,6 @@ fn targets_are_folders_or_buckets_and_read_as_written() {
     let variable = ("GMS_RECORDER_EXPORT_TARGETS", "a = { format = 'csv', folder = '/mnt/a' }");
     let (config, _) = load(NODE, &[variable], &Flags::default()).expect("right");
     assert_eq!(config.export.targets.len(), 1);
-}
-
-/// What is told of targets can be taken from there; and all there is is told.
-#[test]
-fn targets_that_are_shown_can_be_had_and_all_their_options_are_named() {
-    let told =
-        DOCUMENTED.split_once("\n# Where `serve` brings").and_then(|(_, rest)| rest.split_once("\n[export.targets]\n"));
-    let (told, _) = told.expect("a remark before the table");
-    let shown: String =
-        told.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
-    let (config, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
-    assert_eq!(config.export.targets.len(), 2);
-    let json = config.to_json();
-    for target in json["export"]["targets"].as_object().expect("tables").values() {
-        for name in target.as_object().expect("a table").keys() {
-            assert!(
-                told.contains(&format!("{name} = ")) || told.contains(&format!("`{name}`")),
-                "nothing says what {name} is"
-            );
-        }
-    }
-    let readme = include_str!("../../README.md");
-    let shown = readme.split("```toml\n").filter_map(|rest| rest.split("```").next());
-    let shown = shown.filter(|shown| shown.contains("[export.targets.")).collect::<String>();
-    let (config, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
-    assert_eq!(config.export.targets.len(), 2);
 }
 
 #[test]
