@@ -176,7 +176,7 @@ impl Courier<'_> {
         let mut plan = self.target.plan();
         let due = snapshot.narrow(&self.wanted(standing, started_at, &plan), &plan.scope)?;
         if due.is_nothing() {
-            custody.mark_chats(self.name, number, &snapshot)?;
+            custody.mark_chats(self.name, number, snapshot)?;
             custody.looked(self.name, due.to, started_at)?;
             return Ok(News::Nothing);
         }
@@ -210,12 +210,12 @@ impl Courier<'_> {
             "chats": due.chats, "additions": due.additions, "removals": due.removals,
         }));
         self.write(&snapshot, &folder, &plan, &due, &mut delivery, progress)?;
-        custody.mark_chats(self.name, number, &snapshot)?;
-        drop(snapshot);
+        custody.mark_chats(self.name, number, snapshot)?;
         if custody.is_outdated(&delivery)? {
             return Err(Error::Outdated(self.name.into()));
         }
-        custody.stage(&delivery, due.to)?;
+        let looked_at = if self.target.is_full(&delivery) { 0 } else { started_at };
+        custody.stage(&delivery, due.to, looked_at)?;
         folder.finish()?;
         match self.target.s3() {
             None => self.end(custody, &delivery, Outcome::Delivered, now),

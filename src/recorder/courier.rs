@@ -79,8 +79,6 @@ struct Rounds {
     target: Target,
     recorder: Arc<Recorder>,
     stop: Arc<AtomicBool>,
-    /// The last delivery was full: the next one is due at once.
-    is_behind: bool,
     retry: Option<Duration>,
     refusals: Repeated,
 }
@@ -93,7 +91,6 @@ impl Rounds {
             target: target.clone(),
             recorder: recorder.clone(),
             stop: stop.clone(),
-            is_behind: false,
             retry: None,
             refusals: Repeated::new(1, TOLD),
         };
@@ -122,7 +119,7 @@ impl Rounds {
     fn round(&mut self) -> Duration {
         let courier =
             Courier { database: &self.path, name: &self.name, target: &self.target, who: "serve", stop: &self.stop };
-        let attempt = || match self.is_behind || self.retry.is_some() || self.is_due(courier.looked_at()?) {
+        let attempt = || match self.retry.is_some() || self.is_due(courier.looked_at()?) {
             true => courier.deliver(&now_ms, &mut |_, _| {}).map(Some),
             false => Ok(None),
         };
@@ -133,7 +130,7 @@ impl Rounds {
             Err(error) => self.failed(&error.to_string()),
             Ok(news) => {
                 self.succeeded();
-                news.map_or(Duration::ZERO, |news| self.told(news)).max(self.next_pause())
+                news.and_then(|news| self.told(news)).unwrap_or_else(|| self.next_pause())
             }
         }
     }
@@ -149,34 +146,31 @@ impl Rounds {
     }
 
     fn next_pause(&self) -> Duration {
-        if self.is_behind {
-            return Duration::ZERO;
-        }
         let every = self.every_ms();
         let left = every - now_ms().rem_euclid(every);
         Duration::from_millis(left.unsigned_abs()).min(LOOK_INTERVAL)
     }
 
-    /// How long to wait at least.
-    fn told(&mut self, news: News) -> Duration {
+    /// Where there is more to be done: how long to wait first.
+    fn told(&self, news: News) -> Option<Duration> {
         let (metrics, label) = (&self.recorder.metrics, self.label());
-        self.is_behind = false;
         match news {
             News::Nothing => {}
             News::Delivered(delivery) => {
                 metrics.export_deliveries.get_or_create(&label).inc();
-                self.is_behind = delivery.chats >= self.target.chats_max as u64;
-                let (chats, additions, removals) = (delivery.chats, delivery.additions, delivery.removals);
                 tracing::info!(
                     target_name = self.name,
                     number = delivery.number,
                     destination = delivery.destination,
-                    chats,
-                    additions,
-                    removals,
+                    chats = delivery.chats,
+                    additions = delivery.additions,
+                    removals = delivery.removals,
                     rows = delivery.rows,
                     "delivered"
                 );
+                if self.target.is_full(&delivery) {
+                    return Some(Duration::ZERO);
+                }
             }
             News::GivenUp(delivery, why) => {
                 metrics.export_given_up.get_or_create(&label).inc();
@@ -188,14 +182,11 @@ impl Rounds {
                     hint,
                     "a delivery was given up"
                 );
-                self.is_behind = true;
-                return RETRY_FIRST;
+                return Some(RETRY_FIRST);
             }
         }
-        if !self.is_behind {
-            metrics.export_delivered_to.get_or_create(&label).set(now_ms() / 1_000);
-        }
-        Duration::ZERO
+        metrics.export_delivered_to.get_or_create(&label).set(now_ms() / 1_000);
+        None
     }
 
     fn failed(&mut self, why: &str) -> Duration {

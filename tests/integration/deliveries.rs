@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gms_recorder::chat::{ChatId, EventIndex};
 use gms_recorder::gms::{ApiError, Ended, ErrorClass, ErrorFormat, Origin};
@@ -313,17 +313,30 @@ async fn every_format_can_be_continued() {
     }
 }
 
-fn killed_after(config: &Path, pause: Duration) {
+/// Killed as soon as it is so far, or in the end; whether it was so far.
+fn killed_when(config: &Path, is_so_far: impl Fn() -> bool) -> bool {
     let mut child = Command::new(env!("CARGO_BIN_EXE_gms-recorder"))
         .args(["--config", &config.display().to_string(), "export", "--continue", "t"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("it starts");
-    // Different moments of its life; there is no wrong one.
-    std::thread::sleep(pause);
+    let was_so_far = loop {
+        match (is_so_far(), child.try_wait().expect("ours")) {
+            (true, _) => break true,
+            (false, Some(_)) => break false,
+            (false, None) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
     child.kill().expect("ours");
     child.wait().expect("ours");
+    was_so_far
+}
+
+/// Different moments of its life; there is no wrong one.
+fn killed_after(config: &Path, pause: Duration) {
+    let until = Instant::now() + pause;
+    killed_when(config, || Instant::now() >= until);
 }
 
 /// Numbers are without a gap, and nothing is there that was not acknowledged.
@@ -355,8 +368,12 @@ async fn a_folder_gets_each_event_once_however_often_it_is_killed() {
     for round in 0..16_u64 {
         append(&database, &entries(round * 900, 900)).await;
         append(&database, &[event(round, 31, "late")]).await;
-        killed_after(&config, Duration::from_millis(20 * round));
-        left += names(out.path()).iter().filter(|name| name.ends_with(".partial")).count();
+        let is_partial = || names(out.path()).iter().any(|name| name.ends_with(".partial"));
+        match round % 2 {
+            0 => killed_after(&config, Duration::from_millis(20 * round)),
+            _ => drop(killed_when(&config, is_partial)),
+        }
+        left += usize::from(is_partial());
     }
     let (code, _, error) = deliver(&config);
     assert_eq!(code, 0, "{error}");
@@ -403,10 +420,14 @@ async fn a_bucket_gets_each_object_once_locked_however_often_it_is_killed() {
     let mut sent = 0;
     for round in 1..13_u64 {
         append(&database, &entries(round * 900, 900)).await;
-        killed_after(&config, Duration::from_millis(60 * round));
         let archive = Connection::open(&database).expect("an archive");
-        let is_sent = "SELECT count(*) FROM delivering WHERE is_sent AND staged IS NOT NULL";
-        sent += archive.query_row(is_sent, (), |row| row.get::<_, i64>(0)).expect("a number");
+        let sql = "SELECT count(*) FROM delivering WHERE is_sent AND staged IS NOT NULL";
+        let is_sent = || archive.query_row(sql, (), |row| row.get::<_, i64>(0)).is_ok_and(|count| count > 0);
+        match round % 2 {
+            0 => killed_after(&config, Duration::from_millis(60 * round)),
+            _ => drop(killed_when(&config, is_sent)),
+        }
+        sent += usize::from(is_sent());
     }
     let (code, _, error) = deliver(&config);
     assert_eq!(code, 0, "{error}");

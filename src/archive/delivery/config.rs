@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::archive::anchor::config::{Lock, S3, region, yes};
 use crate::archive::export::{Errors, Format, Plan};
 use crate::store::audit::extract::Scope;
+use crate::store::custody::delivery::Delivery;
 use crate::units;
 
 /// The `[export]` section.
@@ -132,6 +133,11 @@ impl Target {
             Some(s3) => s3.place(),
             None => self.folder.display().to_string(),
         }
+    }
+
+    /// Whether others wait for their turn after this one.
+    pub fn is_full(&self, delivery: &Delivery) -> bool {
+        delivery.chats >= self.chats_max as u64
     }
 
     /// What is exported to it.

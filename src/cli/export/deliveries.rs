@@ -50,9 +50,8 @@ pub async fn deliver(name: &str, config: &Config) -> anyhow::Result<()> {
     Archive::open(database).await?.close().await?;
     output::to_stdout(Look::default(), async |output| {
         loop {
-            let (database, name, target) = (database.clone(), name.to_owned(), target.clone());
-            let full = target.chats_max as u64;
-            let news = until_interrupted(move |stop| attempt(&database, &name, &target, stop)).await?;
+            let (database, name, to) = (database.clone(), name.to_owned(), target.clone());
+            let news = until_interrupted(move |stop| attempt(&database, &name, &to, stop)).await?;
             match news {
                 News::Nothing => return Ok(output.note("nothing is due")?),
                 News::GivenUp(delivery, why) => {
@@ -61,7 +60,7 @@ pub async fn deliver(name: &str, config: &Config) -> anyhow::Result<()> {
                 }
                 News::Delivered(delivery) => {
                     output.line(&told(&delivery))?;
-                    if delivery.chats < full {
+                    if !target.is_full(&delivery) {
                         return Ok(());
                     }
                 }

@@ -16,13 +16,15 @@ use crate::store::seal::{
 };
 use crate::store::{Error, ErrorKind};
 
-/// Rows by their keys; chats that anything was recorded of, and whether an export shows it; what is due; what is over and not meant.
+/// Rows by their keys; chats that anything was recorded of, and whether an export shows it; what is due; what is over and not meant;
+/// what waits.
 const TABLES: &str = "
     PRAGMA query_only = OFF;  -- the file itself is open for reading alone
     CREATE TEMP TABLE since (form INTEGER, a, b, c, PRIMARY KEY (form, a, b, c)) WITHOUT ROWID;
     CREATE TEMP TABLE touched (chat_id TEXT PRIMARY KEY, is_shown INTEGER) WITHOUT ROWID;
     CREATE TEMP TABLE parts (chat_id TEXT PRIMARY KEY, is_addition INTEGER) WITHOUT ROWID;
     CREATE TEMP TABLE passed (chat_id TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TEMP TABLE waits (chat_id TEXT PRIMARY KEY) WITHOUT ROWID;
     CREATE TEMP TABLE removed (chat_id TEXT, act_id INTEGER, PRIMARY KEY (chat_id, act_id)) WITHOUT ROWID";
 
 /// Of a chat `c`.
@@ -40,7 +42,7 @@ const IS_READY: &str = "c.last_seen_at <= :settled_at
             ELSE a.quiet_after_ms END <= :as_of)";
 
 /// Such as are neither due nor passed, and are to be found again.
-const WAIT: &str = "
+const WAIT: &str = "INSERT INTO temp.waits
     SELECT t.chat_id FROM temp.touched t LEFT JOIN delivered_chats d ON d.chat_id = t.chat_id AND d.target = ?
      WHERE (d.chat_id IS NULL OR d.number = 0) AND t.chat_id NOT IN (SELECT chat_id FROM temp.parts)
        AND t.chat_id NOT IN (SELECT chat_id FROM temp.passed)";
@@ -87,7 +89,7 @@ impl Due {
 }
 
 /// Where a chat stands with a target, as `delivered_chats.number` has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
     /// It waits.
     Waits,
@@ -122,7 +124,6 @@ pub struct Made {
 #[derive(Debug)]
 pub struct Part {
     pub(super) as_of: i64,
-    target: String,
     /// Nothing was ever looked at: everything is new.
     is_first: bool,
 }
@@ -174,11 +175,11 @@ impl Snapshot {
             true => drop(self.connection.execute("INSERT INTO touched SELECT chat_id, 1 FROM chats", ())?),
             false => self.gather(wanted)?,
         }
-        let (as_of, target) = (wanted.as_of, wanted.target.to_owned());
         let mut due = Due { to: self.size()?, ..Due::default() };
         due.additions = self.choose_additions(wanted, scope)?;
         due.chats = self.choose_whole(wanted, scope)?;
-        self.part = Some(Part { as_of, target, is_first });
+        self.connection.execute(WAIT, [wanted.target])?;
+        self.part = Some(Part { as_of: wanted.as_of, is_first });
         let removals = "SELECT count(*) FROM temp.removed";
         due.removals = self.connection.query_row(removals, (), |row| row.get::<_, i64>(0))?.cast_unsigned();
         if wanted.with_errors {
@@ -288,22 +289,26 @@ impl Snapshot {
         Ok(self.connection.prepare(sql)?.execute(&[of_scope, more].concat()[..])? as u64)
     }
 
-    /// Where the chats that were looked at stand with the target from now on, those that are brought last.
+    /// Where the chats that were looked at stand with the target from now on, those that are brought last. Nothing else can be read of
+    /// it then: it is no longer kept as it was, so that the write-ahead log can be folded while this takes its time.
     ///
     /// # Errors
     /// As reading goes wrong, and as `take`.
-    pub fn each_mark<E: From<Error>>(&self, mut take: impl FnMut(String, Mark) -> Result<(), E>) -> Result<(), E> {
-        let Some(part) = &self.part else { return Ok(()) };
+    pub fn into_marks<E: From<Error>>(self, mut take: impl FnMut(String, Mark) -> Result<(), E>) -> Result<(), E> {
+        if self.part.is_none() {
+            return Ok(());
+        }
+        self.connection.execute_batch("COMMIT").map_err(Error::from)?;
         let marked = [
-            (WAIT, Mark::Waits),
-            ("SELECT chat_id FROM temp.passed WHERE ? IS NOT NULL", Mark::Passed),
-            ("SELECT chat_id FROM temp.parts WHERE NOT is_addition AND ? IS NOT NULL", Mark::Brought),
+            ("SELECT chat_id FROM temp.waits", Mark::Waits),
+            ("SELECT chat_id FROM temp.passed", Mark::Passed),
+            ("SELECT chat_id FROM temp.parts WHERE NOT is_addition", Mark::Brought),
         ];
         for (sql, mark) in marked {
             let mut select = self.connection.prepare(sql).map_err(Error::from)?;
-            let mut rows = select.query([&part.target]).map_err(Error::from)?;
+            let mut rows = select.query(()).map_err(Error::from)?;
             while let Some(row) = rows.next().map_err(Error::from)? {
-                take(row.get(0).map_err(Error::from)?, mark.clone())?;
+                take(row.get(0).map_err(Error::from)?, mark)?;
             }
         }
         Ok(())

@@ -132,9 +132,9 @@ impl Custody {
     ///
     /// # Errors
     /// As writing goes wrong; it can be done again.
-    pub fn mark_chats(&self, target: &str, number: i64, part: &Snapshot) -> Result<(), Error> {
+    pub fn mark_chats(&self, target: &str, number: i64, part: Snapshot) -> Result<(), Error> {
         let mut marks = Vec::with_capacity(MARKS_MAX);
-        part.each_mark::<Error>(|chat_id, mark| {
+        part.into_marks::<Error>(|chat_id, mark| {
             let number = match mark {
                 Mark::Waits => None,
                 Mark::Passed => Some(0),
@@ -212,14 +212,14 @@ impl Custody {
         self.note_delivering(target, to, at, None)
     }
 
-    /// A delivery is made, and its chats are marked.
+    /// A delivery is made, and its chats are marked. Where there is more to be brought it was `looked_at` never.
     ///
     /// # Errors
     /// As writing goes wrong.
-    pub fn stage(&self, delivery: &Delivery, looked_to: u64) -> Result<(), Error> {
+    pub fn stage(&self, delivery: &Delivery, looked_to: u64, looked_at: i64) -> Result<(), Error> {
         let staged =
             serde_json::to_string(delivery).map_err(|error| Error::new(ErrorKind::Other, error.to_string()))?;
-        self.note_delivering(&delivery.target, looked_to, delivery.started_at, Some(&staged))
+        self.note_delivering(&delivery.target, looked_to, looked_at, Some(&staged))
     }
 
     fn note_delivering(&self, target: &str, looked_to: u64, at: i64, staged: Option<&str>) -> Result<(), Error> {
@@ -283,8 +283,8 @@ impl Custody {
             let id = connection.prepare_cached(insert)?.insert(values)?;
             pack.touch(seal::DELIVERIES, [KeyValue::Integer(id)]);
             // What was given up is looked for again from where it began.
-            let back = "UPDATE delivering SET staged = NULL, is_sent = 0,
-                looked_to = CASE ?3 WHEN 1 THEN looked_to ELSE ?2 END WHERE target = ?1";
+            let back = "UPDATE delivering SET staged = NULL, is_sent = 0, looked_to = CASE ?3 WHEN 1 THEN looked_to ELSE ?2 END,
+                looked_at = CASE ?3 WHEN 1 THEN looked_at ELSE 0 END WHERE target = ?1";
             connection.prepare_cached(back)?.execute(params![target, from_leaf, is_delivered])?;
             Ok(())
         })?;
