@@ -227,7 +227,8 @@ impl Courier<'_> {
         let settle = i64::try_from(self.target.settle.as_millis()).unwrap_or(i64::MAX);
         Wanted {
             target: self.name,
-            from: standing.looked_to,
+            // What was made and not brought is looked for again.
+            from: if standing.staged.is_some() { standing.delivered_to } else { standing.looked_to },
             as_of,
             settled_at: as_of.saturating_sub(settle),
             with_errors: self.target.errors,

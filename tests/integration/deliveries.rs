@@ -468,6 +468,39 @@ async fn a_bucket_gets_each_object_once_locked_however_often_it_is_killed() {
     sound(&database);
 }
 
+/// What waits for a bucket, and has something that is erased meanwhile, is made anew: without that, with all the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_made_and_not_sent_is_made_anew_without_what_was_erased() {
+    let (folder, address) = (folder(), free_address());
+    let database = folder.path().join("transcripts.db");
+    fill(&database, 300).await;
+    let credentials = credentials(folder.path());
+    let target = format!(
+        "format = \"jsonl\"\nurl = \"http://{address}\"\nbucket = \"chats\"\ncredentials = {credentials:?}\nretention = \"30d\"\n"
+    );
+    let config = configured(folder.path(), &database, &target);
+    let moto = Service::moto(address);
+    moto.make_bucket("chats", true);
+    delivered(&config, "delivery 1: 10 chats");
+    drop(moto);
+    append(&database, &[event(3, 31, "late")]).await;
+    append(&database, &entries(300, 60)).await;
+    assert_eq!(deliver(&config).0, 1);
+    let outbox = folder.path().join("transcripts.db-outbox");
+    assert_eq!(names(&outbox), ["t-0000002", "t.lock"]);
+    let (erased, archive) = (chat_id(11), database.display().to_string());
+    assert_eq!(run(&["erase", "--chat", &erased, "--reason", "Art. 17", "--database", &archive]).0, 0);
+    let moto = Service::moto(address);
+    moto.make_bucket("chats", true);
+    delivered(&config, "delivery 2: 1 chat, 1 addition, 33 rows in all");
+    let downloaded = folder.path().join("downloaded");
+    download(&moto, "chats", &downloaded);
+    let found = rows(&downloaded, "events");
+    assert!(found.len() == 31 && !found.iter().any(|row| text(row, "chat_id") == erased));
+    assert_eq!(names(&outbox), ["t.lock"]);
+    sound(&database);
+}
+
 /// moto takes any signature; this one does not. Its buckets are folders, and it locks nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_checks_signatures_takes_files_and_is_not_believed_to_lock() {
