@@ -8,6 +8,7 @@ pub mod anchor;
 mod anchored;
 mod der;
 pub mod bundle;
+pub mod delivery;
 pub mod export;
 pub mod html;
 pub mod key;

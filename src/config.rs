@@ -51,6 +51,8 @@ pub struct Config {
     pub evidence: archive::Config,
     /// `[retention]`
     pub retention: archive::retention::Config,
+    /// `[export]`
+    pub export: archive::delivery::Config,
     /// `[admin]`
     pub admin: admin::Config,
     /// `[log]`
@@ -203,6 +205,18 @@ pub fn of_archive_with_rules(
     flags: &Flags,
 ) -> Result<Config, Problems> {
     looked_at(file, environment, flags, |config, layers| sense::check_masking(&config.masking, layers))
+}
+
+/// The same with the targets of continuous exports.
+///
+/// # Errors
+/// As [`of_archive`]; what is wrong with the targets.
+pub fn of_archive_with_targets(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<Config, Problems> {
+    looked_at(file, environment, flags, sense::check_export)
 }
 
 fn looked_at(

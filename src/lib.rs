@@ -13,7 +13,7 @@
 //! | [`telemetry`] | logs, and the closed list of counters with the account of every event seen | who counts |
 //! | [`gms`] | bytes in, observation out: routes, answers, errors, CometD, files, scrubbing, masking | I/O, clocks, storing |
 //! | [`store`] | the only SQL: open, migrate, append a batch, read back, seal and audit; what people do to an archive (`custody`); full text (`search`); the spool's file | queues, HTTP, what to do about an error |
-//! | [`archive`] | signed checkpoints, their key; anchors in files, buckets, at collectors and time stamp authorities; how long chats are kept; what an auditor finds; exports, reports | SQL, when a checkpoint is due |
+//! | [`archive`] | signed checkpoints, their key; anchors in files, buckets, at collectors and time stamp authorities; how long chats are kept; what an auditor finds; exports, at once or by and by; reports | SQL, when a checkpoint is due |
 //! | [`recorder`] | from observation to durable row: queue, one writer, group commit, tickets, outages | HTTP, SQL |
 //! | [`proxy`] | HTTP and TLS toward clients and nodes; [`proxy`]'s `forward.rs` is **the hot path** | JSON, SQL |
 //! | [`admin`] | probes and metrics on a listener of their own; the socket that drains nodes | chats |
@@ -44,8 +44,9 @@
 //! Threads: one current-thread runtime for each core, each with its own listener and its own connections to the nodes; one
 //! for the writer, with the one connection that writes; the main one for signals, the admin listener, the watch over the
 //! nodes (`proxy::health`) and the operators' socket (`admin::control`); one that writes the access log, and for each anchor
-//! one that brings checkpoints there, where there are such; and one that cleans up after what was removed, and purges
-//! (`recorder::keeper`), and one that indexes for `search` (`recorder::indexer`), with connections of their own. They share counters, how the nodes fare (`proxy::nodes`), the queue, and
+//! one that brings checkpoints there, where there are such; one that cleans up after what was removed, and purges
+//! (`recorder::keeper`), one that indexes for `search` (`recorder::indexer`), and for each target of exports one that delivers there
+//! (`recorder::courier`), with connections of their own. They share counters, how the nodes fare (`proxy::nodes`), the queue, and
 //! three small locks that are never held across an await: the account, what is known of live chats, and the memory of what
 //! is committed.
 //!

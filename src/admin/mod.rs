@@ -96,6 +96,7 @@ impl Watched {
             say(false, "the disk of the archive was full, and its reserve is in use: free space".into());
         }
         self.recorder.evidence_trouble().into_iter().for_each(|sentence| say(false, sentence));
+        self.recorder.export_trouble().into_iter().for_each(|sentence| say(false, sentence));
         if !self.recorder.is_writing() {
             say(refuses, format!("the writer has ended; {fate}"));
         }

@@ -4,9 +4,9 @@
 mod collector;
 pub mod config;
 mod file;
-mod s3;
+pub(in crate::archive) mod s3;
 mod stamps;
-mod web;
+pub(in crate::archive) mod web;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -61,9 +61,9 @@ pub enum News {
     GaveUp(String),
 }
 
-/// Why an anchor does not take a checkpoint.
+/// Why a checkpoint is not taken, or a file of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Refusal {
+pub(in crate::archive) enum Refusal {
     /// For now.
     Now(String),
     /// Something else has its place.
@@ -285,6 +285,8 @@ pub fn look(config: &Config) -> Result<String, String> {
         Config::TimeStamp(stamp) => stamps::look(stamp),
     }
 }
+
+pub(in crate::archive) use file::look_at_folder;
 
 fn random() -> Result<Hash, getrandom::Error> {
     let mut bytes = Hash::default();

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::export::folder::{Document, Folder};
+use super::export::folder::{Document, Folder, Written};
 use super::export::tables::{Encoding, Sheet};
 use super::export::{self, Error, Errors, Plan, Tally};
 use super::note::{self, Checkpoint, PublicKey};
@@ -24,7 +24,8 @@ use crate::units::iso;
 
 const BAGIT: &str = "BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n";
 const MANIFEST: &str = "manifest-sha256.txt";
-const TAG_MANIFEST: &str = "tagmanifest-sha256.txt";
+/// Of everything but the payload; it names the manifest of that.
+pub const TAG_MANIFEST: &str = "tagmanifest-sha256.txt";
 const ROWS: &str = "data/rows.jsonl";
 const UNPROVED: &str = "data/unproved.jsonl";
 const NODES: &str = "data/nodes.bin";
@@ -64,31 +65,47 @@ pub fn bundle(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Bundled, Error> {
     let snapshot = Snapshot::open(database)?;
-    let (note, checkpoint, key) = signed(&snapshot)?;
+    signed(&snapshot)?;
     let folder = Folder::begin(dest, export::mode(database)?)?;
+    let (bundled, _) = write(&snapshot, &folder, plan, stop, progress)?;
+    folder.finish()?;
+    Ok(bundled)
+}
+
+/// Writes one into a folder that is there: the file that names all others, too.
+///
+/// # Errors
+/// As [`bundle`].
+pub fn write(
+    snapshot: &Snapshot,
+    folder: &Folder,
+    plan: &Plan,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Bundled, Written), Error> {
+    let (note, checkpoint, key) = signed(snapshot)?;
     folder.keep_manifest(MANIFEST)?;
     for within in ["data", "data/export", "data/coverage"] {
         folder.within(within)?;
     }
-    let tally = export::write(&snapshot, &folder, "data/export/", plan, stop, progress)?;
-    let (statuses, times) = coverage(&snapshot, &folder, plan)?;
+    let tally = export::write(snapshot, folder, "data/export/", plan, stop, progress)?;
+    let (statuses, times) = coverage(snapshot, folder, plan)?;
     let scratch = folder.path().join("scratch");
     let mut rows = Rows { proved: folder.create(ROWS)?, unproved: folder.create(UNPROVED)?, counts: [0, 0] };
     {
         let size = checkpoint.size;
         let leaves = snapshot.leaves(&plan.scope, size, &scratch, stop, &mut |done| progress(done, size))?;
-        rows.take(&snapshot, &leaves, plan, times, stop)?;
-        nodes(&folder, &leaves, size, progress)?;
+        rows.take(snapshot, &leaves, plan, times, stop)?;
+        nodes(folder, &leaves, size, progress)?;
     }
     std::fs::remove_file(&scratch).map_err(|error| Error::File { path: scratch, error })?;
-    let [proved, unproved] = rows.close(&folder)?;
+    let [proved, unproved] = rows.close(folder)?;
     let bundled = Bundled { tally, proved, unproved, checkpoint };
-    text(&folder, CHECKPOINT, &note)?;
-    text(&folder, "data/key.txt", &format!("{}\n", key.vkey()))?;
-    text(&folder, "data/coverage/coverage.txt", &statement(&snapshot, &bundled, &statuses)?)?;
-    tags(&snapshot, &folder, &bundled)?;
-    folder.finish()?;
-    Ok(bundled)
+    text(folder, CHECKPOINT, &note)?;
+    text(folder, "data/key.txt", &format!("{}\n", key.vkey()))?;
+    text(folder, "data/coverage/coverage.txt", &statement(snapshot, &bundled, &statuses)?)?;
+    let manifest = tags(snapshot, folder, &bundled)?;
+    Ok((bundled, manifest))
 }
 
 /// The last checkpoint, which must be sound.
@@ -219,10 +236,10 @@ fn nodes(folder: &Folder, leaves: &Leaves<'_>, size: u64, progress: &mut dyn FnM
     folder.close(document).map(drop)
 }
 
-fn text(folder: &Folder, name: &str, text: &str) -> Result<(), Error> {
+fn text(folder: &Folder, name: &str, text: &str) -> Result<Written, Error> {
     let mut document = folder.create(name)?;
     document.write_all(text.as_bytes())?;
-    folder.close(document).map(drop)
+    folder.close(document)
 }
 
 impl Statuses {
@@ -266,7 +283,7 @@ fn statement(snapshot: &Snapshot, bundled: &Bundled, statuses: &Statuses) -> Res
 }
 
 /// Everything of a bag but its payload. Its date is that of the checkpoint: the same snapshot gives the same bytes.
-fn tags(snapshot: &Snapshot, folder: &Folder, bundled: &Bundled) -> Result<(), Error> {
+fn tags(snapshot: &Snapshot, folder: &Folder, bundled: &Bundled) -> Result<Written, Error> {
     let (manifest, files, bytes) = folder.end_manifest()?;
     let checkpoint = &bundled.checkpoint;
     let date = iso(checkpoint.at).unwrap_or_default();
@@ -279,9 +296,7 @@ fn tags(snapshot: &Snapshot, folder: &Folder, bundled: &Bundled) -> Result<(), E
     let mut lines: Vec<String> =
         manifest.iter().map(|written| format!("{}  {}\n", written.sha256, written.name)).collect();
     for (name, content) in [("bagit.txt", BAGIT), ("bag-info.txt", &info), ("README.txt", README)] {
-        let mut document = folder.create(name)?;
-        document.write_all(content.as_bytes())?;
-        let written = folder.close(document)?;
+        let written = text(folder, name, content)?;
         lines.push(format!("{}  {}\n", written.sha256, written.name));
     }
     text(folder, TAG_MANIFEST, &lines.concat())

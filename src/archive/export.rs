@@ -8,6 +8,7 @@ pub mod actiance;
 pub mod folder;
 pub mod mail;
 pub mod page;
+pub mod parquet;
 pub mod tables;
 pub mod words;
 
@@ -16,6 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::store;
@@ -33,12 +35,16 @@ use tables::{Encoding, Sheet, Tables};
 const FILES_A_FOLDER: u64 = 1_000;
 
 /// What becomes of a chat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Tables, as JSON Lines.
+    #[serde(rename = "jsonl")]
     JsonLines,
     /// Tables, as CSV.
     Csv,
+    /// Tables, as Parquet.
+    Parquet,
     /// A page a chat.
     Html,
     /// A mail a chat.
@@ -53,14 +59,25 @@ impl Format {
         match self {
             Self::JsonLines => "jsonl",
             Self::Csv => "csv",
+            Self::Parquet => "parquet",
             Self::Html => "html",
             Self::Eml => "eml",
             Self::Actiance => "actiance",
         }
     }
 
-    fn encoding(self) -> Encoding {
-        if self == Self::JsonLines { Encoding::JsonLines } else { Encoding::Csv }
+    /// Whether it holds all of the rows, and errors alone make sense in it.
+    pub fn is_of_tables(self) -> bool {
+        matches!(self, Self::JsonLines | Self::Csv | Self::Parquet)
+    }
+
+    /// Of its tables; of those beside what is for people.
+    pub(super) fn encoding(self) -> Encoding {
+        match self {
+            Self::JsonLines => Encoding::JsonLines,
+            Self::Parquet => Encoding::Parquet,
+            Self::Csv | Self::Html | Self::Eml | Self::Actiance => Encoding::Csv,
+        }
     }
 }
 
@@ -89,6 +106,8 @@ pub struct Plan {
     pub errors: Errors,
     /// What addresses in mails and in Actiance's XML end with: `invalid` is nobody's (RFC 2606).
     pub mail_domain: String,
+    /// Which delivery it is, where it is one.
+    pub delivery: Option<serde_json::Value>,
 }
 
 /// What was exported.
@@ -144,9 +163,12 @@ pub enum Error {
     /// The name is taken.
     #[error("{} exists already, and an export overwrites nothing: name another folder", .0.display())]
     Exists(PathBuf),
-    /// Another export is under way, or was interrupted.
-    #[error("{} is there: another export goes on, or one was interrupted; remove it if none does", .0.display())]
-    Left(PathBuf),
+    /// Somebody makes the same export.
+    #[error("{} is there, and another export goes on in it", .0.display())]
+    UnderWay(PathBuf),
+    /// Something else has the name that it has while it is written.
+    #[error("{} is there, and is no export that was interrupted: move it away, or name another folder", .0.display())]
+    Foreign(PathBuf),
     /// It was told to.
     #[error("interrupted: nothing was exported")]
     Stopped,
@@ -162,6 +184,18 @@ pub enum Error {
         written: u64,
         /// In the archive.
         has: u64,
+    },
+    /// What is in a column is not of its kind.
+    #[error(
+        "{table}.{column} has a value that is {has}: gms-recorder did not write that; `gms-recorder verify` tells what was changed"
+    )]
+    Kind {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// What it should not be.
+        has: &'static str,
     },
     /// What the bundle needs is not there.
     #[error("{0}")]
@@ -255,8 +289,7 @@ fn hold(snapshot: &Snapshot, plan: &Plan, tally: &Tally) -> Result<(), Error> {
         (Table::Errors, errors, _) => errors != Errors::Without,
         (_, Errors::Only, _) => *table == Table::Chats,
         (Table::Chats | Table::Events, ..) => true,
-        (.., Format::JsonLines | Format::Csv) => true,
-        _ => false,
+        (.., format) => format.is_of_tables(),
     };
     for table in Tally::TABLES.into_iter().filter(wanted) {
         let (written, has) = (tally.of(table), snapshot.count(table, &plan.scope)?);
@@ -275,7 +308,7 @@ fn told(snapshot: &Snapshot, plan: &Plan, tally: &Tally) -> Result<serde_json::V
     for table in Tally::TABLES {
         rows.insert(table.name().into(), tally.of(table).into());
     }
-    Ok(json!({
+    let mut told = json!({
         "archive_id": snapshot.archive_id(),
         "as_of": units::iso(snapshot.as_of()?),
         "format": plan.format.as_str(),
@@ -290,7 +323,11 @@ fn told(snapshot: &Snapshot, plan: &Plan, tally: &Tally) -> Result<serde_json::V
         },
         "rows": rows,
         "written_by": concat!("gms-recorder ", env!("CARGO_PKG_VERSION")),
-    }))
+    });
+    if let Some(delivery) = &plan.delivery {
+        told["delivery"] = delivery.clone();
+    }
+    Ok(told)
 }
 
 /// The formats, one of them at work.
@@ -305,7 +342,9 @@ enum Chats {
 impl Chats {
     fn begin(snapshot: &Snapshot, folder: &Folder, within: &str, plan: &Plan) -> Result<Self, Error> {
         Ok(match plan.format {
-            Format::JsonLines | Format::Csv => Self::Tables(Tables::begin(folder, within, plan.format.encoding())?),
+            Format::JsonLines | Format::Csv | Format::Parquet => {
+                Self::Tables(Tables::begin(folder, within, plan.format.encoding())?)
+            }
             Format::Html => Self::Pages(Pages::begin(snapshot, folder, within, plan)?),
             Format::Eml => Self::Mails(Mails::begin(snapshot, within, plan)),
             Format::Actiance => Self::Actiance(Actiance::begin(folder, within, plan)?),
@@ -354,6 +393,15 @@ impl Names {
         let plain: String = chat_id.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();
         Ok(format!("{part:04}/{number:07}-{plain}"))
     }
+}
+
+/// Whether it is a name as DNS has it (RFC 1035, section 2.3.1). With a chat's label before it, it has to stay below 254.
+pub fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_plain = label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        (1..=63).contains(&label.len()) && is_plain && !label.starts_with('-') && !label.ends_with('-')
+    };
+    text.len() <= 180 && text.split('.').all(is_label)
 }
 
 /// Lower-case hex digits.

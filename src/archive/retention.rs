@@ -84,6 +84,8 @@ pub struct Planned {
     pub before: i64,
     /// Chats that are due, the oldest first.
     pub due: Vec<Due>,
+    /// Chats that would be due, and that a target of exports has not got yet.
+    pub undelivered: usize,
     /// Errors, findings, files and maskings of no chat that are due.
     pub of_no_chat: i64,
 }
@@ -105,11 +107,11 @@ impl Config {
         std::iter::once(&self.keep).chain(self.services.values()).any(|keep| keep.0.is_some())
     }
 
-    /// What is due now. Removes nothing.
+    /// What is due now, once these targets of exports have it. Removes nothing.
     ///
     /// # Errors
     /// As reading goes wrong, or it is not known what is held.
-    pub fn plan(&self, custody: &Custody, now: i64) -> Result<Vec<Planned>, Error> {
+    pub fn plan(&self, custody: &Custody, now: i64, targets: &[String]) -> Result<Vec<Planned>, Error> {
         let in_force = custody.holds_in_force()?;
         let named: Vec<String> = self.services.keys().cloned().collect();
         let lines = self.services.iter().map(|(service, keep)| (Some(service.clone()), *keep));
@@ -117,9 +119,15 @@ impl Config {
         for (service, keep) in lines.chain([(None, self.keep)]) {
             let Some(before) = keep.before(now) else { continue };
             let services = service.as_deref().map_or(ServicesOf::AllBut(&named), ServicesOf::One);
-            let due = custody.due(before, &services, &in_force)?;
+            let (mut due, mut undelivered) = (Vec::new(), 0);
+            for one in custody.due(before, &services, &in_force)? {
+                match custody.is_delivered(&one.chat_id, targets)? {
+                    true => due.push(one),
+                    false => undelivered += 1,
+                }
+            }
             let of_no_chat = custody.due_of_no_chat(before, &services)?;
-            plan.push(Planned { service, keep, before, due, of_no_chat });
+            plan.push(Planned { service, keep, before, due, undelivered, of_no_chat });
         }
         Ok(plan)
     }

@@ -24,7 +24,7 @@ use crate::store::inspect::{self, Migrations};
 use crate::store::place::Place;
 use crate::{proxy, units};
 
-use anchors::Anchor;
+use anchors::{Anchor, Target};
 use listeners::Listener;
 use nodes::Node;
 
@@ -39,9 +39,9 @@ Example:
 Exit codes:
   0  the configuration is right, its addresses are free (or this archive's own running `serve` has
      them), every node was reached and is well, certificates and database can be used
-  1  a node or an anchor cannot be reached or is not well (`serve` starts all the same); an address to
-     listen on cannot be had; or a certificate, another file named for the nodes or the database cannot
-     be used
+  1  a node, an anchor or a target of exports cannot be reached or is not well (`serve` starts all
+     the same); an address to listen on cannot be had; or a certificate, another file named for the
+     nodes or the database cannot be used
   2  the configuration is not right; everything that is wrong is listed";
 
 /// Less free space than this is warned of: some days of chats, and room for the journal.
@@ -120,6 +120,7 @@ struct Report {
     /// Files with secrets that cannot be used.
     files: Vec<String>,
     anchors: Vec<Anchor>,
+    targets: Vec<Target>,
     database: Database,
 }
 
@@ -176,6 +177,7 @@ impl Report {
             nodes: nodes::look_at(config, check.ok().flatten()).await,
             files: files.into_iter().flatten().collect(),
             anchors: anchors::look_at(config).await,
+            targets: anchors::look_at_targets(config).await,
             database,
         }
     }
@@ -195,8 +197,10 @@ impl Report {
             .then(|| format!("{unusable} of {} certificate files cannot be used", self.certificates.len()));
         let down = self.anchors.iter().filter(|anchor| anchor.problem.is_some()).count();
         let anchors = (down > 0).then(|| format!("{down} of {} anchors take no checkpoints", self.anchors.len()));
+        let down = self.targets.iter().filter(|target| target.problem.is_some()).count();
+        let targets = (down > 0).then(|| format!("{down} of {} targets get no exports", self.targets.len()));
         let database = self.database.problem.as_ref().map(|_| "the database cannot be used".to_string());
-        let others = [nodes, unwell, files, certificates, anchors, database].into_iter().flatten();
+        let others = [nodes, unwell, files, certificates, anchors, targets, database].into_iter().flatten();
         let parts: Vec<String> = untaken.chain(others).collect();
         (!parts.is_empty()).then(|| parts.join(", and "))
     }
@@ -231,6 +235,10 @@ impl Report {
             writeln!(out, "\n# anchors")?;
         }
         self.anchors.iter().try_for_each(|anchor| anchor.write_text(out))?;
+        if !self.targets.is_empty() {
+            writeln!(out, "\n# exports")?;
+        }
+        self.targets.iter().try_for_each(|target| target.write_text(out))?;
         writeln!(out, "\n# database")?;
         self.database.write_text(out)?;
         self.write_routes(all, out)?;

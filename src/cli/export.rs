@@ -1,4 +1,6 @@
-//! `export`: chats in the formats that archives, spreadsheets and people take, in a folder of their own.
+//! `export`: chats in the formats that archives, spreadsheets and people take, in a folder of their own; or what is new, by and by.
+
+mod deliveries;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use super::search;
 use super::when::Clock;
 use crate::archive::bundle::{self, Bundled};
 use crate::archive::export::{self, Errors, Format, Plan, Tally};
+use crate::config::Config;
 use crate::store::audit::Snapshot;
 use crate::store::audit::extract::{self, Table};
 use crate::store::read::Archive;
@@ -19,14 +22,16 @@ use crate::store::read::Archive;
 const EXAMPLE: &str = "\
 Example:
   gms-recorder export /srv/handover/march --format html --since 2026-03-01 --until 2026-04-01
+  gms-recorder export --continue smarsh      everything since the last time, to [export.targets.smarsh]
 
 Formats:
   jsonl     tables of chats, attributes, events, variants, holes, maskings, files; a JSON object a line
   csv       the same tables as CSV. No cell is a formula: an apostrophe stands before what would be one
+  parquet   the same tables as Parquet, each column of its own type, packed with zstd
   html      a page a chat, to be read and printed, and a list of them; no script, nothing is loaded
   eml       a mail a chat, as Global Relay and Smarsh take them in
   actiance  one XML file in the form of Actiance Vantage
-All but jsonl and csv leave typing notices out.";
+html, eml and actiance leave typing notices out.";
 
 /// Write chats to a new folder, in a format that other archives and people can use.
 ///
@@ -39,10 +44,20 @@ All but jsonl and csv leave typing notices out.";
 #[group(skip)]
 pub struct Args {
     /// The folder to make.
-    dest: PathBuf,
-    /// What to write.
-    #[arg(long, value_enum, default_value_t)]
-    format: As,
+    #[arg(required_unless_present_any = ["target", "list"])]
+    dest: Option<PathBuf>,
+    /// Bring everything since the last time to this target of the configuration ([export.targets]), as `serve` does by itself: chats that
+    /// are over, whole; what was added to chats that it has; what was removed of these.
+    #[arg(long = "continue", value_name = "TARGET", conflicts_with_all = [
+        "dest", "format", "chats", "since", "at", "who", "until", "service", "party", "errors", "errors_only", "bundle", "case",
+    ])]
+    target: Option<String>,
+    /// List what was delivered to targets, when and where; with --format jsonl or csv for programs.
+    #[arg(long, conflicts_with_all = ["dest", "target"])]
+    list: bool,
+    /// What to write [default: jsonl]
+    #[arg(long, value_enum)]
+    format: Option<As>,
     /// A chat; again for each.
     #[arg(long = "chat", value_name = "CHAT_ID", conflicts_with = "who")]
     chats: Vec<String>,
@@ -57,7 +72,7 @@ pub struct Args {
     /// With the errors that clients were given: those of the chats, and those of no chat in that time.
     #[arg(long)]
     errors: bool,
-    /// Errors alone, as jsonl or csv.
+    /// Errors alone, as jsonl, csv or parquet.
     #[arg(long, conflicts_with = "errors")]
     errors_only: bool,
     /// As a bundle that proves itself: a BagIt bag with all rows of the chats, what proves them, and what is said of completeness.
@@ -82,6 +97,8 @@ enum As {
     Jsonl,
     /// Tables as CSV.
     Csv,
+    /// Tables as Parquet.
+    Parquet,
     /// A page a chat.
     Html,
     /// A mail a chat.
@@ -95,6 +112,7 @@ impl As {
         match self {
             Self::Jsonl => Format::JsonLines,
             Self::Csv => Format::Csv,
+            Self::Parquet => Format::Parquet,
             Self::Html => Format::Html,
             Self::Eml => Format::Eml,
             Self::Actiance => Format::Actiance,
@@ -102,20 +120,32 @@ impl As {
     }
 }
 
-/// A name as DNS has it (RFC 1035, section 2.3.1).
 fn parse_domain(text: &str) -> Result<String, String> {
-    let is_label = |label: &str| {
-        let is_plain = label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        (1..=63).contains(&label.len()) && is_plain && !label.starts_with('-') && !label.ends_with('-')
-    };
-    // With a chat's label before it, it has to stay below 254.
-    match text.len() <= 180 && text.split('.').all(is_label) {
+    match export::is_domain(text) {
         true => Ok(text.to_owned()),
         false => Err(format!("\"{text}\" is no domain such as archive.example.com")),
     }
 }
 
-/// Runs the command.
+impl Args {
+    /// Whether it is about targets of the configuration.
+    pub fn is_of_targets(&self) -> bool {
+        self.target.is_some() || self.list
+    }
+}
+
+/// Runs the command where it is about targets of the configuration.
+///
+/// # Errors
+/// What to tell the user.
+pub async fn run_of_targets(args: Args, config: &Config) -> anyhow::Result<()> {
+    match &args.target {
+        Some(target) => deliveries::deliver(target, config).await,
+        None => deliveries::list(args.format, args.utc, config).await,
+    }
+}
+
+/// Runs the command where it makes a folder.
 ///
 /// # Errors
 /// What to tell the user.
@@ -126,13 +156,14 @@ pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
 
 async fn print(args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
     let clock = Clock::now(args.utc);
-    let (plan, dest) = (plan(args, &clock, database).await?, std::path::absolute(&args.dest)?);
+    let dest = args.dest.as_deref().unwrap_or(Path::new(""));
+    let (plan, dest) = (plan(args, &clock, database).await?, std::path::absolute(dest)?);
     if args.bundle {
-        let bundled = work(database, &args.dest, &plan, bundle::bundle).await?;
+        let bundled = work(database, &dest, &plan, bundle::bundle).await?;
         say(&dest, &plan, &bundled.tally, output)?;
         return say_proof(&dest, &bundled, &clock, output);
     }
-    let tally = work(database, &args.dest, &plan, export::export).await?;
+    let tally = work(database, &dest, &plan, export::export).await?;
     say(&dest, &plan, &tally, output)
 }
 
@@ -143,11 +174,10 @@ async fn plan(args: &Args, clock: &Clock, database: &Path) -> anyhow::Result<Pla
         (true, false) => Errors::With,
         (false, false) => Errors::Without,
     };
-    let format = args.format.format();
-    if errors == Errors::Only && !matches!(format, Format::JsonLines | Format::Csv) {
-        return Err(
-            Usage(format!("--errors-only is of tables: take --format jsonl or csv, not {}", format.as_str())).into()
-        );
+    let format = args.format.unwrap_or_default().format();
+    if errors == Errors::Only && !format.is_of_tables() {
+        let what = "--errors-only is of tables: take --format jsonl, csv or parquet";
+        return Err(Usage(format!("{what}, not {}", format.as_str())).into());
     }
     let (from, until) = args.selection.range(clock)?;
     let query = args.search.as_deref().map(search::query).transpose()?;
@@ -172,28 +202,35 @@ async fn plan(args: &Args, clock: &Clock, database: &Path) -> anyhow::Result<Pla
     }
     let (service, party) = (args.selection.service.clone(), args.party.clone());
     let scope = extract::Scope { chat_ids, from, until, service, party };
-    Ok(Plan { scope, search: args.search.clone(), format, errors, mail_domain: args.mail_domain.clone() })
+    let (search, mail_domain) = (args.search.clone(), args.mail_domain.clone());
+    Ok(Plan { scope, search, format, errors, mail_domain, delivery: None })
 }
 
 /// What makes a folder of chats.
 type Make<T> = fn(&Path, &Path, &Plan, &AtomicBool, &mut dyn FnMut(u64, u64)) -> Result<T, export::Error>;
 
-/// On a thread of its own, until it is done or interrupted: then it ends within a chat, and leaves nothing.
 async fn work<T: Send + 'static>(database: &Path, dest: &Path, plan: &Plan, make: Make<T>) -> anyhow::Result<T> {
+    let (database, dest, plan) = (database.to_owned(), dest.to_owned(), plan.clone());
+    let mut tell = progress("chats, then leaves");
+    until_interrupted(move |stop| Ok(make(&database, &dest, &plan, &stop, &mut tell)?)).await
+}
+
+/// On a thread of its own, until it is done or interrupted: then it ends within a chat, and leaves nothing.
+async fn until_interrupted<T: Send + 'static>(
+    work: impl FnOnce(Arc<AtomicBool>) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut work = {
-        let (database, dest, plan, stop) = (database.to_owned(), dest.to_owned(), plan.clone(), stop.clone());
-        let mut tell = progress("chats, then leaves");
-        tokio::task::spawn_blocking(move || make(&database, &dest, &plan, &stop, &mut tell))
+        let stop = stop.clone();
+        tokio::task::spawn_blocking(move || work(stop))
     };
-    let done = tokio::select! {
-        done = &mut work => done,
+    tokio::select! {
+        done = &mut work => done?,
         _ = interrupted() => {
             stop.store(true, Ordering::Relaxed);
-            work.await
+            work.await?
         }
-    };
-    Ok(done??)
+    }
 }
 
 /// SIGINT, SIGTERM. Never, where they cannot be had.

@@ -118,7 +118,7 @@ pub enum Command {
     Sql(sql::Args),
     /// Copy a live archive, consistently
     Snapshot(snapshot::Args),
-    /// Write chats out: tables, pages, mails, XML
+    /// Write chats out: tables, pages, mails, XML; all that are asked for, or what is new
     Export(export::Args),
     /// List who read what, and what was erased, held or masked
     Access(access::Args),
@@ -201,6 +201,18 @@ impl Common {
         )
     }
 
+    /// The same with the targets of continuous exports.
+    ///
+    /// # Errors
+    /// As [`Common::archive`]; what is wrong with the targets.
+    fn archive_with_targets(&self) -> Result<Config, Problems> {
+        config::of_archive_with_targets(
+            self.config_file().as_deref(),
+            environment(),
+            &self.flags(&serve::Args::default()),
+        )
+    }
+
     /// The archive's file.
     fn database(&self) -> Result<PathBuf, Problems> {
         Ok(self.archive()?.recording.database)
@@ -261,6 +273,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Reconcile(args) => wait_for(reconcile::run(args, &common.reading()?)),
         Command::Sql(args) => wait_for(sql::run(args, &common.reading()?)),
         Command::Snapshot(args) => wait_for(snapshot::run(args, &common.reading()?)),
+        Command::Export(args) if args.is_of_targets() => {
+            wait_for(export::run_of_targets(args, &common.archive_with_targets()?))
+        }
         Command::Export(args) => wait_for(export::run(args, &common.reading()?)),
         Command::Access(args) => wait_for(access::run(args, &common.database()?)),
         Command::Mask(args) => wait_for(mask::run(args, common.archive_with_rules()?)),

@@ -34,7 +34,7 @@ pub struct Args {
     look: Look,
 }
 
-const NAMES: [&str; 6] = ["service", "keep", "before", "chats", "held", "rows_of_no_chat"];
+const NAMES: [&str; 7] = ["service", "keep", "before", "chats", "held", "rows_of_no_chat", "undelivered"];
 
 /// Runs the command.
 ///
@@ -50,7 +50,7 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
         let hint = "name a time under [retention] of the configuration: keep = \"7y\", or a service's under [retention.services]";
         return Err(output::Usage(format!("no schedule is configured, so that nothing is ever due: {hint}")).into());
     }
-    let plan = schedule.plan(&custody, now_ms())?;
+    let plan = schedule.plan(&custody, now_ms(), &config.export.awaited())?;
     let mut is_done = true;
     output::to_stdout(args.look, async |output| {
         print(&plan, &Clock::now(args.look.utc), output)?;
@@ -104,6 +104,10 @@ fn print(plan: &[Planned], clock: &Clock, output: &mut Output<'_>) -> anyhow::Re
                     clock.minute(planned.before),
                     counted(free + held, "chat"),
                 ))?;
+                if planned.undelivered > 0 {
+                    let chats = counted(i64::try_from(planned.undelivered)?, "chat");
+                    output.line(&format!("  {chats} more wait until all targets have them (export.purge_waits)"))?;
+                }
             }
             Format::Json | Format::Csv => {
                 let cells = [
@@ -113,6 +117,7 @@ fn print(plan: &[Planned], clock: &Clock, output: &mut Output<'_>) -> anyhow::Re
                     free.into(),
                     held.into(),
                     planned.of_no_chat.into(),
+                    (planned.undelivered as i64).into(),
                 ];
                 output.record(&NAMES, &cells)?;
             }

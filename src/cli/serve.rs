@@ -25,6 +25,7 @@ use crate::proxy::access::Access;
 use crate::proxy::affinity::Cookies;
 use crate::proxy::health::{self, Check};
 use crate::proxy::{Claim, Door, Http2, NodeAddress, Nodes, Proxy, Start, tls};
+use crate::recorder::courier::Couriers;
 use crate::recorder::indexer::Indexer;
 use crate::recorder::keeper::Keeper;
 use crate::recorder::{self, Create, Deliver, Recorder, WhenUnavailable, WriterThread, now_ms};
@@ -148,6 +149,7 @@ pub struct Running {
     writer: WriterThread,
     keeper: Keeper,
     indexer: Option<Indexer>,
+    couriers: Couriers,
     watched: Arc<Watched>,
     certificates: Arc<tls::Watch>,
     admin_address: SocketAddr,
@@ -247,8 +249,9 @@ impl Running {
                 return Err(error);
             }
         };
-        let keeper =
-            Keeper::start(place.path.clone(), config.recording.spool_path(&place.path), config.retention.clone())?;
+        let spool = config.recording.spool_path(&place.path);
+        let keeper = Keeper::start(place.path.clone(), spool, config.retention.clone(), config.export.awaited())?;
+        let couriers = Couriers::start(&place.path, &config.export, &recorder)?;
         let index = || Indexer::start(place.path.clone(), recorder.clone());
         let indexer = config.recording.search.then(index).transpose()?;
         let watched = Arc::new(Watched { recorder, nodes: nodes.clone(), metrics, draining: AtomicBool::new(false) });
@@ -292,6 +295,7 @@ impl Running {
             writer,
             keeper,
             indexer,
+            couriers,
             watched,
             certificates,
             admin_address,
@@ -402,10 +406,11 @@ impl Running {
 
     async fn end(self) {
         let (proxy, writer, access_log, drain_max) = (self.proxy, self.writer, self.access_log, self.drain_max);
-        let (keeper, indexer) = (self.keeper, self.indexer);
+        let (keeper, indexer, couriers) = (self.keeper, self.indexer, self.couriers);
         let stopped = tokio::task::spawn_blocking(move || {
             keeper.stop();
             indexer.into_iter().for_each(Indexer::stop);
+            couriers.stop();
             proxy.join();
             writer.close(drain_max);
             access_log.iter().for_each(|log| log.close());

@@ -85,6 +85,7 @@ impl Layers {
             masking,
             evidence: self.section("evidence"),
             retention: self.section("retention"),
+            export: self.section("export"),
             admin: self.section("admin"),
             log: self.section("log"),
         }
@@ -179,7 +180,7 @@ impl Layers {
             let remedy = match nearest(section, known) {
                 Some(known) => format!("did you mean [{known}]?"),
                 None => {
-                    "there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]"
+                    "there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [export], [admin] and [log]"
                         .into()
                 }
             };
@@ -206,7 +207,7 @@ impl Layers {
             _ if self.known.iter().any(|(key, _)| key.section == name) => format!("is a section: write [{name}]"),
             Some((key, _)) => format!("stands in no section; it belongs under [{}]", key.section),
             None => {
-                "unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]"
+                "unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [export], [admin] and [log]"
                     .into()
             }
         };
@@ -405,7 +406,7 @@ fn wrong_values(key: Key, setting: &Setting, default: &Value) -> Vec<Problem> {
 
 /// Tables of tables; what each of those has to be is known to their own type.
 fn is_of_tables(key: Key) -> bool {
-    (key.section, key.name) == ("evidence", "anchors")
+    matches!((key.section, key.name), ("evidence", "anchors") | ("export", "targets"))
 }
 
 fn wrong_member(name: &str, value: &Value) -> String {
@@ -425,9 +426,10 @@ fn wrong_shape(key: Key, value: &Value, default: &Value, origin: &Origin) -> Opt
         (Value::Float(_), Value::Integer(_)) => None,
         (Value::Array(_), Value::Array(elements)) if elements.iter().all(Value::is_str) => None,
         (Value::Table(_), Value::Table(members)) if is_of_tables(key) && members.values().all(Value::is_table) => None,
-        (Value::Table(_), _) if is_of_tables(key) => {
-            Some("tables are wanted, such as [evidence.anchors.audit] with kind = \"file\" under it".into())
-        }
+        (Value::Table(_), _) if is_of_tables(key) => Some(match key.section {
+            "export" => "tables are wanted, such as [export.targets.smarsh] with format = \"eml\" under it".into(),
+            _ => "tables are wanted, such as [evidence.anchors.audit] with kind = \"file\" under it".into(),
+        }),
         (Value::Table(_), Value::Table(_)) => None, // its members were looked at
         (Value::Table(_), Value::String(text)) if matches!(origin, Origin::Environment(_)) => Some(format!(
             "\"{text}\" cannot be read; wanted are names and texts in single quotes, as in name = '…', other = '…'"
@@ -457,24 +459,27 @@ fn wrong_value(key: Key, value: &Value, default: &Value) -> Option<String> {
         "masking" => table.try_into::<mask::Config>().err(),
         "evidence" => table.try_into::<archive::Config>().err(),
         "retention" => table.try_into::<archive::retention::Config>().err(),
+        "export" => table.try_into::<archive::delivery::Config>().err(),
         "admin" => table.try_into::<admin::Config>().err(),
         _ => table.try_into::<telemetry::Config>().err(),
     };
     let outcome = outcome?;
     Some(match value.as_table().filter(|_| is_of_tables(key)).and_then(|table| table.keys().next()) {
-        Some(name) => format!("{name}: {}", of_a_table(outcome.message())),
+        Some(name) => format!("{name}: {}", of_a_table(key, outcome.message())),
         None => in_our_words(key, value, outcome.message(), default),
     })
 }
 
 /// What serde says of a table's members; never with their values, which were meant for other places.
-fn of_a_table(message: &str) -> String {
+fn of_a_table(key: Key, message: &str) -> String {
+    // What tells the kinds of anchors apart is none of their own options.
+    let kind = if key.section == "evidence" { ", kind" } else { "" };
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     match (message.split(' ').next(), &quoted[..]) {
         (Some("unknown"), [unknown, known @ ..]) if message.starts_with("unknown field") => {
             match nearest(unknown, known.iter().copied()) {
                 Some(known) => format!("unknown key {unknown}; did you mean {known}?"),
-                None => format!("unknown key {unknown}; there are {}, kind", known.join(", ")),
+                None => format!("unknown key {unknown}; there are {}{kind}", known.join(", ")),
             }
         }
         (Some("unknown"), [unknown, known @ ..]) => {

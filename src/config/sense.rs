@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::admin::control::PATH_BYTES_MAX;
 use crate::archive::anchor::config::{Lock, S3, endpoint};
+use crate::archive::delivery::Target;
+use crate::archive::export::is_domain;
 use crate::archive::{RecordReads, anchor};
 use crate::gms::RouteClass;
 use crate::gms::mask::{self, RULES_MAX};
@@ -31,8 +33,14 @@ const WIDGET_GIVES_UP_AFTER: Duration = Duration::from_secs(3);
 /// More are hardly meant, and each has a thread and up to half a MiB of checkpoints that wait.
 const ANCHORS_MAX: usize = 32;
 
+/// Each has a thread, too, and reads all of what is new.
+const TARGETS_MAX: usize = 16;
+
 /// Object locks are counted in these.
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// Schedules count in these.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Each wait would end at once, or never begin.
 const ONE_MS: Duration = Duration::from_millis(1);
@@ -52,6 +60,7 @@ pub(super) fn check(config: &Config, layers: &mut Layers) {
     check_recording_bounds(&config.recording, layers);
     check_masking(&config.masking, layers);
     check_evidence(config, layers);
+    check_export(config, layers);
     at_least_one_ms("evidence", "checkpoint_interval", config.evidence.checkpoint_interval, layers);
     check_listeners(config.proxy.listen, config.admin.listen, layers);
     if config.admin.control.as_os_str().len() > PATH_BYTES_MAX {
@@ -517,6 +526,47 @@ fn is_plain_path(prefix: &str) -> bool {
     prefix.is_empty() || parts.into_iter().all(|part| !["", ".", ".."].contains(&part))
 }
 
+pub(super) fn check_export(config: &Config, layers: &mut Layers) {
+    let targets = &config.export.targets;
+    if targets.len() > TARGETS_MAX {
+        let sentence = format!("there are {}; at most {TARGETS_MAX} can be had", targets.len());
+        layers.object("export", "targets", None, sentence);
+    }
+    let mut places = Vec::new();
+    for (n, (name, target)) in targets.iter().enumerate() {
+        let sentence = match wrong_target(name, target) {
+            None if places.contains(&target.place()) && target.url.is_empty() => {
+                Some("folder: another target has this folder".into())
+            }
+            sentence => sentence,
+        };
+        places.push(target.place());
+        if let Some(sentence) = sentence {
+            layers.object("export", "targets", Some(n), format!("{name}: {sentence}"));
+        }
+    }
+}
+
+fn wrong_target(name: &str, target: &Target) -> Option<String> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    match (target.folder.as_os_str().is_empty(), target.s3()) {
+        _ if name.is_empty() || name.len() > 40 || !name.bytes().all(is_name) => {
+            Some("a target's name has up to 40 letters, digits, - and _; files and metrics show it".into())
+        }
+        _ if target.every < SECOND => Some("every: at least 1s is wanted, such as \"1h\" or \"1d\"".into()),
+        _ if !(1..=1_000_000).contains(&target.chats_max) => {
+            Some(format!("chats_max: {} is out of bounds: 1 to 1000000", target.chats_max))
+        }
+        _ if !is_domain(&target.mail_domain) => {
+            Some(format!("mail_domain: \"{}\" is no domain such as archive.example.com", target.mail_domain))
+        }
+        (true, None) => Some("name a folder, or a bucket with url and bucket".into()),
+        (false, Some(_)) => Some("folder and url are both named: a target is one of them".into()),
+        (false, None) => None,
+        (true, Some(s3)) => wrong_server(&s3.url, &s3.ca).or_else(|| wrong_bucket(&s3)),
+    }
+}
+
 pub(super) fn check_masking(config: &mask::Config, layers: &mut Layers) {
     if config.rules.len() > RULES_MAX {
         let sentence = format!(
@@ -555,7 +605,7 @@ fn within(section: &str, name: &str, value: usize, least: usize, most: usize, la
 }
 
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let Config { proxy, nodes, tls, node_tls, recording, masking, evidence, log, .. } = config;
+    let Config { proxy, nodes, tls, node_tls, recording, masking, evidence, retention, export, log, .. } = config;
     let duration = units::format_duration;
     let mut warnings = Vec::new();
     let mut warn = |applies, sentence| {
@@ -629,6 +679,15 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         log.access == Access::None && tunes,
         "log.access_file or log.access_sample is set, and log.access is \"none\": no access log is written".into(),
     );
+    warn(
+        export.purge_waits && !(retention.automatic && retention.is_limited()),
+        "export.purge_waits is set, and `serve` purges nothing (retention.automatic): nothing waits".into(),
+    );
+    warnings.extend(export.targets.iter().filter(|(_, target)| target.s3().is_some_and(|s3| s3.lock == Lock::None)).map(
+        |(name, _)| {
+            format!("export.targets.{name}: lock is \"none\": whoever has its credentials can replace and delete deliveries there")
+        },
+    ));
     warnings.extend(evidence.anchors.iter().filter_map(|(name, anchor)| anchor_warning(name, anchor)));
     warnings
 }

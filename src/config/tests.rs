@@ -197,7 +197,7 @@ fn unknown_names_are_told_with_their_nearest() {
     check(
         "[record]\nx = 1",
         &[
-            "test.toml:1: record: unknown section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]",
+            "test.toml:1: record: unknown section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [export], [admin] and [log]",
         ],
     );
     check("[recordings]\nx = 1", &["test.toml:1: recordings: unknown section; did you mean [recording]?"]);
@@ -207,7 +207,7 @@ fn unknown_names_are_told_with_their_nearest() {
     check(
         "x = 1",
         &[
-            "test.toml:1: x: unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [admin] and [log]",
+            "test.toml:1: x: unknown key, and in no section; there are [proxy], [limits], [nodes], [tls], [node_tls], [recording], [masking], [evidence], [retention], [export], [admin] and [log]",
         ],
     );
     check(
@@ -271,31 +271,112 @@ fn anchors_are_tables_of_their_kind_and_read_as_written() {
     assert_eq!(config.evidence.all_anchors().count(), 1);
 }
 
-/// What is told of anchors, in the documented file and in the README, can be taken from there; and all there is is told.
-#[test]
-fn anchors_that_are_shown_can_be_had_and_all_their_options_are_named() {
-    let told =
-        DOCUMENTED.split_once("\n# More anchors").and_then(|(_, rest)| rest.split_once("\n[evidence.anchors]\n"));
+/// The tables that are shown in a remark of the documented file, from these words on, can be had, and each of their options is told
+/// there; so can those that the README shows, of which there are so many.
+fn shown_tables_can_be_had(remark: &str, section: &str, name: &str, in_readme: usize) -> Config {
+    let header = format!("[{section}.{name}");
+    let told = DOCUMENTED.split_once(remark).and_then(|(_, rest)| rest.split_once(&format!("\n{header}]\n")));
     let (told, _) = told.expect("a remark before the table");
     let shown: String =
         told.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
     let (config, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
-    let kinds: Vec<_> = config.evidence.anchors.values().map(archive::anchor::Config::kind).collect();
-    assert_eq!(kinds, ["http", "file", "time_stamp", "s3"]);
-    let json = config.to_json();
-    for anchor in json["evidence"]["anchors"].as_object().expect("tables").values() {
-        for name in anchor.as_object().expect("a table").keys() {
-            assert!(
-                told.contains(&format!("{name} = ")) || told.contains(&format!("`{name}`")),
-                "nothing says what {name} is"
-            );
+    for table in config.to_json()[section][name].as_object().expect("tables").values() {
+        for option in table.as_object().expect("a table").keys() {
+            let is_told = told.contains(&format!("{option} = ")) || told.contains(&format!("`{option}`"));
+            assert!(is_told, "nothing says what {option} is");
         }
     }
     let readme = include_str!("../../README.md");
     let shown = readme.split("```toml\n").filter_map(|rest| rest.split("```").next());
-    let shown = shown.filter(|shown| shown.contains("[evidence.anchors.")).collect::<String>();
-    let (config, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
-    assert_eq!(config.evidence.anchors.len(), 3);
+    let shown = shown.filter(|shown| shown.contains(&format!("{header}."))).collect::<String>();
+    let (of_readme, _) = load(&format!("{NODE}{shown}"), &[], &Flags::default()).expect("right");
+    assert_eq!(of_readme.to_json()[section][name].as_object().map(serde_json::Map::len), Some(in_readme));
+    config
+}
+
+#[test]
+fn anchors_and_targets_that_are_shown_can_be_had_and_all_their_options_are_named() {
+    let config = shown_tables_can_be_had("\n# More anchors", "evidence", "anchors", 3);
+    let kinds: Vec<_> = config.evidence.anchors.values().map(archive::anchor::Config::kind).collect();
+    assert_eq!(kinds, ["http", "file", "time_stamp", "s3"]);
+    let config = shown_tables_can_be_had("\n# Where `serve` brings", "export", "targets", 2);
+    assert_eq!(config.export.targets.len(), 2);
+}
+
+const TARGETS: &str = "\
+[export.targets.smarsh]
+format = 'eml'
+every = '1h'
+folder = '/srv/smarsh'
+[export.targets.lake]
+format = 'parquet'
+errors = true
+url = 'https://s3.example.com'
+bucket = 'chats'
+retention = '2557d'
+";
+
+#[test]
+fn targets_are_folders_or_buckets_and_read_as_written() {
+    let (config, _) = load(&format!("{NODE}{TARGETS}"), &[], &Flags::default()).expect("right");
+    let places: Vec<_> = config.export.targets.values().map(archive::delivery::Target::place).collect();
+    assert_eq!(places, ["https://s3.example.com/chats/", "/srv/smarsh"]);
+    assert!(config.warnings().is_empty(), "{:?}", config.warnings());
+    let (again, _) = load(&config.to_toml(), &[], &Flags::default()).expect("what is written can be read");
+    assert_eq!(again.export.targets, config.export.targets);
+    let variable = ("GMS_RECORDER_EXPORT_TARGETS", "a = { format = 'csv', folder = '/mnt/a' }");
+    let (config, _) = load(NODE, &[variable], &Flags::default()).expect("right");
+    assert_eq!(config.export.targets.len(), 1);
+}
+
+#[test]
+fn targets_that_cannot_be_meant_are_told() {
+    let rows = [
+        (
+            "[export]\ntargets = 1",
+            "test.toml:2: export.targets: tables are wanted, such as [export.targets.smarsh] with format = \"eml\" under it",
+        ),
+        ("[export.targets.a]\nfolder = 'x'", "test.toml:1: export.targets: a: format is missing"),
+        (
+            "[export.targets.a]\nformat = 'xlsx'",
+            "test.toml:1: export.targets: a: \"xlsx\" cannot be chosen; there is \"jsonl\", \"csv\", \"parquet\", \"html\", \"eml\", \"actiance\"",
+        ),
+        (
+            "[export.targets.a]\nformat = 'csv'\nfolders = 'x'",
+            "test.toml:1: export.targets: a: unknown key folders; did you mean folder?",
+        ),
+        (
+            "[export.targets.a]\nformat = 'csv'",
+            "test.toml:1: export.targets: a: name a folder, or a bucket with url and bucket",
+        ),
+        (
+            "[export.targets.a]\nformat = 'csv'\nfolder = 'x'\nurl = 'https://s3'",
+            "test.toml:1: export.targets: a: folder and url are both named: a target is one of them",
+        ),
+        (
+            "[export.targets.a]\nformat = 'csv'\nurl = 'https://s3'\nbucket = 'chats'",
+            "test.toml:1: export.targets: a: retention: say how long objects are locked, \"1d\" to a hundred years, such as \"2557d\"; or lock = \"none\"",
+        ),
+        (
+            "[export.targets.a]\nformat = 'csv'\nfolder = 'x'\nevery = '0s'",
+            "test.toml:1: export.targets: a: every: at least 1s is wanted, such as \"1h\" or \"1d\"",
+        ),
+        (
+            "[export.targets.a]\nformat = 'csv'\nfolder = 'x'\nmail_domain = 'a b'",
+            "test.toml:1: export.targets: a: mail_domain: \"a b\" is no domain such as archive.example.com",
+        ),
+        (
+            "[export.targets.'a/b']\nformat = 'csv'\nfolder = 'x'",
+            "test.toml:1: export.targets: a/b: a target's name has up to 40 letters, digits, - and _; files and metrics show it",
+        ),
+        (
+            "[export.targets.a]\nformat = 'csv'\nfolder = 'x'\n[export.targets.b]\nformat = 'csv'\nfolder = 'x'",
+            "test.toml:4: export.targets: b: folder: another target has this folder",
+        ),
+    ];
+    for (text, wanted) in rows {
+        check(text, &[wanted]);
+    }
 }
 
 /// Each stands at the line of its table.

@@ -19,7 +19,8 @@ use super::Config;
 /// The name of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// `proxy`, `limits`, `nodes`, `tls`, `node_tls`, `recording`, `masking`, `evidence`, `retention`, `admin` or `log`.
+    /// `proxy`, `limits`, `nodes`, `tls`, `node_tls`, `recording`, `masking`, `evidence`, `retention`,
+    /// `export`, `admin` or `log`.
     pub section: &'static str,
     /// The name within its section.
     pub name: &'static str,
@@ -40,7 +41,8 @@ impl fmt::Display for Key {
 
 /// Every option with its value, in the order in which they are documented.
 pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
-    let Config { proxy, limits, nodes, tls, node_tls, recording, masking, evidence, retention, admin, log } = config;
+    let Config { proxy, limits, nodes, tls, node_tls, recording, masking, evidence, retention, export, admin, log } =
+        config;
     let named = |section| move |(name, value)| (Key { section, name }, value);
     let mut options: Vec<_> = proxy_options(proxy).into_iter().map(named("proxy")).collect();
     options.extend(limits_options(limits).into_iter().map(named("limits")));
@@ -51,6 +53,7 @@ pub(super) fn options(config: &Config) -> Vec<(Key, Value)> {
     options.extend(masking_options(masking).into_iter().map(named("masking")));
     options.extend(evidence_options(evidence).into_iter().map(named("evidence")));
     options.extend(retention_options(retention).into_iter().map(named("retention")));
+    options.extend(export_options(export).into_iter().map(named("export")));
     options.extend(admin_options(admin).into_iter().map(named("admin")));
     options.extend(log_options(log).into_iter().map(named("log")));
     options
@@ -281,6 +284,53 @@ fn retention_options(config: &archive::retention::Config) -> Vec<Named> {
         ("automatic", Value::Boolean(*automatic)),
         ("services", Value::Table(services.collect())),
     ]
+}
+
+fn export_options(config: &archive::delivery::Config) -> Vec<Named> {
+    let archive::delivery::Config { purge_waits, targets } = config;
+    let targets = targets.iter().map(|(name, target)| (name.clone(), target_table(target)));
+    vec![("purge_waits", Value::Boolean(*purge_waits)), ("targets", Value::Table(targets.collect()))]
+}
+
+/// Of a folder without what is of buckets, and the other way round.
+fn target_table(target: &archive::delivery::Target) -> Value {
+    let archive::delivery::Target {
+        format,
+        errors,
+        bundle,
+        every,
+        settle,
+        chats_max,
+        service,
+        party,
+        mail_domain,
+        folder,
+        url: _,
+        bucket: _,
+        region: _,
+        prefix: _,
+        path_style: _,
+        credentials: _,
+        lock: _,
+        retention: _,
+        ca: _,
+    } = target;
+    let mut options = vec![
+        ("format", text(format.as_str())),
+        ("errors", Value::Boolean(*errors)),
+        ("bundle", Value::Boolean(*bundle)),
+        ("every", duration(*every)),
+        ("settle", duration(*settle)),
+        ("chats_max", number(*chats_max)),
+        ("service", text(service)),
+        ("party", text(party)),
+        ("mail_domain", text(mail_domain)),
+    ];
+    match target.s3() {
+        Some(s3) => options.extend(s3_options(&s3).into_iter().filter(|(name, _)| *name != "interval")),
+        None => options.push(("folder", path(folder))),
+    }
+    Value::Table(options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 fn anchor_table(config: &anchor::Config) -> Value {

@@ -25,13 +25,19 @@ static TROUBLE: Repeated = Repeated::new(1, Duration::from_secs(3_600));
 pub struct Keeper(Background);
 
 impl Keeper {
-    /// Keeps the archive at `path`, whose spool is at `spool`.
+    /// Keeps the archive at `path`, whose spool is at `spool`; what these targets of exports have not got yet is not purged.
     ///
     /// # Errors
     /// Where the thread cannot be started.
-    pub fn start(path: PathBuf, spool: PathBuf, schedule: retention::Config) -> std::io::Result<Self> {
+    pub fn start(
+        path: PathBuf,
+        spool: PathBuf,
+        schedule: retention::Config,
+        targets: Vec<String>,
+    ) -> std::io::Result<Self> {
         let next_purge = Instant::now();
-        Background::start("keeper", move |turns| Keeping { path, spool, schedule, next_purge }.run(&turns)).map(Self)
+        let keeping = move |turns: Turns| Keeping { path, spool, schedule, targets, next_purge }.run(&turns);
+        Background::start("keeper", keeping).map(Self)
     }
 
     /// Ends it within a transaction's time.
@@ -44,6 +50,7 @@ struct Keeping {
     path: PathBuf,
     spool: PathBuf,
     schedule: retention::Config,
+    targets: Vec<String>,
     next_purge: Instant,
 }
 
@@ -78,7 +85,7 @@ impl Keeping {
 
     fn purge(&self, custody: &Custody) -> Result<(), Error> {
         let actor = Actor { who: "serve".into(), via: None, host: host(), case_ref: None };
-        let plan = self.schedule.plan(custody, now_ms())?;
+        let plan = self.schedule.plan(custody, now_ms(), &self.targets)?;
         let purged = self.schedule.purge(custody, &plan, &actor, now_ms, &mut |_, _| {})?;
         if purged.rows > 0 {
             let pages = custody.give_space_back()?;

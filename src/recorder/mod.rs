@@ -8,11 +8,13 @@ mod memory;
 mod outage;
 mod pledge;
 mod background;
+pub mod courier;
 pub mod indexer;
 pub mod keeper;
 mod queue;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -199,6 +201,8 @@ pub struct Recorder {
     drain_until: OnceLock<Instant>,
     reserve_is_out: AtomicBool,
     evidence_trouble: Mutex<EvidenceTrouble>,
+    /// Why targets of exports get nothing, by their names.
+    export_trouble: Mutex<BTreeMap<String, String>>,
 }
 
 /// What a recorder is made of.
@@ -317,6 +321,7 @@ impl Recorder {
             drain_until: OnceLock::new(),
             reserve_is_out: AtomicBool::new(false),
             evidence_trouble: Mutex::default(),
+            export_trouble: Mutex::default(),
             config,
         });
         let (spool, awaits_spool) = match recorder.open_spool(&options) {

@@ -6,6 +6,7 @@
 mod marks;
 pub mod extract;
 pub mod leaves;
+pub mod part;
 pub mod proof;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,8 +21,8 @@ use super::read::{has_wal, immutable_uri};
 use super::seal::destroyed::unpacked;
 use super::seal::merkle::{HASH_BYTES, Hash, Tree};
 use super::seal::{
-    ACTS, ARCHIVE, CHATS, Canonical, ERASURES, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, MERGES, OUTAGES, RUNS,
-    Refs, SALT_BYTES, SEEN_STEP_MS, SPOOLS, VARIANTS, WAITING, row_name, salt,
+    ACTS, ARCHIVE, CHATS, Canonical, DELIVERIES, ERASURES, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, MERGES,
+    OUTAGES, RUNS, Refs, SALT_BYTES, SEEN_STEP_MS, SPOOLS, VARIANTS, WAITING, row_name, salt,
 };
 use super::{Error, ErrorKind, MIGRATIONS};
 
@@ -37,6 +38,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Snapshot {
     pub(super) connection: Connection,
     archive_id: String,
+    /// Of which only this is read by the exports.
+    part: Option<part::Part>,
 }
 
 /// Something that is not as it was sealed.
@@ -145,7 +148,7 @@ impl Snapshot {
             return Err(Error::new(ErrorKind::Other, what));
         }
         let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-        Ok(Self { connection, archive_id })
+        Ok(Self { connection, archive_id, part: None })
     }
 
     /// With a transaction begun, and the snapshot taken by the first thing that is read.
@@ -504,7 +507,7 @@ impl<'s> Walk<'s> {
             return Ok(());
         }
         self.erased.set(leaf, &[], true);
-        let never = [KEYS, RUNS, ARCHIVE, ERASURES, OUTAGES, SPOOLS, WAITING];
+        let never = [KEYS, RUNS, ARCHIVE, ERASURES, OUTAGES, SPOOLS, WAITING, DELIVERIES];
         if never.contains(&form.number) {
             self.found
                 .faults

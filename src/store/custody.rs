@@ -4,6 +4,7 @@
 //! It knows rows, leaves and pages; who may do what, and why, is for others to say.
 
 mod clean;
+pub mod delivery;
 mod hold;
 mod indexing;
 mod merge;

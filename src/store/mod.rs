@@ -46,7 +46,7 @@ pub const APPLICATION_ID: i64 = 0x474D_5352;
 const ENGINE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
 /// The schema's history. Only added to; a landed migration is never edited.
-pub const MIGRATIONS: [(i64, &str, &str); 10] = [
+pub const MIGRATIONS: [(i64, &str, &str); 11] = [
     (1, "archive", include_str!("../../migrations/0001_archive.sql")),
     (2, "spool", include_str!("../../migrations/0002_spool.sql")),
     (3, "traces", include_str!("../../migrations/0003_traces.sql")),
@@ -56,6 +56,7 @@ pub const MIGRATIONS: [(i64, &str, &str); 10] = [
     (7, "acts", include_str!("../../migrations/0007_acts.sql")),
     (8, "merges", include_str!("../../migrations/0008_merges.sql")),
     (9, "search", include_str!("../../migrations/0009_search.sql")),
+    (10, "deliveries", include_str!("../../migrations/0010_deliveries.sql")),
     (11, "accounts", include_str!("../../migrations/0011_accounts.sql")),
 ];
 

@@ -76,6 +76,7 @@ pub(super) const HOLDS: u8 = 16;
 pub(super) const ERASURES: u8 = 17;
 pub(super) const WAITING: u8 = 18;
 pub(super) const MERGES: u8 = 19;
+pub(super) const DELIVERIES: u8 = 20;
 pub(super) const ACCOUNTS: u8 = 21;
 
 /// `last_seen_at` follows every poll; of it the five minutes are sealed that it lies in.
@@ -83,7 +84,7 @@ pub(super) const SEEN_STEP_MS: i64 = 300_000;
 
 /// All of them, by number.
 #[rustfmt::skip]
-pub static FORMS: [Form; 20] = [
+pub static FORMS: [Form; 21] = [
     Form { number: EVENTS, table: "events", key: &[Column("chat_id", Text), Column("event_index", Integer)],
         columns: &["chat_id", "event_index", "type", "utc_time", "participant_id", "nickname", "party_type", "text",
             "message_type", "user_data", "event_attributes", "raw", "recorded_at", "node", "run_id"] },
@@ -133,6 +134,9 @@ pub static FORMS: [Form; 20] = [
     Form { number: MERGES, table: "merges", key: &[Column("id", Integer)],
         columns: &["id", "act_id", "archive_id", "at", "ended_at", "leaves", "root", "checkpoint", "vkeys", "runs",
             "brought"] },
+    Form { number: DELIVERIES, table: "deliveries", key: &[Column("id", Integer)],
+        columns: &["id", "target", "number", "from_leaf", "to_leaf", "started_at", "finished_at", "who", "destination",
+            "format", "chats", "additions", "removals", "rows", "files", "bytes", "manifest", "outcome", "detail"] },
     Form { number: ACCOUNTS, table: "accounts", key: &[Column("run_id", Integer), Column("hour", Integer)],
         columns: &["run_id", "hour", "at", "seen", "new", "duplicate", "variant", "finding", "suppressed", "refused",
             "dropped", "in_flight", "delivered_early"] },
@@ -169,6 +173,7 @@ impl Form {
             ..=MASKINGS => 5,
             FILES => 6,
             MERGES => 8,
+            DELIVERIES => 10,
             ACCOUNTS => 11,
             _ => 7,
         }
@@ -187,7 +192,7 @@ impl Form {
 
     /// Whether its rows never change: each of them is sealed once.
     pub fn is_final(&self) -> bool {
-        matches!(self.number, EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS | ERASURES)
+        matches!(self.number, EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS | ERASURES | DELIVERIES)
     }
 
     /// The same of one row by its key.

@@ -280,6 +280,16 @@ pub struct Metrics {
     pub anchor_conflicts: Family<Labels<1>, Counter>,
     /// Rows that the full-text index does not have as they are.
     pub search_rows_behind: Gauge,
+    /// 1 while a target of continuous exports takes what is due, by target.
+    pub export_up: Family<Labels<1>, Gauge>,
+    /// Deliveries that a target has acknowledged.
+    pub export_deliveries: Family<Labels<1>, Counter>,
+    /// Attempts that came to nothing.
+    pub export_errors: Family<Labels<1>, Counter>,
+    /// Deliveries that were given up.
+    pub export_given_up: Family<Labels<1>, Counter>,
+    /// When it was last found that a target has everything, by target; seconds since the epoch.
+    pub export_delivered_to: Family<Labels<1>, Gauge>,
     /// Free space of the archive's file system.
     pub free_bytes: Gauge,
     /// Upgrades whose new program did not take over.
@@ -364,6 +374,11 @@ impl Default for Metrics {
             anchor_errors: Family::default(),
             anchor_conflicts: Family::default(),
             search_rows_behind: Gauge::default(),
+            export_up: Family::default(),
+            export_deliveries: Family::default(),
+            export_errors: Family::default(),
+            export_given_up: Family::default(),
+            export_delivered_to: Family::default(),
             free_bytes: Gauge::default(),
             upgrades_failed: Counter::default(),
             open_files: Gauge::default(),
@@ -453,6 +468,13 @@ impl Metrics {
         r.register("anchor_conflicts", help, self.anchor_conflicts.clone());
         let help = "Rows that the full-text index does not have yet, or as they were";
         r.register("search_rows_behind", help, self.search_rows_behind.clone());
+        r.register("export_up", "1 while a target of exports takes what is due", self.export_up.clone());
+        r.register("export_deliveries", "Deliveries that a target has acknowledged", self.export_deliveries.clone());
+        let help = "Attempts to deliver that came to nothing; they are made again";
+        r.register("export_errors", help, self.export_errors.clone());
+        r.register("export_given_up", "Deliveries that were given up", self.export_given_up.clone());
+        let help = "When a target was last known to have everything that is due, since the epoch";
+        r.register_with_unit("export_delivered_to", help, Unit::Seconds, self.export_delivered_to.clone());
         r.register_with_unit("free", "Free space beside the archive", Unit::Bytes, self.free_bytes.clone());
         r.register("node_up", "1 while a node is well: it gets its share of requests", self.node_up.clone());
         r.register("node_exchanges", "Exchanges at a node now", self.node_exchanges.clone());

@@ -30,14 +30,14 @@ const SIGNATURE: &str =
     "AWS4-HMAC-SHA256 Credential=access/20261126/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
 
 /// A program of the environment that tests/run makes.
-fn installed(name: &str) -> PathBuf {
+pub fn installed(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/anchor-servers/bin").join(name);
     assert!(path.exists(), "{} is installed by tests/run", path.display());
     path
 }
 
 /// A server of anchors, as a process of its own.
-struct Service {
+pub struct Service {
     child: Child,
     address: SocketAddr,
 }
@@ -55,13 +55,13 @@ impl Service {
     }
 
     /// A service with object lock, and no eye for signatures.
-    fn moto(address: SocketAddr) -> Self {
+    pub fn moto(address: SocketAddr) -> Self {
         let (host, port) = (address.ip().to_string(), address.port().to_string());
         Self::start(address, Command::new(installed("moto_server")).args(["-H", &host, "-p", &port]))
     }
 
     /// One without, that checks signatures. Its buckets are folders.
-    fn rclone(address: SocketAddr, folder: &Path) -> Self {
+    pub fn rclone(address: SocketAddr, folder: &Path) -> Self {
         let keys = format!("access,{SECRET}");
         let mut command = Command::new(installed("rclone"));
         command.args(["serve", "s3", "--addr", &address.to_string(), "--auth-key", &keys]).arg(folder);
@@ -69,7 +69,7 @@ impl Service {
     }
 
     /// With a signature that moto does not look at; whether it succeeded, and what was said.
-    fn ask(&self, method: &str, path: &str, fields: &str, body: &str) -> (bool, String) {
+    pub fn ask(&self, method: &str, path: &str, fields: &str, body: &str) -> (bool, String) {
         let (host, length) = (self.address, body.len());
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\nauthorization: {SIGNATURE}\r\ncontent-length: {length}\r\n{fields}\r\n{body}"
@@ -78,14 +78,14 @@ impl Service {
         (answer.starts_with("HTTP/1.1 2"), answer)
     }
 
-    fn make_bucket(&self, name: &str, has_lock: bool) {
+    pub fn make_bucket(&self, name: &str, has_lock: bool) {
         let lock = if has_lock { "x-amz-bucket-object-lock-enabled: true\r\n" } else { "" };
         let (is_made, said) = self.ask("PUT", &format!("/{name}"), lock, "");
         assert!(is_made, "{said}");
     }
 
     /// The keys in a bucket.
-    fn keys(&self, bucket: &str) -> Vec<String> {
+    pub fn keys(&self, bucket: &str) -> Vec<String> {
         let (is_told, said) = self.ask("GET", &format!("/{bucket}?list-type=2"), "", "");
         assert!(is_told, "{said}");
         between(&said, "<Key>", "</Key>")
@@ -111,7 +111,7 @@ fn private(path: PathBuf, text: &str) -> PathBuf {
     path
 }
 
-fn credentials(folder: &Path) -> PathBuf {
+pub fn credentials(folder: &Path) -> PathBuf {
     let text = format!("[default]\naws_access_key_id = access\naws_secret_access_key = {SECRET}\n");
     private(folder.join("credentials"), &text)
 }

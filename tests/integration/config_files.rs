@@ -98,8 +98,12 @@ async fn in_trouble() -> String {
 async fn every_metric_that_is_watched_exists() {
     let simulator = Simulator::start(Config::nodes(1)).await.expect("a free port");
     let folder = folder();
-    let anchor = format!("[evidence]\nanchor_file = {:?}\n", folder.path().join("checkpoints"));
-    let server = Server::start(folder.path(), &simulator.addresses(), &anchor);
+    let settings = format!(
+        "[evidence]\nanchor_file = {:?}\n[export.targets.t]\nformat = \"csv\"\nfolder = {:?}\n",
+        folder.path().join("checkpoints"),
+        folder.path()
+    );
+    let server = Server::start(folder.path(), &simulator.addresses(), &settings);
     let mut client = Client::new(server.address);
     Chat::open(&mut client, "nickname=Anna").await;
     let mut exposed = get(server.admin, "/metrics").await.expect("metrics").1;

@@ -20,7 +20,7 @@ use rusqlite::{Connection, params};
 use crate::faults::Mount;
 use crate::spool::lock;
 use crate::support::{Archive, Chat, Client, Origin, Server, count, eventually, folder, get, json_answer, run};
-use crate::{backups, removal};
+use crate::{backups, deliveries, removal};
 
 fn answer(database: &Path, anchors: &[&Path]) -> Answer {
     let question =
@@ -123,7 +123,7 @@ fn page(text: &str) -> String {
 }
 
 /// An archive of a run in which everything happened: chats, errors, folded ones, variants, findings, maskings, a file, an
-/// outage, a hold, chats that were erased and one that waits for it.
+/// outage, a hold, chats that were erased and one that waits for it, a delivery.
 pub async fn busy(folder: &Path) -> PathBuf {
     let simulator = Simulator::start(Config::nodes(2)).await.expect("free ports");
     let mut server = Server::start(folder, &simulator.addresses(), "[recording]\nwhen_unavailable = \"spool\"\n");
@@ -165,6 +165,7 @@ pub async fn busy(folder: &Path) -> PathBuf {
     let other = folder.join("other.db");
     fill(&other, 30).await;
     backups::merged(&other, &folder.join("transcripts.db"));
+    deliveries::brought(folder, &folder.join("transcripts.db"));
     for _ in 0..2 {
         let origin = Origin::canned(json_answer("{ no JSON"));
         let mut server = Server::start(folder, &[origin.address], "");
@@ -836,7 +837,7 @@ fn the_script_knows_the_columns() {
     for form in &FORMS {
         let known = flat.contains(&format!("\"{}\": \"{}\",", form.table, form.columns.join(",")));
         let is_of_whole_archive =
-            ["outages", "runs", "archive", "spools", "keys", "merges", "accounts"].contains(&form.table);
+            ["outages", "runs", "archive", "spools", "keys", "merges", "deliveries", "accounts"].contains(&form.table);
         assert!(known || is_of_whole_archive, "{}", form.table);
     }
 }

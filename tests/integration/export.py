@@ -2,7 +2,8 @@
 """Holds exports against the archive that they are of:  export.py ARCHIVE FORMAT FOLDER [DTD]
 
 Reads the archive with sqlite3 and the export with what Python has for its format (XML: also xmllint, against the DTD), and
-compares every row; pages also as Chromium has them, and CSV as LibreOffice opens it. Exit code 0: the same.
+compares every row; pages also as Chromium has them, CSV as LibreOffice opens it, Parquet as DuckDB and pyarrow read it (with
+the Python that tests/run makes). Exit code 0: the same.
 """
 import base64
 import collections
@@ -81,6 +82,57 @@ def check_csv(archive, folder):
                     same(column, had_back(record[column]), value)
                 else:
                     same(column, record[column], "" if value is None else str(value))
+
+
+# What columns are in Parquet: by pyarrow, by DuckDB. All others are texts.
+TIMES = {"at_utc", "first_seen_at", "last_seen_at", "ended_at", "observed_at", "last_observed_at", "recorded_at", "at"}
+INTEGERS = {"id", "run_id", "row_id", "event_index", "utc_time", "participant_id", "next_position", "from_position",
+            "highest_index", "covered_to", "hidden", "holes", "bytes", "at_character", "characters", "repeats",
+            "http_status", "status_code", "code", "duration_ms"}
+
+
+def parquet_kind(column):
+    if column in TIMES:
+        return "timestamp[ms, tz=UTC]", "TIMESTAMP WITH TIME ZONE"
+    if column in INTEGERS:
+        return "int64", "BIGINT"
+    if column == "is_async":
+        return "bool", "BOOLEAN"
+    if column == "digest":
+        return "binary", "BLOB"
+    return "string", "VARCHAR"
+
+
+def milliseconds(value):
+    import datetime
+    return (value - datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)) // datetime.timedelta(milliseconds=1)
+
+
+def check_parquet(archive, folder):
+    import duckdb
+    import pyarrow.parquet
+    for name in list(TABLES) + ["errors"]:
+        path = "%s/%s.parquet" % (folder, name)
+        table = pyarrow.parquet.read_table(path)
+        told = duckdb.sql("FROM '%s'" % path)
+        same("columns of " + name, told.columns, table.column_names)
+        for field, by_duckdb in zip(table.schema, told.types):
+            same("type of " + field.name, (str(field.type), str(by_duckdb)), parquet_kind(field.name))
+        shared, wanted = archive_rows(archive, name, table.column_names)
+        by_arrow = table.select(shared).to_pylist()
+        columns = ", ".join('epoch_ms("%s")' % column if column in TIMES else column for column in shared)
+        by_duckdb = duckdb.sql("SELECT %s FROM '%s'" % (columns or "1", path)).fetchall()
+        same(name, (len(by_arrow), len(by_duckdb)), (len(wanted), len(wanted)))
+        for row, record, other in zip(wanted, by_arrow, by_duckdb):
+            same(name, [milliseconds(value) if value is not None and column in TIMES else value
+                        for column, value in record.items()], row)
+            same(name, list(other), row)
+    utc = pyarrow.parquet.read_table("%s/events.parquet" % folder, columns=["at_utc", "utc_time"]).to_pylist()
+    for row in utc:
+        if row["at_utc"] is not None:
+            same("at_utc", milliseconds(row["at_utc"]), row["utc_time"])
+        else:
+            assert row["utc_time"] in (None, 2 ** 63 - 1), row
 
 
 def formulas(paths, separator, folder):

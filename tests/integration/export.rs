@@ -10,12 +10,13 @@ use gms_recorder::gms::{Attribute, AttributeSource, Ended};
 use gms_recorder::store::{ChatRecord, Entry, Store};
 use rusqlite::Connection;
 
+use crate::anchors::installed;
 use crate::bundle::signed;
 use crate::evidence::{a_run, fill, options};
 use crate::faults::Mount;
 use crate::support::{folder, run};
 
-const FORMATS: [&str; 5] = ["jsonl", "csv", "html", "eml", "actiance"];
+const FORMATS: [&str; 6] = ["jsonl", "csv", "parquet", "html", "eml", "actiance"];
 
 /// What people have been known to type, and worse.
 pub const HOSTILE: [&str; 24] = [
@@ -192,7 +193,9 @@ fn script(name: &str) -> String {
 /// Another program finds in it what the archive has.
 #[track_caller]
 fn agrees(database: &Path, format: &str, dest: &Path) {
-    let mut command = Command::new("/usr/bin/python3");
+    // DuckDB and pyarrow are no packages of Debian's.
+    let python = if format == "parquet" { installed("python3") } else { "/usr/bin/python3".into() };
+    let mut command = Command::new(python);
     command.arg(script("export.py")).arg(database).arg(format).arg(dest);
     if format == "actiance" {
         command.arg(script("actiance.dtd"));
@@ -241,6 +244,38 @@ async fn every_format_has_the_rows_of_the_archive_whatever_was_written_in_them()
         for (name, _) in tree(&dest) {
             assert!(name.to_str().is_some_and(|name| name.is_ascii() && !name.contains("..")), "{name:?}");
         }
+    }
+}
+
+/// What somebody put into a column that is not of its kind has no place in one that has a type.
+#[tokio::test]
+async fn parquet_has_no_column_for_what_is_not_of_its_kind() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    fill(&database, 30).await;
+    let rows = [
+        ("UPDATE events SET utc_time = 'noon' WHERE event_index = 2", "events.utc_time has a value that is a text"),
+        (
+            "UPDATE events SET utc_time = 1, text = X'00' WHERE event_index = 2",
+            "events.text has a value that is a blob",
+        ),
+        (
+            "UPDATE events SET text = '', recorded_at = 9e18",
+            "events.recorded_at has a value that is no time of any calendar",
+        ),
+    ];
+    for (sql, words) in rows {
+        Connection::open(&database).and_then(|archive| archive.execute_batch(sql)).expect("it is a file");
+        let dest = folder.path().join("dest");
+        let (code, _, error) = run(&[
+            "export",
+            &dest.display().to_string(),
+            "--format",
+            "parquet",
+            "--database",
+            &database.display().to_string(),
+        ]);
+        assert!(code == 1 && error.contains(words) && !dest.exists(), "{sql}: {error}");
     }
 }
 
@@ -301,7 +336,7 @@ async fn wrong_usage_is_told_and_makes_nothing() {
         (&["--mail-domain", "a b"], 2, "is no domain"),
         (&["--chat", "nobody"], 1, "there is no chat nobody in"),
         (&["--until", "never"], 2, "--until \"never\" is no time"),
-        (&["--format", "parquet"], 2, "possible values: jsonl, csv, html, eml, actiance"),
+        (&["--format", "xlsx"], 2, "possible values: jsonl, csv, parquet, html, eml, actiance"),
     ];
     for (arguments, wanted_code, words) in rows {
         let arguments = [&["export", &wanted, "--database", &database][..], arguments].concat();
@@ -323,7 +358,7 @@ async fn what_is_killed_leaves_nothing_that_looks_finished() {
     fill(&database, 9_000).await;
     let whole = folder.path().join("whole");
     export(&database, &whole, &["--format", "html"]);
-    let (mut killed, mut finished) = (0, 0);
+    let (mut killed, mut finished, mut taken_over) = (0, 0, 0);
     for round in 0..12 {
         let dest = folder.path().join(format!("dest{round}"));
         let mut child = Command::new(env!("CARGO_BIN_EXE_gms-recorder"))
@@ -346,12 +381,46 @@ async fn what_is_killed_leaves_nothing_that_looks_finished() {
             false => killed += 1,
         }
         if partial.exists() {
-            let (dest, database) = (dest.display().to_string(), database.display().to_string());
-            let (code, _, error) = run(&["export", &dest, "--format", "html", "--database", &database]);
-            assert!(code == 1 && error.contains("dest") && error.contains("remove it if none does"), "{error}");
+            // The next one takes it over.
+            export(&database, &dest, &["--format", "html"]);
+            assert!(!partial.exists() && tree(&dest) == tree(&whole));
+            taken_over += 1;
         }
     }
-    assert!(killed > 0, "it was finished {finished} times");
+    assert!(killed > 0 && taken_over > 0, "{killed} were killed, {finished} finished, {taken_over} taken over");
+}
+
+/// What is another's, or somebody is at, is not touched.
+#[tokio::test]
+async fn a_folder_that_is_no_export_s_is_left_alone() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    fill(&database, 30).await;
+    let (dest, partial) = (folder.path().join("dest"), folder.path().join("dest.partial"));
+    let (name, archive) = (dest.display().to_string(), database.display().to_string());
+    let refused = |words: &str| {
+        let (code, _, error) = run(&["export", &name, "--database", &archive]);
+        assert!(code == 1 && error.contains(words), "{error}");
+    };
+    std::fs::create_dir(&partial).expect("ours");
+    std::fs::write(partial.join("holiday.jpg"), "mine").expect("ours");
+    refused("is no export that was interrupted");
+    assert_eq!(tree(&partial), [("holiday.jpg".into(), b"mine".to_vec())]);
+    std::fs::write(partial.join(".unfinished-export"), "").expect("ours");
+    let lock = std::fs::File::open(&partial).expect("a folder");
+    lock.lock().expect("nobody has it");
+    refused("another export goes on in it");
+    assert_eq!(tree(&partial).len(), 2);
+    drop(lock);
+    export(&database, &dest, &[]);
+    assert!(!partial.exists() && !dest.join("holiday.jpg").exists() && !dest.join(".unfinished-export").exists());
+    // About to get its name, and killed.
+    std::fs::rename(&dest, &partial).expect("ours");
+    export(&database, &dest, &[]);
+    std::os::unix::fs::symlink("/etc", &partial).expect("ours");
+    std::fs::remove_dir_all(&dest).expect("ours");
+    refused("is no export that was interrupted");
+    assert!(Path::new("/etc/passwd").exists() && !dest.exists());
 }
 
 fn is_empty(folder: &Path) -> bool {
@@ -363,9 +432,10 @@ async fn a_full_disk_and_a_signal_leave_nothing_at_all() {
     let folder = folder();
     let database = folder.path().join("transcripts.db");
     fill(&database, 9_000).await;
-    let mount = Mount::new(1_000);
-    let dest = mount.0.path().join("dest").display().to_string();
     for format in FORMATS {
+        // Parquet is packed.
+        let mount = Mount::new(if format == "parquet" { 16 } else { 1_000 });
+        let dest = mount.0.path().join("dest").display().to_string();
         let (code, _, error) =
             run(&["export", &dest, "--format", format, "--database", &database.display().to_string()]);
         assert!(code == 1 && error.contains("No space left") && error.contains("hint: free some space"), "{error}");

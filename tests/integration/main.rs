@@ -12,6 +12,7 @@ mod cometd;
 mod config_files;
 mod crash;
 mod crowd;
+mod deliveries;
 mod evidence;
 mod export;
 mod faults;

@@ -85,6 +85,13 @@ pub struct S3 {
     pub interval: Duration,
 }
 
+impl S3 {
+    /// Where it is, for people: what its keys begin with.
+    pub fn place(&self) -> String {
+        format!("{}/{}/{}", self.url.trim_end_matches('/'), self.bucket, self.prefix)
+    }
+}
+
 /// `lock`
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -125,11 +132,11 @@ pub struct TimeStamp {
     pub interval: Duration,
 }
 
-fn region() -> String {
+pub(in crate::archive) fn region() -> String {
     "us-east-1".into()
 }
 
-fn yes() -> bool {
+pub(in crate::archive) fn yes() -> bool {
     true
 }
 
@@ -164,7 +171,7 @@ impl Config {
         match self {
             Self::File(file) => file.path.display().to_string(),
             Self::Http(http) => http.url.clone(),
-            Self::S3(s3) => format!("{}/{}/{}", s3.url.trim_end_matches('/'), s3.bucket, s3.prefix),
+            Self::S3(s3) => s3.place(),
             Self::TimeStamp(stamp) => format!("{}, kept in {}", stamp.url, stamp.folder.display()),
         }
     }

@@ -46,7 +46,7 @@ pub(super) fn look(path: &Path) -> Result<String, String> {
 }
 
 /// Whether files can be made in it.
-pub(super) fn look_at_folder(folder: &Path) -> Result<(), String> {
+pub(in crate::archive) fn look_at_folder(folder: &Path) -> Result<(), String> {
     let told = |why: String| format!("the folder {}: {why}", folder.display());
     match std::fs::metadata(folder) {
         Ok(found) if !found.is_dir() => Err(told("it is no folder".into())),

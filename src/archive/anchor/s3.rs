@@ -1,6 +1,11 @@
-//! A bucket: an object a checkpoint, made once and locked.
+//! A bucket: an object a checkpoint, or a file of a delivery, made once and locked.
 
 mod signature;
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,14 +19,23 @@ use super::config::{Lock, S3, endpoint};
 use super::web::{Answer, Web};
 use super::{Refusal, Signed};
 
+use crate::archive::export::hex;
+
 use signature::{Credentials, sign};
 
 const MODE: &str = "x-amz-object-lock-mode";
 const UNTIL: &str = "x-amz-object-lock-retain-until-date";
+/// Of a file, by which it is known again: no service gives it another meaning, as some do an ETag.
+const CONTENT: &str = "x-amz-meta-sha256";
+/// A file is given this long, and a second for each so many bytes.
+const FILE_TIME: Duration = Duration::from_secs(60);
+const FILE_BYTES_A_SECOND: u64 = 128 << 10;
+/// What is read of a file at a time.
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// What is known of a bucket's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
+pub(in crate::archive) enum Known {
     /// The bucket has one, or none is wanted.
     Locks,
     /// It would not say: then the first object has to show its lock.
@@ -32,7 +46,7 @@ pub(super) enum Known {
 ///
 /// # Errors
 /// It has no object lock; or it does not answer, or wants nothing to do with us.
-pub(super) fn ask_for_lock(config: &S3, web: &Web) -> Result<Known, String> {
+pub(in crate::archive) fn ask_for_lock(config: &S3, web: &Web) -> Result<Known, String> {
     if config.lock == Lock::None {
         return Ok(Known::Locks);
     }
@@ -52,7 +66,7 @@ pub(super) fn ask_for_lock(config: &S3, web: &Web) -> Result<Known, String> {
 
 fn no_lock(config: &S3) -> String {
     format!(
-        "the bucket {} has NO OBJECT LOCK: whoever has its credentials can replace and delete checkpoints; make a bucket with \
+        "the bucket {} has NO OBJECT LOCK: whoever has its credentials can replace and delete what is in it; make a bucket with \
          object lock, or say lock = \"none\"",
         config.bucket
     )
@@ -60,29 +74,121 @@ fn no_lock(config: &S3) -> String {
 
 /// Puts a checkpoint there, once: what is there already has to be the same.
 pub(super) fn put(config: &S3, web: &Web, signed: &Signed, known: &mut Option<Known>) -> Result<(), Refusal> {
-    let lock = match *known {
-        Some(lock) => lock,
-        None => *known.insert(ask_for_lock(config, web)?),
-    };
-    let path = key(config, signed);
+    let lock = lock_of(config, web, known)?;
+    let (path, at) = (key(config, signed), signed.checkpoint.at);
     let bytes = signed.note.clone().into_bytes();
-    let mut request = Request::put(uri(config, &path)?)
-        .header("content-type", "text/plain; charset=utf-8")
-        .header("content-md5", BASE64_STANDARD.encode(Md5::digest(&bytes)))
-        .header("x-amz-sdk-checksum-algorithm", "SHA256")
-        .header("x-amz-checksum-sha256", BASE64_STANDARD.encode(Sha256::digest(&bytes)))
-        .header("if-none-match", "*");
-    if config.lock != Lock::None {
-        request = request.header(MODE, config.lock.as_str().to_ascii_uppercase()).header(UNTIL, until(config, signed)?);
-    }
+    let digests = (Md5::digest(&bytes).into(), Sha256::digest(&bytes).into());
+    let request = once(config, &path, digests, at)?.header("content-type", "text/plain; charset=utf-8");
     let answer = exchange(config, web, request, bytes)?;
     match answer.status {
         StatusCode::OK => {}
         StatusCode::PRECONDITION_FAILED => compare(config, web, signed, &path)?,
         _ => return Err(refused(&answer).into()),
     }
+    shown(config, web, lock, at, &path, known)
+}
+
+/// A file of a delivery.
+#[derive(Debug)]
+pub(in crate::archive) struct Parcel<'p> {
+    /// Where it lies.
+    pub file: &'p Path,
+    /// What it is called in the bucket, after the prefix.
+    pub key: &'p str,
+    /// Its SHA-256, hex.
+    pub sha256: &'p str,
+    /// From when on it is locked, milliseconds since the epoch.
+    pub at: i64,
+    /// It may be there already: an earlier attempt was cut off.
+    pub may_be_there: bool,
+}
+
+/// Puts a file there, once: what is there already has to be the same, and is not sent again.
+pub(in crate::archive) fn put_file(
+    config: &S3,
+    web: &Web,
+    parcel: &Parcel<'_>,
+    known: &mut Option<Known>,
+) -> Result<(), Refusal> {
+    let lock = lock_of(config, web, known)?;
+    let Parcel { key, sha256, at, .. } = *parcel;
+    let path = format!("{}{key}", config.prefix);
+    if parcel.may_be_there && is_there(config, web, &path, sha256)? {
+        return Ok(());
+    }
+    let told = |error| Refusal::Now(format!("{}: {error}", parcel.file.display()));
+    let mut file = File::open(parcel.file).map_err(told)?;
+    let (digests, bytes) = digests(&mut file).map_err(told)?;
+    if hex(&digests.1) != sha256 {
+        return Err(Refusal::Forever(format!("{} is not what was written there", parcel.file.display())));
+    }
+    let request =
+        once(config, &path, digests, at)?.header("content-type", "application/octet-stream").header(CONTENT, sha256);
+    let mut request = request.body(file).map_err(|error| error.to_string())?;
+    sign(&mut request, sha256, &Credentials::read(&config.credentials)?, &config.region, Timestamp::now())?;
+    let answer = web.send_file(request, FILE_TIME + Duration::from_secs(bytes / FILE_BYTES_A_SECOND))?;
+    match answer.status {
+        StatusCode::OK => {}
+        StatusCode::PRECONDITION_FAILED if is_there(config, web, &path, sha256)? => {}
+        _ => return Err(refused(&answer).into()),
+    }
+    shown(config, web, lock, at, &path, known)
+}
+
+/// MD5 and SHA-256 of all of a file, which is at its beginning again then; and its length.
+fn digests(file: &mut File) -> io::Result<(Digests, u64)> {
+    let (mut md5, mut sha256, mut bytes) = (Md5::new(), Sha256::new(), 0);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let read = file.read(&mut chunk)?;
+        if read == 0 {
+            file.rewind()?;
+            return Ok(((md5.finalize().into(), sha256.finalize().into()), bytes));
+        }
+        md5.update(&chunk[..read]);
+        sha256.update(&chunk[..read]);
+        bytes += read as u64;
+    }
+}
+
+/// Whether a file is there. Something else is an error for good.
+fn is_there(config: &S3, web: &Web, path: &str, sha256: &str) -> Result<bool, Refusal> {
+    let answer = exchange(config, web, Request::head(uri(config, path)?), Vec::new())?;
+    match answer.status {
+        StatusCode::NOT_FOUND => Ok(false),
+        StatusCode::OK if answer.header(CONTENT) == sha256 => Ok(true),
+        StatusCode::OK => Err(Refusal::Forever(format!("SOMETHING ELSE IS AT {path}"))),
+        _ => Err(refused(&answer).into()),
+    }
+}
+
+/// MD5 and SHA-256.
+type Digests = ([u8; 16], [u8; 32]);
+
+/// A request that makes an object where there is none, and locks it.
+fn once(config: &S3, path: &str, (md5, sha256): Digests, at: i64) -> Result<http::request::Builder, String> {
+    let request = Request::put(uri(config, path)?)
+        .header("content-md5", BASE64_STANDARD.encode(md5))
+        .header("x-amz-sdk-checksum-algorithm", "SHA256")
+        .header("x-amz-checksum-sha256", BASE64_STANDARD.encode(sha256))
+        .header("if-none-match", "*");
+    Ok(match config.lock {
+        Lock::None => request,
+        lock => request.header(MODE, lock.as_str().to_ascii_uppercase()).header(UNTIL, until(config, at)?),
+    })
+}
+
+fn lock_of(config: &S3, web: &Web, known: &mut Option<Known>) -> Result<Known, String> {
+    Ok(match *known {
+        Some(lock) => lock,
+        None => *known.insert(ask_for_lock(config, web)?),
+    })
+}
+
+/// Where the bucket would not say whether it locks, its first object does.
+fn shown(config: &S3, web: &Web, lock: Known, at: i64, path: &str, known: &mut Option<Known>) -> Result<(), Refusal> {
     if lock == Known::Nothing {
-        show_lock(config, web, signed, &path)?;
+        show_lock(config, web, at, path)?;
         *known = Some(Known::Locks);
     }
     Ok(())
@@ -93,11 +199,10 @@ fn key(config: &S3, signed: &Signed) -> String {
     format!("{}{}/{}.note", config.prefix, signed.checkpoint.archive_id, signed.stem())
 }
 
-fn until(config: &S3, signed: &Signed) -> Result<String, String> {
+fn until(config: &S3, at: i64) -> Result<String, String> {
     let told = |_| "the time until which it is to be locked is beyond all calendars".to_owned();
     let retention = SignedDuration::try_from(config.retention).map_err(told)?;
-    let at =
-        Timestamp::from_millisecond(signed.checkpoint.at).and_then(|at| at.checked_add(retention)).map_err(told)?;
+    let at = Timestamp::from_millisecond(at).and_then(|at| at.checked_add(retention)).map_err(told)?;
     Ok(at.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string())
 }
 
@@ -114,9 +219,9 @@ fn compare(config: &S3, web: &Web, signed: &Signed, path: &str) -> Result<(), Re
 }
 
 /// Where the bucket does not say whether it locks: the lock of the object itself.
-fn show_lock(config: &S3, web: &Web, signed: &Signed, path: &str) -> Result<(), String> {
+fn show_lock(config: &S3, web: &Web, at: i64, path: &str) -> Result<(), String> {
     let answer = exchange(config, web, Request::head(uri(config, path)?), Vec::new())?;
-    let wanted: Timestamp = until(config, signed)?.parse().map_err(|error: jiff::Error| error.to_string())?;
+    let wanted: Timestamp = until(config, at)?.parse().map_err(|error: jiff::Error| error.to_string())?;
     let is_long_enough = answer.header(UNTIL).parse::<Timestamp>().is_ok_and(|until| until >= wanted);
     match answer.header(MODE).eq_ignore_ascii_case(config.lock.as_str()) && is_long_enough {
         true => Ok(()),
@@ -129,7 +234,7 @@ fn show_lock(config: &S3, web: &Web, signed: &Signed, path: &str) -> Result<(), 
 }
 
 /// Whether it is there, believes us, and locks.
-pub(super) fn look(config: &S3) -> Result<String, String> {
+pub(in crate::archive) fn look(config: &S3) -> Result<String, String> {
     let web = Web::new(&config.ca)?;
     let writing = "whether objects may be put there shows the first";
     if config.lock == Lock::None {
@@ -173,7 +278,8 @@ fn host(service: &Uri) -> Result<String, String> {
 
 fn exchange(config: &S3, web: &Web, request: http::request::Builder, body: Vec<u8>) -> Result<Answer, String> {
     let mut request = request.body(body).map_err(|error| error.to_string())?;
-    sign(&mut request, &Credentials::read(&config.credentials)?, &config.region, Timestamp::now())?;
+    let content = hex(&Sha256::digest(request.body()));
+    sign(&mut request, &content, &Credentials::read(&config.credentials)?, &config.region, Timestamp::now())?;
     web.ask(request)
 }
 

@@ -1,13 +1,14 @@
 //! One exchange over HTTP with an anchor: bounded in time and bytes, its server always verified. Blocking, as the anchor's
 //! thread wants it.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Request, StatusCode};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Error};
+use ureq::{Agent, Body, Error};
 
 /// For one exchange, from the look-up of the name to the answer's end. A checkpoint is some hundred bytes, and an authority
 /// takes a second for a stamp.
@@ -21,11 +22,11 @@ const CA_BYTES_MAX: u64 = 4 << 20;
 
 /// A way to one server.
 #[derive(Debug)]
-pub(super) struct Web(Agent);
+pub(in crate::archive) struct Web(Agent);
 
 /// What it said, whatever that is.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(in crate::archive) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
@@ -70,15 +71,28 @@ impl Web {
             true => self.0.run(Request::from_parts(head, ())),
             false => self.0.run(Request::from_parts(head, body)),
         };
-        let (head, mut body) = response.map_err(|error| told(&error))?.into_parts();
-        let body = body.with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(|error| told(&error))?;
-        Ok(Answer { status: head.status, headers: head.headers, body })
+        answer(response, EXCHANGE_MAX)
+    }
+
+    /// The same of a file, which takes its time.
+    ///
+    /// # Errors
+    /// Why there is no whole answer.
+    pub fn send_file(&self, request: Request<File>, within: Duration) -> Result<Answer, String> {
+        let request = self.0.configure_request(request).timeout_global(Some(within)).build();
+        answer(self.0.run(request), within)
     }
 }
 
-fn told(error: &Error) -> String {
+fn answer(response: Result<http::Response<Body>, Error>, within: Duration) -> Result<Answer, String> {
+    let (head, mut body) = response.map_err(|error| told(&error, within))?.into_parts();
+    let body = body.with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(|error| told(&error, within))?;
+    Ok(Answer { status: head.status, headers: head.headers, body })
+}
+
+fn told(error: &Error, within: Duration) -> String {
     match error {
-        Error::Timeout(_) => format!("there was no whole answer within {} s", EXCHANGE_MAX.as_secs()),
+        Error::Timeout(_) => format!("there was no whole answer within {} s", within.as_secs()),
         Error::BodyExceedsLimit(_) => format!("its answer is longer than {ANSWER_BYTES_MAX} bytes"),
         Error::HostNotFound => "no address is known for its name".into(),
         Error::Io(error) => error.to_string(),

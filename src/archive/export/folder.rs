@@ -1,10 +1,10 @@
 //! The folder that an export becomes: written as `DEST.partial`, and named when all of it is there and on disk. What is
-//! interrupted has only ever had the other name.
+//! interrupted has only ever had the other name; what a process that was killed has left under it, the next one takes over.
 
 use std::cell::RefCell;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
@@ -12,12 +12,19 @@ use sha2::{Digest, Sha256};
 
 use super::Error;
 
+/// Says of a folder that it is an export that is not finished.
+const MARK: &str = ".unfinished-export";
+/// What is written last: a folder without the mark that has one of them was about to get its name.
+const LAST: [&str; 2] = ["export.json", "data/export/export.json"];
+
 /// A folder under its other name. Dropped before [`Folder::finish`], it is removed.
 #[derive(Debug)]
 pub struct Folder {
     partial: PathBuf,
     dest: PathBuf,
     mode: u32,
+    /// Open as long as this is: its lock says that somebody is at it.
+    lock: File,
     is_named: bool,
     /// Who wants to know what was written, in the order in which it was closed.
     ledger: RefCell<Ledger>,
@@ -55,29 +62,27 @@ pub struct Written {
 }
 
 impl Folder {
-    /// Makes it, its files with these permissions.
+    /// Makes it, its files with these permissions; or empties the one that an export has left which was killed.
     ///
     /// # Errors
-    /// The name is taken; an interrupted export is left; the file system's.
+    /// The name is taken; another export goes on; something else has the other name; the file system's.
     pub fn begin(dest: &Path, mode: u32) -> Result<Self, Error> {
         if dest.symlink_metadata().is_ok() {
             return Err(Error::Exists(dest.to_owned()));
         }
         let partial = crate::store::beside(dest, ".partial");
-        let folder = Self { partial, dest: dest.to_owned(), mode, is_named: false, ledger: RefCell::default() };
-        match folder.make(&folder.partial) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let left = folder.partial.clone();
-                std::mem::forget(folder); // it is not ours to remove
-                Err(Error::Left(left))
-            }
-            made => made.map_err(|error| at(&folder.partial, error)).map(|()| folder),
+        let is_left = match make(&partial, mode) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => true,
+            made => made.map(|()| false).map_err(|error| at(&partial, error))?,
+        };
+        let lock = lock(&partial)?;
+        if is_left {
+            empty(&partial, mode)?;
         }
-    }
-
-    /// Whoever may read a file may look into its folder.
-    fn make(&self, path: &Path) -> io::Result<()> {
-        DirBuilder::new().mode(self.mode | (self.mode & 0o444) >> 2).create(path)
+        let folder = Self { partial, dest: dest.to_owned(), mode, lock, is_named: false, ledger: RefCell::default() };
+        let mark = folder.partial.join(MARK);
+        File::create(&mark).map_err(|error| at(&mark, error))?;
+        Ok(folder)
     }
 
     /// A folder within.
@@ -86,7 +91,7 @@ impl Folder {
     /// The file system's.
     pub fn within(&self, name: &str) -> Result<(), Error> {
         let path = self.partial.join(name);
-        self.make(&path).map_err(|error| at(&path, error))
+        make(&path, self.mode).map_err(|error| at(&path, error))
     }
 
     /// A file within.
@@ -135,6 +140,12 @@ impl Folder {
         Ok((manifest, ledger.files, ledger.bytes))
     }
 
+    /// Files that were closed so far, and their bytes.
+    pub fn written(&self) -> (u64, u64) {
+        let ledger = self.ledger.borrow();
+        (ledger.files, ledger.bytes)
+    }
+
     /// Where it is while it is written.
     pub fn path(&self) -> &Path {
         &self.partial
@@ -145,9 +156,10 @@ impl Folder {
     /// # Errors
     /// The file system's; [`Error::Exists`] where the name was taken meanwhile.
     pub fn finish(mut self) -> Result<(), Error> {
+        let mark = self.partial.join(MARK);
+        std::fs::remove_file(&mark).map_err(|error| at(&mark, error))?;
         // One for the whole file system: a sync for each of ten thousand files takes minutes.
-        let synced = File::open(&self.partial).and_then(|folder| Ok(rustix::fs::syncfs(&folder)?));
-        synced.map_err(|error| at(&self.partial, error))?;
+        rustix::fs::syncfs(&self.lock).map_err(|error| at(&self.partial, error.into()))?;
         self.name().map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::Exists(self.dest.clone()),
             _ => at(&self.dest, error),
@@ -196,6 +208,52 @@ impl Write for Document {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// Whoever may read a file may look into its folder.
+fn make(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().mode(folder_mode(mode)).create(path)
+}
+
+fn folder_mode(mode: u32) -> u32 {
+    mode | (mode & 0o444) >> 2
+}
+
+/// The folder, locked. The path has to lead to it still: whoever had it before may have given it its name meanwhile.
+fn lock(partial: &Path) -> Result<File, Error> {
+    if !partial.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        return Err(Error::Foreign(partial.to_owned()));
+    }
+    let folder = File::open(partial).map_err(|error| at(partial, error))?;
+    match folder.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(Error::UnderWay(partial.to_owned())),
+        Err(TryLockError::Error(error)) => return Err(at(partial, error)),
+    }
+    let identity = |found: io::Result<std::fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+    match identity(folder.metadata()) == identity(partial.symlink_metadata()) {
+        true => Ok(folder),
+        false => Err(Error::UnderWay(partial.to_owned())),
+    }
+}
+
+/// Takes everything out of a folder that is an export's.
+fn empty(partial: &Path, mode: u32) -> Result<(), Error> {
+    let told = |error| at(partial, error);
+    let within: Vec<_> = std::fs::read_dir(partial).and_then(Iterator::collect).map_err(told)?;
+    let is_ours = |name: &&str| partial.join(name).symlink_metadata().is_ok();
+    if !within.is_empty() && !std::iter::once(&MARK).chain(&LAST).any(is_ours) {
+        return Err(Error::Foreign(partial.to_owned()));
+    }
+    // The mark at last: if this is interrupted, too, it is known again.
+    let (mark, others): (Vec<_>, Vec<_>) = within.into_iter().partition(|entry| entry.file_name() == MARK);
+    for entry in others.into_iter().chain(mark) {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let path = entry.path();
+        let removed = if is_folder { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(|error| at(&path, error))?;
+    }
+    std::fs::set_permissions(partial, Permissions::from_mode(folder_mode(mode))).map_err(told)
 }
 
 fn at(path: &Path, error: io::Error) -> Error {

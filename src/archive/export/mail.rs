@@ -163,7 +163,7 @@ impl Mails {
     }
 
     fn message<'m>(&self, part: u64, envelope: &'m Envelope<'_>, draft: Draft) -> MessageBuilder<'m> {
-        let Envelope { chat, parties, .. } = envelope;
+        let Envelope { chat, facts, parties } = envelope;
         let chat_id = chat.text("chat_id").unwrap_or_default();
         let content = digest(&[self.archive_id.as_bytes(), chat_id.as_bytes(), draft.text.as_bytes()]);
         let mailbox = |(name, address): &'m (String, String)| Address::from((name.as_str(), address.as_str()));
@@ -174,7 +174,8 @@ impl Mails {
         let at = draft.last_at.or(chat.integer("last_seen_at")).unwrap_or_default();
         let of_part = if part == 1 { String::new() } else { format!(" (part {part})") };
         let service = header(chat.text("service").unwrap_or("chat"));
-        let title = format!("Chat {} with {service}{of_part}", header(chat_id));
+        let addition = if facts.is_addition { " (addition)" } else { "" };
+        let title = format!("Chat {} with {service}{addition}{of_part}", header(chat_id));
         let plain = MimePart::new("text/plain", draft.text);
         let page = MimePart::new("text/html", String::from_utf8_lossy(&draft.page).into_owned());
         let boundary = format!("=_{}", &content[..32]);

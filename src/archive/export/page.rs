@@ -105,6 +105,8 @@ pub struct Facts {
     pub attributes: Vec<(String, String)>,
     /// Half-open.
     pub holes: Vec<(i64, i64)>,
+    /// Only what was added since it was delivered is here.
+    pub is_addition: bool,
     /// Kinds of other content, by the index of the event.
     variants: BTreeMap<i64, Vec<String>>,
 }
@@ -116,7 +118,8 @@ impl Facts {
     /// The archive's.
     pub fn of(snapshot: &Snapshot, chat: &Record) -> Result<Self, Error> {
         let chat_id = chat.text("chat_id").unwrap_or_default();
-        let mut facts = Self { attributes: Vec::new(), holes: Vec::new(), variants: BTreeMap::new() };
+        let is_addition = snapshot.is_addition(chat_id)?;
+        let mut facts = Self { attributes: Vec::new(), holes: Vec::new(), is_addition, variants: BTreeMap::new() };
         snapshot.each_of_chat::<Error>(Table::Attributes, chat_id, |row| {
             let text = |column: &str| row.text(column).unwrap_or_default().to_owned();
             facts.attributes.push((text("name"), text("value")));
@@ -148,7 +151,8 @@ impl Facts {
             "unfinished" => "unfinished: no end was seen, and nothing is missing up to the last event",
             _ => "incomplete",
         };
-        let mut words = status.to_owned();
+        let addition = "an addition: what else there is of this chat was delivered before; ";
+        let mut words = format!("{}{status}", if self.is_addition { addition } else { "" });
         for (from, next) in &self.holes {
             let _ = write!(words, "; positions {from} to {} were not covered", next - 1);
         }

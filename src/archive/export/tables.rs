@@ -1,4 +1,4 @@
-//! Exports as tables: a file for each, as JSON Lines or CSV. They hold all that the archive has of the chats.
+//! Exports as tables: a file for each, as JSON Lines, CSV or Parquet. They hold all that the archive has of the chats.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -7,11 +7,15 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::folder::{Document, Folder};
+use super::parquet::Parquet;
 use super::{Error, Tally};
 use crate::store::audit::Snapshot;
 use crate::store::audit::extract::{Record, Table};
 use crate::store::audit::proof::Field;
 use crate::units::iso;
+
+/// The first column of every table.
+pub(super) const AT_UTC: &str = "at_utc";
 
 /// How a row is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub enum Encoding {
     JsonLines,
     /// RFC 4180, made safe for spreadsheets.
     Csv,
+    /// Columns, each of its own type.
+    Parquet,
 }
 
 impl Encoding {
@@ -28,6 +34,7 @@ impl Encoding {
         match self {
             Self::JsonLines => "jsonl",
             Self::Csv => "csv",
+            Self::Parquet => "parquet",
         }
     }
 }
@@ -36,8 +43,14 @@ impl Encoding {
 #[derive(Debug)]
 pub struct Sheet {
     table: Table,
-    encoding: Encoding,
-    document: Document,
+    to: To,
+}
+
+#[derive(Debug)]
+enum To {
+    JsonLines(Document),
+    Csv(Document),
+    Parquet(Box<Parquet>),
 }
 
 impl Sheet {
@@ -46,13 +59,16 @@ impl Sheet {
     /// # Errors
     /// The file system's.
     pub fn begin(folder: &Folder, within: &str, table: Table, encoding: Encoding) -> Result<Self, Error> {
-        let document = folder.create(format!("{within}{}.{}", table.name(), encoding.ending()))?;
-        let mut sheet = Self { table, encoding, document };
-        if encoding == Encoding::Csv {
-            let names = names(table).map(Cow::Borrowed);
-            write_csv(&mut sheet.document, names)?;
-        }
-        Ok(sheet)
+        let mut document = folder.create(format!("{within}{}.{}", table.name(), encoding.ending()))?;
+        let to = match encoding {
+            Encoding::JsonLines => To::JsonLines(document),
+            Encoding::Csv => {
+                write_csv(&mut document, names(table).map(Cow::Borrowed))?;
+                To::Csv(document)
+            }
+            Encoding::Parquet => To::Parquet(Box::new(Parquet::begin(document, table)?)),
+        };
+        Ok(Self { table, to })
     }
 
     /// One more row.
@@ -60,13 +76,14 @@ impl Sheet {
     /// # Errors
     /// The file system's.
     pub fn row(&mut self, record: &Record) -> Result<(), Error> {
-        let at = record.integer(clock(self.table)).and_then(iso);
-        match self.encoding {
-            Encoding::JsonLines => json_line(&mut self.document, record, at.as_deref())?,
-            Encoding::Csv => {
-                let at = at.map_or(Cow::Borrowed(""), Cow::Owned);
-                write_csv(&mut self.document, std::iter::once(at).chain(record.iter().map(|(_, field)| cell(field))))?;
+        let at = record.integer(clock(self.table));
+        match &mut self.to {
+            To::JsonLines(document) => json_line(document, record, at.and_then(iso).as_deref())?,
+            To::Csv(document) => {
+                let at = at.and_then(iso).map_or(Cow::Borrowed(""), Cow::Owned);
+                write_csv(document, std::iter::once(at).chain(record.iter().map(|(_, field)| cell(field))))?;
             }
+            To::Parquet(parquet) => parquet.row(at, record)?,
         }
         Ok(())
     }
@@ -76,7 +93,11 @@ impl Sheet {
     /// # Errors
     /// The file system's.
     pub fn close(self, folder: &Folder) -> Result<(), Error> {
-        folder.close(self.document).map(drop)
+        let document = match self.to {
+            To::JsonLines(document) | To::Csv(document) => document,
+            To::Parquet(parquet) => parquet.end()?,
+        };
+        folder.close(document).map(drop)
     }
 }
 
@@ -123,7 +144,7 @@ impl Tables {
     }
 }
 
-/// The column whose time is shown for people, in `at_utc`.
+/// The column whose time is shown for people, in [`AT_UTC`].
 fn clock(table: Table) -> &'static str {
     match table {
         Table::Chats => "first_seen_at",
@@ -135,12 +156,13 @@ fn clock(table: Table) -> &'static str {
     }
 }
 
-fn names(table: Table) -> impl Iterator<Item = &'static str> {
-    std::iter::once("at_utc").chain(table.columns().iter().copied())
+/// The columns of a file.
+pub(super) fn names(table: Table) -> impl Iterator<Item = &'static str> {
+    std::iter::once(AT_UTC).chain(table.columns().iter().copied())
 }
 
 fn json_line(to: &mut impl Write, record: &Record, at: Option<&str>) -> io::Result<()> {
-    write!(to, "{{\"at_utc\":")?;
+    write!(to, "{{\"{AT_UTC}\":")?;
     serde_json::to_writer(&mut *to, &at)?;
     for (name, field) in record.iter() {
         write!(to, ",\"{name}\":")?;

@@ -1,4 +1,5 @@
-//! Whether each anchor would take checkpoints now, as far as that shows without leaving one there; and the key's mode.
+//! Whether each anchor would take checkpoints now, and each target of exports deliveries, as far as that shows without leaving
+//! anything there; and the key's mode.
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -7,7 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::archive::anchor;
+use crate::archive::{anchor, delivery};
 use crate::config::Config;
 
 /// What others than the owner may do with a file.
@@ -34,6 +35,57 @@ pub(super) async fn look_at(config: &Config) -> Vec<Anchor> {
     anchors
 }
 
+/// A target of exports, and how it is.
+#[derive(Debug, Serialize)]
+pub(super) struct Target {
+    name: String,
+    format: &'static str,
+    place: String,
+    found: Option<String>,
+    pub problem: Option<String>,
+}
+
+/// The same of targets of exports.
+pub(super) async fn look_at_targets(config: &Config) -> Vec<Target> {
+    let mut looks = JoinSet::new();
+    for (name, target) in config.export.targets.clone() {
+        looks.spawn_blocking(move || Target::of(name, &target));
+    }
+    let mut targets = looks.join_all().await;
+    targets.sort_by(|a, b| a.name.cmp(&b.name));
+    targets
+}
+
+impl Target {
+    fn of(name: String, target: &delivery::Target) -> Self {
+        let looked = delivery::look(target);
+        let (format, place) = (target.format.as_str(), target.place());
+        Self { name, format, place, found: looked.as_ref().ok().cloned(), problem: looked.err() }
+    }
+
+    /// As [`Anchor::write_text`].
+    pub fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        let Self { name, format, place, found, problem } = self;
+        write_text(out, [name, format, place], found.as_deref(), problem.as_deref(), "GETS NO EXPORTS")
+    }
+}
+
+/// A line, and one more for what is wrong.
+fn write_text(
+    out: &mut impl Write,
+    [name, kind, place]: [&str; 3],
+    found: Option<&str>,
+    problem: Option<&str>,
+    verdict: &str,
+) -> io::Result<()> {
+    write!(out, "{name}  {kind}  {place}")?;
+    match (found, problem) {
+        (Some(found), _) => writeln!(out, "  {found}"),
+        (_, Some(problem)) => writeln!(out, "\n{verdict}: {problem}"),
+        _ => writeln!(out),
+    }
+}
+
 impl Anchor {
     fn of(name: String, config: &anchor::Config) -> Self {
         let (found, problem) = match anchor::look(config) {
@@ -45,12 +97,8 @@ impl Anchor {
 
     /// A line, and one more for what is wrong.
     pub fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
-        write!(out, "{}  {}  {}", self.name, self.kind, self.place)?;
-        match (&self.found, &self.problem) {
-            (Some(found), _) => writeln!(out, "  {found}"),
-            (_, Some(problem)) => writeln!(out, "\nTAKES NO CHECKPOINTS: {problem}"),
-            _ => writeln!(out),
-        }
+        let Self { name, kind, place, found, problem } = self;
+        write_text(out, [name, kind, place], found.as_deref(), problem.as_deref(), "TAKES NO CHECKPOINTS")
     }
 }
 

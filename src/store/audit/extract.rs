@@ -5,6 +5,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Row, ToSql, named_params};
 
 use super::Snapshot;
+use super::part::{self, Part};
 use super::proof::Field;
 use crate::store::Error;
 
@@ -98,6 +99,23 @@ pub enum Table {
     Errors,
     /// What was erased or purged, by whom and why.
     Removals,
+}
+
+/// What a column holds, where it is not NULL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An integer.
+    Integer,
+    /// 0 or 1.
+    Flag,
+    /// Milliseconds since the epoch, by our clock.
+    Time,
+    /// A text.
+    Text,
+    /// A text that is JSON.
+    Json,
+    /// Bytes.
+    Blob,
 }
 
 impl Table {
@@ -220,6 +238,29 @@ impl Table {
         }
     }
 
+    /// What one of them holds. `utc_time` is what GMS said, and may be no time.
+    pub fn kind(self, column: &str) -> Kind {
+        match (self, column) {
+            // Of a view for people.
+            (Self::Removals, "at") => Kind::Text,
+            (
+                _,
+                "first_seen_at" | "last_seen_at" | "ended_at" | "observed_at" | "last_observed_at" | "recorded_at"
+                | "at",
+            ) => Kind::Time,
+            (_, "raw" | "user_data" | "event_attributes") => Kind::Json,
+            (_, "digest") => Kind::Blob,
+            (_, "is_async") => Kind::Flag,
+            (
+                _,
+                "id" | "run_id" | "row_id" | "act_id" | "event_index" | "utc_time" | "participant_id" | "next_position"
+                | "from_position" | "highest_index" | "covered_to" | "hidden" | "holes" | "events" | "rows" | "bytes"
+                | "at_character" | "characters" | "repeats" | "http_status" | "status_code" | "code" | "duration_ms",
+            ) => Kind::Integer,
+            _ => Kind::Text,
+        }
+    }
+
     fn relation(self) -> &'static str {
         match self {
             Self::Attributes => "chat_attributes",
@@ -256,15 +297,20 @@ const CHATS: &str = "
       FROM chats c JOIN completeness k ON k.chat_id = c.chat_id CROSS JOIN archive a
      WHERE c.chat_id IN (";
 
-const IN_SCOPE: &str = "
-    SELECT c.chat_id FROM chats c
-     WHERE (:chat_ids IS NULL OR c.chat_id IN (SELECT value FROM json_each(:chat_ids)))
+/// Of a chat `c`.
+pub(super) const IS_IN_SCOPE: &str = "
+       (:chat_ids IS NULL OR c.chat_id IN (SELECT value FROM json_each(:chat_ids)))
        AND (:from IS NULL OR c.last_seen_at >= :from)
        AND (:until IS NULL OR c.first_seen_at <= :until)
        AND (:service IS NULL OR c.service = :service)
        AND (:party IS NULL OR EXISTS (
             SELECT 1 FROM events e WHERE e.chat_id = c.chat_id
                AND (e.nickname = :party COLLATE NOCASE OR CAST(e.participant_id AS TEXT) = :party)))";
+
+fn in_scope(part: Option<&Part>) -> String {
+    let is_in_part = part.map_or("", |_| part::IS_IN_PART);
+    format!("SELECT c.chat_id FROM chats c WHERE {IS_IN_SCOPE}{is_in_part}")
+}
 
 /// Errors of nobody's chat, where the scope is not of chats.
 const OF_NO_CHAT: &str = "
@@ -273,11 +319,15 @@ const OF_NO_CHAT: &str = "
        AND (:service IS NULL OR service = :service)";
 
 impl Snapshot {
-    /// The last sign of life in it, milliseconds since the epoch: what is said of chats is said as of then.
+    /// The last sign of life in it, milliseconds since the epoch: what is said of chats is said as of then. Of a part, when it was
+    /// asked for.
     ///
     /// # Errors
     /// As reading goes wrong.
     pub fn as_of(&self) -> Result<i64, Error> {
+        if let Some(part) = &self.part {
+            return Ok(part.as_of);
+        }
         let sql = "SELECT coalesce(max(last_seen_at), 0) FROM chats";
         Ok(self.connection.query_row(sql, (), |row| row.get(0))?)
     }
@@ -288,7 +338,7 @@ impl Snapshot {
     /// As reading goes wrong, and as `take`.
     pub fn each_chat<E: From<Error>>(&self, scope: &Scope, take: impl FnMut(Record) -> Result<(), E>) -> Result<(), E> {
         let (as_of, chat_ids) = (self.as_of()?, scope.chat_ids.as_deref().map(json_list));
-        let sql = format!("{CHATS}{IN_SCOPE}) ORDER BY c.chat_id");
+        let sql = format!("{CHATS}{}) ORDER BY c.chat_id", in_scope(self.part.as_ref()));
         let parameters = named_params! {
             ":as_of": as_of, ":chat_ids": chat_ids, ":from": scope.from, ":until": scope.until,
             ":service": scope.service, ":party": scope.party,
@@ -307,7 +357,8 @@ impl Snapshot {
         take: impl FnMut(Record) -> Result<(), E>,
     ) -> Result<(), E> {
         let (columns, relation, order) = (table.columns().join(", "), table.relation(), table.order());
-        let sql = format!("SELECT {columns} FROM {relation} WHERE chat_id = :chat_id ORDER BY {order}");
+        let is_new = Part::is_new(self.part.as_ref(), table);
+        let sql = format!("SELECT {columns} FROM {relation} r WHERE chat_id = :chat_id{is_new} ORDER BY {order}");
         self.each(&sql, named_params! { ":chat_id": chat_id }, table.columns(), take)
     }
 
@@ -321,7 +372,8 @@ impl Snapshot {
         take: impl FnMut(Record) -> Result<(), E>,
     ) -> Result<(), E> {
         let columns = Table::Errors.columns().join(", ");
-        let sql = format!("SELECT {columns} FROM api_errors WHERE {OF_NO_CHAT} ORDER BY id");
+        let is_new = Part::is_new_of_no_chat(self.part.as_ref());
+        let sql = format!("SELECT {columns} FROM api_errors r WHERE {OF_NO_CHAT}{is_new} ORDER BY id");
         let parameters = named_params! {
             ":is_of_chats": scope.is_of_chats(), ":from": scope.from, ":until": scope.until, ":service": scope.service,
         };
@@ -334,8 +386,13 @@ impl Snapshot {
     /// As reading goes wrong.
     pub fn count(&self, table: Table, scope: &Scope) -> Result<u64, Error> {
         let (relation, chat_ids) = (table.relation(), scope.chat_ids.as_deref().map(json_list));
-        let others = if table == Table::Errors { OF_NO_CHAT } else { ":is_of_chats IS NULL" };
-        let sql = format!("SELECT count(*) FROM {relation} WHERE chat_id IN ({IN_SCOPE}) OR {others}");
+        let part = self.part.as_ref();
+        let (in_scope, is_new) = (in_scope(part), Part::is_new(part, table));
+        let others = match table {
+            Table::Errors => format!("{OF_NO_CHAT}{}", Part::is_new_of_no_chat(part)),
+            _ => ":is_of_chats IS NULL".into(),
+        };
+        let sql = format!("SELECT count(*) FROM {relation} r WHERE chat_id IN ({in_scope}){is_new} OR {others}");
         let parameters = named_params! {
             ":chat_ids": chat_ids, ":from": scope.from, ":until": scope.until, ":service": scope.service,
             ":party": scope.party, ":is_of_chats": scope.is_of_chats(),
@@ -344,7 +401,7 @@ impl Snapshot {
         Ok(count.cast_unsigned())
     }
 
-    fn each<E: From<Error>>(
+    pub(super) fn each<E: From<Error>>(
         &self,
         sql: &str,
         parameters: &[(&str, &dyn ToSql)],
@@ -360,6 +417,38 @@ impl Snapshot {
     }
 }
 
-fn json_list(texts: &[String]) -> String {
+pub(super) fn json_list(texts: &[String]) -> String {
     serde_json::Value::from(texts).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::store::MIGRATIONS;
+
+    #[test]
+    fn columns_hold_what_the_schema_says() {
+        let connection = Connection::open_in_memory().expect("memory");
+        connection.execute_batch(&MIGRATIONS.map(|(_, _, sql)| sql).concat()).expect("sound SQL");
+        let declared = "SELECT type FROM pragma_table_info(?) WHERE name = ?";
+        let mut known = 0;
+        for table in Table::OF_CHAT.into_iter().chain([Table::Errors, Table::Removals]) {
+            let relations = if table == Table::Chats { ["chats", "completeness"] } else { [table.relation(); 2] };
+            for column in table.columns() {
+                let of =
+                    |relation: &str| connection.query_row(declared, [relation, *column], |row| row.get::<_, String>(0));
+                let kind = relations.into_iter().find_map(|relation| of(relation).ok()).unwrap_or_default();
+                let wanted = match table.kind(column) {
+                    Kind::Integer | Kind::Flag | Kind::Time => ["INTEGER", "INT", "NUM", ""],
+                    Kind::Text | Kind::Json => ["TEXT", "", "", ""],
+                    Kind::Blob => ["BLOB", "", "", ""],
+                };
+                assert!(wanted.contains(&kind.as_str()), "{table:?}, {column}: {kind}");
+                known += usize::from(!kind.is_empty());
+            }
+        }
+        assert!(known > 90, "{known} columns have a type");
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::Snapshot;
-use super::extract::Scope;
+use super::extract::{Scope, json_list};
 use super::proof::{Field, Fields, Place, Subject, damaged};
 use crate::store::seal::destroyed::RowName;
 use crate::store::seal::merkle::{HASH_BYTES, Hash, node};
@@ -54,12 +54,15 @@ pub struct Leaves<'s> {
 }
 
 impl Snapshot {
-    /// Chats of the scope of which something was removed, by chat id.
+    /// Chats of the scope of which something was removed, by chat id; of a part, since it was last looked at.
     ///
     /// # Errors
     /// As reading goes wrong.
     pub fn removed(&self, scope: &Scope) -> Result<Vec<String>, Error> {
-        let chat_ids = scope.chat_ids.as_ref().map(|ids| serde_json::Value::from(ids.as_slice()).to_string());
+        if self.part.is_some() {
+            return self.removed_since();
+        }
+        let chat_ids = scope.chat_ids.as_deref().map(json_list);
         let mut select = self.connection.prepare_cached(REMOVALS)?;
         let parameters = named_params! {
             ":chat_ids": chat_ids, ":from": scope.from, ":until": scope.until, ":service": scope.service,
@@ -132,7 +135,8 @@ impl Leaves<'_> {
         })
     }
 
-    /// All rows of a chat; of one that was removed, by whom and why. An act that is of several chats comes once.
+    /// All rows of a chat, or what was added to it; of one that was removed, by whom and why. An act that is of several chats comes
+    /// once.
     ///
     /// # Errors
     /// As reading goes wrong, and as `take`.
@@ -145,6 +149,9 @@ impl Leaves<'_> {
         let mut rows = self.snapshot.rows_of(&Subject::Chat(chat_id.to_owned()))?;
         if !with_errors {
             rows.retain(|(form, _), _| *form != ERRORS);
+        }
+        if self.snapshot.is_addition(chat_id)? {
+            self.snapshot.retain_new(&mut rows)?;
         }
         self.place(rows, take)
     }

@@ -176,11 +176,20 @@ impl Snapshot {
         Ok(leaves)
     }
 
-    pub(super) fn each_pack(&self, mut take: impl FnMut(&Pack<'_>) -> Result<(), Error>) -> Result<(), Error> {
-        let sql =
-            "SELECT first_leaf, leaves, sealed_later_at, refs, seed, salts, hashes FROM seals ORDER BY first_leaf";
+    pub(super) fn each_pack(&self, take: impl FnMut(&Pack<'_>) -> Result<(), Error>) -> Result<(), Error> {
+        self.each_pack_from(0, take)
+    }
+
+    /// Those that begin at a leaf or after it.
+    pub(super) fn each_pack_from(
+        &self,
+        leaf: u64,
+        mut take: impl FnMut(&Pack<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let sql = "SELECT first_leaf, leaves, sealed_later_at, refs, seed, salts, hashes FROM seals
+            WHERE first_leaf >= ? ORDER BY first_leaf";
         let mut select = self.connection.prepare_cached(sql)?;
-        let mut rows = select.query(())?;
+        let mut rows = select.query([leaf.cast_signed()])?;
         while let Some(row) = rows.next()? {
             let pack = Pack::of(row)?.filter(|pack| pack.flaw().is_none()).ok_or_else(damaged)?;
             take(&pack)?;

@@ -191,14 +191,17 @@ impl Custody {
         }
     }
 
-    /// Rows without leaves would be removed without a trace.
-    pub(super) fn check_all_is_sealed(&self) -> Result<(), Error> {
+    /// Rows without leaves would be removed without a trace, and delivered twice.
+    ///
+    /// # Errors
+    /// There are such.
+    pub fn check_all_is_sealed(&self) -> Result<(), Error> {
         let sql = "SELECT 1 FROM runs WHERE sealing IN ('nobody', 'pending')";
         if !self.connection.prepare_cached(sql)?.exists(())? {
             return Ok(());
         }
-        let what = "an earlier release has written rows that are not sealed yet, and nothing is removed before they are: `serve` \
-                    seals them within minutes of its start; then run this again";
+        let what = "an earlier release has written rows that are not sealed yet, and nothing is removed or delivered before they are: \
+                    `serve` seals them within minutes of its start; then run this again";
         Err(Error::new(ErrorKind::Other, what))
     }
 

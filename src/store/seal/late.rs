@@ -9,8 +9,8 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    ACCOUNTS, ACTS, ARCHIVE, CHATS, COVERAGE, ERASURES, Form, HOLDS, KEYS, KeyValue, MERGES, Pack, RUNS, WAITING,
-    change,
+    ACCOUNTS, ACTS, ARCHIVE, CHATS, COVERAGE, DELIVERIES, ERASURES, Form, HOLDS, KEYS, KeyValue, MERGES, Pack, RUNS,
+    WAITING, change,
 };
 use crate::store::{Error, Store};
 
@@ -75,8 +75,10 @@ fn go_on(connection: &Connection, pack: &mut Pack, number: u8, after: i64) -> Re
     let pending = pending(connection)?;
     // Rows of coverage go with their chats, since they have no rowids; the others in the end, or as they are written: such a
     // release knows nothing of acts.
-    let is_passed =
-        matches!(form.number, COVERAGE | RUNS | ARCHIVE | KEYS | ACTS | HOLDS | ERASURES | WAITING | MERGES | ACCOUNTS);
+    let is_passed = matches!(
+        form.number,
+        COVERAGE | RUNS | ARCHIVE | KEYS | ACTS | HOLDS | ERASURES | WAITING | MERGES | DELIVERIES | ACCOUNTS
+    );
     let (mut seen, mut last, mut sealed) = (0, after, 0);
     if !is_passed {
         let sql = format!("{} WHERE rowid > ? ORDER BY rowid LIMIT {ROWS_MAX}", form.select());

@@ -1,7 +1,6 @@
 //! AWS Signature Version 4 in the Authorization field, as S3 wants it: of a request whose path and query are made of
 //! characters that need no escaping.
 
-use std::fmt::Write;
 use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -10,6 +9,7 @@ use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use crate::archive::export::hex;
 use crate::archive::private;
 
 /// Who asks. It cannot be printed.
@@ -50,25 +50,26 @@ impl Credentials {
     }
 }
 
-/// Signs all of a request: its fields get their Authorization, and what goes with it.
+/// Signs all of a request, of whose body this is the SHA-256 in hex: its fields get their Authorization, and what goes with it.
 ///
 /// # Errors
 /// A credential that no field can carry.
-pub(super) fn sign(
-    request: &mut Request<Vec<u8>>,
+pub(super) fn sign<B>(
+    request: &mut Request<B>,
+    content: &str,
     credentials: &Credentials,
     region: &str,
     now: Timestamp,
 ) -> Result<(), String> {
     let host = request.uri().authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
     let at = now.strftime("%Y%m%dT%H%M%SZ").to_string();
-    let content = hex(&Sha256::digest(request.body()));
-    let mut fields = vec![(HOST.as_str(), host), ("x-amz-date", at.clone()), ("x-amz-content-sha256", content.clone())];
+    let mut fields =
+        vec![(HOST.as_str(), host), ("x-amz-date", at.clone()), ("x-amz-content-sha256", content.to_owned())];
     fields.extend(credentials.session_token.iter().map(|token| ("x-amz-security-token", token.clone())));
     for (name, value) in fields {
         insert(request, HeaderName::from_static(name), &value)?;
     }
-    let (signed, canonical) = canonical(request, &content);
+    let (signed, canonical) = canonical(request, content);
     let scope = format!("{}/{region}/s3/aws4_request", &at[..8]);
     let to_sign = format!("AWS4-HMAC-SHA256\n{at}\n{scope}\n{}", hex(&Sha256::digest(canonical)));
     let first = format!("AWS4{}", credentials.secret_key).into_bytes();
@@ -78,7 +79,7 @@ pub(super) fn sign(
     insert(request, AUTHORIZATION, &value)
 }
 
-fn insert(request: &mut Request<Vec<u8>>, name: HeaderName, value: &str) -> Result<(), String> {
+fn insert<B>(request: &mut Request<B>, name: HeaderName, value: &str) -> Result<(), String> {
     let mut value = HeaderValue::from_str(value).map_err(|_| "a credential has characters that none may have")?;
     value.set_sensitive(name == AUTHORIZATION);
     request.headers_mut().insert(name, value);
@@ -86,7 +87,7 @@ fn insert(request: &mut Request<Vec<u8>>, name: HeaderName, value: &str) -> Resu
 }
 
 /// The names of all fields, and the canonical request.
-fn canonical(request: &Request<Vec<u8>>, content: &str) -> (String, String) {
+fn canonical<B>(request: &Request<B>, content: &str) -> (String, String) {
     let fields = request.headers().iter();
     let mut fields: Vec<_> = fields.map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default())).collect();
     fields.sort_unstable();
@@ -102,13 +103,6 @@ fn canonical(request: &Request<Vec<u8>>, content: &str) -> (String, String) {
 fn mac(key: &[u8], text: &str) -> Vec<u8> {
     let mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.chain_update(text).finalize().into_bytes().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]
@@ -142,12 +136,12 @@ mod tests {
             ),
         ];
         for (uri, field, signature) in rows {
-            let mut request = Request::get(uri).body(Vec::new()).expect("a sound request");
+            let mut request = Request::get(uri).body(()).expect("a sound request");
             if let Some((name, value)) = field {
                 request.headers_mut().insert(name, HeaderValue::from_static(value));
             }
             let now = "2013-05-24T00:00:00Z".parse().expect("a time");
-            sign(&mut request, &example(), "us-east-1", now).expect("signed");
+            sign(&mut request, &hex(&Sha256::digest([])), &example(), "us-east-1", now).expect("signed");
             let value = request.headers()[AUTHORIZATION].to_str().expect("text");
             assert!(value.ends_with(&format!("Signature={signature}")), "{uri}: {value}");
         }

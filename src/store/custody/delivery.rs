@@ -1,0 +1,298 @@
+//! What was brought to targets of continuous exports, and what is on its way: rows of `deliveries` and the bookkeeping beside them
+//! (`migrations/0010_deliveries.sql`).
+
+use std::time::Instant;
+
+use rusqlite::{OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
+
+use super::Custody;
+use crate::store::audit::Snapshot;
+use crate::store::audit::part::{Mark, check_has_deliveries};
+use crate::store::seal::{self, KeyValue};
+use crate::store::{Error, ErrorKind};
+
+/// Chats that are marked in one transaction: some milliseconds.
+const MARKS_MAX: usize = 500;
+
+/// A row of `deliveries`; without what is known at the end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the columns are documented where they are made, in migrations/0010_deliveries.sql")]
+pub struct Delivery {
+    pub target: String,
+    pub number: i64,
+    pub from_leaf: u64,
+    pub to_leaf: u64,
+    pub started_at: i64,
+    pub who: String,
+    pub destination: String,
+    pub format: String,
+    pub chats: u64,
+    pub additions: u64,
+    pub removals: u64,
+    pub rows: u64,
+    pub files: u64,
+    pub bytes: u64,
+    /// Hex; None: there is none.
+    pub manifest: Option<String>,
+    /// The last erasure that it knows of.
+    pub last_erasure: i64,
+}
+
+/// How a delivery ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The target has acknowledged it.
+    Delivered,
+    /// It never will: why.
+    GivenUp(String),
+}
+
+impl Outcome {
+    fn columns(&self) -> (&'static str, Option<&str>) {
+        match self {
+            Self::Delivered => ("delivered", None),
+            Self::GivenUp(why) => ("given_up", Some(why)),
+        }
+    }
+}
+
+/// One that is made and not yet acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staged {
+    /// It.
+    pub delivery: Delivery,
+    /// Some of it may be there already.
+    pub is_sent: bool,
+}
+
+/// How far a target is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The number of the last delivery; 0: there was none.
+    pub last_number: i64,
+    /// The target has everything up to here that was meant for it.
+    pub delivered_to: u64,
+    /// There is nothing for it up to here, but for chats that wait.
+    pub looked_to: u64,
+    /// When that was, milliseconds since the epoch.
+    pub looked_at: Option<i64>,
+    /// What is on its way.
+    pub staged: Option<Staged>,
+}
+
+impl Custody {
+    /// How far a target is.
+    ///
+    /// # Errors
+    /// As reading goes wrong; the archive is of an earlier release.
+    pub fn standing(&self, target: &str) -> Result<Standing, Error> {
+        let connection = &self.connection;
+        check_has_deliveries(connection)?;
+        let sql = "SELECT coalesce(max(number), 0), coalesce(max(to_leaf) FILTER (WHERE outcome = 'delivered'), 0)
+            FROM deliveries WHERE target = ?";
+        let read = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned()));
+        let (last_number, delivered_to) = connection.prepare_cached(sql)?.query_row([target], read)?;
+        let sql = "SELECT looked_to, looked_at, staged, is_sent FROM delivering WHERE target = ?";
+        let read = |row: &Row<'_>| {
+            let staged: Option<String> = row.get(2)?;
+            Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?, staged, row.get(3)?))
+        };
+        let found = connection.prepare_cached(sql)?.query_row([target], read).optional()?;
+        let (looked_to, looked_at, staged, is_sent) =
+            found.map_or((0, None, None, false), |(to, at, staged, is_sent)| (to, Some(at), staged, is_sent));
+        let staged = staged.and_then(|text| serde_json::from_str(&text).ok());
+        let staged = staged.map(|delivery| Staged { delivery, is_sent });
+        Ok(Standing { last_number, delivered_to, looked_to, looked_at, staged })
+    }
+
+    /// The number of the last erasure.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn last_erasure(&self) -> Result<i64, Error> {
+        let sql = "SELECT coalesce(max(id), 0) FROM erasures";
+        Ok(self.connection.prepare_cached(sql)?.query_row((), |row| row.get(0))?)
+    }
+
+    /// Whether something of it was erased, purged or masked since it was made. Which chats it has additions to is not kept: where it has
+    /// some, all count that the target has.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn is_outdated(&self, delivery: &Delivery) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM erasures e JOIN delivered_chats c ON c.chat_id = e.chat_id AND c.target = ?
+            WHERE e.id > ? AND (c.number = ? OR ? AND c.number > 0)";
+        let Delivery { target, number, last_erasure, additions, .. } = delivery;
+        let values = params![target, last_erasure, number, *additions > 0];
+        Ok(self.connection.prepare_cached(sql)?.exists(values)?)
+    }
+
+    /// Marks the chats of a part: those that are brought with this number.
+    ///
+    /// # Errors
+    /// As writing goes wrong; it can be done again.
+    pub fn mark_chats(&self, target: &str, number: i64, part: Snapshot) -> Result<(), Error> {
+        let mut marks = Vec::with_capacity(MARKS_MAX);
+        part.into_marks::<Error>(|chat_id, mark| {
+            let number = match mark {
+                Mark::Waits => None,
+                Mark::Passed => Some(0),
+                Mark::Brought => Some(number),
+            };
+            marks.push((chat_id, number));
+            if marks.len() == MARKS_MAX {
+                self.mark(target, &marks)?;
+                marks.clear();
+            }
+            Ok(())
+        })?;
+        self.mark(target, &marks)
+    }
+
+    fn mark(&self, target: &str, marks: &[(String, Option<i64>)]) -> Result<(), Error> {
+        let upsert = "INSERT INTO delivered_chats VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number";
+        self.in_turn(|connection| {
+            let mut upsert = connection.prepare_cached(upsert)?;
+            marks
+                .iter()
+                .try_for_each(|(chat_id, number)| Ok(upsert.execute(params![chat_id, target, number]).map(drop)?))
+        })
+    }
+
+    /// Chats that were marked with a number of which nothing came wait again.
+    ///
+    /// # Errors
+    /// As writing goes wrong; it can be done again.
+    pub fn unmark_chats(&self, target: &str, number: i64) -> Result<(), Error> {
+        let sql = format!(
+            "UPDATE delivered_chats SET number = NULL WHERE target = ?1 AND chat_id IN
+                (SELECT chat_id FROM delivered_chats WHERE target = ?1 AND number = ?2 LIMIT {MARKS_MAX})"
+        );
+        let mut changed = MARKS_MAX;
+        while changed == MARKS_MAX {
+            self.in_turn(|connection| {
+                changed = connection.prepare_cached(&sql)?.execute(params![target, number])?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether each of these targets has a chat, or is not meant to.
+    ///
+    /// # Errors
+    /// As reading goes wrong; the archive is of an earlier release.
+    pub fn is_delivered(&self, chat_id: &str, targets: &[String]) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM delivered_chats c WHERE chat_id = ? AND target = ? AND (number = 0 OR EXISTS
+            (SELECT 1 FROM deliveries d WHERE d.target = c.target AND d.number = c.number AND outcome = 'delivered'))";
+        if !targets.is_empty() {
+            check_has_deliveries(&self.connection)?;
+        }
+        for target in targets {
+            if !self.connection.prepare_cached(sql)?.exists([chat_id, target])? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// One transaction of bookkeeping, which is not sealed, and then the writer's turn.
+    fn in_turn(&self, change: impl FnOnce(&rusqlite::Connection) -> Result<(), Error>) -> Result<(), Error> {
+        let began = Instant::now();
+        seal::change(&self.connection, None, |_| change(&self.connection))?;
+        self.give_way(began.elapsed())
+    }
+
+    /// There was nothing for the target.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn looked(&self, target: &str, to: u64, at: i64) -> Result<(), Error> {
+        self.note_delivering(target, to, at, None)
+    }
+
+    /// A delivery is made, and its chats are marked. Where there is more to be brought it was `looked_at` never.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn stage(&self, delivery: &Delivery, looked_to: u64, looked_at: i64) -> Result<(), Error> {
+        let staged =
+            serde_json::to_string(delivery).map_err(|error| Error::new(ErrorKind::Other, error.to_string()))?;
+        self.note_delivering(&delivery.target, looked_to, looked_at, Some(&staged))
+    }
+
+    fn note_delivering(&self, target: &str, looked_to: u64, at: i64, staged: Option<&str>) -> Result<(), Error> {
+        let upsert = "INSERT INTO delivering (target, looked_to, looked_at, staged, is_sent) VALUES (?, ?, ?, ?, 0)
+            ON CONFLICT DO UPDATE SET looked_to = excluded.looked_to, looked_at = excluded.looked_at,
+                staged = excluded.staged, is_sent = 0";
+        seal::change(&self.connection, None, |_| {
+            let values = params![target, looked_to.cast_signed(), at, staged];
+            Ok(self.connection.prepare_cached(upsert)?.execute(values).map(drop)?)
+        })
+    }
+
+    /// From here on some of it may be there.
+    ///
+    /// # Errors
+    /// As writing goes wrong.
+    pub fn sending(&self, target: &str) -> Result<(), Error> {
+        seal::change(&self.connection, None, |_| {
+            let update = "UPDATE delivering SET is_sent = 1 WHERE target = ?";
+            Ok(self.connection.prepare_cached(update)?.execute([target]).map(drop)?)
+        })
+    }
+
+    /// Notes that a delivery is there, or that it was given up: sealed, as everything is that people rely on.
+    ///
+    /// # Errors
+    /// As writing goes wrong; it can be done again.
+    pub fn acknowledge(&self, delivery: &Delivery, finished_at: i64, outcome: &Outcome) -> Result<(), Error> {
+        let connection = &self.connection;
+        let manifest = delivery.manifest.as_deref().map(bytes_of_hex);
+        let (is_delivered, (outcome, detail)) = (*outcome == Outcome::Delivered, outcome.columns());
+        let numbers = [delivery.from_leaf, delivery.to_leaf, delivery.chats, delivery.additions, delivery.removals];
+        let [from_leaf, to_leaf, chats, additions, removals] = numbers.map(u64::cast_signed);
+        let [rows, files, bytes] = [delivery.rows, delivery.files, delivery.bytes].map(u64::cast_signed);
+        let Delivery { target, number, started_at, who, destination, format, .. } = delivery;
+        seal::change(connection, None, |pack| {
+            let insert =
+                "INSERT INTO deliveries (target, number, from_leaf, to_leaf, started_at, finished_at, who, destination,
+                format, chats, additions, removals, rows, files, bytes, manifest, outcome, detail)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+            let values = params![
+                target,
+                number,
+                from_leaf,
+                to_leaf,
+                started_at,
+                finished_at,
+                who,
+                destination,
+                format,
+                chats,
+                additions,
+                removals,
+                rows,
+                files,
+                bytes,
+                manifest,
+                outcome,
+                detail
+            ];
+            let id = connection.prepare_cached(insert)?.insert(values)?;
+            pack.touch(seal::DELIVERIES, [KeyValue::Integer(id)]);
+            // What was given up is looked for again from where it began.
+            let back = "UPDATE delivering SET staged = NULL, is_sent = 0, looked_to = CASE ?3 WHEN 1 THEN looked_to ELSE ?2 END,
+                looked_at = CASE ?3 WHEN 1 THEN looked_at ELSE 0 END WHERE target = ?1";
+            connection.prepare_cached(back)?.execute(params![target, from_leaf, is_delivered])?;
+            Ok(())
+        })?;
+        if is_delivered { Ok(()) } else { self.unmark_chats(target, *number) }
+    }
+}
+
+fn bytes_of_hex(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks_exact(2);
+    digits.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
