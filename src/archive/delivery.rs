@@ -29,7 +29,7 @@ use crate::store::audit::extract::Table;
 use crate::store::audit::part::{Due, Wanted};
 use crate::store::custody::Custody;
 use crate::store::custody::delivery::{Delivery, Outcome, Staged, Standing};
-use crate::store::{self, beside};
+use crate::store::{self, outbox};
 
 pub use config::{Config, Target};
 
@@ -352,7 +352,7 @@ impl Courier<'_> {
 
     /// Beside the archive, and as private.
     fn outbox(&self) -> PathBuf {
-        beside(self.database, "-outbox")
+        outbox(self.database)
     }
 
     /// One at a time goes to a target.

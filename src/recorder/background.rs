@@ -45,11 +45,16 @@ impl Background {
         Ok(Self { stop, wake, thread })
     }
 
+    /// Tells it to end.
+    pub(super) fn tell(&self) {
+        self.stop.store(true, Ordering::Release);
+        let _ = self.wake.send(()); // where it has ended by itself
+    }
+
     /// Ends it within a transaction's time. One that is busy with something longer is left to itself: it ends with the
     /// process, and nothing it does is ever half done.
     pub(super) fn stop(self) {
-        self.stop.store(true, Ordering::Release);
-        let _ = self.wake.send(()); // where it has ended by itself
+        self.tell();
         let until = Instant::now() + PATIENCE;
         while !self.thread.is_finished() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));

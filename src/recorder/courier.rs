@@ -2,12 +2,10 @@
 //! writer. It decides when; what is due and how it is brought is `archive::delivery`'s.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::background::{Background, Turns};
 use super::{Recorder, now_ms};
 use crate::archive::delivery::{Config, Courier, Error, News, Target};
 use crate::telemetry::Repeated;
@@ -24,17 +22,10 @@ const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(600);
 /// Between lines about one that does not succeed.
 const TOLD: Duration = Duration::from_secs(600);
-/// How long a stop waits: a chat, or a file on its way, takes less most often. What is cut off goes on after the next start.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// As the keeper's.
-const NICENESS: i32 = 10;
 
 /// The threads.
 #[derive(Debug)]
-pub struct Couriers {
-    stop: Arc<AtomicBool>,
-    threads: Vec<(Sender<()>, JoinHandle<()>)>,
-}
+pub struct Couriers(Vec<Background>);
 
 impl Couriers {
     /// Delivers what is recorded in the archive at `path`.
@@ -42,7 +33,6 @@ impl Couriers {
     /// # Errors
     /// Where a thread cannot be started.
     pub fn start(path: &Path, config: &Config, recorder: &Arc<Recorder>) -> std::io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::with_capacity(config.targets.len());
         for (name, target) in &config.targets {
             let (place, every) = (target.place(), target.every);
@@ -53,23 +43,17 @@ impl Couriers {
                 ?every,
                 "chats are exported there"
             );
-            let (wake, woken) = channel();
-            let rounds = Rounds::new(path, name, target, recorder, &stop);
-            let thread = std::thread::Builder::new().name("courier".into()).spawn(move || rounds.run(&woken))?;
-            threads.push((wake, thread));
+            let rounds = Rounds::new(path, name, target, recorder);
+            threads.push(Background::start("courier", move |turns| rounds.run(&turns))?);
         }
-        Ok(Self { stop, threads })
+        Ok(Self(threads))
     }
 
     /// Ends them within a chat or a file. One that is busy with something longer is left to itself: it ends with the process, and
     /// what it did is gone on with.
     pub fn stop(self) {
-        self.stop.store(true, Ordering::Release);
-        self.threads.iter().for_each(|(wake, _)| wake.send(()).unwrap_or_default()); // where it has ended by itself
-        let until = Instant::now() + PATIENCE;
-        while self.threads.iter().any(|(_, thread)| !thread.is_finished()) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.0.iter().for_each(Background::tell);
+        self.0.into_iter().for_each(Background::stop);
     }
 }
 
@@ -78,19 +62,17 @@ struct Rounds {
     name: String,
     target: Target,
     recorder: Arc<Recorder>,
-    stop: Arc<AtomicBool>,
     retry: Option<Duration>,
     refusals: Repeated,
 }
 
 impl Rounds {
-    fn new(path: &Path, name: &str, target: &Target, recorder: &Arc<Recorder>, stop: &Arc<AtomicBool>) -> Self {
+    fn new(path: &Path, name: &str, target: &Target, recorder: &Arc<Recorder>) -> Self {
         let rounds = Self {
             path: path.to_owned(),
             name: name.to_owned(),
             target: target.clone(),
             recorder: recorder.clone(),
-            stop: stop.clone(),
             retry: None,
             refusals: Repeated::new(1, TOLD),
         };
@@ -106,27 +88,25 @@ impl Rounds {
         [("target", self.name.clone())]
     }
 
-    fn run(mut self, woken: &Receiver<()>) {
-        // Not permitted where somebody has forbidden it: then it has the proxy's priority.
-        let _ = rustix::process::nice(NICENESS);
+    fn run(mut self, turns: &Turns) {
         let mut pause = FIRST_AFTER;
-        while woken.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-            pause = if self.recorder.is_down() { UNWELL_INTERVAL } else { self.round() };
+        while turns.next(pause) {
+            pause = if self.recorder.is_down() { UNWELL_INTERVAL } else { self.round(turns) };
         }
     }
 
     /// Delivers where that is due; how long to wait then.
-    fn round(&mut self) -> Duration {
+    fn round(&mut self, turns: &Turns) -> Duration {
         let courier =
-            Courier { database: &self.path, name: &self.name, target: &self.target, who: "serve", stop: &self.stop };
+            Courier { database: &self.path, name: &self.name, target: &self.target, who: "serve", stop: &turns.stop };
         let attempt = || match self.retry.is_some() || self.is_due(courier.looked_at()?) {
             true => courier.deliver(&now_ms, &mut |_, _| {}).map(Some),
             false => Ok(None),
         };
         let attempt = attempt();
         match attempt {
-            Err(_) if self.stop.load(Ordering::Acquire) => LOOK_INTERVAL, // it ends
-            Err(Error::UnderWay(_)) => LOOK_INTERVAL, // a command, or the process before or after this one
+            Err(_) if turns.is_over() => LOOK_INTERVAL, // it ends
+            Err(Error::UnderWay(_)) => LOOK_INTERVAL,   // a command, or the process before or after this one
             Err(error) => self.failed(&error.to_string()),
             Ok(news) => {
                 self.succeeded();

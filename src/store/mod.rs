@@ -295,6 +295,11 @@ impl ArchiveLock {
     }
 }
 
+/// The folder where deliveries to buckets are made.
+pub fn outbox(database: &Path) -> PathBuf {
+    beside(database, "-outbox")
+}
+
 /// The file beside `path` whose name ends with `suffix`: `-wal`, `-shm`, `.lock`.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

@@ -490,6 +490,7 @@ async fn what_was_made_and_not_sent_is_made_anew_without_what_was_erased() {
     assert_eq!(names(&outbox), ["t-0000002", "t.lock"]);
     let (erased, archive) = (chat_id(11), database.display().to_string());
     assert_eq!(run(&["erase", "--chat", &erased, "--reason", "Art. 17", "--database", &archive]).0, 0);
+    assert_eq!(names(&outbox), ["t.lock"], "not even beside the archive");
     let moto = Service::moto(address);
     moto.make_bucket("chats", true);
     delivered(&config, "delivery 2: 1 chat, 1 addition, 33 rows in all");

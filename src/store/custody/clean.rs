@@ -3,16 +3,19 @@
 //! `secure_delete` overwrites the cell of a row that is deleted. But where SQLite balances its trees it writes pages anew, and
 //! what of the old page lies between the pointers and the cells of the new one is left there (`rebuildPage` in btree.c): copies
 //! of cells that have moved elsewhere, and may be deleted there. Hence every page is looked at, and that gap is overwritten.
-//! Then the write-ahead log is folded in and cut off. Before all that the full-text index forgets the words.
+//! Then the write-ahead log is folded in and cut off. Before all that the full-text index forgets the words, and what was made of
+//! chats to be delivered and has not gone out is thrown away.
 //!
 //! It knows the file format (sqlite.org/fileformat.html, section 1.6); it does not know rows.
 
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
 use super::Custody;
-use crate::store::{Error, ErrorKind, wal};
+use crate::store::{Error, ErrorKind, outbox, wal};
 
 /// Pages that are read in one go, so that no snapshot of ours keeps the log from being folded: some 10 ms.
 const READ_MAX: u32 = 2_000;
@@ -54,6 +57,7 @@ impl Custody {
         check_can_see_pages(&self.connection)?;
         let sql = "SELECT coalesce(max(id), 0) FROM erasures";
         let last: i64 = self.connection.query_row(sql, (), |row| row.get(0))?;
+        self.empty_outbox()?;
         self.settle_index()?;
         self.overwrite_gaps(progress)?;
         if !self.cut_log_off()? {
@@ -71,6 +75,24 @@ impl Custody {
             0 => Ok(Cleaned::NotYet("more was removed meanwhile: that is cleaned next".into())),
             _ => Ok(Cleaned::All),
         }
+    }
+
+    /// What was made for a target and has not gone out is made anew, without what was removed.
+    fn empty_outbox(&self) -> Result<(), Error> {
+        let Some(path) = self.connection.path() else { return Ok(()) };
+        let outbox = outbox(Path::new(path));
+        let failed = |error: io::Error| Error::new(ErrorKind::Io, format!("{}: {error}", outbox.display()));
+        let entries = match std::fs::read_dir(&outbox) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                std::fs::remove_dir_all(entry.path()).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives free pages back to the file system, in pieces. How many.

@@ -2,7 +2,7 @@
 //! quickly as a small one, and how large does it become?
 //!
 //! ```text
-//! cargo bench --bench growth                                      5 million events, some 2.5 GB in target/
+//! cargo bench --bench growth                                      5 million events, some 15 GB in target/
 //! cargo bench --bench growth -- --events 50000000 --json FILE
 //! ```
 //!
@@ -32,8 +32,8 @@ const EVENTS_AN_ANSWER_MAX: u64 = 3;
 const EVENTS_A_STEP: u64 = 500_000;
 /// Made, then timed, at one time: ten of the writer's groups, some 20 MB of bodies.
 const EVENTS_A_BLOCK: u64 = 10_000;
-/// An estimate on the high side, for the look at the free space.
-const BYTES_AN_EVENT_MAX: u64 = 800;
+/// An estimate on the high side, for the look at the free space: the archive, a backup, exports, another archive with all of it.
+const BYTES_AN_EVENT_MAX: u64 = 4_000;
 /// For the WAL, which is cut back to this size, and for others on the file system.
 const BYTES_SPARE: u64 = 1 << 30;
 
@@ -112,10 +112,12 @@ fn main() -> anyhow::Result<()> {
     let cold = program::transcripts(&database, &mut any_chat, Cache::Cold)?;
     eprintln!("searching …");
     let found = find(&database, &grown)?;
+    eprintln!("reading all of it …");
+    let passes = pass(&database, scratch.path())?;
 
-    print!("{}", report(&grown, &findings(&grown, ready, &warm, &cold), &found));
+    print!("{}", report(&grown, &findings(&grown, ready, &warm, &cold), &found, &passes));
     if let Some(path) = &args.json {
-        std::fs::write(path, as_json(&grown, ready, &warm, &cold, &found))?;
+        std::fs::write(path, as_json(&grown, ready, &warm, &cold, &found, &passes))?;
     }
     Ok(())
 }
@@ -148,6 +150,30 @@ fn find(database: &Path, grown: &Grown) -> anyhow::Result<Search> {
         latencies.push((what, program::searches(database, &mut || question.into())?));
     }
     Ok(Search { index_seconds, bytes, latencies })
+}
+
+/// Commands that go over the whole archive, and how many seconds each took.
+fn pass(database: &Path, scratch: &Path) -> anyhow::Result<Vec<(&'static str, f64)>> {
+    let name = |name: &str| scratch.join(name).display().to_string();
+    let (json, csv, parquet, copy) = (name("jsonl"), name("csv"), name("parquet"), name("backup.db"));
+    let mut passes = Vec::new();
+    for (what, words) in [
+        ("`verify`", &["verify"][..]),
+        ("`report` of all days", &["report", "--since", "7d"]),
+        ("`export --format jsonl`", &["export", &json, "--format", "jsonl"]),
+        ("`export --format csv`", &["export", &csv, "--format", "csv"]),
+        ("`export --format parquet`", &["export", &parquet, "--format", "parquet"]),
+        ("`backup`, verified", &["backup", &copy]),
+    ] {
+        passes.push((what, program::once(database, words)?));
+    }
+    for folder in [json, csv, parquet] {
+        std::fs::remove_dir_all(folder)?;
+    }
+    let other = scratch.join("other.db");
+    program::make_empty(&other)?;
+    passes.push(("`merge` into an empty one", program::once(&other, &["merge", &copy])?));
+    Ok(passes)
 }
 
 fn check_space(args: &Args) -> anyhow::Result<()> {
@@ -231,7 +257,7 @@ fn findings(grown: &Grown, ready_ms: f64, warm: &Latencies, cold: &Latencies) ->
     ]
 }
 
-fn report(grown: &Grown, findings: &[Finding], found: &Search) -> String {
+fn report(grown: &Grown, findings: &[Finding], found: &Search, passes: &[(&str, f64)]) -> String {
     let millions = grown.events as f64 / 1e6;
     let mut text = format!("\n## Growth to {millions:.1} million events of {} chats\n\n", grown.chats);
     let _ = writeln!(text, "| | | target | |\n|---|---|---|---|");
@@ -246,6 +272,10 @@ fn report(grown: &Grown, findings: &[Finding], found: &Search) -> String {
     let _ = writeln!(text, "| bytes an event | {:.0} |", found.bytes as f64 / grown.events as f64);
     for (what, Latencies { p50_ms, p99_ms }) in &found.latencies {
         let _ = writeln!(text, "| {what} | p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms |");
+    }
+    let _ = writeln!(text, "\n## All of it\n\n| | |\n|---|---|");
+    for (what, seconds) in passes {
+        let _ = writeln!(text, "| {what} | {seconds:.1} s, {:.0} events/s |", grown.events as f64 / seconds);
     }
     let _ = write!(text, "\n## Sizing\n\n{}", sizing(grown));
     text
@@ -279,7 +309,14 @@ fn line(step: &Step) -> String {
     format!("{:>12} {rows:>12.0} {megabytes:>12.1} {bytes_a_row:>12.0}", step.events)
 }
 
-fn as_json(grown: &Grown, ready_ms: f64, warm: &Latencies, cold: &Latencies, found: &Search) -> String {
+fn as_json(
+    grown: &Grown,
+    ready_ms: f64,
+    warm: &Latencies,
+    cold: &Latencies,
+    found: &Search,
+    passes: &[(&str, f64)],
+) -> String {
     let step = |step: &Step| json!({ "events": step.events, "rows_a_second": step.rows_a_second.round(), "bytes": step.bytes });
     let latencies = |of: &Latencies| json!({ "p50_ms": of.p50_ms, "p99_ms": of.p99_ms });
     let figures = json!({
@@ -293,6 +330,7 @@ fn as_json(grown: &Grown, ready_ms: f64, warm: &Latencies, cold: &Latencies, fou
         "index_seconds": found.index_seconds,
         "index_bytes": found.bytes,
         "search": found.latencies.iter().map(|(what, of)| json!({ "what": what, "ms": latencies(of) })).collect::<Vec<_>>(),
+        "passes": passes.iter().map(|(what, seconds)| json!({ "what": what, "seconds": seconds })).collect::<Vec<_>>(),
         "steps": grown.steps.iter().map(step).collect::<Vec<_>>(),
     });
     format!("{figures:#}\n")

@@ -140,6 +140,20 @@ pub fn index(database: &Path) -> anyhow::Result<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
+/// Runs a command on the archive, once. How long that takes, in seconds.
+pub fn once(database: &Path, words: &[&str]) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let output = Command::new(PROGRAM).args(words).arg("--database").arg(database).output()?;
+    ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// Makes an archive with nothing in it, as the first start of `serve` does.
+pub fn make_empty(database: &Path) -> anyhow::Result<()> {
+    let node = TcpListener::bind(("127.0.0.1", 0))?;
+    start_once(database, node.local_addr()?).map(drop)
+}
+
 /// Asks the kernel to drop what it holds of the file. Nothing else has it open.
 fn forget(database: &Path) -> anyhow::Result<()> {
     let file = File::open(database)?;
