@@ -29,7 +29,7 @@ use crate::store::audit::extract::Table;
 use crate::store::audit::part::{Due, Wanted};
 use crate::store::custody::Custody;
 use crate::store::custody::delivery::{Delivery, Outcome, Staged, Standing};
-use crate::store::{self, outbox};
+use crate::store::{self, beside, outbox};
 
 pub use config::{Config, Target};
 
@@ -176,6 +176,7 @@ impl Courier<'_> {
         let mut plan = self.target.plan();
         let due = snapshot.narrow(&self.wanted(standing, started_at, &plan), &plan.scope)?;
         if due.is_nothing() {
+            self.discard(number)?;
             custody.mark_chats(self.name, number, snapshot)?;
             custody.looked(self.name, due.to, started_at)?;
             return Ok(News::Nothing);
@@ -220,6 +221,18 @@ impl Courier<'_> {
         match self.target.s3() {
             None => self.end(custody, &delivery, Outcome::Delivered, now),
             Some(_) => self.send(custody, &Staged { delivery, is_sent: false }, now),
+        }
+    }
+
+    /// What a killed attempt has left, once nothing of it is due: it may have been erased.
+    fn discard(&self, number: i64) -> Result<(), Error> {
+        let place = self.place(number);
+        if beside(&place, ".partial").symlink_metadata().is_err() {
+            return Ok(());
+        }
+        match Folder::begin(&place, export::mode(self.database)?) {
+            Err(export::Error::Foreign(_) | export::Error::Exists(_) | export::Error::UnderWay(_)) => Ok(()),
+            begun => Ok(drop(begun?)), // emptied, and removed
         }
     }
 

@@ -12,6 +12,8 @@ use crate::store::Error;
 use crate::store::custody::{Act, Actor, Custody, Due, How, Kind, Outcome, ServicesOf, Target};
 use crate::units;
 
+/// Whoever writes less means something else: what is older goes within the hour.
+const SHORTEST: Duration = Duration::from_secs(86_400);
 /// A year of a schedule: never shorter than one of the calendar.
 const YEAR: Duration = Duration::from_secs(366 * 86_400);
 
@@ -44,6 +46,9 @@ impl Keep {
         let years = text.strip_suffix('y').and_then(|years| years.trim().parse::<u32>().ok());
         let length = years.map(|years| YEAR * years).or_else(|| units::parse_duration(text).ok());
         match length.filter(|length| !length.is_zero()) {
+            Some(length) if length < SHORTEST => Err(format!(
+                "\"{text}\" is less than a day: `m` are minutes; months are written in days, such as \"180d\""
+            )),
             Some(length) => Ok(Self(Some(length))),
             None => Err(format!("\"{text}\" is not a time to keep chats for, such as \"7y\", \"90d\" or \"forever\"")),
         }
@@ -194,11 +199,15 @@ mod tests {
 
     #[test]
     fn times_to_keep_chats_for_are_read_and_written() {
-        for text in ["7y", "90d", "12h", "forever"] {
+        for text in ["7y", "90d", "36h", "forever"] {
             assert_eq!(Keep::parse(text).map(|keep| keep.to_string()), Ok(text.to_owned()));
         }
         for text in ["", "0d", "0y", "7 years", "-1d", "7"] {
             assert!(Keep::parse(text).is_err_and(|why| why.contains("\"forever\"")), "{text}");
+        }
+        // Whoever writes "6m" means months.
+        for text in ["6m", "12h", "1439m"] {
+            assert!(Keep::parse(text).is_err_and(|why| why.contains("less than a day")), "{text}");
         }
         assert_eq!(Keep::parse("1y").expect("a year").before(400 * 86_400_000), Some(34 * 86_400_000));
         assert_eq!(Keep::default().before(0), None);

@@ -18,7 +18,7 @@ Example:
   gms-recorder mask --rule account --dry-run
   gms-recorder mask --rule account --reason 'audit of May' --case C-2026-17
 
-Put the rule into the configuration and let `serve` take it (SIGHUP, a restart) before: what it
+Put the rule into the configuration and let `serve` take it (a restart) before: what it
 records meanwhile is masked by its own rules. Held chats are never masked, since a hold preserves
 what is there; they are listed, and the command ends with 1: `unhold` them first.
 

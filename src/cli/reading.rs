@@ -114,10 +114,23 @@ impl Reading {
     /// Whoever looks whether a customer is really gone must not write them into the archive again.
     async fn without_forgotten(&self, archive: &mut Archive) -> anyhow::Result<Value> {
         let mut asked = self.asked.clone();
-        if let (true, Some(who)) = (self.record != RecordReads::Never, self.asked["who"].as_str())
+        if self.record == RecordReads::Never {
+            return Ok(asked);
+        }
+        if let Some(who) = self.asked["who"].as_str()
             && archive.may_have_forgotten(who).await?
         {
-            asked["who"] = json!("*".repeat(who.chars().count()));
+            asked["who"] = json!(stars(who));
+        }
+        // A question is of words, and few of them can be a customer's alone.
+        for question in ["query", "search"] {
+            let said = self.asked[question].to_string();
+            for word in said.split(|c: char| c.is_whitespace() || "\"\\[],".contains(c)).filter(|word| may_name(word)) {
+                if archive.may_have_forgotten(word).await? {
+                    let masked = asked[question].to_string().replace(word, &stars(word));
+                    asked[question] = serde_json::from_str(&masked).unwrap_or_default();
+                }
+            }
         }
         Ok(asked)
     }
@@ -169,6 +182,16 @@ impl Begun {
 fn remark(text: &str) {
     // Nobody is left to be told that stderr is closed.
     let _ = writeln!(io::stderr(), "{}", plain_line(text));
+}
+
+fn stars(text: &str) -> String {
+    "*".repeat(text.chars().count())
+}
+
+/// An address, or a number that is long enough to be somebody's.
+fn may_name(word: &str) -> bool {
+    const DIGITS_MIN: usize = 6;
+    word.contains('@') || word.chars().filter(char::is_ascii_digit).count() >= DIGITS_MIN
 }
 
 /// The command and what it was given, without what it would have been anyway. The case has a column of its own.

@@ -34,8 +34,9 @@ Small and large letters are the same, and so are letters with accents and withou
 #[command(after_help = EXAMPLE)]
 #[group(skip)]
 pub struct Args {
-    /// What to look for.
-    query: String,
+    /// What to look for: words, in quotation marks of your shell where they have some of their own.
+    #[arg(required = true)]
+    query: Vec<String>,
     /// Only in this chat; again for each.
     #[arg(long = "chat", value_name = "CHAT_ID", conflicts_with = "who")]
     chats: Vec<String>,
@@ -64,7 +65,7 @@ pub struct Args {
 pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
     let clock = Clock::now(args.look.utc);
     // Before the read is recorded: what cannot be meant shows nothing.
-    let query = query(&args.query)?;
+    let query = query(&args.query.join(" "))?;
     let databases = &reading.databases;
     reading.to_stdout(&args.case, args.look, async |output| print(&args, &query, databases, &clock, output).await).await
 }

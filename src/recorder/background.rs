@@ -45,8 +45,7 @@ impl Background {
         Ok(Self { stop, wake, thread })
     }
 
-    /// Tells it to end.
-    pub(super) fn tell(&self) {
+    fn tell(&self) {
         self.stop.store(true, Ordering::Release);
         let _ = self.wake.send(()); // where it has ended by itself
     }
@@ -54,9 +53,14 @@ impl Background {
     /// Ends it within a transaction's time. One that is busy with something longer is left to itself: it ends with the
     /// process, and nothing it does is ever half done.
     pub(super) fn stop(self) {
-        self.tell();
+        Self::stop_all(vec![self]);
+    }
+
+    /// The same of several, at the same time.
+    pub(super) fn stop_all(all: Vec<Self>) {
+        all.iter().for_each(Self::tell);
         let until = Instant::now() + PATIENCE;
-        while !self.thread.is_finished() && Instant::now() < until {
+        while all.iter().any(|one| !one.thread.is_finished()) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

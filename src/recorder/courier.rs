@@ -52,8 +52,7 @@ impl Couriers {
     /// Ends them within a chat or a file. One that is busy with something longer is left to itself: it ends with the process, and
     /// what it did is gone on with.
     pub fn stop(self) {
-        self.0.iter().for_each(Background::tell);
-        self.0.into_iter().for_each(Background::stop);
+        Background::stop_all(self.0);
     }
 }
 
@@ -107,7 +106,7 @@ impl Rounds {
         match attempt {
             Err(_) if turns.is_over() => LOOK_INTERVAL, // it ends
             Err(Error::UnderWay(_)) => LOOK_INTERVAL,   // a command, or the process before or after this one
-            Err(error) => self.failed(&error.to_string()),
+            Err(error) => self.failed(&with_sources(&error)),
             Ok(news) => {
                 self.succeeded();
                 news.and_then(|news| self.told(news)).unwrap_or_else(|| self.next_pause())
@@ -115,10 +114,10 @@ impl Rounds {
         }
     }
 
-    /// On the clock, so that a restart shifts nothing.
+    /// On the clock, so that a restart shifts nothing; and at once where that was ahead the last time.
     fn is_due(&self, looked_at: Option<i64>) -> bool {
         let every = self.every_ms();
-        looked_at.is_none_or(|at| at.div_euclid(every) < now_ms().div_euclid(every))
+        looked_at.is_none_or(|at| at.div_euclid(every) != now_ms().div_euclid(every))
     }
 
     fn every_ms(&self) -> i64 {
@@ -190,6 +189,15 @@ impl Rounds {
             tracing::info!(target_name = self.name, "chats are exported again");
         }
     }
+}
+
+/// An error, and what it comes from.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |source| source.source());
+    sources.fold(error.to_string(), |text, source| {
+        let source = source.to_string();
+        if text.ends_with(&source) { text } else { format!("{text}: {source}") }
+    })
 }
 
 impl Recorder {

@@ -385,6 +385,23 @@ async fn a_folder_gets_each_event_once_however_often_it_is_killed() {
 }
 
 /// Everything in a bucket, as somebody downloads it.
+#[tokio::test]
+async fn what_a_killed_attempt_has_left_goes_with_what_was_erased() {
+    let (folder, out) = (folder(), folder());
+    let database = folder.path().join("transcripts.db");
+    fill(&database, 3_000).await;
+    let config = configured(folder.path(), &database, &format!("format = \"jsonl\"\nfolder = {:?}", out.path()));
+    let is_partial = || names(out.path()).iter().any(|name| name.ends_with(".partial"));
+    assert!(killed_when(&config, is_partial) && is_partial());
+    let chats: Vec<String> = (0..100).map(|chat| format!("--chat={}", chat_id(chat))).collect();
+    let words = ["erase", "--reason", "Art. 17", "--config", config.to_str().expect("a text")];
+    let (code, said, error) = run(&words.into_iter().chain(chats.iter().map(String::as_str)).collect::<Vec<_>>());
+    assert_eq!(code, 0, "{said}{error}");
+    assert_eq!(deliver(&config).0, 0);
+    assert!(!is_partial(), "{:?}", names(out.path()));
+    sound(&database);
+}
+
 fn download(moto: &Service, bucket: &str, to: &Path) -> Vec<String> {
     let keys = moto.keys(bucket);
     for key in &keys {
@@ -489,6 +506,9 @@ async fn what_was_made_and_not_sent_is_made_anew_without_what_was_erased() {
     let outbox = folder.path().join("transcripts.db-outbox");
     assert_eq!(names(&outbox), ["t-0000002", "t.lock"]);
     let (erased, archive) = (chat_id(11), database.display().to_string());
+    append(&database, &[event(40, 1, "of another chat")]).await;
+    assert_eq!(run(&["erase", "--chat", &chat_id(40), "--reason", "Art. 17", "--database", &archive]).0, 0);
+    assert_eq!(names(&outbox), ["t-0000002", "t.lock"], "nothing of it was erased");
     assert_eq!(run(&["erase", "--chat", &erased, "--reason", "Art. 17", "--database", &archive]).0, 0);
     assert_eq!(names(&outbox), ["t.lock"], "not even beside the archive");
     let moto = Service::moto(address);

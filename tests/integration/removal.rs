@@ -354,6 +354,7 @@ async fn a_customer_is_erased_with_a_certificate() {
     assert!(code == 1 && error.contains("no chat has an attribute"), "{error}");
     // Whoever looks whether she is really gone does not write her down again.
     assert_eq!(command(&database, &["chats", "--who", "anna.berg@example.com"]).0, 0);
+    assert_eq!(command(&database, &["search", "anna.berg@example.com", "parcel"]).0, 0);
 
     // Everything again, from the client, while it is served: delivered, and not recorded.
     let mut events = 0.0;
@@ -391,7 +392,7 @@ async fn a_customer_is_erased_with_a_certificate() {
     std::fs::write(&key, archive.value("SELECT vkey FROM keys").await).expect("the folder is ours");
     let (is_proved, told) = crate::evidence::prove_py(Path::new(&certificate), &key);
     assert!(is_proved && told.contains("rows of act 5"), "{told}");
-    assert_eq!(archive.value("SELECT count(*) FROM acts WHERE asked LIKE '%**********%'").await, "3");
+    assert_eq!(archive.value("SELECT count(*) FROM acts WHERE asked LIKE '%**********%'").await, "4");
     simulator.stop().await;
 }
 

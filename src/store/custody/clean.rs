@@ -77,7 +77,7 @@ impl Custody {
         }
     }
 
-    /// What was made for a target and has not gone out is made anew, without what was removed.
+    /// What was made for a target, has not gone out, and has something that was removed since: it is made anew, without that.
     fn empty_outbox(&self) -> Result<(), Error> {
         let Some(path) = self.connection.path() else { return Ok(()) };
         let outbox = outbox(Path::new(path));
@@ -88,11 +88,23 @@ impl Custody {
         };
         for entry in entries {
             let entry = entry.map_err(failed)?;
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_folder && !self.is_as_recorded(&entry.file_name().to_string_lossy())? {
                 std::fs::remove_dir_all(entry.path()).map_err(failed)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether a folder of the outbox, `TARGET-NUMBER`, is a delivery that is on its way and has nothing that was removed since.
+    fn is_as_recorded(&self, folder: &str) -> Result<bool, Error> {
+        let Some((target, Ok(number))) =
+            folder.rsplit_once('-').map(|(target, number)| (target, number.parse::<i64>()))
+        else {
+            return Ok(false); // half made
+        };
+        let staged = self.standing(target)?.staged.filter(|staged| staged.delivery.number == number);
+        Ok(staged.is_some_and(|staged| !self.is_outdated(&staged.delivery).unwrap_or(true)))
     }
 
     /// Gives free pages back to the file system, in pieces. How many.

@@ -72,14 +72,14 @@ impl Source {
         Ok(match self {
             Self::Attribute => document(&[text(1)?]),
             Self::Event => of_event(text(1)?, text(2)?, text(3)?, text(4)?),
-            Self::Variant => match serde_json::from_str::<Value>(&text(1)?.unwrap_or_default()) {
-                Ok(event) => {
+            Self::Variant => match json(&text(1)?.unwrap_or_default()) {
+                Some(event) => {
                     let said = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                     let member = |value: &Value, name: &str| value.get(name).filter(|found| !found.is_null()).map(said);
                     let nickname = event.get("from").and_then(|from| member(from, "nickname"));
                     of_event(member(&event, "type"), nickname, member(&event, "text"), member(&event, "userData"))
                 }
-                Err(_) => None,
+                None => None,
             },
         })
     }
@@ -107,9 +107,39 @@ fn of_event(
 ) -> Option<String> {
     let is_news = matches!(kind.as_deref(), Some("ParticipantJoined" | "NicknameUpdated"));
     let mut parts = vec![text, nickname.filter(|_| is_news)];
-    let user_data = user_data.and_then(|json| serde_json::from_str(&json).ok());
+    let user_data = user_data.and_then(|text| json(&text));
     user_data.iter().for_each(|value| add_values(value, &mut parts));
     document(&parts)
+}
+
+/// JSON, whatever half characters a customer has sent in it (`\ud83d` alone): they are none.
+fn json(text: &str) -> Option<Value> {
+    serde_json::from_str(text).ok().or_else(|| serde_json::from_str(&without_halves(text)).ok())
+}
+
+/// With U+FFFD for each surrogate that is not one of a pair.
+fn without_halves(text: &str) -> String {
+    let unit = |at: usize| {
+        let hex = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(hex, 16).ok()
+    };
+    let (mut whole, mut at) = (String::with_capacity(text.len()), 0);
+    while let Some(c) = text[at..].chars().next() {
+        let length = match (unit(at), unit(at + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => {
+                whole.push(char::REPLACEMENT_CHARACTER);
+                at += 6;
+                continue;
+            }
+            // What is escaped is no escape.
+            _ if text[at..].starts_with("\\\\") => 2,
+            _ => c.len_utf8(),
+        };
+        whole.push_str(&text[at..at + length]);
+        at += length;
+    }
+    whole
 }
 
 /// Of nested JSON what is said, not what it is named.
@@ -190,11 +220,14 @@ mod tests {
 
     #[test]
     fn of_an_event_what_was_said_is_searched() {
-        let rows: [([Option<&str>; 4], Option<&str>); 8] = [
+        let rows: [([Option<&str>; 4], Option<&str>); 9] = [
             ([Some("Message"), Some("Anna"), Some("Hello"), None], Some("Hello")),
             ([Some("ParticipantJoined"), Some("Anna"), None, None], Some("Anna")),
             ([Some("NicknameUpdated"), Some("Anna B"), None, None], Some("Anna B")),
             ([Some("TypingStarted"), Some("Anna"), Some(""), None], None),
+            ([Some("Message"), None, None, Some(r#"{"a":"surrfish \ud83d \\ud83d \ud83d\ude00"}"#)], {
+                Some("surrfish \u{fffd} \\ud83d \u{1f}😀")
+            }),
             ([Some("Message"), None, Some("**** ****"), None], None),
             ([Some("FileUploaded"), None, Some("f1"), Some(r#"{"file-name":"a.pdf","n":[1,{"x":"y"}],"b":true}"#)], {
                 Some("f1\na.pdf\n1\ny")

@@ -36,7 +36,7 @@ impl Query {
         if text.chars().count() > CHARACTERS_MAX {
             return malformed(format!("the question is longer than {CHARACTERS_MAX} characters"));
         }
-        let terms = terms(text)?;
+        let terms = terms(&as_typed(text))?;
         if terms.len() > TERMS_MAX {
             return malformed(format!("the question has more than {TERMS_MAX} words"));
         }
@@ -47,6 +47,20 @@ impl Query {
     pub(super) fn expression(&self) -> &str {
         &self.expression
     }
+}
+
+/// Writing programs and phones make other quotation marks and dashes of the plain ones.
+fn as_typed(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        let begins = text[..at].chars().next_back().is_none_or(char::is_whitespace);
+        plain.push(match c {
+            '“' | '”' | '„' | '‟' | '«' | '»' => '"',
+            '–' | '—' | '−' if begins => '-',
+            other => other,
+        });
+    }
+    plain
 }
 
 fn malformed<T>(what: impl Into<String>) -> Result<T, Malformed> {
@@ -72,8 +86,18 @@ fn terms(text: &str) -> Result<Vec<Term>, Malformed> {
             true => (text, after.strip_prefix('*').unwrap_or(after), after.starts_with('*')),
             false => (text.trim_end_matches('*'), after, text.ends_with('*')),
         };
+        let shown = || match is_quoted {
+            true => format!("\"{text}\""),
+            false => rest[..rest.len() - after.len()].to_owned(),
+        };
+        if text.contains('*') {
+            let shown = shown();
+            return malformed(format!(
+                "{shown}: the * stands at the end of a word (refun*) or behind a phrase (\"second par\"*), and means that it goes on"
+            ));
+        }
         if !has_words(text) {
-            let shown = if is_quoted { format!("\"{text}\"") } else { begin[..begin.len() - after.len()].to_owned() };
+            let shown = shown();
             return malformed(format!("there is no letter and no digit in {shown}: nothing is found by that"));
         }
         terms.push(Term { text: text.to_owned(), is_quoted, is_excluded, is_beginning });
@@ -83,7 +107,14 @@ fn terms(text: &str) -> Result<Vec<Term>, Malformed> {
 }
 
 fn expression(terms: &[Term]) -> Result<String, Malformed> {
-    let is_or = |term: &Term| term.text == "OR" && !term.is_quoted && !term.is_excluded && !term.is_beginning;
+    let is_plain = |term: &Term| !term.is_quoted && !term.is_excluded && !term.is_beginning;
+    let is_or = |term: &Term| term.text == "OR" && is_plain(term);
+    // All words are wanted anyway.
+    let is_and = |term: &Term| term.text == "AND" && is_plain(term);
+    if terms.iter().any(|term| term.text == "NOT" && is_plain(term)) {
+        return malformed("a word that is not wanted is written -word; to find the word NOT itself write \"NOT\"");
+    }
+    let terms: Vec<&Term> = terms.iter().filter(|term| !is_and(term)).collect();
     let (mut wanted, mut excluded): (Vec<Vec<String>>, Vec<String>) = Default::default();
     let mut joins = false;
     for (at, term) in terms.iter().enumerate() {
@@ -141,9 +172,16 @@ mod tests {
             ("a b OR c OR d", Ok(r#"("a") AND ("b" OR "c" OR "d")"#)),
             ("a -b -\"c d\"", Ok(r#"(("a")) NOT ("b" OR "c d")"#)),
             ("-b a", Ok(r#"(("a")) NOT ("b")"#)),
-            ("\"OR\" and NOT NEAR( text:x ^y {z}", {
+            ("\"OR\" and \"NOT\" NEAR( text:x ^y {z}", {
                 Ok(r#"("OR") AND ("and") AND ("NOT") AND ("NEAR(") AND ("text:x") AND ("^y") AND ("{z}")"#)
             }),
+            ("a AND b", Ok(r#"("a") AND ("b")"#)),
+            ("“late parcel” –voucher a–b", Ok(r#"(("late parcel") AND ("a–b")) NOT ("voucher")"#)),
+            ("«late parcel»", Ok(r#"("late parcel")"#)),
+            ("a NOT b", Err("is written -word")),
+            ("re*und", Err("re*und: the * stands at the end")),
+            ("*fund", Err("*fund: the * stands at the end")),
+            ("\"second par*\"", Err("behind a phrase")),
             ("anna@example.com", Ok(r#"("anna@example.com")"#)),
             ("退款*", Ok("(\"退\u{1f}款\" *)")),
             ("", Err("nothing to look for: write")),
@@ -154,7 +192,7 @@ mod tests {
             ("a !?", Err("no digit in !?:")),
             ("*", Err("no digit in *:")),
             ("\"\"", Err("no digit in \"\":")),
-            ("-", Err("no digit in ")),
+            ("a -", Err("no digit in -:")),
             ("OR a", Err("OR stands between")),
             ("a OR", Err("OR stands between")),
             ("a OR OR b", Err("OR stands between")),
