@@ -5,7 +5,7 @@ mod list;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::output::{Cell, Format, Ink, Look, Output, Table, counted, labelled, shown};
+use super::output::{Cell, Format, Ink, Look, Output, Table, Usage, counted, labelled, shown};
 use super::progress::progress;
 use super::reading::{Case, Reading};
 use super::report::served;
@@ -24,17 +24,19 @@ Example:
   gms-recorder reconcile infomart-march.csv --since 2026-03-01 --until 2026-04-01
 
 Exit codes:
-  0  both have the same chats
+  0  both have the same chats of the time compared
   1  they differ: each difference is told with its reason; or the list or the archive cannot be read
-  2  wrong usage: no such column, no column that looks like chat ids, a time that is none
+  2  wrong usage: no such column, no column that looks like chat ids, a time that is none;
+     no time of --time-column that can be read
 
 The list: CSV with commas, semicolons, tabs or bars, in UTF-8, with a line of names or without.
-Times in it: seconds or milliseconds since 1970, or as --since takes them; they say whether a
-recorder ran at that time.
+A title may stand above the names, and sep=; in the first line.
+Times in it: seconds or milliseconds since 1970, 26.11.2026 16:43, or as --since takes them; they
+say whether a recorder ran at that time.
 
 Chats of the archive count that began in the time of the list: --since and --until, else from its
 earliest to its latest time; without times in it, from the beginning of the first chat that both
-have to that of the last.";
+have to that of the last. Those before and after it are counted, and not compared.";
 
 /// Compare a list of chat ids, from UCS or Info Mart, with the archive: what is in one and not in the other, and why.
 ///
@@ -112,7 +114,7 @@ const NAMES: [&str; 11] = [
 /// What was compared with what.
 struct Compared {
     lines: i64,
-    again: i64,
+    repeated: i64,
     faults: Faults,
     columns: String,
     overlap: Overlap,
@@ -120,6 +122,14 @@ struct Compared {
     span: Option<Span>,
     /// Chats of the archive that began in it, and how many of them are listed.
     begun: (i64, i64),
+}
+
+impl Compared {
+    /// Chats of the archive that began before or after the time of the list, and are not in it.
+    fn beyond(&self) -> i64 {
+        let in_it = self.begun.0 - self.begun.1;
+        self.span.map_or(0, |_| self.overlap.chats - self.overlap.both - in_it)
+    }
 }
 
 async fn print(
@@ -130,12 +140,12 @@ async fn print(
 ) -> anyhow::Result<(i64, Option<i64>)> {
     let since = args.since.as_deref().map(|since| when::since(since, clock)).transpose()?;
     let until = args.until.as_deref().map(|until| when::until(until, clock)).transpose()?;
+    if let (Some(since), Some(until)) = (since, until) {
+        when::in_order(since, until)?;
+    }
     let mut archive = Archive::open_all(databases).await?;
     let mut compared = read(args, &mut archive, clock).await?;
-    let of_list = compared.overlap.span;
-    let from = since.or(of_list.map(|span| span.from));
-    let end = until.or(of_list.map(|span| span.until)).or(since.map(|_| clock.now.as_millisecond()));
-    compared.span = from.zip(end).map(|(from, until)| Span { from, until: until.max(from) });
+    compared.span = span(since, until, compared.overlap.span, clock)?;
     if let Some(span) = compared.span {
         compared.begun = archive.begun_and_listed(span).await?;
     }
@@ -148,39 +158,70 @@ async fn print(
     archive.close().await?;
     let Compared { overlap, begun, span, .. } = compared;
     let differences = (overlap.listed - overlap.both, span.map(|_| begun.0 - begun.1));
-    if differences == (0, Some(0)) {
-        output.note("the list and the archive have the same chats")?;
-    }
+    let is_open = since.is_none() || until.is_none();
+    verdict(differences == (0, Some(0)), compared.beyond(), is_open, output)?;
     Ok(differences)
+}
+
+/// The time named, and of the list where it is open; None where neither says one.
+fn span(since: Option<i64>, until: Option<i64>, of_list: Option<Span>, clock: &Clock) -> Result<Option<Span>, Usage> {
+    let begin = since.or(of_list.map(|span| span.from));
+    let end = until.or(of_list.map(|span| span.until)).or(since.map(|_| clock.now.as_millisecond()));
+    let Some((from, until)) = begin.zip(end) else { return Ok(None) };
+    match since {
+        _ if from < until => Ok(Some(Span { from, until })),
+        Some(_) => Err(Usage(format!(
+            "--since is not before {}, where the time compared ends: name --until too",
+            clock.date_time(until)
+        ))),
+        None => Err(Usage(format!(
+            "--until is not after {}, where the time compared begins: name --since too",
+            clock.date_time(from)
+        ))),
+    }
+}
+
+/// That both are the same is said of no more than was compared.
+fn verdict(is_same: bool, beyond: i64, is_open: bool, output: &mut Output<'_>) -> std::io::Result<()> {
+    const SAME: &str = "the list and the archive have the same chats";
+    let options = if is_open { " (--since, --until)" } else { "" };
+    let not_compared =
+        format!("{} of the archive began before or after that time: not compared{options}", counted(beyond, "chat"));
+    match (is_same, beyond) {
+        (true, 0) => output.note(SAME),
+        (true, _) => output.note(&format!("of the time compared, {SAME}; {not_compared}")),
+        (false, 0) => Ok(()),
+        (false, _) => output.note(&not_compared),
+    }
 }
 
 /// The whole list, into the archive's temporary table.
 async fn read(args: &Args, archive: &mut Archive, clock: &Clock) -> anyhow::Result<Compared> {
     let mut list = List::open(&args.ids, args.column.as_deref(), args.time_column.as_deref())?;
     archive.begin_list().await?;
-    let (mut lines, mut again, mut some) = (0, 0, Vec::new());
+    let (mut lines, mut repeated, mut some) = (0, 0, Vec::new());
     let mut tell = progress("lines");
     while let Some(line) = list.next(clock)? {
         lines += 1;
         some.push(line);
         if some.len() as i64 == PAGE {
-            again += archive.list(&some).await? as i64;
+            repeated += archive.list(&some).await? as i64;
             some.clear();
             tell(lines as u64, lines as u64 + 1);
         }
     }
-    again += archive.list(&some).await? as i64;
+    repeated += archive.list(&some).await? as i64;
     tell(lines as u64, lines as u64);
     let overlap = archive.end_list().await?;
     let (faults, columns) = (list.faults, list.columns);
-    Ok(Compared { lines, again, faults, columns, overlap, span: None, begun: (0, 0) })
+    Ok(Compared { lines, repeated, faults, columns, overlap, span: None, begun: (0, 0) })
 }
 
 fn head(compared: &Compared, ids: &Path, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let Compared { lines, again, faults, columns, overlap, span, begun } = compared;
+    let Compared { lines, repeated, faults, columns, overlap, span, begun } = compared;
     labelled(output, "list", &format!("{}: {}", shown(&ids.display().to_string()), shown(columns)))?;
     let listed = counted(overlap.listed, "id");
-    labelled(output, "lines", &format!("{lines} with an id, {again} of them again: {listed}"))?;
+    labelled(output, "lines", &format!("{lines} with an id, {repeated} of them repeated: {listed}"))?;
     if let Some((count, first)) = faults.blank {
         labelled(
             output,
@@ -315,7 +356,8 @@ fn absent(absence: &Absence) -> String {
         Absence::NotRecording(_) => "no recorder ran then: it had died, or what became of it is not known".into(),
         Absence::Outage(reason) => format!("events were lost then, in an outage ({reason})"),
         Absence::NeverSeen => {
-            "it never came by here: another way to GMS, another recorder, or nobody asked for its transcript".into()
+            "the archive has never seen it: another way to GMS, another recorder, or nobody asked for its transcript"
+                .into()
         }
     }
 }

@@ -127,6 +127,14 @@ pub fn until(text: &str, clock: &Clock) -> Result<i64, Usage> {
     since(text, clock).map_err(|Usage(why)| Usage(why.replace("--since", "--until")))
 }
 
+/// What `--since` and `--until` are to each other.
+///
+/// # Errors
+/// A sentence that says what would be right.
+pub fn in_order(since: i64, until: i64) -> Result<(), Usage> {
+    if since < until { Ok(()) } else { Err(Usage("--until is not after --since".into())) }
+}
+
 /// `--at`: a moment, or a time of day: today's, or the most recent where today's is still to come. Today's may lie up to
 /// `window` ahead, so that clocks that differ a little do not turn "just now" into yesterday.
 ///
@@ -182,6 +190,13 @@ pub fn moment(text: &str, clock: &Clock) -> Option<i64> {
     }
 }
 
+/// `26.11.2026 16:43`, with seconds or without, or the day alone, on the reader's watch; since 1970.
+pub fn dotted(text: &str, clock: &Clock) -> Option<i64> {
+    let formats = ["%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y"];
+    let civil = formats.iter().find_map(|format| DateTime::strptime(format, text.trim()).ok())?;
+    local(civil, clock).filter(|at| *at >= 0)
+}
+
 fn local(civil: DateTime, clock: &Clock) -> Option<i64> {
     civil.to_zoned(clock.zone.clone()).ok().map(|at| at.timestamp().as_millisecond())
 }
@@ -229,6 +244,21 @@ mod tests {
         ];
         for (text, wanted) in rows {
             assert_eq!(shown(at(text, Duration::from_secs(300), &Clock::berlin())), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn dates_with_dots_begin_with_the_day() {
+        let rows = [
+            ("26.11.2026 16:43", Some("2026-11-26T15:43:00.000Z")),
+            (" 01.07.2026 16:43:07 ", Some("2026-07-01T14:43:07.000Z")),
+            ("26.11.2026", Some("2026-11-25T23:00:00.000Z")),
+            ("26.11.26 16:43", None),
+            ("11.26.2026 16:43", None),
+            ("26.11.2026 16:43 PM", None),
+        ];
+        for (text, wanted) in rows {
+            assert_eq!(dotted(text, &Clock::berlin()).and_then(iso).as_deref(), wanted, "{text}");
         }
     }
 

@@ -96,7 +96,10 @@ async fn both_directions_are_told_with_their_reasons() {
 
     let path = database.with_file_name("ids.csv").display().to_string();
     let (_, text, _) = run(&["reconcile", &path, "--utc", "--time-column", "when", "--database", &name]);
-    assert!(text.contains("12 with an id, 1 of them again: 11 ids") && text.contains("the first is line 9"), "{text}");
+    assert!(
+        text.contains("12 with an id, 1 of them repeated: 11 ids") && text.contains("the first is line 9"),
+        "{text}"
+    );
     assert!(text.contains("6; 5 of the list are not in the archive"), "{text}");
 }
 
@@ -132,18 +135,49 @@ async fn what_is_no_list_is_said() {
     let folder = folder();
     let database = folder.path().join("transcripts.db");
     archive(&database).await;
+    let rows = |chat| format!("{},{}\n", id(chat), if chat == 9 { "\"Eva" } else { "Bob" });
+    let unclosed = format!("id,name\n{}", (0..45).map(rows).collect::<String>());
     for (list, arguments, wanted_code, words) in [
         ("", &[][..], 2, "the list is empty"),
         ("name;age\nAnna;30\n", &[], 2, "no column of the list looks like chat ids"),
         ("id\nx\n", &["--column", "chat"], 2, "the list has no such column; its first line has: id"),
         ("id\nx\n", &["--time-column", "when"], 2, "--time-column \"when\""),
         ("id\nx\n", &["--since", "never"], 2, "--since \"never\" is no time"),
+        ("id\nx\n", &["--since", "2026-11-27", "--until", "2026-11-26"], 2, "--until is not after --since"),
+        ("id,time\nx,2026-11-26\n", &["--until", "2026-11-26"], 2, "--until is not after 2026-11-26 00:00:00"),
+        ("id,time\nx,2026-11-26\n", &["--since", "2026-11-27"], 2, "--since is not before 2026-11-26 00:00:00"),
+        ("id,Start\nx,11/26/2026\n", &["--time-column", "Start"], 2, "none of its times can be read"),
+        (&unclosed, &[], 1, "line 11: a quotation mark is never closed"),
     ] {
         let (code, differences, error) = reconcile(&database, list, arguments);
         assert!(code == wanted_code && differences.is_empty() && error.contains(words), "{list}: {code} {error}");
     }
     let (code, _, error) = run(&["reconcile", "/nowhere/ids.csv", "--database", &database.display().to_string()]);
     assert!(code == 1 && error.contains("/nowhere/ids.csv"), "{error}");
+    let of_archive = folder.path().display().to_string();
+    let (code, _, error) = run(&["reconcile", &of_archive, "--database", &database.display().to_string()]);
+    assert!(code == 1 && error.contains(&of_archive) && error.contains("directory"), "{error}");
+}
+
+/// A list of some of the chats, whose time is its own, does not have the same as the archive.
+#[tokio::test]
+async fn what_began_before_or_after_the_list_is_counted() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    archive(&database).await;
+    let list: String = (2..6).map(|chat| format!("{}\n", id(chat))).collect();
+    let list = format!("List of November\nChatId\n{list}");
+    let whole = ["--since", "2026-01-01", "--until", "2100-01-01"];
+    let beyond = "chats of the archive began before or after that time: not compared (--since, --until)";
+    for (arguments, wanted, words) in [
+        (&[][..], 0, format!("of the time compared, the list and the archive have the same chats; 6 {beyond}")),
+        (&whole[..2], 1, format!("4 {beyond}")),
+        (&whole, 1, "6 chats of the archive are not in the list".into()),
+    ] {
+        let (code, differences, error) = reconcile(&database, &list, arguments);
+        assert!(code == wanted && error.contains(&words), "{arguments:?}: {code} {error}");
+        assert!(differences.iter().all(|one| one["difference"] == "not_in_list"), "{differences:#?}");
+    }
 }
 
 /// A long list goes through a temporary file, not through memory, and each of its lines counts.

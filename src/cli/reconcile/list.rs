@@ -14,11 +14,14 @@ use super::super::when;
 use super::super::when::Clock;
 use crate::store::read::listing::Listed;
 
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// What parts the cells of a line.
 const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
+/// Among so many lines is the one of the names: reports have a title above it.
+const NAMES_WITHIN: usize = 10;
 /// Lines looked at to find out which column is meant.
 const LOOKED_AT: usize = 200;
-/// A record longer than this is a quote that was never closed.
+/// A record longer than this is none: mostly a quotation mark that was never closed.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
 /// Names of columns with a chat's id, as people and systems write them: letters and digits only, small ones.
 const ID_NAMES: [&str; 8] =
@@ -49,6 +52,8 @@ pub struct List {
     looked_at: std::vec::IntoIter<(u64, StringRecord)>,
     id: usize,
     time: Option<usize>,
+    /// The option's value, until a time of that column is read.
+    time_wanted: Option<String>,
     /// In words.
     pub columns: String,
     /// What is no line with an id.
@@ -69,18 +74,68 @@ fn count(fault: &mut Option<(u64, u64)>, line: u64) {
     *fault = Some((count + 1, first));
 }
 
+/// The line of a quotation mark that opens a cell, and what ends the cell is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("line {0}: a quotation mark is never closed")]
+struct Unclosed(u64);
+
+/// Where in a cell one is; with the line of the mark that opened it.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Begin,
+    Bare,
+    Quoted(u64),
+    Closed(u64),
+}
+
+/// Follows quotation marks as csv understands them, which takes all that comes after a stray one for its cell.
+struct Quotes {
+    delimiter: u8,
+    line: u64,
+    place: Place,
+}
+
+impl Quotes {
+    /// A cell of several lines whose closing mark is followed by more was closed by the mark that opens another.
+    fn pass(&mut self, bytes: &[u8]) -> Result<(), Unclosed> {
+        for byte in bytes {
+            self.place = match (self.place, *byte) {
+                (Place::Begin, b'"') => Place::Quoted(self.line),
+                (Place::Quoted(opened), b'"') => Place::Closed(opened),
+                (Place::Closed(opened), b'"') => Place::Quoted(opened),
+                (Place::Quoted(opened), _) => Place::Quoted(opened),
+                (_, byte) if byte == b'\n' || byte == self.delimiter => Place::Begin,
+                (Place::Closed(opened), byte) if opened < self.line && !byte.is_ascii_whitespace() => {
+                    return Err(Unclosed(opened));
+                }
+                _ => Place::Bare,
+            };
+            self.line += u64::from(*byte == b'\n');
+        }
+        Ok(())
+    }
+
+    fn end(&self) -> Result<(), Unclosed> {
+        if let Place::Quoted(opened) = self.place { Err(Unclosed(opened)) } else { Ok(()) }
+    }
+}
+
 /// A reader that gives a record only so many bytes.
 struct Bounded<R> {
     inner: R,
     left: Rc<Cell<u64>>,
+    quotes: Quotes,
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left.get() == 0 {
-            return Err(io::Error::other("a record is longer than 1 MiB: is a quote never closed?"));
+            self.quotes.end().map_err(io::Error::other)?;
+            return Err(io::Error::other("it is longer than 1 MiB"));
         }
         let read = self.inner.read(buffer)?;
+        let quotes = if read == 0 { self.quotes.end() } else { self.quotes.pass(&buffer[..read]) };
+        quotes.map_err(io::Error::other)?;
         self.left.set(self.left.get().saturating_sub(read as u64));
         Ok(read)
     }
@@ -97,14 +152,24 @@ impl List {
             true => Box::new(io::stdin()),
             false => Box::new(File::open(path).map_err(named)?),
         };
+        let mut inner = BufReader::with_capacity(1 << 16, inner);
+        inner.fill_buf().map_err(named)?;
         Self::read(inner, column, time_column)
     }
 
-    fn read(inner: Box<dyn Read>, column: Option<&str>, time_column: Option<&str>) -> anyhow::Result<Self> {
-        let mut inner = BufReader::with_capacity(1 << 16, inner);
-        let delimiter = delimiter(inner.fill_buf()?)?;
+    fn read(
+        mut inner: BufReader<Box<dyn Read>>,
+        column: Option<&str>,
+        time_column: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        if inner.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
+            inner.consume(BYTE_ORDER_MARK.len());
+        }
+        let begin = inner.fill_buf()?;
+        let (delimiter, is_said) = (delimiter(begin, column)?, separator(begin).is_some());
         let left = Rc::new(Cell::new(RECORD_BYTES_MAX));
-        let bounded = Bounded { inner: Box::new(inner) as Box<dyn Read>, left: left.clone() };
+        let quotes = Quotes { delimiter, line: 1, place: Place::Begin };
+        let bounded = Bounded { inner: Box::new(inner) as Box<dyn Read>, left: left.clone(), quotes };
         // Not CR LF as one: csv counts such a line only once it reads the next. What is left of a CR is trimmed.
         let mut records = csv::ReaderBuilder::new()
             .delimiter(delimiter)
@@ -117,37 +182,57 @@ impl List {
             let Some(record) = next(&mut records, &left)? else { break };
             looked_at.push(record);
         }
+        if is_said {
+            looked_at.remove(0);
+        }
+        let cells = looked_at.iter().map(|(_, record)| record.iter().map(str::to_owned).collect());
+        let title = names_at(cells, column).unwrap_or(0);
+        looked_at.drain(..title);
         let Columns { id, time, has_names, words } = Columns::find(&looked_at, column, time_column)?;
         if has_names {
             looked_at.remove(0);
         }
         let (looked_at, faults) = (looked_at.into_iter(), Faults::default());
-        Ok(Self { records, left, looked_at, id, time, columns: words, faults })
+        let time_wanted = time_column.map(str::to_owned);
+        Ok(Self { records, left, looked_at, id, time, time_wanted, columns: words, faults })
     }
 
     /// The next line with an id; None at the end.
     ///
     /// # Errors
-    /// It cannot be read: the line is said.
+    /// It cannot be read: the line is said. At the end, that no time of a column named for them could be.
     pub fn next(&mut self, clock: &Clock) -> anyhow::Result<Option<Listed>> {
         loop {
             let record = match self.looked_at.next() {
                 Some(record) => Some(record),
                 None => next(&mut self.records, &self.left)?,
             };
-            let Some((line, record)) = record else { return Ok(None) };
+            let Some((line, record)) = record else { return Ok(self.end().map(|()| None)?) };
             let chat_id = record.get(self.id).unwrap_or_default().trim();
             if chat_id.is_empty() {
                 count(&mut self.faults.blank, line);
                 continue;
             }
+            anyhow::ensure!(!chat_id.contains('\n'), Unclosed(line));
             let text = self.time.and_then(|at| record.get(at)).map(str::trim).filter(|text| !text.is_empty());
             let at = text.and_then(|text| time(text, clock));
             if text.is_some() && at.is_none() {
                 count(&mut self.faults.times, line);
             }
+            if at.is_some() {
+                self.time_wanted = None;
+            }
             return Ok(Some(Listed { line: i64::try_from(line)?, chat_id: chat_id.to_owned(), at }));
         }
+    }
+
+    fn end(&self) -> Result<(), Usage> {
+        let (Some(name), Some((_, first))) = (&self.time_wanted, self.faults.times) else { return Ok(()) };
+        Err(Usage(format!(
+            "--time-column \"{}\": none of its times can be read, the first is in line {first}; what can: 2026-11-26 16:43, \
+             26.11.2026 16:43, RFC 3339, seconds or milliseconds since 1970",
+            plain_line(name)
+        )))
     }
 }
 
@@ -158,6 +243,11 @@ fn next<R: Read>(records: &mut csv::Reader<R>, left: &Cell<u64>) -> anyhow::Resu
         Ok(false) => Ok(None),
         Ok(true) => Ok(Some((record.position().map_or(0, Position::line), record))),
         Err(error) => {
+            if let csv::ErrorKind::Io(error) = error.kind()
+                && error.get_ref().is_some_and(|why| why.is::<Unclosed>())
+            {
+                anyhow::bail!("{error}");
+            }
             let line = error.position().map_or_else(|| records.position().line(), Position::line);
             let why = match error.kind() {
                 csv::ErrorKind::Utf8 { .. } => "it is not UTF-8: save the list as \"CSV UTF-8\"".into(),
@@ -169,13 +259,30 @@ fn next<R: Read>(records: &mut csv::Reader<R>, left: &Cell<u64>) -> anyhow::Resu
     }
 }
 
-/// The one that the first line has most of.
-fn delimiter(begin: &[u8]) -> Result<u8, Usage> {
+/// What a first line such as `sep=;` says, which Excel reads and writes.
+fn separator(begin: &[u8]) -> Option<u8> {
+    let line = begin.split(|byte| *byte == b'\n').next()?;
+    let (name, value) = line.strip_suffix(b"\r").unwrap_or(line).split_at_checked(4)?;
+    match value {
+        [byte] if byte.is_ascii() && name.eq_ignore_ascii_case(b"sep=") => Some(*byte),
+        _ => None,
+    }
+}
+
+/// The one that is said; else that the line of the names, or the first, has most of.
+fn delimiter(begin: &[u8], column: Option<&str>) -> Result<u8, Usage> {
     if begin.starts_with(&[0xff, 0xfe]) || begin.starts_with(&[0xfe, 0xff]) {
         return Err(Usage("the list is UTF-16: save it as \"CSV UTF-8\"".into()));
     }
+    if let Some(separator) = separator(begin) {
+        return Ok(separator);
+    }
+    let mut lines = begin.split(|byte| *byte == b'\n');
+    let cell = |cell: &[u8]| String::from_utf8_lossy(cell).replace('"', "");
+    let cells = lines.clone().map(|line| line.split(|byte| DELIMITERS.contains(byte)).map(cell).collect());
+    let line = lines.nth(names_at(cells, column).unwrap_or(0)).unwrap_or_default();
     let (mut counts, mut is_quoted) = ([0_usize; DELIMITERS.len()], false);
-    for byte in begin.iter().take_while(|byte| **byte != b'\n') {
+    for byte in line {
         is_quoted ^= *byte == b'"';
         if let Some(at) = DELIMITERS.iter().position(|known| known == byte).filter(|_| !is_quoted) {
             counts[at] += 1;
@@ -184,6 +291,18 @@ fn delimiter(begin: &[u8]) -> Result<u8, Usage> {
     // The first of those that are equal: max_by_key would take the last.
     let most = counts.iter().copied().max().unwrap_or(0);
     Ok(counts.iter().position(|count| *count == most).map_or(b',', |at| DELIMITERS[at]))
+}
+
+/// Which of the first lines has the names: a title may stand above it, but no id.
+fn names_at(lines: impl Iterator<Item = Vec<String>>, column: Option<&str>) -> Option<usize> {
+    let column = column.filter(|name| name.parse::<usize>().is_err());
+    let mut lines = lines.take(NAMES_WITHIN).take_while(|cells| !cells.iter().any(|cell| looks_like_id(cell)));
+    lines.position(|cells| cells.iter().any(|cell| is_name(cell, column)))
+}
+
+/// Of the column of ids.
+fn is_name(cell: &str, column: Option<&str>) -> bool {
+    column.is_some_and(|name| is_called(cell, name)) || ID_NAMES.contains(&simple(cell).as_str())
 }
 
 /// Where what stands.
@@ -196,7 +315,7 @@ struct Columns {
 
 impl Columns {
     fn find(records: &[(u64, StringRecord)], column: Option<&str>, time_column: Option<&str>) -> Result<Self, Usage> {
-        let Some((_, first)) = records.first() else { return Err(Usage("the list is empty".into())) };
+        let Some((line, first)) = records.first() else { return Err(Usage("the list is empty".into())) };
         let id = match column {
             Some(name) => named(first, name, "--column")?,
             None => found(records).ok_or_else(|| {
@@ -207,11 +326,8 @@ impl Columns {
                 ))
             })?,
         };
-        let has_names = first.get(id).is_some_and(|cell| {
-            let is_named =
-                column.is_some_and(|name| is_called(cell, name)) || ID_NAMES.contains(&simple(cell).as_str());
-            is_named || !looks_like_id(cell) && records.len() > 1
-        });
+        let has_names =
+            first.get(id).is_some_and(|cell| is_name(cell, column) || !looks_like_id(cell) && records.len() > 1);
         let time = match time_column {
             Some(name) => Some(named(first, name, "--time-column")?),
             None if has_names => TIME_NAMES.iter().find_map(|name| first.iter().position(|cell| simple(cell) == *name)),
@@ -222,7 +338,8 @@ impl Columns {
             false => format!("column {}", at + 1),
         };
         let times = time.map_or_else(|| "none".to_owned(), word);
-        Ok(Self { id, time, has_names, words: format!("ids in {}, times in {times}", word(id)) })
+        let named_in = if has_names && *line > 1 { format!("; named in line {line}") } else { String::new() };
+        Ok(Self { id, time, has_names, words: format!("ids in {}, times in {times}{named_in}", word(id)) })
     }
 }
 
@@ -277,13 +394,13 @@ fn simple(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
-/// Seconds or milliseconds since 1970, or a time as other options take it.
+/// Seconds or milliseconds since 1970, a time as other options take it, or with dots.
 fn time(text: &str, clock: &Clock) -> Option<i64> {
     match text.parse::<i64>() {
         Ok(seconds @ 100_000_000..=9_999_999_999) => Some(seconds * 1_000),
         Ok(milliseconds @ 100_000_000_000..=9_999_999_999_999) => Some(milliseconds),
         Ok(_) => None,
-        Err(_) => when::moment(text, clock),
+        Err(_) => when::moment(text, clock).or_else(|| when::dotted(text, clock)),
     }
 }
 
@@ -292,7 +409,8 @@ mod tests {
     use super::*;
 
     fn lines(text: &[u8], column: Option<&str>, time_column: Option<&str>) -> anyhow::Result<(Vec<Listed>, Faults)> {
-        let mut list = List::read(Box::new(io::Cursor::new(text.to_vec())), column, time_column)?;
+        let text: Box<dyn Read> = Box::new(io::Cursor::new(text.to_vec()));
+        let mut list = List::read(BufReader::new(text), column, time_column)?;
         let mut lines = Vec::new();
         while let Some(line) = list.next(&Clock::berlin())? {
             lines.push(line);
@@ -325,6 +443,18 @@ mod tests {
                 None,
                 [(2, None), (3, Some(1_795_438_920_000))],
             ),
+            (
+                format!("id,date\n{A},23.11.2026\n{B},23.11.2026 14:02\n"),
+                None,
+                [(2, Some(1_795_388_400_000)), (3, Some(1_795_438_920_000))],
+            ),
+            (format!("sep=;\r\nx,ChatId;ChatId\r\n1;{A}\r\n2;{B}\r\n"), None, [(3, None), (4, None)]),
+            (format!("\u{feff}sep=^\n{A}^1\n{B}^2\n"), None, [(2, None), (3, None)]),
+            (format!("Chats, of November, all\n\nx;ChatId\n1;{A}\n2;{B}\n"), None, [(4, None), (5, None)]),
+            (format!("Chats\n\"Ref.\";x\n{A};1\n{B};2\n"), Some("Ref."), [(3, None), (4, None)]),
+            (format!("{A},1\n{B},id\n"), None, [(1, None), (2, None)]),
+            (format!("\u{feff}\"id\",x\n{A},\"Eva\nM.\" \n{B},\"Eva\" M. 12\"\n"), None, [(2, None), (4, None)]),
+            (format!("id,\"a\"\"\n\"\"\"\r\n{A},5\" wide\n{B},\n"), None, [(3, None), (4, None)]),
         ];
         for (text, column, wanted) in rows {
             let (found, _) = lines(text.as_bytes(), column, None).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -336,6 +466,7 @@ mod tests {
 
     #[test]
     fn what_is_no_list_is_said_with_its_line() {
+        let wide = [b"id\n", &vec![b'x'; 3 << 20][..]].concat();
         let long = [b"id\n\"", &vec![b'x'; 3 << 20][..]].concat();
         let rows = [
             (&b""[..], None, "the list is empty"),
@@ -343,7 +474,13 @@ mod tests {
             (b"name,age\nAnna,30\nBob,31\n", None, "the first line has: name, age"),
             (b"id\nx\n", Some("chat"), "the list has no such column; its first line has: id"),
             (b"id\nx\n\xe9\n", None, "line 3 of the list cannot be read: it is not UTF-8"),
-            (&long, None, "is a quote never closed?"),
+            (&long, None, "line 2: a quotation mark is never closed"),
+            (b"id,x\na,\"Eva\nb,Bob\nc,Ann\n", None, "line 2: a quotation mark is never closed"),
+            (b"id,x\na,y\n\"b,Bob\nc,Ann", None, "line 3: a quotation mark is never closed"),
+            (b"id,x\na,y\n\"b,Bob\nc\",Ann\n", None, "line 3: a quotation mark is never closed"),
+            (b"id;x\na;\"Eva\nb;\"Bob\"\nc;\"\"\n", None, "line 2: a quotation mark is never closed"),
+            (b"sep=;\n", None, "the list is empty"),
+            (&wide, None, "line 2 of the list cannot be read: it is longer than 1 MiB"),
         ];
         for (text, column, wanted) in rows {
             let error = lines(text, column, None).expect_err(wanted).to_string();
@@ -352,5 +489,15 @@ mod tests {
         let (found, faults) = lines(b"id,time\n,1\n \nx,no time\ny\n", None, None).expect("a list");
         assert_eq!(found.len(), 2);
         assert_eq!(faults, Faults { blank: Some((2, 2)), times: Some((1, 4)) });
+    }
+
+    #[test]
+    fn a_column_named_for_times_has_one() {
+        let text = b"id,Start\nx,\ny,11/26/2026 4:43 PM\nz,5\n";
+        assert_eq!(lines(text, None, None).expect("a list").0.len(), 3);
+        let error = lines(text, None, Some("start")).expect_err("no time").to_string();
+        let wanted = "--time-column \"start\": none of its times can be read, the first is in line 3; what can: 2026-11-26 16:43";
+        assert!(error.contains(wanted), "{error}");
+        assert!(lines(b"id,Start\nx,nonsense\ny,2026-11-26\n", None, Some("start")).is_ok());
     }
 }

@@ -78,11 +78,11 @@ impl Period {
             _ => of_month(&clock.now.to_zoned(clock.zone.clone()).strftime("%Y-%m").to_string(), clock),
         }?;
         let Span { from, until } = named.span;
-        match until - from {
-            ..=0 => Err(Usage("--until is not after --since".into())),
-            SPAN_MAX_MS.. => Err(Usage("that is more than a hundred years: name a shorter time".into())),
-            _ => Ok(named),
+        when::in_order(from, until)?;
+        if until - from >= SPAN_MAX_MS {
+            return Err(Usage("that is more than a hundred years: name a shorter time".into()));
         }
+        Ok(named)
     }
 
     fn of_times(&self, since: &str, clock: &Clock) -> Result<Named, Usage> {

@@ -25,6 +25,8 @@ pub struct Overlap {
     pub listed: i64,
     /// Those of them that are chats of the archive.
     pub both: i64,
+    /// Chats of the archive.
+    pub chats: i64,
     /// From the earliest to the latest time of the list; where it has none, from the first to the last beginning of what both
     /// have. None where there is neither.
     pub span: Option<Span>,
@@ -90,10 +92,11 @@ impl Archive {
     /// As SQLite.
     pub async fn end_list(&mut self) -> Result<Overlap, Error> {
         sqlx::raw_sql("BEGIN").execute(&mut self.connection).await?;
-        let sql = "SELECT count(*), count(c.chat_id), min(l.at), max(l.at), min(c.first_seen_at), max(c.first_seen_at)
+        let sql = "SELECT count(*), count(c.chat_id), min(l.at), max(l.at), min(c.first_seen_at), max(c.first_seen_at),
+                (SELECT count(*) FROM chats)
             FROM temp.listed l LEFT JOIN chats c ON c.chat_id = l.id";
-        type Found = (i64, i64, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
-        let (listed, both, first_at, last_at, first_seen, last_seen): Found =
+        type Found = (i64, i64, Option<i64>, Option<i64>, Option<i64>, Option<i64>, i64);
+        let (listed, both, first_at, last_at, first_seen, last_seen, chats): Found =
             sqlx::query_as(sql).fetch_one(&mut self.connection).await?;
         if both < listed {
             self.look_for_other_spellings().await?;
@@ -101,7 +104,7 @@ impl Archive {
         sqlx::raw_sql("PRAGMA query_only = ON").execute(&mut self.connection).await?;
         let span = first_at.zip(last_at).or(first_seen.zip(last_seen));
         let span = span.map(|(from, last)| Span { from, until: last + 1 });
-        Ok(Overlap { listed, both, span })
+        Ok(Overlap { listed, both, chats, span })
     }
 
     /// No index has ids in other letters: all chats are looked at once.
@@ -211,7 +214,7 @@ mod tests {
         let lines = [listed(2, "a", None), listed(3, "b", None), listed(4, "a", None), listed(5, "gone", None)];
         assert_eq!(archive.list(&lines).await.expect("listed"), 1);
         let overlap = archive.end_list().await.expect("ended");
-        assert_eq!(overlap, Overlap { listed: 3, both: 1, span: Some(Span { from: 10, until: 11 }) });
+        assert_eq!(overlap, Overlap { listed: 3, both: 1, chats: 3, span: Some(Span { from: 10, until: 11 }) });
         let missing = archive.missing(0, 10).await.expect("read");
         let told: Vec<_> = missing.iter().map(|one| (one.listed.line, one.other_spelling.as_deref())).collect();
         assert_eq!(told, [(3, Some("B")), (5, None)]);
