@@ -22,12 +22,14 @@ pub enum Error {
     #[error("{} is no private key for signed notes (PRIVATE+KEY+…)", .0.display())]
     Malformed(PathBuf),
     /// Another archive's, or somebody's.
-    #[error("the key {} is another one than this archive is signed with ({wanted}): put the right one there", path.display())]
+    #[error("the key {} is another one than this archive is signed with ({wanted}): put the right one there{}", path.display(), hint(former.as_deref()))]
     Other {
         /// The file.
         path: PathBuf,
         /// The public key of the right one.
         wanted: String,
+        /// The right one, where a rotation has left it beside the file.
+        former: Option<PathBuf>,
     },
     /// The file system.
     #[error("the key {}: {error}", path.display())]
@@ -100,7 +102,7 @@ fn finish_rotation(path: &Path, known: &[String]) -> Result<Option<Signer>, Erro
     if let Ok(text) = std::fs::read_to_string(path)
         && let Some(former) = Signer::parse(&text).filter(|former| former.public() != signer.public())
     {
-        let aside = beside(path, &format!(".{}", former.public().id_in_hex()));
+        let aside = aside(path, former.public());
         match write(&aside, &text) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&aside)(error)),
             _ => give_to_owner_of(path, &aside)?,
@@ -135,8 +137,22 @@ fn of_archive(path: &Path, text: &str, known: &[String]) -> Result<Signer, Error
     let signer = Signer::parse(text).ok_or_else(|| Error::Malformed(path.to_owned()))?;
     match known.last().filter(|wanted| **wanted != signer.public().vkey()) {
         None => Ok(signer),
-        Some(wanted) => Err(Error::Other { path: path.to_owned(), wanted: wanted.clone() }),
+        Some(wanted) => {
+            let former = PublicKey::parse(wanted).map(|wanted| aside(path, &wanted)).filter(|former| former.exists());
+            Err(Error::Other { path: path.to_owned(), wanted: wanted.clone(), former })
+        }
     }
+}
+
+fn hint(former: Option<&Path>) -> String {
+    former.map_or(String::new(), |former| {
+        format!(", and keep the one that is there elsewhere. It is the former one, {}", former.display())
+    })
+}
+
+/// Where a rotation leaves the key that it replaced.
+fn aside(path: &Path, former: &PublicKey) -> PathBuf {
+    beside(path, &format!(".{}", former.id_in_hex()))
 }
 
 /// On disk before it is used: what it signs outlives a power cut.

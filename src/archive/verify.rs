@@ -20,6 +20,8 @@ pub struct Question {
     pub keys: Vec<PublicKey>,
     /// It is a copy from before: that anchors know more is no fault.
     pub is_copy: bool,
+    /// The archive that it is a copy of: the keys count, too, that follow there by the word of those before them.
+    pub copy_of: Option<PathBuf>,
 }
 
 /// The answer.
@@ -72,6 +74,9 @@ pub enum Error {
         /// What came of it.
         error: std::io::Error,
     },
+    /// An anchor's file or folder without a note.
+    #[error("the anchor {}: no notes in it: name the file, or a folder of .note files", .0.display())]
+    NoNotes(PathBuf),
 }
 
 /// Holds an archive against everything that is known of it.
@@ -86,10 +91,14 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
     let (size, stored) = (snapshot.size()?, snapshot.checkpoints()?);
     let mut faults = Faults::default();
     let own_keys = keys_of(&snapshot, &mut faults)?;
-    let keys = trusted(&own_keys, &question.keys);
+    let later = question.copy_of.iter().flat_map(|of| later_keys(of, &snapshot, &own_keys));
+    let known: Vec<OwnKey> = own_keys.iter().cloned().chain(later).collect();
+    let keys = trusted(&known, &question.keys);
     let own = checkpoints(&snapshot, &stored, &keys, &mut faults);
-    let anchored: Vec<Vec<Claim>> =
-        anchors.iter().map(|anchor| claims(anchor, &snapshot, &keys, &mut faults)).collect();
+    let anchored: Vec<Vec<Claim>> = anchors
+        .iter()
+        .map(|anchor| claims(anchor, &snapshot, &keys, &mut faults, question.is_copy))
+        .collect::<Result<_, _>>()?;
     let claims = own.iter().chain(anchored.iter().flatten());
     let roots_at: BTreeSet<u64> = claims.map(|claim| claim.checkpoint.size).collect();
     let found = snapshot.verify(&roots_at, &mut |done| progress(done, size))?;
@@ -139,6 +148,7 @@ fn known_then<'c>(
 }
 
 /// A key of the archive's own.
+#[derive(Clone)]
 struct OwnKey {
     key: PublicKey,
     /// By the word of the one before it; the first by its own.
@@ -280,6 +290,17 @@ fn keys_of(snapshot: &Snapshot, faults: &mut Faults) -> Result<Vec<OwnKey>, Erro
     Ok(keys)
 }
 
+/// What follows the keys of a copy in the archive that it was made of. None where that cannot be read, or is another one.
+fn later_keys(archive: &Path, copy: &Snapshot, own: &[OwnKey]) -> Vec<OwnKey> {
+    let known = Snapshot::open(archive).ok().filter(|archive| archive.archive_id() == copy.archive_id());
+    let keys = known.and_then(|archive| keys_of(&archive, &mut Faults::default()).ok()).unwrap_or_default();
+    let is_same = own.iter().zip(&keys).filter(|(own, key)| own.key == key.key).count() == own.len();
+    match is_same {
+        true => keys.into_iter().skip(own.len()).take_while(|key| key.is_stated).collect(),
+        false => Vec::new(),
+    }
+}
+
 /// Those of the auditor, and what the archive's were made to follow them; without any, the archive's.
 fn trusted(own: &[OwnKey], of_auditor: &[PublicKey]) -> Vec<PublicKey> {
     if of_auditor.is_empty() {
@@ -331,7 +352,13 @@ fn checkpoints(
 
 /// What an anchor has of this archive. Of others it may have some, too; one without any is of another archive, or this
 /// archive is another one.
-fn claims(anchor: &Anchor, snapshot: &Snapshot, keys: &[PublicKey], faults: &mut Faults) -> Vec<Claim> {
+fn claims(
+    anchor: &Anchor,
+    snapshot: &Snapshot,
+    keys: &[PublicKey],
+    faults: &mut Faults,
+    is_copy: bool,
+) -> Result<Vec<Claim>, Error> {
     let (mut claims, mut last_flaw, mut count) = (Vec::new(), None, 0);
     for file in &anchor.files {
         for (number, note) in (1..).zip(note::split(&file.text)) {
@@ -351,11 +378,20 @@ fn claims(anchor: &Anchor, snapshot: &Snapshot, keys: &[PublicKey], faults: &mut
                 Err(Flaw::Form) if note::is_torn(note) => last_flaw = Some(Flaw::Form),
                 Err(Flaw::Unsigned) if !note.contains(snapshot.archive_id()) => {}
                 Err(flaw) => {
-                    faults.add(source, flaw.to_string());
+                    let hint = match (flaw, is_copy) {
+                        (Flaw::Unsigned, true) => {
+                            "; one that came after the copy? Give --key FILE with all public keys (`key list`)"
+                        }
+                        _ => "",
+                    };
+                    faults.add(source, format!("{flaw}{hint}"));
                     last_flaw = Some(flaw);
                 }
             }
         }
+    }
+    if count == 0 {
+        return Err(Error::NoNotes(anchor.path.clone()));
     }
     if claims.is_empty() && last_flaw.is_none_or(|flaw| flaw == Flaw::Form) {
         let what = format!(
@@ -364,5 +400,5 @@ fn claims(anchor: &Anchor, snapshot: &Snapshot, keys: &[PublicKey], faults: &mut
         );
         faults.add(format!("anchor {}", anchor.path.display()), what);
     }
-    claims
+    Ok(claims)
 }

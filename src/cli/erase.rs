@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -227,7 +228,7 @@ fn certify(act_id: i64, is_signed: bool, args: &Args, database: &Path, output: &
 }
 
 fn new_file(path: &Path) -> anyhow::Result<std::fs::File> {
-    let opened = OpenOptions::new().write(true).create_new(true).open(path);
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     opened.map_err(|error| {
         anyhow::Error::new(error).context(format!("the certificate {} cannot be made", path.display()))
     })

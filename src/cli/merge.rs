@@ -60,7 +60,7 @@ pub async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     Archive::open(&args.other).await?.close().await?;
     // Before it is verified: what is written to it meanwhile is not brought.
     let other = Other::open(&args.other)?;
-    let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, is_copy: true };
+    let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, is_copy: true, copy_of: None };
     let path = args.other.clone();
     let answer = tokio::task::spawn_blocking(move || verify(&path, &question, &mut progress("leaves"))).await??;
     let first = answer.all_faults().next().map(|fault| plain_line(&fault.to_string())).unwrap_or_default();

@@ -317,7 +317,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let is_usage = error.is::<Problems>() || error.is::<tls::Problems>() || error.is::<output::Usage>();
+    let has_no_notes = matches!(error.downcast_ref(), Some(crate::archive::verify::Error::NoNotes(_)));
+    let is_usage = error.is::<Problems>() || error.is::<tls::Problems>() || error.is::<output::Usage>() || has_no_notes;
     if is_usage { 2 } else { 1 }
 }
 

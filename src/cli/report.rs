@@ -138,7 +138,8 @@ async fn verified(args: &Args, reading: &Reading) -> anyhow::Result<Verified> {
     let [database] = &reading.databases[..] else {
         return Err(Usage("--verify is of one --database: verify each of them by itself".into()).into());
     };
-    let question = verify::Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, is_copy: false };
+    let question =
+        verify::Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, ..verify::Question::default() };
     let path = database.clone();
     let held = tokio::task::spawn_blocking(move || verify::verify(&path, &question, &mut progress("leaves")));
     let answer = match held.await? {

@@ -1,5 +1,7 @@
 //! `restore`: a backup takes the place of an archive once it was found to be sound. What was there is kept.
 
+mod undone;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -9,12 +11,13 @@ use super::custody;
 use super::output::{self, Cell, Format, Ink, Look, Output, counted, labelled, plain_line};
 use super::verify::keys;
 use super::when::Clock;
+use crate::archive::key;
 use crate::archive::verify::{Answer, Question};
 use crate::config::Config;
 use crate::recorder::now_ms;
 use crate::store::audit::Snapshot;
 use crate::store::backup::{self, Pace, Part, Replaced};
-use crate::store::custody::{Act, Custody, Kind};
+use crate::store::custody::{Act, Custody, Kind, Undone};
 use crate::store::read::{Archive, Totals};
 use crate::store::{ArchiveLock, inspect, spool};
 
@@ -34,7 +37,7 @@ const ACTS_MIGRATION: i64 = 7;
 ///
 /// The backup is copied beside the archive and checked there first (PRAGMA integrity_check, then all that `verify` does). What is at the path is
 /// kept beside it as PATH.before-TIME, never deleted. The restored archive says in its acts that it was restored, when and
-/// from where.
+/// from where. What was erased, purged and held after the backup was made is undone: it is said, with the commands that do it again.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLE)]
 #[group(skip)]
@@ -58,21 +61,25 @@ pub struct Args {
 /// What to tell the user.
 pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     let database = &config.recording.database;
-    let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, is_copy: true };
+    let keys = keys(&args.keys)?;
     anyhow::ensure!(!is_same(&args.backup, database), "{} is the archive itself", args.backup.display());
     Archive::open(&args.backup).await?.close().await?;
     let archive_id = Snapshot::open(&args.backup)?.archive_id().to_owned();
     let lock = ArchiveLock::acquire(database).map_err(|error| anyhow::anyhow!("{error}: stop it first"))?;
     let is_readable = check_former(database, &archive_id).await?;
+    let former = (is_readable && database.exists()).then(|| database.clone());
+    let question = Question { anchors: args.anchors.clone(), keys, is_copy: true, copy_of: former.clone() };
     let part = copied(&args.backup, database).await?;
     let answer = checked(part.path(), question).await?;
     let signed = note(&part, &args, &answer, config).await?;
+    let undone = former.and_then(|former| Undone::between(&former, part.path()).ok());
     let mut copy = Archive::open(part.path()).await?;
     let totals = copy.totals().await?;
     copy.close().await?;
     let replaced = backup::replace(part, database, &stamp(), &lock)?;
     let path = std::path::absolute(database)?;
-    let told = Told { path, archive_id, totals, answer, replaced, is_readable, signed, spool: config.spool() };
+    let spool = config.spool();
+    let told = Told { path, archive_id, totals, answer, replaced, is_readable, signed, undone, spool };
     output::to_stdout(args.look, async |output| told.print(&Clock::now(args.look.utc), output)).await
 }
 
@@ -112,10 +119,10 @@ async fn copied(from: &Path, database: &Path) -> anyhow::Result<Part> {
     .await
 }
 
-/// Writes into the copy that it was restored. None where it is of a release without acts; else whether that is signed.
-async fn note(part: &Part, args: &Args, answer: &Answer, config: &Config) -> anyhow::Result<Option<bool>> {
+/// Writes into the copy that it was restored. Whether that is signed.
+async fn note(part: &Part, args: &Args, answer: &Answer, config: &Config) -> anyhow::Result<Signed> {
     if inspect::pending(part.path()).await?.pending.contains(&ACTS_MIGRATION) {
-        return Ok(None);
+        return Ok(Signed::WithoutActs);
     }
     let asked = serde_json::json!({
         "command": "restore",
@@ -125,10 +132,24 @@ async fn note(part: &Part, args: &Args, answer: &Answer, config: &Config) -> any
     });
     let custody = Custody::open(part.path())?;
     custody.note(&Act { kind: Kind::Restore, at: now_ms(), actor: &actor(None), asked, reason: None }, 0)?;
-    let is_signed = custody::sign(&custody, config)?;
+    let signed = match (custody::sign(&custody, config)?, key::check(&config.key_file(), &custody.keys()?)) {
+        (true, _) => Signed::Now,
+        (false, Err(error)) => Signed::ForWantOfKey(error),
+        (false, Ok(_)) => Signed::ByServe,
+    };
     drop(custody);
     backup::settle(part.path())?;
-    Ok(Some(is_signed))
+    Ok(signed)
+}
+
+/// Who signs that it was restored.
+enum Signed {
+    Now,
+    ByServe,
+    /// Nobody, until the right key is there.
+    ForWantOfKey(key::Error),
+    /// It is of a release that does not write it down.
+    WithoutActs,
 }
 
 /// For names of files: UTC, sorted as it passes.
@@ -143,11 +164,26 @@ struct Told {
     answer: Answer,
     replaced: Replaced,
     is_readable: bool,
-    signed: Option<bool>,
+    signed: Signed,
+    /// None: not known.
+    undone: Option<Undone>,
     spool: PathBuf,
 }
 
-const NAMES: [&str; 8] = ["path", "archive_id", "chats", "events", "leaves", "lacks_up_to_leaf", "lacks_up_to", "kept"];
+const NAMES: [&str; 12] = [
+    "path",
+    "archive_id",
+    "chats",
+    "events",
+    "leaves",
+    "lacks_up_to_leaf",
+    "lacks_up_to",
+    "kept",
+    "erased_later",
+    "purged_later",
+    "held_later",
+    "again",
+];
 
 impl Told {
     fn print(&self, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
@@ -157,6 +193,8 @@ impl Told {
         if output.format != Format::Text {
             let number = |number: u64| Cell::Integer(i64::try_from(number).unwrap_or(i64::MAX));
             let later = self.answer.later.as_ref();
+            let of_undone =
+                |of: fn(&Undone) -> i64| self.undone.as_ref().map_or(Cell::Null, |undone| of(undone).into());
             let cells = [
                 name.into(),
                 self.archive_id.as_str().into(),
@@ -166,8 +204,13 @@ impl Told {
                 later.map_or(Cell::Null, |later| number(later.size)),
                 later.map_or(Cell::Null, |later| Cell::Integer(later.at)),
                 kept.map_or(Cell::Null, Into::into),
+                of_undone(|undone| undone.erased),
+                of_undone(|undone| undone.purged),
+                of_undone(|undone| i64::try_from(undone.holds.len()).unwrap_or(i64::MAX)),
+                Cell::Json(serde_json::json!(self.again()).to_string()),
             ];
-            return Ok(output.record(&NAMES, &cells)?);
+            output.record(&NAMES, &cells)?;
+            return self.undone(output);
         }
         output.line(&plain_line(&name))?;
         let holds = format!("{}, {}", counted(self.totals.chats, "chat"), counted(self.totals.events, "event"));
@@ -193,11 +236,45 @@ impl Told {
             let what = format!("{}: the next `serve` writes into the archive what is in it", self.spool.display());
             labelled(output, "spool", &plain_line(&what))?;
         }
-        match self.signed {
-            Some(true) => {}
-            Some(false) => labelled(output, "signed", "not yet, for want of the private key: the next `serve` does")?,
-            None => {
+        match &self.signed {
+            Signed::Now => {}
+            Signed::ByServe => labelled(output, "signed", "not yet: the next `serve` does")?,
+            Signed::ForWantOfKey(error) => {
+                let what = format!("not yet: {error}. A `serve` that has it signs");
+                labelled(output, "signed", &Ink::Yellow.on(&plain_line(&what)))?;
+            }
+            Signed::WithoutActs => {
                 labelled(output, "note", "of a release without acts: that it was restored is written nowhere in it")?
+            }
+        }
+        self.undone(output)
+    }
+
+    /// What does again what was undone.
+    fn again(&self) -> Vec<String> {
+        let (Some(undone), Some(kept)) = (&self.undone, &self.replaced.kept) else { return Vec::new() };
+        undone::commands(undone, &self.path, kept)
+    }
+
+    /// Among the results for people; beside them for programs.
+    fn undone(&self, output: &mut Output<'_>) -> anyhow::Result<()> {
+        let what = match &self.undone {
+            Some(undone) => undone::in_words(undone),
+            None => self.replaced.kept.as_ref().map(|_| {
+                "what was there does not tell what was erased, purged or held after this backup was made: look it up elsewhere, \
+                 and do it again"
+                    .into()
+            }),
+        };
+        let Some(what) = what else { return Ok(()) };
+        match output.format {
+            Format::Text => labelled(output, "undone", &Ink::Yellow.on(&what))?,
+            Format::Json | Format::Csv => output.note(&format!("undone: {what}"))?,
+        }
+        for command in self.again() {
+            match output.format {
+                Format::Text => output.line(&format!("            {command}"))?, // whole, to be copied
+                Format::Json | Format::Csv => output.note(&command)?,
             }
         }
         Ok(())

@@ -21,7 +21,7 @@ Example:
 Exit codes:
   0  what is sealed is as it was sealed; it is said how much is not signed or not sealed yet
   1  something is not: the first faults are named; or the archive or an anchor could not be read
-  2  wrong usage: a --key that is none";
+  2  wrong usage: a --key that is none, an --anchor without a note";
 
 /// What an archive says that has no seals, or none any more.
 const WITHOUT_SEALS: &str = "of a release that does not seal";
@@ -81,7 +81,7 @@ pub(super) async fn in_words(error: anyhow::Error, database: &Path) -> anyhow::E
 async fn hold(args: Args, database: &Path) -> anyhow::Result<()> {
     // Opened once beforehand, for its words about what is no archive.
     Archive::open(database).await?.close().await?;
-    let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, is_copy: false };
+    let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, ..Question::default() };
     let began = Instant::now();
     let answer = {
         let database = database.to_owned();

@@ -10,6 +10,7 @@ mod indexing;
 mod merge;
 mod remask;
 mod removal;
+mod undone;
 mod words;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub use hold::{Customer, Hold, InForce, Scope};
 pub use merge::{Merged, Other};
 pub use remask::Remasked;
 pub use removal::{Due, How, Outcome, ServicesOf, Target, Waiting};
+pub use undone::Undone;
 
 /// How long the writer of a running `serve` is waited for: its transactions take milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

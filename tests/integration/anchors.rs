@@ -160,8 +160,11 @@ fn signed(size: u64) -> Arc<Signed> {
 }
 
 fn verdict(database: &Path, anchors: &[&Path]) -> Verdict {
-    let question =
-        Question { anchors: anchors.iter().map(|path| path.to_path_buf()).collect(), keys: Vec::new(), is_copy: false };
+    let question = Question {
+        anchors: anchors.iter().map(|path| path.to_path_buf()).collect(),
+        keys: Vec::new(),
+        ..Question::default()
+    };
     let verdict = verify(database, &question, &mut |_, _| {}).expect("all of it can be read");
     let faults: Vec<String> = verdict.all_faults().map(ToString::to_string).collect();
     assert!(faults.is_empty(), "{faults:?}");

@@ -272,16 +272,82 @@ async fn what_a_backup_lacks_is_said_by_the_anchor() {
     chat.insist(&mut client, "send", "message=before&transcriptPosition=1").await;
     let backup = folder.path().join("b.db");
     done(&["backup", text(&backup)], &server.database);
+    let key_file = folder.path().join("transcripts.db.key");
+    let former = std::fs::read(&key_file).expect("it is there");
+    done(&["key", "rotate"], &server.database);
     chat.insist(&mut client, "send", "message=after&transcriptPosition=1").await;
     server.stop();
-    let said = done(&["restore", text(&backup), "--anchor", text(&anchor), "--format", "json"], &server.database);
+    let restore = ["restore", text(&backup), "--anchor", text(&anchor)];
+    let said = done(&[&restore[..], &["--format", "json"]].concat(), &server.database);
     let said: Value = serde_json::from_str(&said).expect("an object");
+    // What is replaced now knows the former key alone.
+    refused(&restore, &server.database, "with all public keys (`key list`)");
+    let keys = folder.path().join("keys");
+    let kept = Path::new(said["kept"].as_str().expect("it was there"));
+    std::fs::write(&keys, done(&["key", "list"], kept)).expect("the folder is ours");
+    let told = done(&[&restore[..], &["--key", text(&keys)]].concat(), &server.database);
+    let beside = names(folder.path()).into_iter().find(|name| name.starts_with("transcripts.db.key."));
+    let beside = folder.path().join(beside.expect("the rotation left it"));
+    let told_in_one = told.split_whitespace().collect::<String>();
+    assert!(told_in_one.contains(&format!("Itistheformerone,{}", beside.display())), "{told}");
+    assert_eq!(std::fs::read(&beside).expect("it is there"), former);
+    std::fs::rename(&beside, &key_file).expect("the folder is ours");
     assert!(said["lacks_up_to_leaf"].as_i64() > said["leaves"].as_i64(), "{said}");
-    let question = |is_copy| Question { anchors: vec![anchor.clone()], is_copy, ..Question::default() };
+    let question = |is_copy| Question {
+        anchors: vec![anchor.clone()],
+        is_copy,
+        copy_of: is_copy.then(|| kept.to_owned()),
+        ..Question::default()
+    };
     let honest = verify(&backup, &question(true), &mut |_, _| {}).expect("it can be read");
     assert!(honest.fault_count() == 0 && honest.later.is_some());
     assert!(verify(&server.database, &question(false), &mut |_, _| {}).expect("it can be read").fault_count() > 0);
     server.start_again();
+}
+
+/// What people did since is undone, which is said, with what does it again; and what is restored is no copy: reads are recorded.
+#[tokio::test]
+async fn what_a_restore_undoes_is_said_and_done_again() {
+    let folder = folder();
+    let (database, backup) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    fill(&database, 900).await;
+    let chats = texts(&database, "SELECT chat_id FROM chats ORDER BY chat_id LIMIT 30");
+    let erase = |chats: &[String]| {
+        let named: Vec<&str> = chats.iter().flat_map(|chat_id| ["--chat", chat_id]).collect();
+        done(&[&["erase", "--reason", "asked"], &named[..]].concat(), &database);
+    };
+    let restored = || -> Value {
+        let said = done(&["restore", text(&backup), "--format", "json"], &database);
+        serde_json::from_str(&said).expect("an object")
+    };
+    erase(&chats[..1]);
+    done(&["backup", text(&backup)], &database);
+    assert_eq!(restored()["again"], serde_json::json!([]), "the backup knows the first");
+    erase(&chats[1..3]);
+    done(&["hold", "--query", "SELECT chat_id FROM chats WHERE 'it''s' = ''", "--reason", "the court"], &database);
+    let said = restored();
+    assert_eq!((&said["erased_later"], &said["purged_later"], &said["held_later"]), (&2.into(), &0.into(), &1.into()));
+    let erased = "SELECT chat_id FROM erasures ORDER BY chat_id";
+    assert_eq!(texts(&database, erased), chats[..1]);
+    let (code, _, error) = run(&["chats", "--database", text(&database)]);
+    assert_eq!((code, error.contains("not recorded")), (0, false), "{error}");
+
+    for command in said["again"].as_array().expect("commands") {
+        let command = command.as_str().expect("a text").replacen("gms-recorder", PROGRAM, 1);
+        let done = Command::new("sh").args(["-c", &command]).output().expect("a shell");
+        assert!(done.status.success(), "{command}: {done:?}");
+    }
+    assert_eq!(texts(&database, erased), chats[..3]);
+    assert_eq!(texts(&database, "SELECT query FROM holds"), ["SELECT chat_id FROM chats WHERE 'it''s' = ''"]);
+    sealed(&database);
+    // More than can be named are listed.
+    erase(&chats[3..]);
+    let (code, told, error) = run(&["restore", text(&backup), "--database", text(&database)]);
+    assert!(code == 0 && told.contains("29 chats erased, 1 hold set"), "{told}{error}");
+    let list = told.lines().find(|line| line.contains("gms-recorder sql")).expect("it lists them").trim();
+    let listed = Command::new("sh").args(["-c", &list.replacen("gms-recorder", PROGRAM, 1)]).output().expect("a shell");
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    assert!(chats[1..].iter().all(|chat_id| listed.contains(chat_id.as_str())), "{listed}");
 }
 
 /// Merges another archive. What it came to.

@@ -88,6 +88,8 @@ async fn a_bundle_convinces_a_program_in_another_language_and_no_byte_of_it_may_
     unsound(&bundle, &key, "a file too many");
     std::fs::remove_file(bundle.join("data/more")).expect("ours");
     sound(&bundle, &key);
+    let (code, _, error) = verify(folder.path(), &key);
+    assert!(code == 1 && error.contains("is no bundle"), "{error}");
 }
 
 /// One byte in the beginning, one in the middle, one at the end, one too many.

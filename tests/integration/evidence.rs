@@ -23,8 +23,11 @@ use crate::support::{Archive, Chat, Client, Origin, Server, count, eventually, f
 use crate::{backups, deliveries, removal};
 
 fn answer(database: &Path, anchors: &[&Path]) -> Answer {
-    let question =
-        Question { anchors: anchors.iter().map(|path| path.to_path_buf()).collect(), keys: Vec::new(), is_copy: false };
+    let question = Question {
+        anchors: anchors.iter().map(|path| path.to_path_buf()).collect(),
+        keys: Vec::new(),
+        ..Question::default()
+    };
     verify(database, &question, &mut |_, _| {}).unwrap_or_else(|error| panic!("{}: {error}", database.display()))
 }
 
@@ -499,6 +502,13 @@ async fn an_anchor_shows_a_file_that_was_rolled_back_or_swapped_or_cut() {
     let in_time = self::answer(&server.database, &[&anchor]);
     assert_eq!(faults(&in_time), "");
     assert!(in_time.anchored > 0 && in_time.last_anchored == in_time.last, "the last one is at the stop");
+    // Without a note it is a wrong path, and says nothing of the archive.
+    for path in [&server.config, &folder.path().join("no-notes")] {
+        std::fs::create_dir_all(folder.path().join("no-notes")).expect("the folder is ours");
+        let arguments = ["verify", "--anchor", &path.display().to_string(), "--database"];
+        let (code, said, error) = run(&[&arguments[..], &[&early.display().to_string()]].concat());
+        assert!(code == 2 && said.is_empty() && error.contains("no notes in it"), "{code} {said}{error}");
+    }
 
     server.start_again();
     let mut client = Client::new(server.address);

@@ -1,5 +1,6 @@
 //! Erasing, purging, holding: what is removed is gone to the last byte, what is held stays, and the evidence stands.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -258,9 +259,15 @@ async fn what_is_held_stays_whatever_is_asked() {
         let (code, _, error) = command(&database, &["hold", on[0], on[1], "--reason", "court", "--case", "L-1"]);
         assert_eq!(code, 0, "{error}");
     }
-    for wrong in ["DELETE FROM chats", "SELECT chat_id, service FROM chats", "SELECT nothing FROM chats"] {
+    for (wrong, why) in [
+        ("DELETE FROM chats", "it is to be one SELECT"),
+        ("SELECT chat_id, service FROM chats", "it is to be one SELECT"),
+        ("SELECT nobody FROM chats", "no such column"),
+        ("SELECT 1 FROM chats", "it gave Integer values"),
+        ("SELECT json(chat_id) FROM chats", "it failed when it was run"),
+    ] {
         let (code, _, error) = command(&database, &["hold", "--query", wrong, "--reason", "court"]);
-        assert!(code == 1 && error.contains("its query:"), "{wrong}: {error}");
+        assert!(code == 1 && error.contains(&format!("its query: {why}")), "{wrong}: {error}");
     }
     let config = folder.path().join("retention.toml");
     std::fs::write(
@@ -348,6 +355,8 @@ async fn a_customer_is_erased_with_a_certificate() {
     let asked = ["erase", "--who", "email=Anna.Berg@example.com", "--reason", "Art. 17", "--case", "4711"];
     let (code, said, error) = command(&database, &[&asked[..], &["--certificate", &certificate]].concat());
     assert_eq!(code, 0, "{said}{error}");
+    let mode = std::fs::metadata(&certificate).expect("it is made").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     let texts = ["anna.berg@example.com", "my name is Berg", "Anna.Berg"].map(String::from);
     gone(&database, &texts);
     let (code, _, error) = command(&database, &[&asked[..], &["--certificate", &certificate]].concat());

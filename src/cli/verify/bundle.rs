@@ -13,6 +13,11 @@ use crate::cli::when::{self, Clock};
 /// # Errors
 /// What to tell the user; a fault of the bundle is one.
 pub(super) async fn run(bundle: &Path, keys: Vec<PublicKey>, look: Look) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        bundle.join("bagit.txt").exists(),
+        "{} is no bundle: it has no bagit.txt; `export --bundle` makes one",
+        bundle.display()
+    );
     let folder = bundle.to_owned();
     let answer = tokio::task::spawn_blocking(move || check(&folder, &keys)).await??;
     output::to_stdout(look, async |output| match output.format {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{BUSY_TIMEOUT, COMPANIONS, Error, Part, at, folder, sync_folder};
+use super::{BUSY_TIMEOUT, COMPANIONS, Error, Part, at, folder, sqlite, sync_folder};
 use crate::store::{self, ArchiveLock, ErrorKind, beside, wal};
 
 /// Names with the same time are told apart by a number; more within a second are no accident.
@@ -29,6 +29,7 @@ pub struct Replaced {
 /// [`Error::InUse`] where a reader has the old file open: it would take away the new one's log when it ends
 /// (sqlite.org/howtocorrupt.html, section 2.4); else as the file system. The old archive is at the path then.
 pub fn replace(mut part: Part, path: &Path, stamp: &str, _lock: &ArchiveLock) -> Result<Replaced, Error> {
+    make_an_archive(part.path())?;
     part.sync()?;
     let kept = path.exists().then(|| free_name(path, stamp)).transpose()?;
     let alone = kept.as_ref().map(|_| Alone::with(path)).transpose()?;
@@ -44,6 +45,14 @@ pub fn replace(mut part: Part, path: &Path, stamp: &str, _lock: &ArchiveLock) ->
     sync_folder(path)?;
     drop(alone);
     Ok(Replaced { kept, was_unreadable })
+}
+
+/// A copy has no write-ahead log, an archive has one: by that they are told apart.
+fn make_an_archive(path: &Path) -> Result<(), Error> {
+    let connection = Connection::open(path).map_err(sqlite("the copy"))?;
+    let mode = connection.query_row("PRAGMA journal_mode = WAL", (), |row| row.get::<_, String>(0));
+    mode.map_err(sqlite("the copy"))?;
+    connection.close().map_err(|(_, error)| sqlite("the copy")(error))
 }
 
 /// Nobody else has the old archive open, nor can until this is dropped, and it is whole without a log.

@@ -205,7 +205,7 @@ impl Custody {
     }
 }
 
-fn holds(connection: &Connection) -> Result<Vec<Hold>, Error> {
+pub(super) fn holds(connection: &Connection) -> Result<Vec<Hold>, Error> {
     let mut select = connection
         .prepare_cached("SELECT id, at, reason, released_at, chat_id, name, value, query FROM holds ORDER BY id")?;
     let read = |row: &Row<'_>| {
@@ -338,11 +338,18 @@ fn chats_of(connection: &Connection, query: &str) -> Result<HashSet<String>, Err
     connection.progress_handler(STEPS, Some(move || Instant::now() > until))?;
     let found: Result<HashSet<String>, _> = select.query_map((), |row| row.get(0)).and_then(Iterator::collect);
     connection.progress_handler(0, None::<fn() -> bool>)?;
-    // Not in SQLite's words, which may be those of a customer.
-    found.map_err(|_| {
-        let seconds = QUERY_TIME_MAX.as_secs();
-        refuse(format!(
-            "it failed when it was run, took longer than {seconds} s, or gave something else than ids of chats"
-        ))
-    })
+    found.map_err(|error| refuse(failure(&error)))
+}
+
+/// Not in SQLite's words, which may be those of a customer.
+fn failure(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::InvalidColumnType(_, _, found) => {
+            format!("it gave {found} values: the ids of chats are text")
+        }
+        other if other.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) => {
+            format!("it took longer than {} s", QUERY_TIME_MAX.as_secs())
+        }
+        _ => "it failed when it was run: a function in it cannot take what a row has, or the archive is damaged".into(),
+    }
 }

@@ -1,0 +1,93 @@
+//! What a backup undoes when it takes the place of its archive: what people did after it was made, and it knows nothing of.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::hold::{Hold, holds};
+use crate::store::Error;
+use crate::store::audit::Snapshot;
+
+/// Erased chats that are named one by one; the others are counted.
+const CHATS_TOLD: usize = 20;
+
+/// Removals and holds that the backup does not have.
+#[derive(Debug, Clone, Default)]
+pub struct Undone {
+    /// How many chats were erased and are in the backup.
+    pub erased: i64,
+    /// The same, of those that the schedule removed.
+    pub purged: i64,
+    /// The first of those that were erased.
+    pub chats: Vec<String>,
+    /// The least number in `erasures` of those that were erased.
+    pub erased_from: Option<i64>,
+    /// Holds in force.
+    pub holds: Vec<Hold>,
+}
+
+impl Undone {
+    /// Compares an archive with a backup of it.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn between(former: &Path, backup: &Path) -> Result<Self, Error> {
+        let (former, backup) = (Snapshot::open(former)?, Snapshot::open(backup)?);
+        let (former, backup) = (&former.connection, &backup.connection);
+        let mut undone = Self::default();
+        if has_acts(former)? {
+            undone.find_removals(former, backup)?;
+            let known: Vec<Hold> = if has_acts(backup)? { holds(backup)? } else { Vec::new() };
+            undone.holds = holds(former)?;
+            undone.holds.retain(|hold| {
+                let is_it = |known: &Hold| (known.id, known.at) == (hold.id, hold.at);
+                hold.released_at.is_none() && !known.iter().any(is_it)
+            });
+        }
+        Ok(undone)
+    }
+
+    /// By chat: an archive that was restored before has other numbers from there on.
+    fn find_removals(&mut self, former: &Connection, backup: &Connection) -> Result<(), Error> {
+        let is_known = match has_acts(backup)? {
+            true => "EXISTS (SELECT 1 FROM erasures WHERE chat_id = ?1 AND how = ?2 AND at = ?3)",
+            false => "0 AND ?2 AND ?3",
+        };
+        let sql = format!("SELECT 1 FROM chats WHERE chat_id = ?1 AND NOT ({is_known})");
+        let mut comes_back = backup.prepare(&sql)?;
+        let sql = "SELECT chat_id, how, at, id FROM erasures
+            WHERE chat_id IS NOT NULL AND how IN ('erased', 'purged') ORDER BY chat_id, id";
+        let mut select = former.prepare(sql)?;
+        let (mut rows, mut last) = (select.query(())?, None);
+        while let Some(row) = rows.next()? {
+            let (chat_id, how, at): (String, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            if last.as_ref() == Some(&chat_id) || !comes_back.exists((&chat_id, &how, at))? {
+                continue;
+            }
+            match how.as_str() {
+                "erased" => self.add_erased(&chat_id, row.get(3)?),
+                _ => self.purged += 1,
+            }
+            last = Some(chat_id);
+        }
+        Ok(())
+    }
+
+    fn add_erased(&mut self, chat_id: &str, number: i64) {
+        self.erased += 1;
+        self.erased_from = Some(self.erased_from.map_or(number, |least| least.min(number)));
+        if self.chats.len() < CHATS_TOLD {
+            self.chats.push(chat_id.to_owned());
+        }
+    }
+
+    /// Nothing was.
+    pub fn is_empty(&self) -> bool {
+        self.erased + self.purged == 0 && self.holds.is_empty()
+    }
+}
+
+/// False of a backup of an earlier release.
+fn has_acts(connection: &Connection) -> Result<bool, Error> {
+    Ok(connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'erasures'")?.exists(())?)
+}
