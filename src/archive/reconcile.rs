@@ -122,7 +122,7 @@ mod tests {
         let gap = |from, until, why| Gap { span: Span { from, until }, why };
         let gaps = vec![gap(0, 100, Why::NotBegun), gap(200, 300, Why::Died)];
         let span = Span { from: 0, until: 1_000 };
-        let recording = Recording { span, on_ms: 0, gaps, runs: Vec::new(), recorders: 1 };
+        let recording = Recording { span, on_ms: 0, gaps, runs: Vec::new(), recorders: 1, copied_at: None };
         let outage = |dropped| OutageRow {
             started_at: 400 + 100 * dropped,
             ended_at: Some(450 + 100 * dropped),

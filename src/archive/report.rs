@@ -76,6 +76,10 @@ pub struct Anchor {
 pub struct Verified {
     /// Rows that are as they were sealed.
     pub rows: u64,
+    /// Leaves of the tree.
+    pub leaves: u64,
+    /// Of them, those that the last checkpoint covers.
+    pub signed_leaves: u64,
     /// What is not.
     pub faults: u64,
     /// The first of them, in words.
@@ -312,7 +316,7 @@ pub async fn report(archive: &mut Archive, question: &Question) -> Result<Report
     let span = question.span;
     let (archive_id, _) = archive.identity().await?;
     let runs = archive.runs().await?;
-    let recording = recording::of_archive(archive, span, question.as_of, &question.served).await?;
+    let recording = recording::as_known(archive, span, question.as_of, &question.served).await?;
     let outages = archive.outages(span, OUTAGES_MAX).await?;
     let pieces = pieces(archive, &recording, question).await?;
     let recorded = pieces.iter().map(|piece| piece.events).sum();

@@ -353,6 +353,9 @@ fn absent(absence: &Absence) -> String {
         }
         Absence::BeforeTheArchive => "the archive has nothing of that time: it began later".into(),
         Absence::NotRecording(Why::Stopped) => "no recorder ran then: it was stopped".into(),
+        Absence::NotRecording(Why::PutBack) => {
+            "no recorder ran then, or the archive was put back from an earlier backup".into()
+        }
         Absence::NotRecording(_) => "no recorder ran then: it had died, or what became of it is not known".into(),
         Absence::Outage(reason) => format!("events were lost then, in an outage ({reason})"),
         Absence::NeverSeen => {

@@ -148,6 +148,8 @@ async fn verified(args: &Args, reading: &Reading) -> anyhow::Result<Verified> {
     };
     Ok(Verified {
         rows: answer.found.rows,
+        leaves: answer.found.leaves,
+        signed_leaves: answer.last.as_ref().map_or(0, |last| last.size),
         faults: answer.fault_count(),
         first_faults: answer.all_faults().map(ToString::to_string).collect(),
         checkpoints: answer.checkpoints,
@@ -293,7 +295,7 @@ mod tests {
         let told = told("", "--day 2026-11-23").await;
         for wanted in [
             "Chat recording: Monday, 23 November 2026",
-            "Recording began at 2026-11-23 03:13:20 +01:00, and was not on throughout since then, as far as it is over (2026-11-23 14:30:00 +01:00): it was on for 97.29 % of the time, and off 2 times",
+            "Recording began at 2026-11-23 03:13:20 +01:00, and was not on throughout from then until now (2026-11-23 14:30:00 +01:00): it was on for 97.29 % of the time, and off 2 times",
             "2026-11-23 14:11:40 +01:00 2026-11-23 14:20:00 +01:00 8 min 20 s the recorder died, or its machine did",
             "Runs 1, 2 have no account by the hour",
             "1 chat of 2 has holes",
@@ -305,6 +307,102 @@ mod tests {
             "Nothing of this archive is signed.",
         ] {
             assert!(told.contains(wanted), "{wanted}: {told}");
+        }
+    }
+
+    /// What is in the archive beside the example, what is asked, what is told, and what is not.
+    #[tokio::test]
+    async fn what_is_told_is_of_this_period_and_no_more_than_is_known() {
+        type Row<'r> = (&'r str, &'r str, &'r [&'r str], &'r [&'r str]);
+        const ACTS: &str = "INSERT INTO acts (id, kind, at, who, host, asked, version) VALUES
+            (1, 'erase', 1795440100000, 'anna', 'h', '{}', 'v'), (2, 'hold', 1795440100000, 'anna', 'h', '{}', 'v');
+            INSERT INTO erasures (act_id, chat_id, how, at, first_seen_at, last_seen_at, events, rows, leaves) VALUES
+            (1, 'c9', 'erased', 1795440100000, 1795438800000, 1795439000000, 5, 6, x''),
+            (1, NULL, 'masked', 1795440100000, NULL, NULL, 0, 3, x'');";
+        const WHOLE: &str = "DELETE FROM coverage WHERE chat_id = 'c2'; DELETE FROM chats WHERE chat_id = 'c2'";
+        let removed = "1 was removed since (see \"Masked, removed, held, read\")";
+        let removed_of_whole = format!("{ACTS}{WHOLE}");
+        let rows: [Row; 10] = [
+            (
+                ACTS,
+                "--day 2026-11-23",
+                &["1 chat of 2 has holes", removed, "words in acts 1 0 0 3", "; 1 more was set in it"],
+                &["masked 1"],
+            ),
+            (
+                &removed_of_whole,
+                "--day 2026-11-23",
+                &["The one chat of the period that is in the archive has no hole", removed],
+                &["seen has"],
+            ),
+            (
+                "",
+                "--day 2026-11-23",
+                &["holes --since 2026-11-22T23:00:00.000Z --until 2026-11-23T23:00:00.000Z"],
+                &["30d", "removed since"],
+            ),
+            (
+                "",
+                "--day 2026-11-23",
+                &[
+                    "since it began at 2026-11-23 03:13:20 +01:00",
+                    "11-23 02:00 0 0 0 not begun",
+                    "recording had not begun",
+                ],
+                &[],
+            ),
+            (
+                "PRAGMA journal_mode = DELETE",
+                "--day 2026-11-23",
+                &[
+                    "until this copy of the archive was made (2026-11-23 14:20:00 +01:00)",
+                    "off once",
+                    "ends at 2026-11-23 14:20:00 +01:00",
+                ],
+                &["nobody serves", "until now"],
+            ),
+            (
+                "PRAGMA journal_mode = DELETE",
+                "--since 2026-11-23T14:25",
+                &["This is a copy, which ends at 2026-11-23 14:20:00 +01:00, before the period"],
+                &["still to come:"],
+            ),
+            (
+                "INSERT INTO checkpoints VALUES (1, 1, 1795440100000, '')",
+                "--day 2026-11-23",
+                &["later rows are not signed yet"],
+                &["since the period ended"],
+            ),
+            (
+                "INSERT INTO checkpoints VALUES (1, 1, 1795440100000, '')",
+                "--day 2026-11-24",
+                &["still to come"],
+                &["since the period ended", "not signed"],
+            ),
+            (
+                "INSERT INTO checkpoints VALUES (1, 1, 1795440100000, '')",
+                "--month 2025-01",
+                &[
+                    "Nothing was recorded in January 2025",
+                    "Recorded for no time",
+                    "The archive has no chat of the period.",
+                ],
+                &["good ", "0 ms", "lies under", "Checkpoint 1 is not"],
+            ),
+            (
+                "INSERT INTO acts (kind, at, who, host, asked, version) VALUES ('restore', 1795439900000, 'anna', 'h', '{}', 'v')",
+                "--day 2026-11-23",
+                &[
+                    "8 min 20 s the archive was put back from a backup",
+                    "put back from a backup; last heard of 2026-11-23 14:11:40",
+                ],
+                &["or its machine did"],
+            ),
+        ];
+        for (more, line, wanted, unwanted) in rows {
+            let told = told(more, line).await;
+            wanted.iter().for_each(|wanted| assert!(told.contains(wanted), "{more} {line}: {wanted}: {told}"));
+            unwanted.iter().for_each(|no| assert!(!told.contains(no), "{more} {line}: {no}: {told}"));
         }
     }
 

@@ -32,6 +32,8 @@ pub struct Timeline {
     pub title: String,
     /// Rows: a name, and its stretches.
     pub rows: Vec<(String, Vec<Stretch>)>,
+    /// What the kinds of stretches mean: a class of the style, and words.
+    pub legend: Vec<(&'static str, &'static str)>,
     /// Below it: where (0 to 1), and what.
     pub marks: Vec<(f64, String)>,
 }
@@ -136,39 +138,45 @@ impl Bars {
         svg + "</svg>"
     }
 
-    /// What colours mean, and where the plot begins below it.
     fn legend(&self) -> (String, f64) {
-        let mut svg = String::new();
-        if self.series.len() < 2 {
-            return (svg, TOP);
-        }
-        let (mut x, mut y) = (LEFT, TOP);
-        for (number, (name, _)) in self.series.iter().enumerate() {
-            let width = 24.0 + 6.6 * name.chars().count() as f64;
-            if x + width > WIDTH && x > LEFT {
-                (x, y) = (LEFT, y + 18.0);
-            }
-            let _ = write!(
-                svg,
-                r#"<rect class="s{}" x="{x:.0}" y="{:.0}" width="10" height="10"/><text class="tick" x="{:.0}" y="{:.0}">{}</text>"#,
-                number.min(SERIES - 1),
-                y - 3.0,
-                x + 15.0,
-                y + 6.0,
-                escaped(&legible_line(name))
-            );
-            x += width;
-        }
-        (svg, y + 22.0)
+        let entry = |(number, (name, _)): (usize, &(String, _))| (format!("s{}", number.min(SERIES - 1)), name.clone());
+        let entries: Vec<(String, String)> = self.series.iter().enumerate().map(entry).collect();
+        if entries.len() < 2 { (String::new(), TOP) } else { legend(&entries) }
     }
+}
+
+/// What colours mean (a class of the style, and words), and where the plot begins below it.
+fn legend(entries: &[(impl AsRef<str>, impl AsRef<str>)]) -> (String, f64) {
+    let mut svg = String::new();
+    let (mut x, mut y) = (LEFT, TOP);
+    for (class, name) in entries {
+        let name = name.as_ref();
+        let width = 24.0 + 6.6 * name.chars().count() as f64;
+        if x + width > WIDTH && x > LEFT {
+            (x, y) = (LEFT, y + 18.0);
+        }
+        let _ = write!(
+            svg,
+            r#"<rect class="{}" x="{x:.0}" y="{:.0}" width="10" height="10"/><text class="tick" x="{:.0}" y="{:.0}">{}</text>"#,
+            class.as_ref(),
+            y - 3.0,
+            x + 15.0,
+            y + 6.0,
+            escaped(&legible_line(name))
+        );
+        x += width;
+    }
+    (svg, y + 22.0)
 }
 
 impl Timeline {
     fn svg(&self) -> String {
-        let bottom = TOP + ROW * self.rows.len() as f64;
+        let (legend, top) = legend(&self.legend);
+        let bottom = top + ROW * self.rows.len() as f64;
         let mut svg = begin(&self.title, bottom + 24.0);
+        svg.push_str(&legend);
         for (number, (name, stretches)) in self.rows.iter().enumerate() {
-            let y = TOP + ROW * number as f64;
+            let y = top + ROW * number as f64;
             let _ = write!(
                 svg,
                 r#"<text class="tick" x="{:.0}" y="{:.1}" text-anchor="end">{}</text>"#,
@@ -252,6 +260,19 @@ mod tests {
         {
             assert_eq!(grouped(number), wanted);
         }
+    }
+
+    #[test]
+    fn a_timeline_says_what_its_colours_mean() {
+        let timeline = Timeline {
+            title: "when".into(),
+            rows: vec![("on".into(), vec![Stretch { from: 0.0, until: 0.5, kind: "off", what: "died".into() }])],
+            legend: vec![("off", "not recorded"), ("unknown", "still to come")],
+            marks: Vec::new(),
+        };
+        let svg = Chart::Timeline(timeline).svg();
+        assert!(svg.contains(">not recorded</text>") && svg.contains(">still to come</text>"), "{svg}");
+        assert_eq!((svg.matches("class=\"off\"").count(), svg.matches("class=\"unknown\"").count()), (2, 1));
     }
 
     #[test]

@@ -14,7 +14,7 @@ header { border-bottom: 3px solid #1f4e79; margin-bottom: 1.2em }
 h1 { font-size: 1.7em; margin: 0 0 .3em; color: #12324f } h2 { font-size: 1.25em; color: #12324f; border-bottom: 1px solid #c9d3dd; padding-bottom: .2em }
 table { font-size: .92em; margin-bottom: .8em } caption { text-align: start; font-weight: 600; padding: .9em .6em .3em } figcaption { font-size: .92em; font-weight: 600; padding: .9em .6em .3em }
 td.number, th.number { text-align: end } .facts th { width: 13em; font-weight: 600 } .facts { margin: .4em 0 1em }
-thead th { background: #f2f5f8; color: #22303c; overflow-wrap: normal } td.number { white-space: nowrap } tbody td:first-child:not(.number) { min-width: 11em }
+thead th { background: #f2f5f8; color: #22303c; overflow-wrap: normal } td.number { white-space: nowrap } tbody td:not(.number) { min-width: 3.5em } tbody td:first-child:not(.number) { min-width: 11em }
 .verdict { border: 1px solid #c9d3dd; border-radius: 6px; padding: .3em 1em; background: #fafbfc; break-inside: avoid }
 .verdict p { margin: .6em 0; display: flex; gap: .7em; align-items: flex-start }
 .tone { flex: none; width: 6.2em; margin-top: .2em; text-align: center; font-size: .82em; font-weight: 700; border-radius: 3px; color: #fff }
@@ -23,7 +23,7 @@ nav ol { columns: 2; padding-inline-start: 1.4em } nav a, a { color: #1f4e79 }
 figure { margin: .8em 0; break-inside: avoid } svg { width: 100%; height: auto; font: 11px system-ui, sans-serif }
 svg .tick { fill: #3c4854 } svg .grid { stroke: #d5dce3; stroke-width: 1 }
 .s0 { fill: #1f5f99 } .s1 { fill: #c4561a } .s2 { fill: #2f7d4f } .s3 { fill: #7a4fa3 } .s4 { fill: #a3261b } .s5 { fill: #8a6d00 } .s6 { fill: #3f7f8c } .s7 { fill: #6b7680 }
-.on { fill: #2f7d4f } .off { fill: #a3261b } .impaired { fill: #b86e12 } .unknown { fill: #c9d3dd }
+.on { fill: #2f7d4f } .off { fill: #a3261b } .impaired { fill: #b86e12 } .unknown { fill: #dfe5eb } .before { fill: #7d8a96 }
 code { font: .9em ui-monospace, monospace; background: #f2f5f8; padding: .1em .3em; border-radius: 3px; overflow-wrap: anywhere } p.command { margin: .3em 0 }
 .left-out { color: #53606c; font-size: .9em }
 .signature { break-inside: avoid; margin-top: 3em; border-top: 3px solid #1f4e79 }
@@ -66,14 +66,25 @@ fn text(text: &str) -> String {
     escaped(&legible_line(text))
 }
 
+/// The same, of what this program says: between a pair of backticks stands something to be typed.
+fn words(said: &str) -> String {
+    let parts: Vec<&str> = said.split('`').collect();
+    if parts.len().is_multiple_of(2) {
+        return text(said);
+    }
+    let part =
+        |(at, part): (usize, &&str)| if at % 2 == 1 { format!("<code>{}</code>", text(part)) } else { text(part) };
+    parts.iter().enumerate().map(part).collect()
+}
+
 fn remark(to: &mut impl Write, Remark { tone, text: said }: &Remark) -> io::Result<()> {
     let word = tone.word();
-    writeln!(to, "<p class=\"{word}\"><span class=\"tone\">{word}</span><span>{}</span></p>", text(said))
+    writeln!(to, "<p class=\"{word}\"><span class=\"tone\">{word}</span><span>{}</span></p>", words(said))
 }
 
 fn block(to: &mut impl Write, block: &Block) -> io::Result<()> {
     match block {
-        Block::Words(words) => writeln!(to, "<p>{}</p>", text(words)),
+        Block::Words(said) => writeln!(to, "<p>{}</p>", words(said)),
         Block::Facts(pairs) => facts(to, pairs),
         Block::Table(rows) => table(to, rows),
         Block::Chart(chart) => {
@@ -107,7 +118,7 @@ fn table(to: &mut impl Write, table: &Table) -> io::Result<()> {
     }
     writeln!(to, "</tbody>\n</table>")?;
     match &table.left_out {
-        Some(left_out) => writeln!(to, "<p class=\"left-out\">{}</p>", text(left_out)),
+        Some(left_out) => writeln!(to, "<p class=\"left-out\">{}</p>", words(left_out)),
         None => Ok(()),
     }
 }
@@ -121,4 +132,20 @@ fn signature(to: &mut impl Write, signed: &[(String, String)]) -> io::Result<()>
         writeln!(to, "<div>{line}</div>")?;
     }
     writeln!(to, "</div>\n</section>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_typed_stands_out_and_nothing_is_obeyed() {
+        for (said, wanted) in [
+            ("Run `verify --anchor`.", "Run <code>verify --anchor</code>."),
+            ("a ` alone", "a ` alone"),
+            ("`<b>` <i>", "<code>&lt;b&gt;</code> &lt;i&gt;"),
+        ] {
+            assert_eq!(words(said), wanted);
+        }
+    }
 }

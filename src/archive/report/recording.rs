@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::store::read::period::{Run, Span};
 use crate::store::read::{Archive, Error};
+use crate::units;
 
 /// How a run came to its end, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -15,6 +16,8 @@ pub enum Ending {
     Stopped,
     /// It was killed, or the power failed: another run of the recorder follows, and it never said that it stops.
     Died,
+    /// The file that it wrote to was put back from a backup.
+    PutBack,
     /// It goes on.
     GoesOn,
     /// No other run follows, and nobody serves the file now: it died, or this is a copy.
@@ -56,6 +59,8 @@ pub enum Why {
     Stopped,
     /// The last one that ran died.
     Died,
+    /// The archive was put back from a backup, and goes on from there.
+    PutBack,
     /// Nobody serves this file, and what became of the last run is not in it.
     LastHeard,
 }
@@ -63,7 +68,7 @@ pub enum Why {
 /// When it was recorded, within a span.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Recording {
-    /// What is asked about: the part of the span that was over when it was asked.
+    /// What is asked about: the part of the span that was over when it was asked, or when the copy was made.
     #[serde(flatten)]
     pub span: Span,
     /// Milliseconds of it in which a recorder ran.
@@ -74,6 +79,9 @@ pub struct Recording {
     pub runs: Vec<Lifetime>,
     /// How many recorders they are of.
     pub recorders: usize,
+    /// Of a copy: the last moment that it knows of. What is asked about ends there.
+    #[serde(serialize_with = "units::as_iso_or_none")]
+    pub copied_at: Option<i64>,
 }
 
 /// Asks an archive for it. `as_of`: when that is; `served`: archives that are served then, by their ids.
@@ -86,8 +94,30 @@ pub async fn of_archive(
     as_of: i64,
     served: &BTreeSet<String>,
 ) -> Result<Recording, Error> {
+    Ok(Recording::of(lifetimes(archive, as_of, served).await?, span, as_of))
+}
+
+/// The same; of a copy only until the last moment that it knows of.
+///
+/// # Errors
+/// As SQLite.
+pub async fn as_known(
+    archive: &mut Archive,
+    span: Span,
+    as_of: i64,
+    served: &BTreeSet<String>,
+) -> Result<Recording, Error> {
+    let lifetimes = lifetimes(archive, as_of, served).await?;
+    let copied_at = match archive.is_copy().await? {
+        true => Some(copied_at(&lifetimes, &archive.restored_at().await?, as_of)),
+        false => None,
+    };
+    Ok(Recording { copied_at, ..Recording::of(lifetimes, span, copied_at.unwrap_or(as_of)) })
+}
+
+async fn lifetimes(archive: &mut Archive, as_of: i64, served: &BTreeSet<String>) -> Result<Vec<Lifetime>, Error> {
     let (archive_id, _) = archive.identity().await?;
-    let runs = archive.runs().await?;
+    let (runs, restored_at) = (archive.runs().await?, archive.restored_at().await?);
     let mut lifetimes = Vec::with_capacity(runs.len());
     for run in &runs {
         let next = next_of(&runs, run);
@@ -95,9 +125,16 @@ pub async fn of_archive(
         let is_served = served.contains(if is_own { &archive_id } else { &run.recorder });
         let is_over = run.stopped_at.is_some() || next.is_none() && is_served;
         let signs = if is_over || !is_own { Vec::new() } else { signs_before(archive, run, next).await? };
-        lifetimes.push(lifetime(run, next, is_served, as_of, &signs));
+        let restored_at = if is_own { &restored_at[..] } else { &[] };
+        lifetimes.push(lifetime(run, next, is_served, as_of, &signs, restored_at));
     }
-    Ok(Recording::of(lifetimes, span, as_of))
+    Ok(lifetimes)
+}
+
+/// The last moment that a copy knows of.
+fn copied_at(lifetimes: &[Lifetime], restored_at: &[i64], as_of: i64) -> i64 {
+    let ends = lifetimes.iter().map(|life| life.span.until);
+    ends.chain(restored_at.iter().copied()).max().map_or(as_of, |last| last.min(as_of))
 }
 
 /// What tells that a run was there still: its last checkpoint; where it has no account, chats too.
@@ -135,7 +172,12 @@ impl Recording {
         recorders.sort_unstable();
         recorders.dedup();
         let recorders = recorders.len();
-        Self { span, on_ms: span.until - span.from - off_ms, gaps, runs, recorders }
+        Self { span, on_ms: span.until - span.from - off_ms, gaps, runs, recorders, copied_at: None }
+    }
+
+    /// When the first run began, where that is within the span.
+    pub fn began_at(&self) -> Option<i64> {
+        self.gaps.iter().find(|gap| gap.why == Why::NotBegun).map(|gap| gap.span.until)
     }
 
     /// Whether it was recorded at a moment.
@@ -154,6 +196,7 @@ fn why_after(ending: Ending) -> Why {
     match ending {
         Ending::Stopped => Why::Stopped,
         Ending::Died => Why::Died,
+        Ending::PutBack => Why::PutBack,
         Ending::GoesOn | Ending::LastHeard => Why::LastHeard,
     }
 }
@@ -166,14 +209,25 @@ fn gap(gaps: &mut Vec<Gap>, from: i64, until: i64, within: Span, why: Why) {
     }
 }
 
-/// When a run was last known to be there. `signs` are moments before the next run of its recorder.
-fn lifetime(run: &Run, next: Option<&Run>, is_served: bool, as_of: i64, signs: &[Option<i64>]) -> Lifetime {
+/// When a run was last known to be there. `signs` are moments before the next run of its recorder; `restored_at`: when the
+/// archive was put back from a backup.
+fn lifetime(
+    run: &Run,
+    next: Option<&Run>,
+    is_served: bool,
+    as_of: i64,
+    signs: &[Option<i64>],
+    restored_at: &[i64],
+) -> Lifetime {
     let last = signs.iter().chain([&run.heard_at]).flatten().copied().max().unwrap_or(run.started_at);
     let last = last.max(run.started_at).min(next.map_or(i64::MAX, |next| next.started_at.max(run.started_at)));
+    let before_next = last..=next.map_or(i64::MAX, |next| next.started_at);
+    let is_put_back = restored_at.iter().any(|at| before_next.contains(at));
     let (until, ending) = match (run.stopped_at, next) {
         (Some(stopped_at), _) => (stopped_at, Ending::Stopped),
-        (None, Some(_)) => (last, Ending::Died),
         (None, None) if is_served => (as_of.max(run.started_at), Ending::GoesOn),
+        (None, _) if is_put_back => (last, Ending::PutBack),
+        (None, Some(_)) => (last, Ending::Died),
         (None, None) => (last, Ending::LastHeard),
     };
     let Run { run_id, recorder, instance, version, when_unavailable, sealing, .. } = run.clone();
@@ -191,6 +245,21 @@ mod tests {
         let recorder = recorder.into();
         let (ledger, heard_at) = (None, None);
         Run { run_id, recorder, instance, version, started_at, stopped_at, when_unavailable, sealing, ledger, heard_at }
+    }
+
+    #[test]
+    fn an_archive_that_was_put_back_did_not_die() {
+        let all = [run(1, "", 0, None), run(2, "", 50, None)];
+        for (restored_at, next, wanted) in [
+            (&[45][..], Some(&all[1]), Ending::PutBack),
+            (&[45], None, Ending::PutBack),
+            (&[10, 60], Some(&all[1]), Ending::Died),
+            (&[10], None, Ending::LastHeard),
+            (&[], Some(&all[1]), Ending::Died),
+        ] {
+            let life = lifetime(&all[0], next, false, 90, &[Some(30)], restored_at);
+            assert_eq!((life.span.until, life.ending), (30, wanted), "{restored_at:?}");
+        }
     }
 
     /// (run_id, recorder, start, stop, last sign of one that did not stop), what is asked, whether it is served, gaps.
@@ -234,7 +303,7 @@ mod tests {
             let lives = all
                 .iter()
                 .zip(runs)
-                .map(|(run, (.., sign))| lifetime(run, next_of(&all, run), is_served, as_of, &[*sign]));
+                .map(|(run, (.., sign))| lifetime(run, next_of(&all, run), is_served, as_of, &[*sign], &[]));
             let recording = Recording::of(lives.collect(), Span { from, until }, as_of);
             let found: Vec<_> = recording.gaps.iter().map(|gap| (gap.span.from, gap.span.until, gap.why)).collect();
             assert_eq!(found, wanted, "{what}");

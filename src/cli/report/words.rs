@@ -4,10 +4,10 @@ mod sections;
 
 use super::super::output::counted;
 use super::super::when::{Clock, span};
-use crate::archive::report::Report;
 use crate::archive::report::chart::grouped;
 use crate::archive::report::document::{Document, Remark, Tone};
 use crate::archive::report::recording::{Gap, Recording, Why};
+use crate::archive::report::{Report, Verified};
 
 /// All of it.
 pub fn document(report: &Report, name: &str, clock: &Clock) -> Document {
@@ -66,6 +66,10 @@ impl Words<'_> {
             format!("{}, days of {}", self.clock.stretch(period.from, period.until), self.zone()),
         ));
         facts.push(fact("As of", self.clock.date_time(*as_of)));
+        if let Some(copied_at) = self.report.recording.copied_at {
+            let at = self.clock.date_time(copied_at);
+            facts.push(fact("Copy", format!("this is a copy of the archive (a backup or snapshot), and ends at {at}")));
+        }
         facts.push(fact("Made by", format!("gms-recorder {version}")));
         facts
     }
@@ -84,16 +88,27 @@ impl Words<'_> {
 
     /// Was it recording throughout?
     fn whether_recorded(&self) -> Remark {
-        let Recording { span: asked, gaps, runs, on_ms, .. } = &self.report.recording;
+        let Recording { span: asked, gaps, runs, on_ms, copied_at, .. } = &self.report.recording;
         if asked.from >= asked.until {
-            return remark(Tone::Note, "The period is still to come: there is nothing to tell of it.");
+            return match copied_at.filter(|_| self.report.as_of > asked.from) {
+                None => remark(Tone::Note, "The period is still to come: there is nothing to tell of it."),
+                Some(at) => {
+                    let at = self.clock.date_time(at);
+                    remark(
+                        Tone::Note,
+                        format!("This is a copy, which ends at {at}, before the period: it tells nothing of it."),
+                    )
+                }
+            };
         }
         if runs.is_empty() {
             return remark(Tone::Bad, format!("Nothing was recorded in {}: no recorder ran.", self.name));
         }
-        let until_now = match asked.until < self.report.period.until {
-            true => format!(", as far as it is over ({})", self.clock.date_time(asked.until)),
-            false => String::new(),
+        let end = self.clock.date_time(asked.until);
+        let until_now = match (asked.until < self.report.period.until, copied_at) {
+            (false, _) => String::new(),
+            (true, Some(_)) => format!(" until this copy of the archive was made ({end})"),
+            (true, None) => format!(" until now ({end})"),
         };
         let (before, off): (Vec<&Gap>, Vec<&Gap>) = gaps.iter().partition(|gap| gap.why == Why::NotBegun);
         let (what, from) = match before.first() {
@@ -101,7 +116,10 @@ impl Words<'_> {
             Some(before) => {
                 let began = self.clock.date_time(before.span.until);
                 (
-                    format!("Recording began at {began}, and was {{}} throughout since then{until_now}"),
+                    format!(
+                        "Recording began at {began}, and was {{}} throughout from then{}",
+                        if until_now.is_empty() { " on" } else { &until_now }
+                    ),
                     before.span.until,
                 )
             }
@@ -131,7 +149,7 @@ impl Words<'_> {
         if dropped > 0 {
             let what = "were given to clients and will never be recorded: see the outages below";
             said.push(remark(Tone::Bad, format!("{} {what}.", many(dropped, "event"))));
-        } else if account.hours > 0 || !account.by_ledger.is_empty() {
+        } else if seen > 0 {
             said.push(remark(Tone::Good, format!("Of {} that were seen, none was lost.", many(seen, "event"))));
         }
         if refused > 0 {
@@ -149,19 +167,30 @@ impl Words<'_> {
 
     fn whether_whole(&self) -> Vec<Remark> {
         let chats = &self.report.chats;
+        let removed = self.removed_since();
         let mut said = Vec::new();
-        if chats.seen > 0 && self.report.holes.chats == 0 {
-            let what = "as delivered to the clients behind this recorder";
-            let all = if chats.seen == 1 {
-                "The one chat that was seen has".to_owned()
-            } else {
-                format!("All {} that were seen have", many(chats.seen, "chat"))
-            };
-            said.push(remark(Tone::Good, format!("{all} no hole: whole, {what}.")));
+        match (chats.seen, &removed) {
+            (0, Some(removed)) => {
+                said.push(remark(Tone::Note, format!("No chat of the period is in the archive; {removed}.")));
+            }
+            (1.., _) if self.report.holes.chats == 0 => {
+                let what = "as delivered to the clients behind this recorder";
+                let all = if chats.seen == 1 {
+                    "The one chat of the period that is in the archive has".to_owned()
+                } else {
+                    format!("All {} of the period that are in the archive have", many(chats.seen, "chat"))
+                };
+                let removed = removed.as_ref().map_or(String::new(), |removed| format!("; {removed}"));
+                said.push(remark(Tone::Good, format!("{all} no hole: whole, {what}{removed}.")));
+            }
+            _ => {}
         }
         if self.report.holes.chats > 0 {
             let holes = many(self.report.holes.chats as i64, "chat");
-            let what = "holes: positions of the transcript that no answer covered. The reasons are given below";
+            let removed = removed.map_or(String::new(), |removed| format!("; {removed}"));
+            let what = format!(
+                "holes: positions of the transcript that no answer covered. The reasons are given below{removed}"
+            );
             said.push(remark(
                 Tone::Bad,
                 format!(
@@ -184,10 +213,25 @@ impl Words<'_> {
         said
     }
 
+    /// `18 were removed since (…)`
+    fn removed_since(&self) -> Option<String> {
+        let (removed, _) = self.report.account.removed_since;
+        let was = if removed == 1 { "was" } else { "were" };
+        (removed > 0).then(|| format!("{} {was} removed since (see \"{}\")", grouped(removed), sections::CUSTODY))
+    }
+
+    /// Nothing that the archive has, or had, is of the period.
+    fn has_nothing(&self) -> bool {
+        let Report { recording, account, chats, .. } = self.report;
+        recording.runs.is_empty() && account.recorded == 0 && account.removed_since.0 == 0 && chats.seen == 0
+    }
+
     fn what_vouches(&self) -> Vec<Remark> {
         let proof = &self.report.proof;
+        let is_over = self.report.recording.span.until == self.report.period.until;
         let mut said = Vec::new();
         match (&proof.covers_period, &proof.last) {
+            (_, Some(_)) if self.has_nothing() => {}
             (Some(checkpoint), _) if checkpoint.is_signed => said.push(remark(
                 Tone::Good,
                 format!(
@@ -201,6 +245,14 @@ impl Words<'_> {
                 format!(
                     "Checkpoint {} is not signed with a key of this archive: run `gms-recorder verify`.",
                     checkpoint.number
+                ),
+            )),
+            (None, Some(last)) if !is_over => said.push(remark(
+                Tone::Note,
+                format!(
+                    "What was recorded in it until {} lies under checkpoint {}, the last one; later rows are not signed yet.",
+                    self.clock.date_time(last.at),
+                    last.number
                 ),
             )),
             (None, Some(last)) => said.push(remark(
@@ -221,10 +273,7 @@ impl Words<'_> {
             ));
         }
         match &proof.verified {
-            Some(verified) if verified.faults == 0 => said.push(remark(
-                Tone::Good,
-                format!("Verified for this report: {} are as they were sealed.", many(as_i64(verified.rows), "row")),
-            )),
+            Some(verified) if verified.faults == 0 => said.push(as_sealed(verified)),
             Some(verified) => said.push(remark(
                 Tone::Bad,
                 format!(
@@ -258,6 +307,54 @@ impl Words<'_> {
     }
 }
 
+/// It has no fault; what no checkpoint covers might have been written by anybody.
+fn as_sealed(verified: &Verified) -> Remark {
+    let rows = format!("Verified for this report: {} are as they were sealed", many(as_i64(verified.rows), "row"));
+    match verified.leaves.saturating_sub(verified.signed_leaves) {
+        0 => remark(Tone::Good, format!("{rows}.")),
+        newer => remark(
+            Tone::Note,
+            format!(
+                "{rows}; {} of the {} leaves of its tree are newer than the last checkpoint: nobody vouches for them yet.",
+                grouped(as_i64(newer)),
+                grouped(as_i64(verified.leaves))
+            ),
+        ),
+    }
+}
+
 fn times(count: usize) -> String {
     if count == 1 { "Once".into() } else { format!("{count} times") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_no_checkpoint_covers_are_no_good_news() {
+        for (signed_leaves, tone, end) in [
+            (976, Tone::Good, "976 rows are as they were sealed."),
+            (
+                5,
+                Tone::Note,
+                "971 of the 976 leaves of its tree are newer than the last checkpoint: nobody vouches for them yet.",
+            ),
+        ] {
+            let (first_faults, anchors, warnings) = Default::default();
+            let verified = Verified {
+                rows: 976,
+                leaves: 976,
+                signed_leaves,
+                faults: 0,
+                first_faults,
+                checkpoints: 1,
+                anchors,
+                anchored: 0,
+                warnings,
+            };
+            let said = as_sealed(&verified);
+            assert!(said.tone == tone && said.text.ends_with(end), "{}", said.text);
+        }
+    }
 }

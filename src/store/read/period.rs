@@ -144,6 +144,28 @@ impl Archive {
         Ok(sqlx::query_as(sql).fetch_one(&mut self.connection).await?)
     }
 
+    /// Whether it is a copy (`backup`, `snapshot`): only the archive itself has a write-ahead log. Not known, and false, of a
+    /// file that this user cannot read as one with a log.
+    ///
+    /// # Errors
+    /// As SQLite.
+    pub async fn is_copy(&mut self) -> Result<bool, Error> {
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut self.connection).await?;
+        Ok(mode != "wal" && !self.is_immutable && !self.is_united)
+    }
+
+    /// When it was put back from a backup, the first time first.
+    ///
+    /// # Errors
+    /// As SQLite.
+    pub async fn restored_at(&mut self) -> Result<Vec<i64>, Error> {
+        if !self.has("acts").await? {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT at FROM acts WHERE kind = 'restore' ORDER BY at";
+        Ok(sqlx::query_scalar(sql).fetch_all(&mut self.connection).await?)
+    }
+
     /// All runs, the first first.
     ///
     /// # Errors
@@ -366,7 +388,7 @@ impl Archive {
         Ok(sqlx::query_as(sql).bind(span.from).bind(span.until).fetch_all(&mut self.connection).await?)
     }
 
-    /// What was removed or masked later in a span, by how.
+    /// What was removed or masked later in a span, by how: `words in acts` are the stars that an erasure puts into acts.
     ///
     /// # Errors
     /// As SQLite.
@@ -374,8 +396,10 @@ impl Archive {
         if !self.has("acts").await? {
             return Ok(Vec::new());
         }
-        let sql = "SELECT how, count(DISTINCT act_id) AS acts, count(DISTINCT chat_id) AS chats, sum(events) AS events,
-                sum(rows) AS rows FROM erasures WHERE at >= ? AND at < ? GROUP BY how ORDER BY how";
+        let sql = "SELECT CASE WHEN how = 'masked' AND (SELECT kind FROM acts WHERE id = act_id) <> 'mask' THEN 'words in acts'
+                    ELSE how END AS means, count(DISTINCT act_id) AS acts, count(DISTINCT chat_id) AS chats,
+                sum(events) AS events, sum(rows) AS rows
+            FROM erasures WHERE at >= ? AND at < ? GROUP BY means ORDER BY means";
         Ok(sqlx::query_as(sql).bind(span.from).bind(span.until).fetch_all(&mut self.connection).await?)
     }
 
@@ -552,7 +576,7 @@ impl FromRow<'_, SqliteRow> for ChatCount {
 impl FromRow<'_, SqliteRow> for Removed {
     fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
         Ok(Self {
-            how: row.try_get("how")?,
+            how: row.try_get("means")?,
             acts: row.try_get("acts")?,
             chats: row.try_get("chats")?,
             events: row.try_get("events")?,

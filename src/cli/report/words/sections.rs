@@ -1,7 +1,7 @@
 //! The sections of a report, in its order.
 
 use super::super::super::output::counted;
-use super::super::super::when::span;
+use super::super::super::when::{self, span};
 use super::{Words, as_i64, fact, many};
 use crate::archive::report::chart::{Bars, Chart, Stretch, Timeline, grouped};
 use crate::archive::report::document::{Block, Section, Table};
@@ -14,16 +14,30 @@ const ROWS_MAX: usize = 60;
 /// Marks below a timeline, at most.
 const MARKS_MAX: usize = 8;
 
+/// The section on what was masked, removed and read.
+pub(super) const CUSTODY: &str = "Masked, removed, held, read";
+
 impl Words<'_> {
+    /// The options of other commands for the period.
+    fn times(&self) -> String {
+        let Span { from, until } = self.report.period;
+        let option = |name: &str, at| when::iso(at).map_or(String::new(), |at| format!(" {name} {at}"));
+        option("--since", from) + &option("--until", until)
+    }
+
     pub(super) fn recording(&self) -> Section {
         let Recording { span: asked, on_ms, recorders, gaps, .. } = &self.report.recording;
         let whole = asked.until - asked.from;
         let before = gaps.iter().filter(|gap| gap.why == Why::NotBegun).map(|gap| gap.span.until - gap.span.from);
         let known = whole - before.sum::<i64>();
-        let facts = vec![
-            fact("Recorded for", format!("{} of {}", span(*on_ms), span(known))),
-            fact("Recorders", recorders.to_string()),
-        ];
+        let recorded = match self.report.recording.began_at() {
+            _ if known == 0 => "no time: no recorder ran, or the period is still to come".to_owned(),
+            Some(began) => {
+                format!("{} of {}, since it began at {}", span(*on_ms), span(known), self.clock.date_time(began))
+            }
+            None => format!("{} of {}", span(*on_ms), span(known)),
+        };
+        let facts = vec![fact("Recorded for", recorded), fact("Recorders", recorders.to_string())];
         let timeline = (whole > 0).then(|| Block::Chart(Chart::Timeline(self.timeline())));
         let blocks = std::iter::once(Block::Facts(facts)).chain(timeline).chain(self.gaps());
         let blocks = blocks.chain([self.runs()]).chain(self.outages()).collect();
@@ -32,6 +46,9 @@ impl Words<'_> {
 
     fn gaps(&self) -> Vec<Block> {
         let gaps = &self.report.recording.gaps;
+        if gaps.is_empty() && self.report.recording.runs.is_empty() {
+            return Vec::new();
+        }
         if gaps.is_empty() {
             return vec![Block::Words("There was no time in which no recorder ran.".into())];
         }
@@ -55,6 +72,7 @@ impl Words<'_> {
             let end = match life.ending {
                 Ending::Stopped => format!("stopped {until}"),
                 Ending::Died => format!("died, last heard of {until}"),
+                Ending::PutBack => format!("put back from a backup; last heard of {until}"),
                 Ending::GoesOn => "goes on".into(),
                 Ending::LastHeard => format!("last heard of {until}"),
             };
@@ -67,6 +85,9 @@ impl Words<'_> {
 
     fn outages(&self) -> Vec<Block> {
         let outages = &self.report.outages;
+        if outages.is_empty() && self.report.recording.runs.is_empty() {
+            return Vec::new();
+        }
         if outages.is_empty() {
             return vec![Block::Words(
                 "There was no outage: whenever a recorder ran, the archive took what it brought.".into(),
@@ -98,10 +119,12 @@ impl Words<'_> {
         };
         let mut on = vec![stretch(asked.from, asked.until, "on", "on")];
         if asked.until < period.until {
-            on.push(stretch(asked.until, period.until, "unknown", "still to come"));
+            let what =
+                if self.report.recording.copied_at.is_some() { "after this copy was made" } else { "still to come" };
+            on.push(stretch(asked.until, period.until, "unknown", what));
         }
         for Gap { span: gap, why: because } in gaps {
-            let kind = if *because == Why::NotBegun { "unknown" } else { "off" };
+            let kind = if *because == Why::NotBegun { "before" } else { "off" };
             on.push(stretch(gap.from, gap.until, kind, why(*because)));
         }
         let outage = |outage: &OutageRow| {
@@ -121,7 +144,16 @@ impl Words<'_> {
         let pieces = &self.report.pieces;
         let every = pieces.len().div_ceil(MARKS_MAX).max(1);
         let marks = pieces.iter().step_by(every).map(|piece| (at(piece.span.from), short(&piece.name)));
-        Timeline { title: "When it was recorded".into(), rows, marks: marks.collect() }
+        let meanings = [
+            ("on", "recorded"),
+            ("off", "no recorder ran, or events were lost"),
+            ("impaired", "an outage without loss"),
+            ("before", "recording had not begun"),
+            ("unknown", "still to come, or after this copy"),
+        ];
+        let is_shown = |kind: &str| rows.iter().flat_map(|(_, stretches)| stretches).any(|one| one.kind == kind);
+        let legend = meanings.into_iter().filter(|(kind, _)| is_shown(kind)).collect();
+        Timeline { title: "When it was recorded".into(), rows, legend, marks: marks.collect() }
     }
 
     pub(super) fn account(&self) -> Section {
@@ -220,9 +252,13 @@ impl Words<'_> {
         };
         blocks.push(bars("Chats that began", self.report.pieces.iter().map(|piece| piece.chats).collect()));
         blocks.push(bars("Events that were recorded", self.report.pieces.iter().map(|piece| piece.events).collect()));
+        let recording = &self.report.recording;
+        let began = recording.began_at().unwrap_or(recording.span.from);
         let row = |piece: &Piece| {
-            let length = piece.span.until.min(self.report.as_of) - piece.span.from;
-            let on = if length <= 0 {
+            let length = piece.span.until.min(recording.span.until) - piece.span.from.max(began);
+            let on = if piece.span.until <= began {
+                "not begun".into()
+            } else if length <= 0 {
                 String::new()
             } else {
                 format!("{:.1} %", (piece.on_ms as f64 / length as f64 * 1_000.0).floor() / 10.0)
@@ -231,15 +267,19 @@ impl Words<'_> {
             vec![piece.name.clone(), grouped(piece.chats), grouped(piece.events), grouped(errors), on]
         };
         let names = ["from", "chats begun>", "events recorded>", "errors>", "recording on>"];
-        let begun = self.report.pieces.iter().filter(|piece| piece.span.from < self.report.as_of);
+        let begun = self.report.pieces.iter().filter(|piece| piece.span.from < recording.span.until);
         blocks.push(Block::Table(Table::new("The same in numbers", &names).with(begun.map(row))));
         Section { id: "chats", title: "Chats", blocks }
     }
 
     pub(super) fn holes(&self) -> Section {
         let holes = &self.report.holes;
+        if self.report.chats.seen == 0 {
+            let words = "The archive has no chat of the period.";
+            return Section { id: "missing", title: "What is missing", blocks: vec![Block::Words(words.into())] };
+        }
         if holes.chats == 0 {
-            let words = "No chat that was seen in the period has a hole: each position up to the last one that an answer named was covered by some answer. An index that is missing within is GMS hiding an event from this party.";
+            let words = "No chat of the period that is in the archive has a hole: each position up to the last one that an answer named was covered by some answer. An index that is missing within is GMS hiding an event from this party.";
             return Section { id: "missing", title: "What is missing", blocks: vec![Block::Words(words.into())] };
         }
         let rows = holes.reasons.iter().map(|reason| vec![reason.what.clone(), grouped(reason.count)]);
@@ -272,7 +312,7 @@ impl Words<'_> {
         if let Some(hole) = holes.told.first() {
             blocks.push(Block::Command(format!("gms-recorder transcript {} --errors", quoted(&hole.chat_id))));
         }
-        blocks.push(Block::Command("gms-recorder holes --since 30d --limit 10000".into()));
+        blocks.push(Block::Command(format!("gms-recorder holes{} --limit 10000", self.times())));
         Section { id: "missing", title: "What is missing", blocks }
     }
 
@@ -343,7 +383,7 @@ impl Words<'_> {
             .collect();
         blocks.push(counts("By node", "node", "errors>", &by_node));
         blocks.extend(self.chats_told("Chats with most errors", "errors>", &errors.chats));
-        blocks.push(Block::Command("gms-recorder errors --since 30d --code CODE".into()));
+        blocks.push(Block::Command(format!("gms-recorder errors{} --code CODE", self.times())));
         Section { id: "errors", title: "Errors that clients were given", blocks }
     }
 
@@ -361,6 +401,10 @@ impl Words<'_> {
 
     pub(super) fn oddities(&self) -> Section {
         let mut blocks = Vec::new();
+        if self.has_nothing() {
+            blocks.push(Block::Words("Nothing was recorded in the period.".into()));
+            return Section { id: "oddities", title: "What could not be read, or changed", blocks };
+        }
         if self.report.findings.is_empty() {
             blocks.push(Block::Words("Everything that was seen could be read.".into()));
         } else {
@@ -411,8 +455,11 @@ impl Words<'_> {
             fact(
                 "Holds",
                 format!(
-                    "{} in force at the end of the period; {} set in it, {} released",
-                    holds.in_force, holds.set, holds.released
+                    "{} in force at the end of the period; {} set in it, {} released{}",
+                    holds.in_force,
+                    holds.set,
+                    holds.released,
+                    self.holds_removed()
                 ),
             ),
             fact("Waiting", format!("{} that a hold is in the way of now", many(holds.waiting_erasures, "erasure"))),
@@ -434,10 +481,24 @@ impl Words<'_> {
                     "times>",
                     &self.report.acts,
                 ));
-                blocks.push(Block::Command("gms-recorder access --since 30d".into()));
+                blocks.push(Block::Command(format!("gms-recorder access{}", self.times())));
             }
         }
-        Section { id: "custody", title: "Masked, removed, held, read", blocks }
+        Section { id: "custody", title: CUSTODY, blocks }
+    }
+
+    /// Holds of the period's acts that the archive no longer has.
+    fn holds_removed(&self) -> String {
+        let acts = |kind: &str| self.report.acts.iter().find(|act| act.what == kind).map_or(0, |act| act.count);
+        let removed = acts("hold") - self.report.holds.set;
+        if removed <= 0 {
+            return String::new();
+        }
+        let was = if removed == 1 { "was" } else { "were" };
+        format!(
+            "; {} more {was} set in it and not counted: removed since, with a customer who was erased",
+            grouped(removed)
+        )
     }
 
     pub(super) fn proof(&self) -> Section {
@@ -543,9 +604,10 @@ impl Words<'_> {
 
 fn why(why: Why) -> &'static str {
     match why {
-        Why::NotBegun => "the archive has nothing of before",
+        Why::NotBegun => "recording had not begun",
         Why::Stopped => "the recorder was stopped",
         Why::Died => "the recorder died, or its machine did",
+        Why::PutBack => "the archive was put back from a backup: what was recorded after that backup is not in it",
         Why::LastHeard => "nobody serves this file now: the recorder died, or this is a copy from then",
     }
 }
