@@ -200,6 +200,7 @@ async fn a_browser_shows_what_the_archive_has_and_runs_nothing() {
     // 7 chats of 30 events, one with another content; 24 errors of each of two chats and of none.
     for wanted in [
         "The archive holds 210 events that were recorded in the period",
+        ">recording had not begun</text>",
         "Seen in the period: 7 chats, of which 7 began in it",
         "1 hole in 1 chat",
         "<bdi>1 to 4</bdi>",
