@@ -32,8 +32,8 @@ const HOLES_A_CHAT_MAX: usize = 10;
 const OUTAGES_MAX: i64 = 1_000;
 /// Rows of a list by code or by node.
 const KINDS_MAX: i64 = 50;
-/// A time without a signature is told from this on, or from three intervals.
-const SIGNING_GAP_MS: i64 = 300_000;
+/// What was recorded in a period is committed within this time after it.
+const COMMITTED_WITHIN_MS: i64 = 60_000;
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -280,10 +280,9 @@ pub struct Proof {
     pub checkpoints: i64,
     /// The last one of the archive.
     pub last: Option<Checkpoint>,
-    /// The first one that was signed after the period: it covers all of it.
+    /// One that covers all that the archive has of the period: the first that was signed after it, or, where something came later
+    /// (a merge, a spool, rows of an earlier release, a clock that was wrong), the last.
     pub covers_period: Option<Checkpoint>,
-    /// Times without a signature although a recorder ran: its key was missing, or checkpoints were taken away.
-    pub signing_gaps: Vec<Span>,
     /// Runs of the period whose rows were sealed later than they were written, or are not sealed.
     pub sealed_later: Vec<i64>,
     /// Where copies of the checkpoints go, by the configuration.
@@ -532,25 +531,39 @@ async fn proof(
         (Some(first), None, Some(last)) => last.number + 1 - first.number,
         _ => 0,
     };
-    let mut signing_gaps = Vec::new();
-    if let (Some(first), Some(last)) = (&first, &last) {
-        let until = after.as_ref().map_or(last.number, |after| after.number);
-        let longer_ms = SIGNING_GAP_MS.max(question.checkpoint_interval_ms.saturating_mul(3));
-        signing_gaps = archive.signing_gaps(first.number - 1, until, longer_ms).await?;
-        let within = |gap: &Span| gap.from < question.span.until && gap.until > question.span.from;
-        signing_gaps.retain(|gap| within(gap) && recording.on_ms_in(*gap) > longer_ms);
-    }
+    let covers_period = covering(archive, recording, question, last.as_ref()).await?;
     let is_own = |life: &&Lifetime| life.sealing != "itself" && life.ending != Ending::GoesOn;
     Ok(Proof {
         public_key: keys.last().cloned(),
         checkpoints: in_period,
         last: last.map(understood),
-        covers_period: after.map(understood),
-        signing_gaps,
+        covers_period: covers_period.map(understood),
         sealed_later: recording.runs.iter().filter(is_own).map(|life| life.run_id).collect(),
         anchors: question.anchors.iter().map(|(name, config)| anchor(name, config, archive_id, &parsed)).collect(),
         verified: question.verified.clone(),
     })
+}
+
+/// A checkpoint that covers all of the period.
+async fn covering(
+    archive: &mut Archive,
+    recording: &Recording,
+    question: &Question,
+    last: Option<&CheckpointRow>,
+) -> Result<Option<CheckpointRow>, Error> {
+    let Span { until, .. } = question.span;
+    let is_sealed_later = recording.runs.iter().any(|life| life.sealing != "itself");
+    if let Some(after) = archive.checkpoint_from(until.saturating_add(COMMITTED_WITHIN_MS)).await?
+        && after.at <= question.as_of
+        && !is_sealed_later
+        && !archive.has_taken_in(until).await?
+    {
+        return Ok(Some(after));
+    }
+    match last {
+        Some(last) if !archive.has_unsigned(last.size, question.span).await? => Ok(Some(last.clone())),
+        _ => Ok(None),
+    }
 }
 
 fn anchor(name: &str, config: &anchor::Config, archive_id: &str, keys: &[PublicKey]) -> Anchor {

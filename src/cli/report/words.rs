@@ -228,7 +228,6 @@ impl Words<'_> {
 
     fn what_vouches(&self) -> Vec<Remark> {
         let proof = &self.report.proof;
-        let is_over = self.report.recording.span.until == self.report.period.until;
         let mut said = Vec::new();
         match (&proof.covers_period, &proof.last) {
             (_, Some(_)) if self.has_nothing() => {}
@@ -247,30 +246,15 @@ impl Words<'_> {
                     checkpoint.number
                 ),
             )),
-            (None, Some(last)) if !is_over => said.push(remark(
-                Tone::Note,
-                format!(
-                    "What was recorded in it until {} lies under checkpoint {}, the last one; later rows are not signed yet.",
-                    self.clock.date_time(last.at),
-                    last.number
-                ),
-            )),
             (None, Some(last)) => said.push(remark(
                 Tone::Note,
                 format!(
-                    "Nothing has been signed since the period ended; the last checkpoint, {}, is of {}.",
+                    "Not all that was recorded in it is signed yet: the last checkpoint, {}, is of {}.",
                     last.number,
                     self.clock.date_time(last.at)
                 ),
             )),
             (None, None) => said.push(remark(Tone::Bad, "Nothing of this archive is signed.")),
-        }
-        if !proof.signing_gaps.is_empty() {
-            let what = "although a recorder ran: the key was missing, or checkpoints were taken away";
-            said.push(remark(
-                Tone::Bad,
-                format!("{}, nothing was signed for a while {what}.", times(proof.signing_gaps.len())),
-            ));
         }
         match &proof.verified {
             Some(verified) if verified.faults == 0 => said.push(as_sealed(verified)),

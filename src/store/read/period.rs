@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, FromRow, Row};
 
 use super::{Archive, Error, json_list};
+use crate::store::seal::{ERRORS, EVENTS, KeyValue, Refs};
 use crate::units;
 
 /// A stretch of time, half-open; milliseconds since the epoch.
@@ -483,16 +484,52 @@ impl Archive {
         Ok(sqlx::query_as(sql).bind(number).fetch_optional(&mut self.connection).await?)
     }
 
-    /// Times longer than `longer_ms` between two checkpoints of these numbers.
+    /// Whether rows may have come into the archive since a moment that were recorded before: of another archive, or of a spool.
     ///
     /// # Errors
     /// As SQLite.
-    pub async fn signing_gaps(&mut self, first: i64, last: i64, longer_ms: i64) -> Result<Vec<Span>, Error> {
-        let sql = "SELECT at, next FROM (SELECT at, lead(at) OVER (ORDER BY number) AS next FROM checkpoints
-                WHERE number BETWEEN ? AND ?) WHERE next - at > ? ORDER BY at";
-        let gaps: Vec<(i64, i64)> =
-            sqlx::query_as(sql).bind(first).bind(last).bind(longer_ms).fetch_all(&mut self.connection).await?;
-        Ok(gaps.into_iter().map(|(from, until)| Span { from, until }).collect())
+    pub async fn has_taken_in(&mut self, since: i64) -> Result<bool, Error> {
+        for (table, at) in [("merges", "coalesce(ended_at, 9223372036854775807)"), ("spools", "at")] {
+            let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {at} >= ?)");
+            if self.has(table).await?
+                && sqlx::query_scalar::<_, bool>(AssertSqlSafe(sql)).bind(since).fetch_one(&mut self.connection).await?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether events or errors of a span lie behind the first `size` leaves; also where there are too many to look at.
+    ///
+    /// # Errors
+    /// As SQLite.
+    pub async fn has_unsigned(&mut self, size: i64, span: Span) -> Result<bool, Error> {
+        const PACKS_MAX: usize = 2_000;
+        let sql = "SELECT refs FROM seals WHERE first_leaf >= ? ORDER BY first_leaf LIMIT ?";
+        let packs: Vec<Vec<u8>> =
+            sqlx::query_scalar(sql).bind(size).bind(PACKS_MAX as i64).fetch_all(&mut self.connection).await?;
+        for refs in &packs {
+            let mut refs = Refs::of(refs);
+            while let Some((form, key)) = refs.next_row() {
+                let (sql, name) = match (form.number, &key[..]) {
+                    (EVENTS, [KeyValue::Text(chat_id), KeyValue::Integer(index)]) => {
+                        let of = "events WHERE chat_id = ? AND event_index = ? AND recorded_at";
+                        (of, (Some(chat_id.as_str()), *index))
+                    }
+                    (ERRORS, [KeyValue::Integer(id)]) => {
+                        ("api_errors WHERE ? IS NULL AND id = ? AND last_observed_at", (None, *id))
+                    }
+                    _ => continue,
+                };
+                let sql = format!("SELECT EXISTS (SELECT 1 FROM {sql} BETWEEN ? AND ?)");
+                let query = sqlx::query_scalar::<_, bool>(AssertSqlSafe(sql)).bind(name.0).bind(name.1);
+                if query.bind(span.from).bind(span.until - 1).fetch_one(&mut self.connection).await? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(packs.len() == PACKS_MAX)
     }
 
     /// The public keys of its checkpoints, the present one last.
@@ -602,7 +639,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn checkpoints_are_found_by_their_times_and_so_are_times_without() {
+    async fn checkpoints_are_found_by_their_times() {
         let minutes = [1, 2, 3, 10, 11, 12, 13, 30];
         let rows: Vec<String> = minutes
             .iter()
@@ -617,10 +654,6 @@ mod tests {
             assert_eq!(found, wanted, "minute {at}");
         }
         assert_eq!(archive.checkpoint(5).await.expect("read").map(|row| row.at), Some(11 * 60_000));
-        let span = |from: i64, until: i64| Span { from: from * 60_000, until: until * 60_000 };
-        let gaps = archive.signing_gaps(1, 8, 300_000).await.expect("read");
-        assert_eq!(gaps, [span(3, 10), span(13, 30)]);
-        assert_eq!(archive.signing_gaps(4, 7, 300_000).await.expect("read"), []);
     }
 
     #[tokio::test]

@@ -222,7 +222,8 @@ impl Words<'_> {
         if !accounted.unknown.is_empty() {
             between.push("the runs without an account".into());
         }
-        between.push("what came at the edges of the period, and in the last second of a run that was killed".into());
+        between
+            .push("what came at the edges of the period, and in the last ten seconds of a run that was killed".into());
         format!("{words} {}.", between.join("; "))
     }
 
@@ -515,21 +516,13 @@ impl Words<'_> {
             )
         };
         if let Some(checkpoint) = &proof.covers_period {
-            facts.push(fact("First after it", told(checkpoint)));
+            facts.push(fact("Covers it", told(checkpoint)));
         }
         if let Some(checkpoint) = &proof.last {
             facts.push(fact("Last of all", told(checkpoint)));
         }
         facts.push(fact("Public key", proof.public_key.clone().unwrap_or_else(|| "none".into())));
         let mut blocks = vec![Block::Facts(facts)];
-        if !proof.signing_gaps.is_empty() {
-            let (cut, left_out) = cut(&proof.signing_gaps);
-            let rows = cut.iter().map(|gap| {
-                vec![self.clock.date_time(gap.from), self.clock.date_time(gap.until), span(gap.until - gap.from)]
-            });
-            let table = Table::new("Without a signature although a recorder ran", &["from", "until", "for"]).with(rows);
-            blocks.push(Block::Table(Table { left_out, ..table }));
-        }
         if !proof.sealed_later.is_empty() {
             let runs = proof.sealed_later.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             blocks.push(Block::Words(format!("Rows of runs {runs} were sealed later than they were written, or are not sealed: before that nothing vouches for them.")));
