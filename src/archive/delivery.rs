@@ -231,9 +231,10 @@ impl Courier<'_> {
             return Ok(());
         }
         match Folder::begin(&place, export::mode(self.database)?) {
-            Err(export::Error::Foreign(_) | export::Error::Exists(_) | export::Error::UnderWay(_)) => Ok(()),
-            begun => Ok(drop(begun?)), // emptied, and removed
+            Err(export::Error::Foreign(_) | export::Error::Exists(_) | export::Error::UnderWay(_)) => {}
+            begun => drop(begun?), // emptied, and removed
         }
+        Ok(())
     }
 
     fn wanted(&self, standing: &Standing, as_of: i64, plan: &Plan) -> Wanted<'_> {

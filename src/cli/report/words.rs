@@ -307,10 +307,6 @@ fn as_sealed(verified: &Verified) -> Remark {
     }
 }
 
-fn times(count: usize) -> String {
-    if count == 1 { "Once".into() } else { format!("{count} times") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
