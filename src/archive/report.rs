@@ -50,8 +50,6 @@ pub struct Question {
     pub served: BTreeSet<String>,
     /// How many files are read as one.
     pub files: usize,
-    /// From one checkpoint to the next.
-    pub checkpoint_interval_ms: i64,
     /// The anchors that the configuration names.
     pub anchors: Vec<(String, anchor::Config)>,
     /// What `verify` has just found, if it was asked to.

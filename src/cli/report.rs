@@ -111,7 +111,6 @@ async fn ask(
         chats_max: args.limit as usize,
         served: served(&reading.databases).await?,
         files: reading.databases.len(),
-        checkpoint_interval_ms: i64::try_from(evidence.checkpoint_interval.as_millis()).unwrap_or(i64::MAX),
         anchors: evidence.all_anchors().collect(),
         verified: if args.verify { Some(verified(args, reading).await?) } else { None },
     };
@@ -370,8 +369,8 @@ mod tests {
             (
                 "INSERT INTO checkpoints VALUES (1, 1, 1795440100000, '')",
                 "--day 2026-11-23",
-                &["later rows are not signed yet"],
-                &["since the period ended"],
+                &["Checkpoint 1 is not signed with a key of this archive"],
+                &["since the period ended", "lies under"],
             ),
             (
                 "INSERT INTO checkpoints VALUES (1, 1, 1795440100000, '')",

@@ -332,6 +332,22 @@ async fn what_vouches_for_it_is_told_and_verified() {
     assert!(text.contains("is not signed with a key of this archive"), "{text}");
 }
 
+/// The first checkpoint after a period does not cover what came in later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_merged_later_does_not_lie_under_an_earlier_checkpoint() {
+    let folder = folder();
+    let (database, other) = (folder.path().join("transcripts.db"), folder.path().join("other.db"));
+    recorded(&database, "proxy-a", 0, 4).await;
+    signed(folder.path(), &database);
+    let covering = || json(&[&database], &["--day", "2025-03-01"])["proof"]["covers_period"]["number"].as_i64();
+    let before = covering().expect("it was signed after that day");
+    recorded(&other, "proxy-b", 5, 7).await;
+    let merge =
+        ["merge", &other.display().to_string(), "--reason", "a pair", "--database", &database.display().to_string()];
+    assert_eq!(run(&merge).0, 0);
+    assert!(covering().is_none_or(|number| number > before));
+}
+
 #[test]
 fn what_cannot_be_meant_is_said() {
     let folder = folder();

@@ -226,7 +226,7 @@ mod tests {
             ([Some("NicknameUpdated"), Some("Anna B"), None, None], Some("Anna B")),
             ([Some("TypingStarted"), Some("Anna"), Some(""), None], None),
             ([Some("Message"), None, None, Some(r#"{"a":"surrfish \ud83d \\ud83d \ud83d\ude00"}"#)], {
-                Some("surrfish \u{fffd} \\ud83d \u{1f}😀")
+                Some("surrfish \u{1f}\u{fffd}\u{1f} \\ud83d \u{1f}😀")
             }),
             ([Some("Message"), None, Some("**** ****"), None], None),
             ([Some("FileUploaded"), None, Some("f1"), Some(r#"{"file-name":"a.pdf","n":[1,{"x":"y"}],"b":true}"#)], {
