@@ -408,9 +408,11 @@ impl Running {
         let (proxy, writer, access_log, drain_max) = (self.proxy, self.writer, self.access_log, self.drain_max);
         let (keeper, indexer, couriers) = (self.keeper, self.indexer, self.couriers);
         let stopped = tokio::task::spawn_blocking(move || {
-            keeper.stop();
-            indexer.into_iter().for_each(Indexer::stop);
-            couriers.stop();
+            std::thread::scope(|scope| {
+                scope.spawn(|| keeper.stop());
+                scope.spawn(|| indexer.into_iter().for_each(Indexer::stop));
+                couriers.stop();
+            });
             proxy.join();
             writer.close(drain_max);
             access_log.iter().for_each(|log| log.close());

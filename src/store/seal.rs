@@ -159,12 +159,12 @@ static BY_KEY: LazyLock<Vec<String>> = LazyLock::new(|| {
 impl Form {
     /// By its number.
     pub fn of(number: u8) -> Option<&'static Self> {
-        FORMS.get(place(number)?)
+        FORMS.get(usize::from(number).checked_sub(1)?)
     }
 
     /// Where it stands in [`FORMS`].
     pub(super) fn place(&self) -> usize {
-        place(self.number).expect("it is one of them")
+        usize::from(self.number) - 1
     }
 
     /// The migration from which on it is sealed.
@@ -215,10 +215,6 @@ impl Form {
         }
         Ok(Some(key))
     }
-}
-
-fn place(number: u8) -> Option<usize> {
-    FORMS.binary_search_by_key(&number, |form| form.number).ok()
 }
 
 /// A value of a key.
@@ -709,7 +705,7 @@ mod tests {
         let sql = "SELECT count(*) FROM sealed_forms";
         let count: i64 = connection.query_row(sql, (), |row| row.get(0)).expect("one");
         assert_eq!(count, FORMS.len() as i64);
-        assert!(Form::of(0).is_none() && Form::of(u8::MAX).is_none());
+        assert!(Form::of(0).is_none() && Form::of(FORMS.len() as u8 + 1).is_none());
     }
 
     #[test]

@@ -512,19 +512,18 @@ impl Archive {
         for refs in &packs {
             let mut refs = Refs::of(refs);
             while let Some((form, key)) = refs.next_row() {
-                let (sql, name) = match (form.number, &key[..]) {
+                let query = match (form.number, &key[..]) {
                     (EVENTS, [KeyValue::Text(chat_id), KeyValue::Integer(index)]) => {
-                        let of = "events WHERE chat_id = ? AND event_index = ? AND recorded_at";
-                        (of, (Some(chat_id.as_str()), *index))
+                        let sql = "SELECT recorded_at FROM events WHERE chat_id = ? AND event_index = ?";
+                        sqlx::query_scalar::<_, i64>(sql).bind(chat_id).bind(index)
                     }
                     (ERRORS, [KeyValue::Integer(id)]) => {
-                        ("api_errors WHERE ? IS NULL AND id = ? AND last_observed_at", (None, *id))
+                        sqlx::query_scalar("SELECT last_observed_at FROM api_errors WHERE id = ?").bind(id)
                     }
                     _ => continue,
                 };
-                let sql = format!("SELECT EXISTS (SELECT 1 FROM {sql} BETWEEN ? AND ?)");
-                let query = sqlx::query_scalar::<_, bool>(AssertSqlSafe(sql)).bind(name.0).bind(name.1);
-                if query.bind(span.from).bind(span.until - 1).fetch_one(&mut self.connection).await? {
+                let at = query.fetch_optional(&mut self.connection).await?;
+                if at.is_some_and(|at| (span.from..span.until).contains(&at)) {
                     return Ok(true);
                 }
             }
