@@ -10,6 +10,7 @@
 //! in synced groups. Bodies are made, and inspected, outside of the time that is measured, so that what is left is what a
 //! growing file can slow down. The rest is measured on the program itself, as a process. It refuses to know SQL.
 
+mod beside;
 mod program;
 mod traffic;
 
@@ -21,6 +22,7 @@ use anyhow::ensure;
 use clap::Parser;
 use serde_json::json;
 
+use beside::{Beside, Recorded};
 use program::{Cache, Latencies};
 use traffic::{Centre, Dice, EVENTS_A_CHAT, Recording};
 
@@ -100,7 +102,8 @@ fn main() -> anyhow::Result<()> {
     let scratch = tempfile::Builder::new().prefix("growth-").tempdir_in(&args.folder)?;
     let database = scratch.path().join("transcripts.db");
 
-    let grown = grow(&database, args.events)?;
+    let mut centre = Centre::new(LIVE_CHATS);
+    let grown = grow(&database, args.events, &mut centre)?;
     eprintln!("starting the program on it …");
     let ready = program::time_to_ready(&database)?;
     eprintln!("reading transcripts …");
@@ -114,10 +117,14 @@ fn main() -> anyhow::Result<()> {
     let found = find(&database, &grown)?;
     eprintln!("reading all of it …");
     let passes = pass(&database, scratch.path())?;
+    eprintln!("recording beside all that …");
+    let (alone, besides) = record_beside(&database, scratch.path(), &mut centre)?;
 
-    print!("{}", report(&grown, &findings(&grown, ready, &warm, &cold), &found, &passes));
+    let mut text = report(&grown, &findings(&grown, ready, &warm, &cold), &found, &passes);
+    text.push_str(&beside_report(&alone, &besides));
+    print!("{text}");
     if let Some(path) = &args.json {
-        std::fs::write(path, as_json(&grown, ready, &warm, &cold, &found, &passes))?;
+        std::fs::write(path, as_json(&grown, ready, &warm, &cold, &found, &passes, &besides))?;
     }
     Ok(())
 }
@@ -165,6 +172,7 @@ fn pass(database: &Path, scratch: &Path) -> anyhow::Result<Vec<(&'static str, f6
         ("`export --format parquet`", &["export", &parquet, "--format", "parquet"]),
         ("`backup`, verified", &["backup", &copy]),
     ] {
+        eprintln!("  {what} …");
         passes.push((what, program::once(database, words)?));
     }
     for folder in [json, csv, parquet] {
@@ -172,8 +180,48 @@ fn pass(database: &Path, scratch: &Path) -> anyhow::Result<Vec<(&'static str, f6
     }
     let other = scratch.join("other.db");
     program::make_empty(&other)?;
+    eprintln!("  merge …");
     passes.push(("`merge` into an empty one", program::once(&other, &["merge", &copy])?));
     Ok(passes)
+}
+
+/// Live recording into the archive, at a fixed rate, while commands go over it; at last, while the whole of it is merged
+/// into the one that is recorded into.
+fn record_beside(database: &Path, scratch: &Path, centre: &mut Centre) -> anyhow::Result<(Recorded, Vec<Beside>)> {
+    let name = |name: &str| scratch.join(name).display().to_string();
+    let (json, parquet, copy) = (name("beside-jsonl"), name("beside-parquet"), name("beside.db"));
+    let mut all = Vec::new();
+    let recording = Recording::start(database)?;
+    let alone = beside::alone(&recording, centre)?;
+    for (what, words, made) in [
+        ("`export --format jsonl`", &["export", &json, "--format", "jsonl"][..], Some(&json)),
+        ("`export --format parquet`", &["export", &parquet, "--format", "parquet"], Some(&parquet)),
+        ("`search`, again and again", &["search", "order invoice"], None),
+        ("`report` of all days", &["report", "--since", "7d"], None),
+        ("`verify`", &["verify"], None),
+        ("`backup`, verified", &["backup", &copy], None),
+    ] {
+        all.push(beside::beside(what, words, database, (&recording, centre))?);
+        made.map_or(Ok(()), std::fs::remove_dir_all)?;
+    }
+    drop(recording);
+    let other = scratch.join("beside-other.db");
+    let recording = Recording::start(&other)?;
+    all.push(beside::beside("`merge` of all of it", &["merge", &copy], &other, (&recording, centre))?);
+    Ok((alone, all))
+}
+
+fn beside_report(alone: &Recorded, besides: &[Beside]) -> String {
+    let mut text = String::from(
+        "\n## Live recording beside it\n\n| beside | took | answers/s on disk | p50 | p99 |\n|---|---|---|---|---|\n",
+    );
+    let mut line = |what: &str, took: String, recorded: &Recorded| {
+        let Recorded { answers_a_second, p50_us, p99_us } = recorded;
+        let _ = writeln!(text, "| {what} | {took} | {answers_a_second:.0} | {p50_us:.0} µs | {p99_us:.0} µs |");
+    };
+    line("nothing", String::new(), alone);
+    besides.iter().for_each(|one| line(one.what, format!("{:.1} s", one.seconds), &one.recorded));
+    text
 }
 
 fn check_space(args: &Args) -> anyhow::Result<()> {
@@ -191,14 +239,13 @@ fn check_space(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn grow(database: &Path, events: u64) -> anyhow::Result<Grown> {
+fn grow(database: &Path, events: u64, centre: &mut Centre) -> anyhow::Result<Grown> {
     let recording = Recording::start(database)?;
-    let mut centre = Centre::new(LIVE_CHATS);
     let mut steps: Vec<Step> = Vec::new();
     let (mut written, mut in_step, mut spent) = (0, 0, Duration::ZERO);
     eprintln!("{:>12} {:>12} {:>12} {:>12}", "events", "rows/s", "file MB", "bytes/row");
     while written < events {
-        let (block, took) = write_block(&recording, &mut centre)?;
+        let (block, took) = write_block(&recording, centre)?;
         (written, in_step, spent) = (written + block, in_step + block, spent + took);
         if in_step >= EVENTS_A_STEP || written >= events {
             let step = Step {
@@ -277,15 +324,16 @@ fn report(grown: &Grown, findings: &[Finding], found: &Search, passes: &[(&str, 
     for (what, seconds) in passes {
         let _ = writeln!(text, "| {what} | {seconds:.1} s, {:.0} events/s |", grown.events as f64 / seconds);
     }
-    let _ = write!(text, "\n## Sizing\n\n{}", sizing(grown));
+    let _ = write!(text, "\n## Sizing\n\n{}", sizing(grown, found));
     text
 }
 
 /// How large an archive becomes. From bytes an event, so that chats which were still going on at the end do not count
 /// as whole ones.
-fn sizing(grown: &Grown) -> String {
+fn sizing(grown: &Grown, found: &Search) -> String {
     let mean = (EVENTS_A_CHAT.0 + EVENTS_A_CHAT.1) as f64 / 2.0;
-    let bytes_a_chat = grown.bytes_a_row() * mean;
+    let bytes_an_event = grown.bytes_a_row() + found.bytes as f64 / grown.events as f64;
+    let bytes_a_chat = bytes_an_event * mean;
     let mut text = String::from("| chats a day | 1 year | 5 years | 7 years |\n|---|---|---|---|\n");
     for chats in [1_000_u64, 10_000, 100_000] {
         let _ = write!(text, "| {chats} |");
@@ -297,7 +345,8 @@ fn sizing(grown: &Grown) -> String {
     }
     let _ = writeln!(
         text,
-        "\nFor chats of {mean:.0} events: {:.1} KB a chat, with its attributes, coverage and indexes. Half the events, half the size.",
+        "\nFor chats of {mean:.0} events: {bytes_an_event:.0} bytes an event, {:.1} KB a chat, with its attributes, coverage, seals and \
+         indexes. Half the events, half the size.",
         bytes_a_chat / 1e3
     );
     text
@@ -316,7 +365,10 @@ fn as_json(
     cold: &Latencies,
     found: &Search,
     passes: &[(&str, f64)],
+    besides: &[Beside],
 ) -> String {
+    let recorded =
+        |of: &Recorded| json!({ "answers_a_second": of.answers_a_second, "p50_us": of.p50_us, "p99_us": of.p99_us });
     let step = |step: &Step| json!({ "events": step.events, "rows_a_second": step.rows_a_second.round(), "bytes": step.bytes });
     let latencies = |of: &Latencies| json!({ "p50_ms": of.p50_ms, "p99_ms": of.p99_ms });
     let figures = json!({
@@ -331,6 +383,7 @@ fn as_json(
         "index_bytes": found.bytes,
         "search": found.latencies.iter().map(|(what, of)| json!({ "what": what, "ms": latencies(of) })).collect::<Vec<_>>(),
         "passes": passes.iter().map(|(what, seconds)| json!({ "what": what, "seconds": seconds })).collect::<Vec<_>>(),
+        "besides": besides.iter().map(|one| json!({ "what": one.what, "recorded": recorded(&one.recorded) })).collect::<Vec<_>>(),
         "steps": grown.steps.iter().map(step).collect::<Vec<_>>(),
     });
     format!("{figures:#}\n")

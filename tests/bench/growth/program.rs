@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal};
 
 /// The one that was built with this benchmark, optimised as it is.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_gms-recorder");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_gms-recorder");
 
 const STARTS: usize = 15;
 const TRANSCRIPTS: usize = 400;
@@ -170,7 +170,8 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn quantile(values: &mut [f64], share: f64) -> f64 {
+/// The value below which a share of them lie.
+pub fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     values[((values.len() - 1) as f64 * share).round() as usize]
 }

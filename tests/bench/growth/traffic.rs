@@ -14,7 +14,7 @@ use gms_recorder::gms::{self, Exchange, Observation, Policy, Route};
 use gms_recorder::recorder::{
     AnswerKey, Config, Recorded, Recorder, Start, Verdict, WhenUnavailable, WriterThread, now_ms,
 };
-use gms_recorder::store::{ExchangeFacts, Options, Run, Store};
+use gms_recorder::store::{ArchiveLock, ExchangeFacts, Options, Run, Store};
 use gms_recorder::telemetry::metrics::Metrics;
 
 /// The shortest and the longest chat, in events.
@@ -283,6 +283,8 @@ pub struct Recording {
     writer: Option<WriterThread>,
     facts: Arc<ExchangeFacts>,
     runtime: tokio::runtime::Runtime,
+    /// As `serve` holds it: commands see that somebody records.
+    _lock: ArchiveLock,
 }
 
 impl Recording {
@@ -297,6 +299,7 @@ impl Recording {
             ..Config::default()
         };
         let (options, run) = (options(database), run());
+        let lock = ArchiveLock::acquire(database)?;
         let store = runtime.block_on(Store::open(&options, &run))?;
         let writer = Recorder::start(Start {
             config,
@@ -309,7 +312,8 @@ impl Recording {
         let node = Some("http://gms-1:8080".into());
         let facts =
             ExchangeFacts { method: "POST".into(), node, client: "10.0.0.7".into(), ..ExchangeFacts::default() };
-        Ok(Self { recorder: writer.recorder().clone(), writer: Some(writer), facts: Arc::new(facts), runtime })
+        let (recorder, facts) = (writer.recorder().clone(), Arc::new(facts));
+        Ok(Self { recorder, writer: Some(writer), facts, runtime, _lock: lock })
     }
 
     /// How inspection is to be done for it.
@@ -325,6 +329,19 @@ impl Recording {
     /// Puts what an answer showed into the queue, where it brings something.
     pub fn observe(&self, seen: Observation, key: AnswerKey) -> Recorded {
         self.recorder.observe(seen, key, self.facts.node.as_ref(), || self.facts.clone())
+    }
+
+    /// Whether it came to disk, once that is known.
+    #[allow(dead_code, reason = "this file is of two benchmarks, and one of them does not ask")]
+    pub fn on_disk(&self, recorded: Recorded) -> impl Future<Output = bool> + Send + 'static {
+        let recorder = self.recorder.clone();
+        async move { recorder.wait(recorded, COMMIT_WAIT_MAX).await == Verdict::Deliver }
+    }
+
+    /// Runs something beside the writer, on this thread.
+    #[allow(dead_code, reason = "this file is of two benchmarks, and one of them does not ask")]
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
     }
 
     /// Returns when all of it is on disk.
