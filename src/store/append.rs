@@ -365,6 +365,7 @@ impl Store {
             let accounts = if whole { self.accounts.write(&self.connection, pack, self.run_id)? } else { None };
             Ok((appended, fresh, accounts))
         })?;
+        self.folding.committed(&self.connection);
         self.accounts.take_over(accounts);
         self.memory.take_over(fresh, whole);
         Ok(appended)

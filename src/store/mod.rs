@@ -8,6 +8,7 @@ pub mod append;
 pub mod audit;
 pub mod backup;
 pub mod custody;
+mod folding;
 pub mod growth;
 pub mod inspect;
 pub mod place;
@@ -37,6 +38,7 @@ use crate::telemetry::metrics::Account;
 pub use append::{Appended, ChatRecord, Entry, ErrorRecord, ExchangeFacts, FileTransfer, Mark, Outage, Tally};
 pub use spool::Spool;
 
+use folding::Folding;
 use seal::KeyValue;
 
 /// `PRAGMA application_id` of every archive: "GMSR".
@@ -331,6 +333,8 @@ fn identity(path: &Path) -> Option<FileIdentity> {
 /// another thread, and each value a copy. Everything else is read through sqlx; both are the one SQLite in the program.
 #[derive(Debug)]
 pub struct Store {
+    /// The first to be dropped: it ends before the connection does.
+    folding: Folding,
     connection: rusqlite::Connection,
     path: PathBuf,
     file: FileIdentity,
@@ -366,8 +370,9 @@ impl Store {
         }
         let path = options.path.clone();
         let (archive_id, masks, memory) = (String::new(), options.masks.clone(), append::Memory::of(&connection)?);
-        let accounts = accounts::Accounts::default();
-        let mut store = Self { connection, path, file, wal: None, archive_id, run_id: 0, masks, memory, accounts };
+        let (accounts, folding) = (accounts::Accounts::default(), Folding::start(&path, &connection)?);
+        let (wal, run_id) = (None, 0);
+        let mut store = Self { connection, path, file, wal, archive_id, run_id, masks, memory, accounts, folding };
         store.begin_run(options, run)?;
         store.wal = identity(&beside(&store.path, "-wal"));
         Ok(store)
@@ -418,12 +423,12 @@ impl Store {
         std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |m| m.len())
     }
 
-    /// Folds the WAL into the file, synced, and empties it. False where a reader is in the way.
+    /// Folds the WAL into the file, synced, and empties it. False where a reader is in the way: it waits for none.
     ///
     /// # Errors
     /// As writing goes wrong.
     pub fn fold(&self) -> Result<bool, Error> {
-        wal::fold(&self.connection)
+        wal::fold_at_once(&self.connection)
     }
 
     /// R9: is what was committed in the file that the path leads to, and in the WAL beside it?
@@ -482,6 +487,7 @@ impl Store {
     /// # Errors
     /// As writing goes wrong.
     pub fn close(self) -> Result<(), Error> {
+        drop(self.folding);
         wal::leave_behind(&self.connection, false)?;
         self.connection.close().map_err(|(_, error)| error.into())
     }
@@ -492,7 +498,9 @@ impl Store {
     /// A file that was renamed still takes the frames of its WAL, which would otherwise stay at the old name and be
     /// mistaken for the WAL of whatever file is put there (sqlite.org/howtocorrupt.html, section 2.4).
     pub fn abandon(self) {
-        if self.check_still_at_path().is_err() {
+        let is_elsewhere = self.check_still_at_path().is_err();
+        drop(self.folding);
+        if is_elsewhere {
             let _ = wal::fold(&self.connection);
         }
         let _ = self.connection.close();
@@ -598,7 +606,7 @@ const WRITER_PRAGMAS: &str = "
     PRAGMA foreign_keys = OFF;             -- there are none
     PRAGMA secure_delete = ON;             -- what is erased is gone from the pages
     PRAGMA wal_autocheckpoint = 1000;      -- pages: 8 MiB
-    PRAGMA journal_size_limit = 67108864;  -- a WAL that a long reader made large is cut back
+    PRAGMA journal_size_limit = 268435456; -- a WAL that a long reader made large is cut back, which takes tens of milliseconds
     PRAGMA cache_size = -2048;             -- KiB: the writer appends; the system caches the file
     PRAGMA temp_store = MEMORY;
     PRAGMA mmap_size = 0;                  -- an I/O error stays an error and is no signal

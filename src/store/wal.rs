@@ -10,11 +10,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::{APPLICATION_ID, Error, ErrorKind, beside, connect};
+use super::{APPLICATION_ID, BUSY_TIMEOUT, Error, ErrorKind, beside, connect};
 
 /// How much is read and written at a time.
 const PIECE_BYTES: usize = 1 << 20;
@@ -60,10 +61,19 @@ fn write_over(file: &File) -> io::Result<()> {
     }
 }
 
-/// Brings what the log holds into the file, synced, and empties it. False where a reader is in the way.
+/// Brings what the log holds into the file, synced, and empties it. False where a reader is in the way, for as long as the
+/// connection waits.
 pub(super) fn fold(connection: &Connection) -> Result<bool, Error> {
     let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0))?;
     Ok(busy == 0)
+}
+
+/// The same, waiting for nobody.
+pub(super) fn fold_at_once(connection: &Connection) -> Result<bool, Error> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let folded = fold(connection);
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    folded
 }
 
 /// Whether the log stays where it is when the connection is closed, or is folded as SQLite does.

@@ -11,9 +11,10 @@ use crate::store::Store;
 use crate::telemetry::Repeated;
 
 const TEND_INTERVAL: Duration = Duration::from_secs(1);
-/// `journal_size_limit`, and a checkpoint's worth: a log that is larger has a reader in its way.
-const WAL_LARGE_BYTES: u64 = (64 + 16) << 20;
-/// Between attempts to fold a large one in: each may hold commits up for the 100 ms that it waits for the reader.
+/// `journal_size_limit`, and what the writer folds by itself: a log that is larger has a reader in its way.
+const WAL_LARGE_BYTES: u64 = (256 + 64) << 20;
+/// Before a large one is folded and cut by force, and between attempts: it is folded beside the writer, and cut with the first
+/// commit that begins it anew. Where there is none, or a reader, that is not to be had.
 const FOLD_INTERVAL: Duration = Duration::from_secs(10);
 
 static WAL_LARGE: Repeated = Repeated::new(1, Duration::from_secs(60));
@@ -25,6 +26,7 @@ pub(super) struct Tended {
     /// A reserve that cannot be made is told once.
     reserve_refused: bool,
     wal_large_since: Option<Instant>,
+    /// When it became large, or was last tried to be folded.
     last_fold: Option<Instant>,
 }
 
@@ -75,7 +77,8 @@ impl Writer {
         true
     }
 
-    /// A log grows as long as somebody reads what it held at first. Once that one is gone it is folded in and cut.
+    /// A log grows as long as somebody reads what it held at first. Once that one is gone it is folded in and cut, here where
+    /// nothing is committed.
     fn watch_wal(&mut self, now: Instant) {
         let bytes = self.store.as_ref().map_or(0, Store::wal_bytes);
         self.recorder.metrics.wal_bytes.set(bytes.cast_signed());
@@ -84,7 +87,10 @@ impl Writer {
             tended.wal_large_since = None;
             return;
         }
-        let since = *tended.wal_large_since.get_or_insert(now);
+        let since = *tended.wal_large_since.get_or_insert_with(|| {
+            tended.last_fold = Some(now);
+            now
+        });
         if tended.last_fold.is_some_and(|last| now - last < FOLD_INTERVAL) {
             return;
         }
@@ -203,7 +209,7 @@ mod tests {
         assert_eq!(writer.recorder.metrics.wal_bytes.get(), WAL_LARGE_BYTES as i64 - 1);
         assert_eq!((writer.tended.wal_large_since, writer.tended.last_fold), (None, None));
         grow(WAL_LARGE_BYTES);
-        // Each attempt may hold commits up: there are few.
+        // Each attempt holds commits up: there are few.
         for (now, last_fold) in [(0, 0), (9_999, 0), (10_000, 10_000)] {
             writer.watch_wal(at(now));
             assert_eq!(writer.tended.wal_large_since, Some(begin));

@@ -1,0 +1,222 @@
+//! Folds the write-ahead log into the file beside the writer, on a thread and a connection of its own: no answer waits while
+//! megabytes are copied and synced, not even after a long reader, behind which the log has grown.
+//!
+//! Never all of it is folded so while there is something to write, and SQLite begins the log anew only where all of it is
+//! (sqlite.org/wal.html, "Avoiding Excessively Large WAL Files"). So once little is left, the writer is asked to fold that
+//! between two batches.
+//!
+//! It ends before the connection of the writer does: after a sync that failed nobody folds (see [`super::wal`]).
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::{Error, ErrorKind, connect, wal};
+
+/// From which on it is worth a sync of the file: 8 MiB, as SQLite has it.
+const PAGES_MIN: i64 = 1_000;
+/// From which on the log is to begin anew: 32 MiB, half of what it is cut back to.
+const PAGES_MAX: i64 = 4_000;
+/// What the writer may fold itself: 2 MiB, some milliseconds.
+const REST_MAX: i64 = 250;
+/// From which on the writer folds, whatever that takes: 512 MiB.
+const PAGES_LEFT_MAX: i64 = 65_536;
+/// In which the writer fills some megabytes at the most.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// As the writer: more would hold up answers, less would let the log grow under load.
+const NICENESS: i32 = 5;
+
+/// The thread.
+#[derive(Debug)]
+pub(super) struct Folding {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    woken: Condvar,
+    /// Something was committed since the last look.
+    is_news: AtomicBool,
+    /// Little is left, and the writer is to fold it.
+    wants_end: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    is_over: bool,
+}
+
+impl Folding {
+    /// Begins. The writer folds by itself only what this has left for long: where it has failed, or cannot keep up.
+    ///
+    /// # Errors
+    /// The file cannot be opened once more, or no thread started.
+    pub(super) fn start(path: &Path, writer: &Connection) -> Result<Self, Error> {
+        writer.pragma_update(None, "wal_autocheckpoint", PAGES_LEFT_MAX)?;
+        let connection = connect(path)?;
+        wal::leave_behind(&connection, true)?;
+        connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;")?;
+        let shared = Arc::new(Shared::default());
+        let of_thread = shared.clone();
+        let run = move || {
+            // Not permitted where somebody has forbidden it: then it has the proxy's priority.
+            let _ = rustix::process::setpriority_process(None, NICENESS);
+            // After an error it is the writer that meets it: it folds what is too much, and is told what is wrong.
+            if let Err(error) = of_thread.fold_until_over(&connection) {
+                tracing::debug!(error = %error.message, "the write-ahead log is not folded beside the writer any longer");
+            }
+        };
+        let started = std::thread::Builder::new().name("folding".into()).spawn(run);
+        let thread = started.map_err(|error| Error::new(ErrorKind::Other, format!("no thread: {error}")))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// To be called by the writer after each commit. Costs next to nothing, unless it is time to fold the rest.
+    pub(super) fn committed(&self, writer: &Connection) {
+        if !self.shared.is_news.swap(true, Ordering::AcqRel) {
+            let _state = self.shared.lock();
+            self.shared.woken.notify_one();
+        }
+        if self.shared.wants_end.swap(false, Ordering::AcqRel) {
+            let _ = counts(writer, "PASSIVE"); // where that fails the next commit does, too
+        }
+    }
+}
+
+impl Drop for Folding {
+    fn drop(&mut self) {
+        self.shared.lock().is_over = true;
+        self.shared.woken.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // what it had to say it has said
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asleep while nothing is committed.
+    fn fold_until_over(&self, connection: &Connection) -> Result<(), Error> {
+        let mut state = self.lock();
+        while !state.is_over {
+            if !self.is_news.swap(false, Ordering::AcqRel) {
+                state = self.woken.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state = self.woken.wait_timeout(state, LOOK_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
+            if state.is_over {
+                break;
+            }
+            drop(state);
+            self.fold(connection)?;
+            state = self.lock();
+        }
+        Ok(())
+    }
+
+    fn fold(&self, connection: &Connection) -> Result<(), Error> {
+        let (mut pages, mut folded) = counts(connection, "NOOP")?;
+        if pages - folded >= PAGES_MIN {
+            (pages, folded) = counts(connection, "PASSIVE")?;
+        }
+        if pages >= PAGES_MAX && pages - folded <= REST_MAX {
+            self.wants_end.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+/// Pages in the log, and how many of them are in the file, after a checkpoint of some kind. -1, -1 while somebody else makes one.
+fn counts(connection: &Connection, kind: &str) -> Result<(i64, i64), Error> {
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get(1)?, row.get(2)?));
+    Ok(connection.prepare_cached(&format!("PRAGMA wal_checkpoint({kind})"))?.query_row((), read)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::store::writer;
+
+    /// Rows of a page each.
+    fn write(connection: &Connection, folding: &Folding, rows: usize) {
+        for _ in 0..rows {
+            connection.execute("INSERT INTO t VALUES (randomblob(7000))", ()).expect("written");
+            folding.committed(connection);
+        }
+    }
+
+    fn made(folder: &Path) -> (Connection, Folding, std::path::PathBuf) {
+        let path = folder.join("a.db");
+        Connection::open(&path)
+            .and_then(|made| {
+                made.execute_batch("PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; CREATE TABLE t (x)")
+            })
+            .expect("the folder is ours");
+        let connection = writer(&path).expect("it is there");
+        connection.execute_batch("PRAGMA synchronous = OFF").expect("a pragma");
+        let folding = Folding::start(&path, &connection).expect("a thread");
+        (connection, folding, path)
+    }
+
+    #[test]
+    fn the_log_is_folded_and_begins_anew_while_it_is_written_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (connection, folding, path) = made(folder.path());
+        let (mut highest, mut restarts, mut before) = (0, 0, 0);
+        let until = Instant::now() + Duration::from_secs(30);
+        while restarts < 3 && Instant::now() < until {
+            write(&connection, &folding, 100);
+            let (pages, _) = counts(&connection, "NOOP").expect("counted");
+            highest = highest.max(pages);
+            restarts += usize::from((0..before).contains(&pages));
+            before = pages.max(before * i64::from(pages < 0));
+        }
+        assert_eq!(restarts, 3, "the log goes on for ever: {highest} pages");
+        let length = std::fs::metadata(&path).expect("it is there").len();
+        assert!(length > 8_192 * 3 * PAGES_MIN as u64, "what was written is in the file: {length}");
+    }
+
+    /// A reader keeps the log from being folded; once it ends that is made up for, and no commit waits for it.
+    #[test]
+    fn what_a_reader_has_kept_back_is_folded_beside_the_writer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (connection, folding, path) = made(folder.path());
+        let reader = Connection::open(&path).expect("it is there");
+        reader.execute_batch("BEGIN; SELECT count(*) FROM t").expect("it reads");
+        write(&connection, &folding, 10_000);
+        let (pages, folded) = counts(&connection, "NOOP").expect("counted");
+        assert!(pages >= 10_000 && folded < 100, "{pages} {folded}");
+        reader.execute_batch("COMMIT").expect("it ends");
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            write(&connection, &folding, 1);
+            let (pages, folded) = counts(&connection, "NOOP").expect("counted");
+            if pages < 10_000 || pages - folded < 1_000 {
+                break;
+            }
+            assert!(Instant::now() < until, "{pages} {folded}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn it_ends_at_once_asleep_or_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (connection, folding, _) = made(folder.path());
+        write(&connection, &folding, 1);
+        let began = Instant::now();
+        drop(folding);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+}
