@@ -23,6 +23,8 @@ pub use replace::{Replaced, replace};
 
 /// How much is copied between two looks at the clock and at whether to stop: at 8 KiB a page half a MiB.
 const PAGES_AT_ONCE: i32 = 64;
+/// How much is put on disk at a time.
+const SYNC_EACH: u64 = 4 << 20;
 /// How long a checkpoint of the write-ahead log is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// SQLite's code for a lock that somebody else has.
@@ -177,7 +179,15 @@ pub fn fill(part: &Part, archive: &Path, pace: &Pace<'_>, told: &mut dyn FnMut(u
         let mut to = Connection::open(&part.path).map_err(sqlite("the copy"))?;
         // Half a copy is of no use to anybody: there is nothing to roll back to, and it is synced once, in the end.
         to.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").map_err(sqlite("the copy"))?;
-        copy(&from, &mut to, pace, told)?;
+        let mut synced = 0;
+        copy(&from, &mut to, pace, &mut |done, all| {
+            // Piece by piece: who syncs a write-ahead log beside it would wait for all that is not on the disk yet.
+            if done - synced >= SYNC_EACH {
+                let _ = part.file.sync_data(); // trouble shows at the last one
+                synced = done;
+            }
+            told(done, all);
+        })?;
         to.close().map_err(|(_, error)| sqlite("the copy")(error))?;
     }
     if is_immutable && has_wal(archive) {

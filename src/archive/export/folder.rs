@@ -14,6 +14,9 @@ use super::Error;
 
 /// Says of a folder that it is an export that is not finished.
 const MARK: &str = ".unfinished-export";
+/// Files are put on disk by pieces of so many bytes: who syncs the write-ahead log of an archive on the same file system would
+/// wait for all that is not there yet.
+const SYNC_EACH: u64 = 4 << 20;
 /// What is written last: a folder without the mark that has one of them was about to get its name.
 const LAST: [&str; 2] = ["export.json", "data/export/export.json"];
 
@@ -37,6 +40,8 @@ struct Ledger {
     manifest: Option<Document>,
     files: u64,
     bytes: u64,
+    /// Of files that were closed, since all of them were put on disk.
+    unsynced: u64,
 }
 
 /// A file of it, while it is written.
@@ -48,6 +53,8 @@ pub struct Document {
     file: BufWriter<File>,
     digest: Sha256,
     bytes: u64,
+    /// Of these, what was not put on disk by itself.
+    unsynced: u64,
 }
 
 /// A file of it that is written.
@@ -103,7 +110,7 @@ impl Folder {
         let path = self.partial.join(&name);
         let opened = OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&path);
         let file = BufWriter::new(opened.map_err(|error| at(&path, error))?);
-        Ok(Document { name, path, file, digest: Sha256::new(), bytes: 0 })
+        Ok(Document { name, path, file, digest: Sha256::new(), bytes: 0, unsynced: 0 })
     }
 
     /// Ends a file of it.
@@ -111,10 +118,16 @@ impl Folder {
     /// # Errors
     /// The file system's.
     pub fn close(&self, document: Document) -> Result<Written, Error> {
+        let unsynced = document.unsynced;
         let written = document.close()?;
         let mut ledger = self.ledger.borrow_mut();
         ledger.files += 1;
         ledger.bytes += written.bytes;
+        ledger.unsynced += unsynced;
+        if ledger.unsynced >= SYNC_EACH {
+            self.sync()?;
+            ledger.unsynced = 0;
+        }
         if let Some(manifest) = &mut ledger.manifest {
             writeln!(manifest, "{}  {}", written.sha256, written.name)?;
         }
@@ -158,8 +171,7 @@ impl Folder {
     pub fn finish(mut self) -> Result<(), Error> {
         let mark = self.partial.join(MARK);
         std::fs::remove_file(&mark).map_err(|error| at(&mark, error))?;
-        // One for the whole file system: a sync for each of ten thousand files takes minutes.
-        rustix::fs::syncfs(&self.lock).map_err(|error| at(&self.partial, error.into()))?;
+        self.sync()?;
         self.name().map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::Exists(self.dest.clone()),
             _ => at(&self.dest, error),
@@ -167,6 +179,11 @@ impl Folder {
         self.is_named = true;
         let above = self.dest.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(above).and_then(|above| above.sync_all()).map_err(|error| at(above, error))
+    }
+
+    /// One for the whole file system: a sync for each of ten thousand files takes minutes.
+    fn sync(&self) -> Result<(), Error> {
+        rustix::fs::syncfs(&self.lock).map_err(|error| at(&self.partial, error.into()))
     }
 
     fn name(&self) -> io::Result<()> {
@@ -202,6 +219,12 @@ impl Write for Document {
         let written = self.file.write(bytes)?;
         self.digest.update(&bytes[..written]);
         self.bytes += written as u64;
+        self.unsynced += written as u64;
+        if self.unsynced >= SYNC_EACH {
+            self.file.flush()?;
+            self.file.get_ref().sync_data()?;
+            self.unsynced = 0;
+        }
         Ok(written)
     }
 
