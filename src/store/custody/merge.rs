@@ -26,6 +26,8 @@ use crate::store::{Error, ErrorKind, backup, search};
 
 /// Rows brought or looked at in one transaction, from which on nothing further is begun: some ten milliseconds.
 const ROWS_MAX: u64 = 500;
+/// The same beside a `serve`, whose commits wait for it: a millisecond or two, and five of rest.
+const ROWS_MAX_BESIDE: u64 = 60;
 /// Tables of which a row is known by its number alone.
 const NUMBERED: [u8; 4] = [ERRORS, FINDINGS, FILES, OUTAGES];
 
@@ -180,7 +182,10 @@ struct Place {
 }
 
 struct Merge<'m> {
+    custody: &'m Custody,
     ours: &'m Connection,
+    /// In one transaction.
+    rows_max: u64,
     other: &'m Other,
     masks: &'m Masks,
     act_id: i64,
@@ -202,7 +207,9 @@ impl<'m> Merge<'m> {
         let note: Option<String> = other.connection.query_row(note, (), |row| row.get(0)).optional()?;
         let vkeys = checkpoint::keys(&other.connection)?.join("\n");
         let (runs, merged, masked) = (BTreeMap::new(), Merged::default(), other.masked_by_number()?);
-        let mut merge = Self { ours, other, masks, act_id: 0, merge_id: 0, runs, masked, merged };
+        let rows_max = if custody.is_served { ROWS_MAX_BESIDE } else { ROWS_MAX };
+        let (act_id, merge_id) = (0, 0);
+        let mut merge = Self { custody, ours, rows_max, other, masks, act_id, merge_id, runs, masked, merged };
         seal::change(ours, None, |pack| {
             merge.act_id = begin(ours, pack, act)?;
             let runs = merge.bring_runs(pack, &custody.archive_id)?;
@@ -288,13 +295,10 @@ impl<'m> Merge<'m> {
         while let Some(row) = rows.next()? {
             gone.push(values(row, 0, 7)?);
         }
-        for some in gone.chunks(ROWS_MAX as usize) {
-            seal::change(self.ours, None, |pack| {
-                for row in some {
-                    self.tombstone(pack, row)?;
-                }
-                Ok(())
-            })?;
+        for some in gone.chunks(self.rows_max as usize) {
+            let began = Instant::now();
+            seal::change(self.ours, None, |pack| some.iter().try_for_each(|row| self.tombstone(pack, row)))?;
+            self.custody.give_way(began.elapsed())?;
         }
         Ok(())
     }
@@ -324,14 +328,14 @@ impl<'m> Merge<'m> {
     fn chats(&mut self, pack: &mut Pack, place: &mut Place) -> Result<u64, Error> {
         let sql = "SELECT rowid, chat_id FROM chats WHERE rowid > ? ORDER BY rowid LIMIT 1";
         let (mut seen, mut rows) = (0, 0);
-        while rows < ROWS_MAX {
+        while rows < self.rows_max {
             let mut select = self.other.connection.prepare_cached(sql)?;
             let next = select.query_row([place.chat], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
             let Some((rowid, chat_id)): Option<(i64, String)> = next else {
                 place.is_done = true;
                 return Ok(seen);
             };
-            let (events, last) = self.chat(pack, &chat_id, place.event, ROWS_MAX)?;
+            let (events, last) = self.chat(pack, &chat_id, place.event, self.rows_max)?;
             (seen, rows) = (seen + events, rows + events + 1);
             place.event = last;
             if last.is_none() {
@@ -523,11 +527,12 @@ impl<'m> Merge<'m> {
     fn attributes(&mut self, pack: &mut Pack, chat_id: &str, maskings: &Maskings) -> Result<(), Error> {
         let sql = "SELECT id, name, value, source, observed_at, run_id FROM chat_attributes WHERE chat_id = ?
             ORDER BY observed_at, id";
+        // By the chat, not by the index of values: half of all chats may have the same one.
         let insert = "INSERT INTO chat_attributes (chat_id, name, value, source, observed_at, run_id)
             SELECT ?1, ?2, ?3, ?4, ?5, ?6
             WHERE ?3 IS NOT (SELECT value FROM chat_attributes WHERE chat_id = ?1 AND name = ?2 AND observed_at <= ?5
                     ORDER BY observed_at DESC, id DESC LIMIT 1)
-                AND NOT EXISTS (SELECT 1 FROM chat_attributes WHERE chat_id = ?1 AND name = ?2 AND value = ?3
+                AND NOT EXISTS (SELECT 1 FROM chat_attributes WHERE chat_id = ?1 AND name = ?2 AND +value = ?3
                     AND observed_at = ?5 AND run_id = ?6)";
         let mut select = self.other.connection.prepare_cached(sql)?;
         let mut rows = select.query([chat_id])?;
@@ -603,7 +608,7 @@ impl<'m> Merge<'m> {
     /// Rows of a table that are known by their numbers, after one of them. Where to go on.
     fn numbered(&mut self, pack: &mut Pack, number: u8, after: i64) -> Result<Option<i64>, Error> {
         let form = Form::of(number).expect("listed by its number");
-        let sql = format!("{} WHERE id > ? ORDER BY id LIMIT {ROWS_MAX}", form.select());
+        let sql = format!("{} WHERE id > ? ORDER BY id LIMIT {}", form.select(), self.rows_max);
         let mut select = self.other.connection.prepare_cached(&sql)?;
         let mut rows = select.query([after])?;
         let (mut count, mut last) = (0, after);
@@ -611,7 +616,7 @@ impl<'m> Merge<'m> {
             (count, last) = (count + 1, row.get(0)?);
             self.numbered_row(pack, form, row, last)?;
         }
-        Ok((count == ROWS_MAX).then_some(last))
+        Ok((count == self.rows_max).then_some(last))
     }
 
     fn numbered_row(&mut self, pack: &mut Pack, form: &'static Form, row: &Row<'_>, theirs: i64) -> Result<(), Error> {
@@ -746,8 +751,10 @@ impl<'m> Merge<'m> {
         }
         let mut select = self.other.connection.prepare(&format!("{} ORDER BY run_id, hour", form.select()))?;
         let rows = select.query_map((), |row| values(row, 1, form.columns.len()))?.collect::<Result<Vec<_>, _>>()?;
-        for some in rows.chunks(ROWS_MAX as usize) {
+        for some in rows.chunks(self.rows_max as usize) {
+            let began = Instant::now();
             seal::change(self.ours, None, |pack| some.iter().try_for_each(|row| self.account(pack, form, row)))?;
+            self.custody.give_way(began.elapsed())?;
         }
         Ok(())
     }
