@@ -346,8 +346,10 @@ async fn a_customer_is_erased_with_a_certificate() {
     }
     let held = command(&database, &["hold", "--who", "anna.berg@example.com", "--reason", "court"]);
     assert_eq!((held.0, command(&database, &["unhold", "1", "--reason", "settled"]).0), (0, 0));
-    // Somebody has asked after her: that stays, and her name does not.
     let sql = "SELECT chat_id FROM chat_attributes WHERE value = 'anna.berg@example.com'";
+    let held = command(&database, &["hold", "--query", sql, "--reason", "asked for by anna.berg@example.com"]);
+    assert_eq!((held.0, command(&database, &["unhold", "3", "--reason", "settled"]).0), (0, 0));
+    // Somebody has asked after her: that stays, and her name does not.
     for words in [&["chats", "--who", "anna.berg@example.com"][..], &["sql", sql]] {
         assert_eq!(command(&database, words).0, 0);
     }
@@ -400,8 +402,12 @@ async fn a_customer_is_erased_with_a_certificate() {
     let key = folder.path().join("vkey");
     std::fs::write(&key, archive.value("SELECT vkey FROM keys").await).expect("the folder is ours");
     let (is_proved, told) = crate::evidence::prove_py(Path::new(&certificate), &key);
-    assert!(is_proved && told.contains("rows of act 5"), "{told}");
-    assert_eq!(archive.value("SELECT count(*) FROM acts WHERE asked LIKE '%**********%'").await, "4");
+    assert!(is_proved && told.contains("rows of act 7"), "{told}");
+    assert_eq!(archive.value("SELECT count(*) FROM acts WHERE asked LIKE '%**********%'").await, "5");
+    let held = "SELECT query || ' ' || reason FROM holds";
+    let stars = "*".repeat("anna.berg@example.com".len());
+    let wanted = format!("SELECT chat_id FROM chat_attributes WHERE value = '{stars}' asked for by {stars}");
+    assert_eq!(archive.value(held).await, wanted);
     simulator.stop().await;
 }
 

@@ -1,16 +1,17 @@
-//! What readers asked after stands in acts as they typed it, and may name a customer of whom nothing else is left once the
-//! last chat is removed. Then it becomes stars there, with the same proof as what is removed.
+//! What readers asked after stands in acts as they typed it, and what a hold was for in the hold: both may name a customer of
+//! whom nothing else is left once the last chat is removed. Then it becomes stars there, with the same proof as what is
+//! removed. A hold in force keeps its words: it stands for chats to come.
 //!
 //! It knows whole values of attributes: typed alone, as `NAME=VALUE`, as a literal of SQL, or as a word. A part of a value
 //! names nobody for certain.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 use serde_json::Value;
 
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
-use crate::store::seal::{ACTS, ERASURES, KeyValue, Pack};
+use crate::store::seal::{ACTS, ERASURES, HOLDS, KeyValue, Pack};
 use crate::store::{Error, search};
 
 /// Shorter ones are words of the language.
@@ -18,29 +19,47 @@ const CHARACTERS_MIN: usize = 3;
 /// What ends a word or a literal.
 const ENDS: [char; 11] = ['\'', '"', '%', '=', '(', ')', ',', ';', '<', '>', '\u{0}'];
 
-/// Acts that name values of chats which are about to be removed.
+/// Where something was typed: in an act, in a released hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Act(i64),
+    Hold(i64),
+}
+
+impl Place {
+    fn row(self) -> RowName {
+        match self {
+            Self::Act(id) => (ACTS, vec![KeyValue::Integer(id)]),
+            Self::Hold(id) => (HOLDS, vec![KeyValue::Integer(id)]),
+        }
+    }
+}
+
+/// Acts and released holds that name values of chats which are about to be removed.
 #[derive(Debug)]
 pub(super) struct Mentions {
     /// By value, in small letters.
-    acts: HashMap<String, Vec<i64>>,
+    places: HashMap<String, Vec<Place>>,
     /// The newest act that was looked at.
     until: i64,
 }
 
 impl Mentions {
-    /// Looks through all acts: not while the lock is held.
+    /// Looks through all of them: not while the lock is held.
     pub(super) fn of_chats<'t>(connection: &Connection, chats: impl Iterator<Item = &'t str>) -> Result<Self, Error> {
         let mut values = HashSet::new();
         for chat_id in chats {
             values.extend(values_of(connection, chat_id)?.into_iter().map(|value| value.to_lowercase()));
         }
-        let mut mentions = Self { acts: HashMap::new(), until: 0 };
-        each_act(connection, 0, |mut act| {
-            let id = act.id;
-            mentions.until = id;
-            act.mask(&mut |word| {
+        let mut mentions = Self { places: HashMap::new(), until: 0 };
+        each_typed(connection, 0, |mut words| {
+            let place = words.place;
+            if let Place::Act(id) = place {
+                mentions.until = id;
+            }
+            words.mask(&mut |word| {
                 if values.contains(word) {
-                    mentions.acts.entry(word.to_owned()).or_default().push(id);
+                    mentions.places.entry(word.to_owned()).or_default().push(place);
                 }
                 false
             });
@@ -48,9 +67,9 @@ impl Mentions {
         Ok(mentions)
     }
 
-    /// These acts.
+    /// Their rows.
     pub(super) fn rows(&self) -> impl Iterator<Item = RowName> {
-        self.acts.values().flatten().map(|id| name(*id))
+        self.places.values().flatten().map(|place| place.row())
     }
 }
 
@@ -65,18 +84,18 @@ impl Gone {
         Ok(())
     }
 
-    /// Makes stars in acts of those that no chat has any longer.
+    /// Makes stars of those that no chat has any longer, wherever they were typed.
     pub(super) fn forget(self, removal: &Forgetting<'_>, located: &mut Located, pack: &mut Pack) -> Result<(), Error> {
         let Forgetting { connection, mentions, .. } = *removal;
         let is_quiet = !has_newer(connection, mentions.until)?;
-        if self.0.is_empty() || is_quiet && mentions.acts.is_empty() {
+        if self.0.is_empty() || is_quiet && mentions.places.is_empty() {
             return Ok(());
         }
-        let is_asked = |value: &String| !is_quiet || mentions.acts.contains_key(&value.to_lowercase());
+        let is_asked = |value: &String| !is_quiet || mentions.places.contains_key(&value.to_lowercase());
         let gone = of_nobody(connection, self.0.into_iter().filter(is_asked))?;
-        let known = gone.iter().filter_map(|value| mentions.acts.get(value)).flatten().copied();
-        let acts = masked_acts(connection, &known.collect(), mentions.until, &gone)?;
-        if acts.is_empty() { Ok(()) } else { removal.write(&acts, located, pack) }
+        let known = gone.iter().filter_map(|value| mentions.places.get(value)).flatten().copied();
+        let masked = masked(connection, &known.collect(), (!is_quiet).then_some(mentions.until), &gone)?;
+        if masked.is_empty() { Ok(()) } else { removal.write(&masked, located, pack) }
     }
 }
 
@@ -109,46 +128,80 @@ pub(super) struct Forgetting<'c> {
 }
 
 impl Forgetting<'_> {
-    fn write(&self, acts: &[Words], located: &mut Located, pack: &mut Pack) -> Result<(), Error> {
+    fn write(&self, masked: &[Words], located: &mut Located, pack: &mut Pack) -> Result<(), Error> {
         let connection = self.connection;
-        let names: Vec<RowName> = acts.iter().map(|act| name(act.id)).collect();
+        let names: Vec<RowName> = masked.iter().map(|words| words.place.row()).collect();
         located.find_rest(connection, &names, self.looked_until)?;
         let leaves: BTreeSet<u64> = names.iter().flat_map(|name| located.of(name)).copied().collect();
-        for act in acts {
-            let update = "UPDATE acts SET asked = ?, reason = ?, case_ref = ? WHERE id = ?";
-            connection.prepare_cached(update)?.execute(params![act.asked, act.reason, act.case_ref, act.id])?;
-            pack.touch(ACTS, [KeyValue::Integer(act.id)]);
+        for words in masked {
+            words.store(connection)?;
+            let (table, key) = words.place.row();
+            pack.touch(table, key);
         }
         destroy(connection, &leaves)?;
         let insert = "INSERT INTO erasures (act_id, how, at, events, rows, leaves) VALUES (?, 'masked', ?, 0, ?, ?)";
-        connection.execute(insert, params![self.act_id, self.at, acts.len() as i64, packed(&leaves)])?;
+        connection.execute(insert, params![self.act_id, self.at, masked.len() as i64, packed(&leaves)])?;
         let id = connection.last_insert_rowid();
         pack.touch(ERASURES, [KeyValue::Integer(id)]);
         search::follow(connection, id)
     }
 }
 
-fn name(id: i64) -> RowName {
-    (ACTS, vec![KeyValue::Integer(id)])
-}
-
-/// What was typed in an act.
+/// What was typed there.
 struct Words {
-    id: i64,
-    asked: String,
-    reason: Option<String>,
-    case_ref: Option<String>,
+    place: Place,
+    /// JSON.
+    asked: Option<String>,
+    /// An act's reason and case, a hold's reason and query.
+    texts: [Option<String>; 2],
 }
 
 impl Words {
+    const OF_ACTS: &str = "SELECT id, asked, reason, case_ref FROM acts";
+    const OF_HOLDS: &str = "SELECT id, NULL, reason, query FROM holds";
+
+    fn of_act(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self { place: Place::Act(row.get(0)?), asked: row.get(1)?, texts: [row.get(2)?, row.get(3)?] })
+    }
+
+    fn of_hold(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self { place: Place::Hold(row.get(0)?), asked: row.get(1)?, texts: [row.get(2)?, row.get(3)?] })
+    }
+
+    fn at(connection: &Connection, place: Place) -> Result<Self, Error> {
+        let (sql, id, read): (_, _, fn(&Row<'_>) -> _) = match place {
+            Place::Act(id) => (Self::OF_ACTS, id, Self::of_act),
+            Place::Hold(id) => (Self::OF_HOLDS, id, Self::of_hold),
+        };
+        Ok(connection.prepare_cached(&format!("{sql} WHERE id = ?"))?.query_row([id], read)?)
+    }
+
+    fn store(&self, connection: &Connection) -> Result<(), Error> {
+        let [first, second] = &self.texts;
+        match self.place {
+            Place::Act(id) => {
+                let update = "UPDATE acts SET asked = ?, reason = ?, case_ref = ? WHERE id = ?";
+                connection.prepare_cached(update)?.execute(params![self.asked, first, second, id])?
+            }
+            Place::Hold(id) => {
+                let update = "UPDATE holds SET reason = ?, query = ? WHERE id = ?";
+                connection.prepare_cached(update)?.execute(params![first, second, id])?
+            }
+        };
+        Ok(())
+    }
+
     /// Makes stars of what is told to be gone. Whether there was any.
     fn mask(&mut self, is_gone: &mut dyn FnMut(&str) -> bool) -> bool {
-        let mut value: Value = serde_json::from_str(&self.asked).unwrap_or_default();
-        let mut is_any = mask_value(&mut value, is_gone);
-        if is_any {
-            self.asked = value.to_string();
+        let mut is_any = false;
+        if let Some(asked) = &mut self.asked {
+            let mut value: Value = serde_json::from_str(asked).unwrap_or_default();
+            if mask_value(&mut value, is_gone) {
+                *asked = value.to_string();
+                is_any = true;
+            }
         }
-        for text in [&mut self.reason, &mut self.case_ref].into_iter().flatten() {
+        for text in self.texts.iter_mut().flatten() {
             if let Some(masked) = mask(text, is_gone) {
                 *text = masked;
                 is_any = true;
@@ -162,38 +215,42 @@ fn has_newer(connection: &Connection, id: i64) -> Result<bool, Error> {
     Ok(connection.prepare_cached("SELECT 1 FROM acts WHERE id > ?")?.exists([id])?)
 }
 
-fn each_act(connection: &Connection, after: i64, mut visit: impl FnMut(Words)) -> Result<(), Error> {
-    let sql = "SELECT id, asked, reason, case_ref FROM acts WHERE id > ? ORDER BY id";
-    let mut select = connection.prepare_cached(sql)?;
-    let mut rows = select.query([after])?;
-    while let Some(row) = rows.next()? {
-        visit(words(row)?);
+/// The acts after one, and the released holds: a release is an act.
+fn each_typed(connection: &Connection, after: i64, mut visit: impl FnMut(Words)) -> Result<(), Error> {
+    let acts = format!("{} WHERE id > ? ORDER BY id", Words::OF_ACTS);
+    for words in connection.prepare_cached(&acts)?.query_map([after], Words::of_act)? {
+        visit(words?);
+    }
+    let holds = format!("{} WHERE released_at IS NOT NULL", Words::OF_HOLDS);
+    for words in connection.prepare_cached(&holds)?.query_map((), Words::of_hold)? {
+        visit(words?);
     }
     Ok(())
 }
 
-fn words(row: &rusqlite::Row<'_>) -> rusqlite::Result<Words> {
-    Ok(Words { id: row.get(0)?, asked: row.get(1)?, reason: row.get(2)?, case_ref: row.get(3)? })
-}
-
-/// Of some acts and those after one, the ones that have such values, with stars for them.
-fn masked_acts(
+/// At some places, and, where more may have been typed since, after an act: what has such values, with stars for them.
+fn masked(
     connection: &Connection,
-    known: &BTreeSet<i64>,
-    after: i64,
+    known: &BTreeSet<Place>,
+    after: Option<i64>,
     gone: &HashSet<String>,
 ) -> Result<Vec<Words>, Error> {
     let mut found = Vec::new();
-    let mut take = |mut act: Words| {
-        if act.mask(&mut |word| gone.contains(word)) {
-            found.push(act);
+    let mut take = |mut words: Words| {
+        if words.mask(&mut |word| gone.contains(word)) {
+            found.push(words);
         }
     };
-    for id in known {
-        let mut select = connection.prepare_cached("SELECT id, asked, reason, case_ref FROM acts WHERE id = ?")?;
-        take(select.query_row([id], words)?);
+    for place in known {
+        take(Words::at(connection, *place)?);
     }
-    each_act(connection, after, take)?;
+    if let Some(after) = after {
+        each_typed(connection, after, |words| {
+            if !known.contains(&words.place) {
+                take(words)
+            }
+        })?;
+    }
     Ok(found)
 }
 
