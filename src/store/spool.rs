@@ -16,6 +16,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
@@ -112,11 +113,27 @@ pub struct Spool {
     is_torn: bool,
 }
 
+/// Twenty milliseconds.
+const LOCK_ATTEMPTS: usize = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
+
 struct Record {
     end: u64,
     at: i64,
     events: u64,
     payload: Vec<u8>,
+}
+
+/// For a moment it may be that of a process which was just forked from this one, and has what was open here until it is another
+/// program.
+fn lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            locked => return locked,
+        }
+    }
+    file.try_lock()
 }
 
 impl Spool {
@@ -133,7 +150,7 @@ impl Spool {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !create => return Ok(None),
             opened => opened.map_err(|error| of_io(path, &error))?,
         };
-        match file.try_lock() {
+        match lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let message = format!("another process has the spool {}", path.display());
