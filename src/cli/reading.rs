@@ -51,12 +51,9 @@ pub struct Reading {
     asked: Value,
 }
 
-/// A read that goes on.
+/// A read that goes on, where it is recorded.
 #[derive(Debug)]
-struct Begun {
-    database: PathBuf,
-    act_id: Option<i64>,
-}
+struct Begun(Option<(Custody, i64)>);
 
 impl Reading {
     /// As the configuration has it, of this command line. Of several archives each records it.
@@ -106,7 +103,7 @@ impl Reading {
             let mut archive = Archive::open(database).await?;
             let asked = self.without_forgotten(&mut archive).await?;
             archive.close().await?;
-            begun.push(Begun { database: database.clone(), act_id: self.act(database, case, asked)? });
+            begun.push(Begun(self.act(database, case, asked)?));
         }
         Ok(begun)
     }
@@ -135,7 +132,7 @@ impl Reading {
         Ok(asked)
     }
 
-    fn act(&self, database: &Path, case: &Case, asked: Value) -> anyhow::Result<Option<i64>> {
+    fn act(&self, database: &Path, case: &Case, asked: Value) -> anyhow::Result<Option<(Custody, i64)>> {
         match self.record {
             RecordReads::Never => Ok(None),
             RecordReads::WhenPossible => {
@@ -153,27 +150,23 @@ impl Reading {
         }
     }
 
-    fn note(&self, database: &Path, case: &Case, asked: Value) -> Result<i64, crate::store::Error> {
+    fn note(&self, database: &Path, case: &Case, asked: Value) -> Result<(Custody, i64), crate::store::Error> {
         let custody = Custody::open_to_note(database)?;
         // Somebody may look for a card number.
         let masked = |value: Value| serde_json::from_str(&self.masks.again(&value.to_string())).unwrap_or(Value::Null);
         let (asked, case_ref) = (masked(asked), masked(json!([case.case])));
         let actor = actor::actor(case_ref[0].as_str());
         let act_id = custody.begin(&Act { kind: Kind::Read, at: now_ms(), actor: &actor, asked, reason: None })?;
-        custody.close()?;
-        Ok(act_id)
+        custody.settle()?; // a reader may be ended in whatever way
+        Ok((custody, act_id))
     }
 }
 
 impl Begun {
     /// What was shown is shown: that its number is not recorded is said, and is no failure.
     fn end(self, rows: i64) {
-        let Some(act_id) = self.act_id else { return };
-        let ended = Custody::open_to_note(&self.database).and_then(|custody| {
-            custody.end(act_id, now_ms(), rows)?;
-            custody.close()
-        });
-        if let Err(error) = ended {
+        let Some((custody, act_id)) = self.0 else { return };
+        if let Err(error) = custody.end(act_id, now_ms(), rows).and_then(|()| custody.close()) {
             remark(&format!("this read is recorded, but not that it ended and how many rows were shown: {error}"));
         }
     }

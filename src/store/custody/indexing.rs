@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::{Custody, is_copy};
+use super::{BUSY_TIMEOUT, Custody, is_copy};
 use crate::store::search::{self, Step};
 use crate::store::{Error, ErrorKind, identity};
 
@@ -16,11 +16,13 @@ impl Custody {
     /// # Errors
     /// As [`Custody::open`]; it is a copy.
     pub fn open_to_index(path: &Path) -> Result<Self, Error> {
-        if is_copy(path)? {
-            let what = "this is a copy (`snapshot`), and its index is as it was in the archive: bring that up to date before it is copied";
-            return Err(Error::new(ErrorKind::Other, what));
-        }
-        let custody = Self::open(path)?;
+        let custody = Self::open_within(path, BUSY_TIMEOUT, |connection| match is_copy(connection)? {
+            false => Ok(()),
+            true => {
+                let what = "this is a copy (`snapshot`), and its index is as it was in the archive: bring that up to date before it is copied";
+                Err(Error::new(ErrorKind::Other, what))
+            }
+        })?;
         custody.connection.execute_batch("PRAGMA synchronous = NORMAL")?;
         Ok(custody)
     }
