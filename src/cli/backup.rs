@@ -186,7 +186,7 @@ impl Made {
         output.line(&plain_line(&name))?;
         labelled(output, "size", &format!("{} ({bytes} bytes)", bytes_for_people(bytes)))?;
         let holds = format!("{}, {}", counted(self.totals.chats, "chat"), counted(self.totals.events, "event"));
-        labelled(output, "holds", &holds)?;
+        labelled(output, "contains", &holds)?;
         let sound = format!("as it was sealed: {leaves} leaves, the first {signed} of them signed");
         labelled(output, "verified", &sound)?;
         let key = format!(

@@ -9,10 +9,11 @@ use sha2::{Digest, Sha256};
 
 use super::actor::actor;
 use super::custody::{self, Why};
+use super::hold;
 use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, shown};
 use super::progress::progress;
 use super::prove::prove;
-use super::when::Clock;
+use super::when::{self, Clock};
 use crate::config::Config;
 use crate::recorder::now_ms;
 use crate::store::audit::proof::Subject;
@@ -271,25 +272,28 @@ fn foretell(custody: &Custody, targets: &[Target], output: &mut Output<'_>) -> a
 }
 
 fn print_waiting(custody: &Custody, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let names = ["chat_id", "act_id", "held_by", "since", "reason"];
+    let names = ["chat_id", "act_id", "held_by", "since", "reason", "who", "case"];
     let clock = Clock::now(false);
     let waiting = custody.waiting()?;
     output.header(&names)?;
-    for Waiting { chat_id, act_id, held_by, at, reason, .. } in &waiting {
+    for Waiting { chat_id, act_id, held_by, at, reason, asked_by, .. } in &waiting {
         match output.format {
             Format::Text => output.line(&format!(
-                "{}  since {}, by hold {held_by} (act {act_id}: {})",
+                "{}  since {}, by hold {held_by}; act {act_id}: {}{}",
                 shown(chat_id),
                 clock.minute(*at),
-                shown(reason)
+                shown(reason),
+                hold::asked_by(asked_by)
             ))?,
             Format::Json | Format::Csv => {
                 let cells = [
                     chat_id.as_str().into(),
                     (*act_id).into(),
                     (*held_by).into(),
-                    (*at).into(),
+                    when::iso(*at).into(),
                     reason.as_str().into(),
+                    asked_by.who.as_str().into(),
+                    asked_by.case_ref.clone().into(),
                 ];
                 output.record(&names, &cells)?;
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::output::{Format as Print, Look, Output, Usage, counted, labelled, plain_line};
+use super::output::{Format as Print, Ink, Look, Output, Usage, counted, labelled, plain_line};
 use super::progress::progress;
 use super::reading::{Case, Reading};
 use super::scope::Selection;
@@ -257,8 +257,11 @@ fn say(dest: &Path, plan: &Plan, tally: &Tally, output: &mut Output<'_>) -> anyh
         Errors::With => format!("{}, {errors}", chats.join(", ")),
         Errors::Only => errors,
     };
-    labelled(output, "holds", &format!("{held}, as the archive has them"))?;
+    labelled(output, "contains", &format!("{held}, as the archive has them"))?;
     labelled(output, "format", plan.format.as_str())?;
+    if tally.rows() == 0 {
+        output.note(&Ink::Yellow.on("the archive has nothing of what was asked for: the folder has no row"))?;
+    }
     // Whoever has the folder can read all of it.
     output.rows = i64::try_from(tally.rows()).unwrap_or(i64::MAX);
     Ok(())

@@ -3,11 +3,11 @@
 use super::actor::actor;
 use super::custody::{self, Why};
 use super::erase::{customer, digest_of};
-use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, shown};
-use super::when::Clock;
+use super::output::{self, Format, Ink, Look, Output, Usage, counted, shown};
+use super::when::{self, Clock};
 use crate::config::Config;
 use crate::recorder::now_ms;
-use crate::store::custody::{Act, Custody, Hold, Kind, Scope};
+use crate::store::custody::{Act, Asker, Custody, Hold, Kind, Scope};
 
 const EXAMPLE: &str = "\
 Example:
@@ -145,23 +145,33 @@ fn without_customer(custody: &Custody, scope: &Scope) -> String {
     }
 }
 
+/// ` (root (anna), case L-12)`.
+pub(super) fn asked_by(asker: &Asker) -> String {
+    let case_ref = asker.case_ref.as_ref().map(|case_ref| format!("case {}", shown(case_ref)));
+    let who = (!asker.who.is_empty()).then(|| shown(&asker.who));
+    let parts: Vec<String> = who.into_iter().chain(case_ref).collect();
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+}
+
 fn print(holds: &[Hold], clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let names = ["hold", "on", "reason", "since", "released_at"];
+    let names = ["hold", "on", "reason", "since", "released_at", "who", "case"];
     output.header(&names)?;
-    for Hold { id, at, reason, scope, released_at } in holds {
+    for Hold { id, at, reason, scope, released_at, set_by } in holds {
         match output.format {
             Format::Text => {
                 let until = released_at.map_or(String::new(), |at| format!(", released {}", clock.minute(at)));
-                let (scope, reason) = (shown(&scope.to_string()), shown(reason));
-                output.line(&format!("{id}  {scope}  since {}{until}: {reason}", clock.minute(*at)))?;
+                let (scope, reason, by) = (shown(&scope.to_string()), shown(reason), asked_by(set_by));
+                output.line(&format!("{id}  {scope}  since {}{until}: {reason}{by}", clock.minute(*at)))?;
             }
             Format::Json | Format::Csv => {
                 let cells = [
                     (*id).into(),
                     scope.to_string().into(),
                     reason.as_str().into(),
-                    (*at).into(),
-                    Cell::from(*released_at),
+                    when::iso(*at).into(),
+                    released_at.and_then(when::iso).into(),
+                    set_by.who.as_str().into(),
+                    set_by.case_ref.clone().into(),
                 ];
                 output.record(&names, &cells)?;
             }

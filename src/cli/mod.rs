@@ -148,7 +148,30 @@ pub enum Command {
     Node(node::Args),
 }
 
+/// Of what goes over an archive that may be recorded into at the same time: below the writer of a `serve`, which is below its
+/// proxy.
+const NICENESS: i32 = 10;
+
 impl Command {
+    /// Whether it may be long at work, and the chats that go on meanwhile come first.
+    fn steps_aside(&self) -> bool {
+        matches!(
+            self,
+            Self::Search(_)
+                | Self::Report(_)
+                | Self::Reconcile(_)
+                | Self::Sql(_)
+                | Self::Snapshot(_)
+                | Self::Export(_)
+                | Self::Mask(_)
+                | Self::Backup(_)
+                | Self::Merge(_)
+                | Self::Verify(_)
+                | Self::Erase(_)
+                | Self::Purge(_)
+        )
+    }
+
     /// Only what shows rows takes several.
     fn check_databases(&self, common: &Common) -> Result<(), output::Usage> {
         let takes_several = matches!(
@@ -259,6 +282,10 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let common = cli.common;
     cli.command.check_databases(&common)?;
+    if cli.command.steps_aside() {
+        // Not permitted where somebody has forbidden it: then it has the priority of all.
+        let _ = rustix::process::nice(NICENESS);
+    }
     match cli.command {
         Command::Serve(args) => wait_for(serve::run(&args, &common)), // the proxy's threads are its own
         Command::Check(args) => wait_for(check::run(&args, &common)),

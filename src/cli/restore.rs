@@ -10,7 +10,7 @@ use super::backup::{Teller, checked, interruptible};
 use super::custody;
 use super::output::{self, Cell, Format, Ink, Look, Output, counted, labelled, plain_line};
 use super::verify::keys;
-use super::when::Clock;
+use super::when::{self, Clock};
 use crate::archive::key;
 use crate::archive::verify::{Answer, Question};
 use crate::config::Config;
@@ -37,7 +37,8 @@ const ACTS_MIGRATION: i64 = 7;
 ///
 /// The backup is copied beside the archive and checked there first (PRAGMA integrity_check, then all that `verify` does). What is at the path is
 /// kept beside it as PATH.before-TIME, never deleted. The restored archive says in its acts that it was restored, when and
-/// from where. What was erased, purged and held after the backup was made is undone: it is said, with the commands that do it again.
+/// from where. What was erased, purged, masked, held and released after the backup was made is undone: it is said, with the commands
+/// that do it again.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLE)]
 #[group(skip)]
@@ -170,7 +171,7 @@ struct Told {
     spool: PathBuf,
 }
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 15] = [
     "path",
     "archive_id",
     "chats",
@@ -182,6 +183,9 @@ const NAMES: [&str; 12] = [
     "erased_later",
     "purged_later",
     "held_later",
+    "released_later",
+    "waiting_later",
+    "masked_later",
     "again",
 ];
 
@@ -202,11 +206,14 @@ impl Told {
                 self.totals.events.into(),
                 number(leaves),
                 later.map_or(Cell::Null, |later| number(later.size)),
-                later.map_or(Cell::Null, |later| Cell::Integer(later.at)),
+                later.map_or(Cell::Null, |later| when::iso(later.at).into()),
                 kept.map_or(Cell::Null, Into::into),
                 of_undone(|undone| undone.erased),
                 of_undone(|undone| undone.purged),
-                of_undone(|undone| i64::try_from(undone.holds.len()).unwrap_or(i64::MAX)),
+                of_undone(|undone| undone::length(&undone.holds)),
+                of_undone(|undone| undone::length(&undone.released)),
+                of_undone(|undone| undone::length(&undone.waiting)),
+                of_undone(|undone| undone::length(&undone.masked)),
                 Cell::Json(serde_json::json!(self.again()).to_string()),
             ];
             output.record(&NAMES, &cells)?;
@@ -214,7 +221,7 @@ impl Told {
         }
         output.line(&plain_line(&name))?;
         let holds = format!("{}, {}", counted(self.totals.chats, "chat"), counted(self.totals.events, "event"));
-        labelled(output, "holds", &holds)?;
+        labelled(output, "contains", &holds)?;
         labelled(output, "verified", &format!("as it was sealed: {leaves} leaves, archive {}", self.archive_id))?;
         if let Some(later) = &self.answer.later {
             let what = format!(
@@ -261,7 +268,7 @@ impl Told {
         let what = match &self.undone {
             Some(undone) => undone::in_words(undone),
             None => self.replaced.kept.as_ref().map(|_| {
-                "what was there does not tell what was erased, purged or held after this backup was made: look it up elsewhere, \
+                "what was there does not tell what was erased, purged, masked or held after this backup was made: look it up elsewhere, \
                  and do it again"
                     .into()
             }),

@@ -113,7 +113,7 @@ fn say(path: &Path, totals: Totals, output: &mut Output<'_>) -> anyhow::Result<(
             labelled(output, "size", &format!("{} ({bytes} bytes)", bytes_for_people(bytes)))?;
             labelled(
                 output,
-                "holds",
+                "contains",
                 &format!("{}, {}", counted(totals.chats, "chat"), counted(totals.events, "event")),
             )?;
             labelled(output, "read it", &format!("sqlite3 -readonly '{}'", name.replace('\'', "'\\''")))?;

@@ -174,7 +174,7 @@ fn heading(
     labelled(output, "customer", &shown(customers.name(&chat.chat_id).as_deref().unwrap_or("unknown")))?;
     labelled(output, "seen", &format!("{}, {life}", clock.stretch(chat.first_seen_at, chat.last_seen_at)))?;
     labelled(output, "status", &status(chat))?;
-    labelled(output, "holds", &holds(chat, erased))?;
+    labelled(output, "contains", &contents(chat, erased))?;
     if let Some(erased) = erased {
         let words = format!("what came before position {} was {}", erased.next, shown(&erased.words));
         labelled(output, "erased", &Ink::Yellow.on(&words))?;
@@ -201,7 +201,7 @@ fn status(chat: &Chat) -> String {
     }
 }
 
-fn holds(chat: &Chat, erased: Option<&Erased>) -> String {
+fn contents(chat: &Chat, erased: Option<&Erased>) -> String {
     // Of ground that was covered no event is left there, either.
     let hidden = match chat.hidden - erased.map_or(0, |erased| erased.next - 1) {
         ..=0 => String::new(),

@@ -29,7 +29,7 @@ use super::{
 };
 
 pub use clean::Cleaned;
-pub use hold::{Customer, Hold, InForce, Scope};
+pub use hold::{Asker, Customer, Hold, InForce, Scope};
 pub use merge::{Merged, Other};
 pub use remask::Remasked;
 pub use removal::{Due, How, Outcome, ServicesOf, Target, Waiting};
@@ -130,7 +130,7 @@ impl Custody {
     /// # Errors
     /// As opening goes wrong; the archive is of an earlier release.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Self::open_within(path, BUSY_TIMEOUT)
+        Self::open_within(path, BUSY_TIMEOUT, |_| Ok(()))
     }
 
     /// The same, for a note that is made by the way, of somebody who reads: not in a copy, and leaving no file beside the
@@ -140,11 +140,15 @@ impl Custody {
     /// As [`Custody::open`]; [`ErrorKind::ReadOnly`] where this user may not write.
     pub fn open_to_note(path: &Path) -> Result<Self, Error> {
         check_may_write(path)?;
-        check_is_no_copy(path)?;
-        Self::open_within(path, NOTE_PATIENCE)
+        Self::open_within(path, NOTE_PATIENCE, check_is_no_copy)
     }
 
-    fn open_within(path: &Path, patience: Duration) -> Result<Self, Error> {
+    /// `check` sees the file before anything is done to it that is not in the log.
+    fn open_within(
+        path: &Path,
+        patience: Duration,
+        check: impl FnOnce(&Connection) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let mut is_served = inspect::is_served(path).unwrap_or(true);
         if !is_served {
             match wal::make_good(path) {
@@ -157,8 +161,9 @@ impl Custody {
         let connection = connect(path)?;
         // Who could not make these files anew does not take them away.
         wal::leave_behind(&connection, is_served || !gives_files_to_the_owner(path))?;
-        connection.execute_batch(WRITER_PRAGMAS)?;
         connection.busy_timeout(patience)?;
+        check(&connection)?;
+        connection.execute_batch(WRITER_PRAGMAS)?;
         connection.set_prepared_statement_cache_capacity(128);
         let has_acts = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'acts'")?.exists(())?;
         if !has_acts {
@@ -169,15 +174,24 @@ impl Custody {
         Ok(Self { connection, spool: beside(path, "-spool"), archive_id, is_served, file, stop: Arc::default() })
     }
 
-    /// Closes it. Where nobody serves the archive its log goes into the file: readers would meet one that they may not open.
+    /// Where nobody serves the archive, its log goes into the file: readers would meet one that they may not open.
     ///
     /// # Errors
     /// As writing goes wrong; nothing is lost.
-    pub fn close(self) -> Result<(), Error> {
+    pub fn settle(&self) -> Result<(), Error> {
         if !self.is_served {
             self.connection.busy_timeout(FOLD_PATIENCE)?;
             wal::fold(&self.connection)?;
         }
+        Ok(())
+    }
+
+    /// Settles and closes it.
+    ///
+    /// # Errors
+    /// As writing goes wrong; nothing is lost.
+    pub fn close(self) -> Result<(), Error> {
+        self.settle()?;
         self.connection.close().map_err(|(_, error)| error.into())
     }
 
@@ -295,16 +309,13 @@ fn check_may_write(path: &Path) -> Result<(), Error> {
 }
 
 /// Only the archive itself has a write-ahead log.
-fn is_copy(path: &Path) -> Result<bool, Error> {
-    let connection = connect(path)?;
-    wal::leave_behind(&connection, true)?;
-    connection.busy_timeout(NOTE_PATIENCE)?;
+fn is_copy(connection: &Connection) -> Result<bool, Error> {
     let mode: String = connection.query_row("PRAGMA journal_mode", (), |row| row.get(0))?;
     Ok(mode != "wal")
 }
 
-fn check_is_no_copy(path: &Path) -> Result<(), Error> {
-    if !is_copy(path)? {
+fn check_is_no_copy(connection: &Connection) -> Result<(), Error> {
+    if !is_copy(connection)? {
         return Ok(());
     }
     let what =

@@ -8,7 +8,7 @@ use crate::archive::delivery::{Courier, News, Target};
 use crate::cli::actor::actor;
 use crate::cli::output::{self, Cell, Format, Look, Output, Table, Usage, counted, plain_line, shown};
 use crate::cli::progress::progress;
-use crate::cli::when::Clock;
+use crate::cli::when::{self, Clock};
 use crate::config::Config;
 use crate::recorder::now_ms;
 use crate::store::audit::Snapshot;
@@ -133,8 +133,8 @@ fn print(made: &[Made], clock: &Clock, output: &mut Output<'_>) -> anyhow::Resul
         let cells: [Cell; 15] = [
             one.target.clone().into(),
             one.number.into(),
-            one.started_at.into(),
-            one.finished_at.into(),
+            when::iso(one.started_at).into(),
+            when::iso(one.finished_at).into(),
             one.who.clone().into(),
             one.destination.clone().into(),
             one.format.clone().into(),

@@ -96,6 +96,26 @@ pub struct Hold {
     pub scope: Scope,
     /// Until when; None: in force.
     pub released_at: Option<i64>,
+    /// The act that set it: by whom, and for which case.
+    pub set_by: Asker,
+}
+
+/// Who asked for something, as its act says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asker {
+    /// The user of the operating system; who called sudo in brackets.
+    pub who: String,
+    /// The case or ticket.
+    pub case_ref: Option<String>,
+}
+
+impl Asker {
+    /// The columns of [`Asker::read`], of an act `a` that may be missing.
+    pub(super) const COLUMNS: &str = "coalesce(a.who || coalesce(' (' || a.via || ')', ''), ''), a.case_ref";
+
+    pub(super) fn read(row: &Row<'_>, column: usize) -> rusqlite::Result<Self> {
+        Ok(Self { who: row.get(column)?, case_ref: row.get(column + 1)? })
+    }
 }
 
 /// The holds in force, with what their queries say now.
@@ -206,8 +226,12 @@ impl Custody {
 }
 
 pub(super) fn holds(connection: &Connection) -> Result<Vec<Hold>, Error> {
-    let mut select = connection
-        .prepare_cached("SELECT id, at, reason, released_at, chat_id, name, value, query FROM holds ORDER BY id")?;
+    let sql = format!(
+        "SELECT h.id, h.at, h.reason, h.released_at, h.chat_id, h.name, h.value, h.query, {}
+         FROM holds h LEFT JOIN acts a ON a.id = h.act_id ORDER BY h.id",
+        Asker::COLUMNS
+    );
+    let mut select = connection.prepare_cached(&sql)?;
     let read = |row: &Row<'_>| {
         let (chat_id, value, query): (Option<String>, Option<String>, Option<String>) =
             (row.get(4)?, row.get(6)?, row.get(7)?);
@@ -216,7 +240,8 @@ pub(super) fn holds(connection: &Connection) -> Result<Vec<Hold>, Error> {
             (None, Some(value)) => Scope::Customer(Customer { name: row.get(5)?, value }),
             (None, None) => Scope::Query(query.unwrap_or_default()),
         };
-        Ok(Hold { id: row.get(0)?, at: row.get(1)?, reason: row.get(2)?, released_at: row.get(3)?, scope })
+        let (id, at, reason, released_at) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        Ok(Hold { id, at, reason, scope, released_at, set_by: Asker::read(row, 8)? })
     };
     let found = select.query_map((), read)?;
     Ok(found.collect::<Result<_, _>>()?)

@@ -7,7 +7,7 @@ use std::time::Instant;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Custody;
-use super::hold::{self, InForce};
+use super::hold::{self, Asker, InForce};
 use super::words::{Forgetting, Gone, Mentions};
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
 use crate::store::seal::{
@@ -98,6 +98,8 @@ pub struct Waiting {
     pub at: i64,
     /// Why it was asked for.
     pub reason: String,
+    /// By whom, and for which case.
+    pub asked_by: Asker,
 }
 
 /// A chat that the schedule would remove, and what there is of it.
@@ -288,12 +290,16 @@ impl Custody {
     /// # Errors
     /// As reading goes wrong.
     pub fn waiting(&self) -> Result<Vec<Waiting>, Error> {
-        let sql = "SELECT w.id, w.chat_id, w.act_id, w.held_by, w.at, coalesce(a.reason, '') FROM waiting_erasures w
-            LEFT JOIN acts a ON a.id = w.act_id WHERE w.done_by IS NULL ORDER BY w.id";
-        let mut select = self.connection.prepare_cached(sql)?;
+        let sql = format!(
+            "SELECT w.id, w.chat_id, w.act_id, w.held_by, w.at, coalesce(a.reason, ''), {} FROM waiting_erasures w
+             LEFT JOIN acts a ON a.id = w.act_id WHERE w.done_by IS NULL ORDER BY w.id",
+            Asker::COLUMNS
+        );
+        let mut select = self.connection.prepare_cached(&sql)?;
         let waiting = select.query_map((), |row| {
             let (id, chat_id, act_id) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            Ok(Waiting { id, chat_id, act_id, held_by: row.get(3)?, at: row.get(4)?, reason: row.get(5)? })
+            let (held_by, at, reason) = (row.get(3)?, row.get(4)?, row.get(5)?);
+            Ok(Waiting { id, chat_id, act_id, held_by, at, reason, asked_by: Asker::read(row, 6)? })
         })?;
         Ok(waiting.collect::<Result<_, _>>()?)
     }

@@ -11,7 +11,7 @@ use crate::store::audit::Snapshot;
 /// Erased chats that are named one by one; the others are counted.
 const CHATS_TOLD: usize = 20;
 
-/// Removals and holds that the backup does not have.
+/// Removals, maskings, holds and releases that the backup does not have.
 #[derive(Debug, Clone, Default)]
 pub struct Undone {
     /// How many chats were erased and are in the backup.
@@ -24,6 +24,12 @@ pub struct Undone {
     pub erased_from: Option<i64>,
     /// Holds in force.
     pub holds: Vec<Hold>,
+    /// Holds that are in force in the backup only.
+    pub released: Vec<Hold>,
+    /// Chats whose erasure waits for a hold.
+    pub waiting: Vec<String>,
+    /// Rules that were applied to what was stored.
+    pub masked: Vec<String>,
 }
 
 impl Undone {
@@ -37,14 +43,61 @@ impl Undone {
         let mut undone = Self::default();
         if has_acts(former)? {
             undone.find_removals(former, backup)?;
-            let known: Vec<Hold> = if has_acts(backup)? { holds(backup)? } else { Vec::new() };
-            undone.holds = holds(former)?;
-            undone.holds.retain(|hold| {
-                let is_it = |known: &Hold| (known.id, known.at) == (hold.id, hold.at);
-                hold.released_at.is_none() && !known.iter().any(is_it)
-            });
+            undone.find_holds(former, backup)?;
+            undone.find_waiting(former, backup)?;
+            undone.find_maskings(former, backup)?;
         }
         Ok(undone)
+    }
+
+    /// Which of both are in force in one of them only.
+    fn find_holds(&mut self, former: &Connection, backup: &Connection) -> Result<(), Error> {
+        let known: Vec<Hold> = if has_acts(backup)? { holds(backup)? } else { Vec::new() };
+        for hold in holds(former)? {
+            let known = known.iter().find(|known| (known.id, known.at) == (hold.id, hold.at));
+            match (hold.released_at, known) {
+                (None, None) => self.holds.push(hold),
+                (Some(_), Some(known)) if known.released_at.is_none() => self.released.push(hold),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn find_waiting(&mut self, former: &Connection, backup: &Connection) -> Result<(), Error> {
+        let mut waits = match has_acts(backup)? {
+            true => backup.prepare("SELECT 1 FROM waiting_erasures WHERE chat_id = ? AND done_by IS NULL")?,
+            false => backup.prepare("SELECT 1 WHERE ? IS NULL")?,
+        };
+        let mut select = former.prepare("SELECT DISTINCT chat_id FROM waiting_erasures WHERE done_by IS NULL")?;
+        for chat_id in select.query_map((), |row| row.get::<_, String>(0))? {
+            let chat_id = chat_id?;
+            if !waits.exists([&chat_id])? {
+                self.waiting.push(chat_id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that had an end, once each, in the order of the last time.
+    fn find_maskings(&mut self, former: &Connection, backup: &Connection) -> Result<(), Error> {
+        let mut is_known = match has_acts(backup)? {
+            true => backup.prepare("SELECT 1 FROM acts WHERE id = ? AND at = ? AND ended_at IS NOT NULL")?,
+            false => backup.prepare("SELECT 1 WHERE ? IS NULL AND ?")?,
+        };
+        let sql = "SELECT id, at, json_extract(asked, '$.rule') FROM acts
+            WHERE kind = 'mask' AND ended_at IS NOT NULL AND found > 0 ORDER BY id";
+        let mut select = former.prepare(sql)?;
+        let mut rows = select.query(())?;
+        while let Some(row) = rows.next()? {
+            let (id, at, rule): (i64, i64, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let Some(rule) = rule else { continue };
+            if !is_known.exists((id, at))? {
+                self.masked.retain(|known| *known != rule);
+                self.masked.push(rule);
+            }
+        }
+        Ok(())
     }
 
     /// By chat: an archive that was restored before has other numbers from there on.
@@ -83,7 +136,8 @@ impl Undone {
 
     /// Nothing was.
     pub fn is_empty(&self) -> bool {
-        self.erased + self.purged == 0 && self.holds.is_empty()
+        let lists = [self.holds.len(), self.released.len(), self.waiting.len(), self.masked.len()];
+        self.erased + self.purged == 0 && lists.iter().all(|length| *length == 0)
     }
 }
 
