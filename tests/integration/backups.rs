@@ -10,9 +10,11 @@ use gms_recorder::store::Store;
 use rusqlite::Connection;
 use serde_json::Value;
 
+use crate::anchors::installed;
 use crate::evidence::{a_run, busy, entries, fill, options, sealed};
 use crate::faults::Mount;
-use crate::support::{Archive, Chat, Client, PROGRAM, Server, count, folder, run};
+use crate::removal::gone;
+use crate::support::{Archive, Chat, Client, PROGRAM, Server, count, eventually, folder, run};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
@@ -321,11 +323,18 @@ async fn what_a_restore_undoes_is_said_and_done_again() {
         serde_json::from_str(&said).expect("an object")
     };
     erase(&chats[..1]);
+    done(&["hold", "--chat", &chats[29], "--reason", "the court"], &database);
+    let held = texts(&database, "SELECT CAST(id AS TEXT) FROM holds");
     done(&["backup", text(&backup)], &database);
     assert_eq!(restored()["again"], serde_json::json!([]), "the backup knows the first");
     erase(&chats[1..3]);
     done(&["hold", "--query", "SELECT chat_id FROM chats WHERE 'it''s' = ''", "--reason", "the court"], &database);
+    let (code, _, error) = run(&["erase", "--chat", &chats[29], "--reason", "asked", "--database", text(&database)]);
+    assert!(code == 1 && error.contains("not everything"), "{error}");
+    done(&["unhold", &held[0], "--reason", "settled"], &database);
     let said = restored();
+    let counts = ["released_later", "waiting_later", "masked_later"].map(|name| said[name].as_i64());
+    assert_eq!(counts, [Some(1), Some(1), Some(0)], "{said}");
     assert_eq!((&said["erased_later"], &said["purged_later"], &said["held_later"]), (&2.into(), &0.into(), &1.into()));
     let erased = "SELECT chat_id FROM erasures ORDER BY chat_id";
     assert_eq!(texts(&database, erased), chats[..1]);
@@ -337,13 +346,17 @@ async fn what_a_restore_undoes_is_said_and_done_again() {
         let done = Command::new("sh").args(["-c", &command]).output().expect("a shell");
         assert!(done.status.success(), "{command}: {done:?}");
     }
-    assert_eq!(texts(&database, erased), chats[..3]);
-    assert_eq!(texts(&database, "SELECT query FROM holds"), ["SELECT chat_id FROM chats WHERE 'it''s' = ''"]);
+    let all = [&chats[..3], &chats[29..]].concat();
+    assert_eq!(texts(&database, erased), all, "the hold is released before the erasure that waited for it");
+    assert_eq!(
+        texts(&database, "SELECT query FROM holds WHERE released_at IS NULL"),
+        ["SELECT chat_id FROM chats WHERE 'it''s' = ''"]
+    );
     sealed(&database);
     // More than can be named are listed.
-    erase(&chats[3..]);
+    erase(&chats[3..29]);
     let (code, told, error) = run(&["restore", text(&backup), "--database", text(&database)]);
-    assert!(code == 0 && told.contains("29 chats erased, 1 hold set"), "{told}{error}");
+    assert!(code == 0 && told.contains("29 chats erased, 1 hold set, 1 hold released after"), "{told}{error}");
     let list = told.lines().find(|line| line.contains("gms-recorder sql")).expect("it lists them").trim();
     let listed = Command::new("sh").args(["-c", &list.replacen("gms-recorder", PROGRAM, 1)]).output().expect("a shell");
     let listed = String::from_utf8(listed.stdout).expect("text");
@@ -651,4 +664,57 @@ async fn backups_of_the_release_before_are_sound_and_come_back() {
     refused(&["merge", text(&path("other.db"))], &path("new.db"), "earlier release");
     assert_eq!(merged(&path("b.db"), &path("other.db"))["new"], 12);
     sealed(&path("other.db"));
+}
+
+/// Litestream beside a live archive: what it has is an earlier state, which says so; and while it reads, nothing that is erased is
+/// overwritten, which is said.
+#[tokio::test]
+async fn what_litestream_has_is_an_earlier_state_of_the_archive() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let (anchor, shipped) = (folder.path().join("anchor"), folder.path().join("shipped"));
+    let settings = format!("[evidence]\nanchor_file = {anchor:?}\ncheckpoint_interval = \"1s\"\n");
+    let mut server = Server::start(folder.path(), &simulator.addresses(), &settings);
+    let litestream = |words: &[&str]| {
+        let mut command = Command::new(installed("litestream"));
+        command.args(words).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let url = format!("file://{}", shipped.display());
+    let mut shipper =
+        litestream(&["replicate", text(&server.database), &url]).spawn().expect("tests/run has installed it");
+    let mut client = Client::new(server.address);
+    let (chat, other) = (Chat::open(&mut client, "nickname=Anna").await, Chat::open(&mut client, "nickname=Bob").await);
+    for (chat, said) in [(&chat, "the+first+thing"), (&other, "a+secret+between+us")] {
+        chat.insist(&mut client, "send", &format!("message={said}&transcriptPosition=1")).await;
+    }
+    let copy = folder.path().join("copy.db");
+    let is_there = || {
+        let restored = litestream(&["restore", "-force", "-o", text(&copy), &url]).status().expect("it runs");
+        let has = "SELECT count(*) FROM events WHERE text = 'the first thing'";
+        restored.success()
+            && Connection::open(&copy).is_ok_and(|file| file.query_row(has, (), |row| row.get(0)) == Ok(1))
+    };
+    eventually("litestream has shipped it", async || is_there().then_some(())).await;
+
+    let erase = ["erase", "--chat", &other.id, "--reason", "asked", "--database", text(&server.database)];
+    let (code, said, error) = run(&erase);
+    assert!(code == 1 && said.contains("a reader has"), "{said}{error}");
+    chat.insist(&mut client, "send", "message=the+last+thing&transcriptPosition=1").await;
+    server.kill();
+    shipper.kill().expect("it runs");
+    shipper.wait().expect("it has ended");
+    // Unless `serve` has come to it before, between two transactions of litestream.
+    let (code, _, error) = run(&["purge", "--database", text(&server.database)]);
+    assert!(code == 0 || error.contains("no schedule is configured"), "{error}");
+    gone(&server.database, &["a secret between us".into()]);
+    sealed(&server.database);
+
+    let restored = litestream(&["restore", "-force", "-o", text(&copy), &url]).status().expect("it runs");
+    let question = Question { anchors: vec![anchor.clone()], is_copy: true, ..Question::default() };
+    let found = verify(&copy, &question, &mut |_, _| {}).expect("it can be read");
+    assert!(restored.success() && found.fault_count() == 0 && found.later.is_some(), "{found:?}");
+    let said = done(&["restore", text(&copy), "--anchor", text(&anchor)], &server.database);
+    assert!(said.contains("is not in this backup") && said.contains("1 chat erased after"), "{said}");
+    server.start_again();
+    simulator.stop().await;
 }
