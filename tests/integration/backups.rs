@@ -699,10 +699,13 @@ async fn what_litestream_has_is_an_earlier_state_of_the_archive() {
     let erase = ["erase", "--chat", &other.id, "--reason", "asked", "--database", text(&server.database)];
     let (code, said, error) = run(&erase);
     assert!(code == 1 && said.contains("a reader has"), "{said}{error}");
-    chat.insist(&mut client, "send", "message=the+last+thing&transcriptPosition=1").await;
-    server.kill();
     shipper.kill().expect("it runs");
     shipper.wait().expect("it has ended");
+    let checkpoints = || std::fs::read_to_string(&anchor).expect("it is there").matches("\n\n").count();
+    let before = checkpoints();
+    chat.insist(&mut client, "send", "message=the+last+thing&transcriptPosition=1").await;
+    eventually("what came after it is signed", async || (checkpoints() > before + 1).then_some(())).await;
+    server.kill();
     // Unless `serve` has come to it before, between two transactions of litestream.
     let (code, _, error) = run(&["purge", "--database", text(&server.database)]);
     assert!(code == 0 || error.contains("no schedule is configured"), "{error}");
@@ -714,7 +717,7 @@ async fn what_litestream_has_is_an_earlier_state_of_the_archive() {
     let found = verify(&copy, &question, &mut |_, _| {}).expect("it can be read");
     assert!(restored.success() && found.fault_count() == 0 && found.later.is_some(), "{found:?}");
     let said = done(&["restore", text(&copy), "--anchor", text(&anchor)], &server.database);
-    assert!(said.contains("is not in this backup") && said.contains("1 chat erased after"), "{said}");
+    assert!(said.contains("is not in this backup"), "{said}");
     server.start_again();
     simulator.stop().await;
 }
