@@ -99,21 +99,22 @@ impl Reading {
         }
         let mut begun = Vec::with_capacity(self.databases.len());
         for database in &self.databases {
-            // Opened once beforehand, for its words about what is no archive.
-            let mut archive = Archive::open(database).await?;
-            let asked = self.without_forgotten(&mut archive).await?;
-            archive.close().await?;
-            begun.push(Begun(self.act(database, case, asked)?));
+            let noted = match self.record {
+                RecordReads::Never => continue,
+                _ => self.without_forgotten(database).await.and_then(|asked| Ok(self.note(database, case, asked)?)),
+            };
+            begun.push(self.begun(database, noted).await?);
         }
         Ok(begun)
     }
 
     /// Whoever looks whether a customer is really gone must not write them into the archive again.
-    async fn without_forgotten(&self, archive: &mut Archive) -> anyhow::Result<Value> {
+    async fn without_forgotten(&self, database: &Path) -> anyhow::Result<Value> {
         let mut asked = self.asked.clone();
-        if self.record == RecordReads::Never {
+        if ["who", "query", "search"].iter().all(|question| asked[question].is_null()) {
             return Ok(asked);
         }
+        let mut archive = Archive::open(database).await?;
         if let Some(who) = self.asked["who"].as_str()
             && archive.may_have_forgotten(who).await?
         {
@@ -129,25 +130,24 @@ impl Reading {
                 }
             }
         }
+        archive.close().await?;
         Ok(asked)
     }
 
-    fn act(&self, database: &Path, case: &Case, asked: Value) -> anyhow::Result<Option<(Custody, i64)>> {
-        match self.record {
-            RecordReads::Never => Ok(None),
-            RecordReads::WhenPossible => {
-                let noted = self.note(database, case, asked);
-                Ok(noted.inspect_err(|error| remark(&format!("this read is not recorded: {error}"))).ok())
-            }
-            RecordReads::Required => {
-                let noted = self.note(database, case, asked).map_err(|error| {
-                    let what =
-                        "nothing is shown, since this read cannot be recorded (evidence.record_reads = \"required\")";
-                    anyhow::anyhow!("{what}: {}", plain_line(&error.to_string()))
-                });
-                noted.map(Some)
-            }
+    /// A read whose beginning was noted, or could not be: then it is to be an archive at least, which has words of its own for
+    /// what is none.
+    async fn begun(&self, database: &Path, noted: anyhow::Result<(Custody, i64)>) -> anyhow::Result<Begun> {
+        let error = match noted {
+            Ok(noted) => return Ok(Begun(Some(noted))),
+            Err(error) => error,
+        };
+        Archive::open(database).await?.close().await?;
+        if self.record == RecordReads::Required {
+            let what = "nothing is shown, since this read cannot be recorded (evidence.record_reads = \"required\")";
+            anyhow::bail!("{what}: {}", plain_line(&error.to_string()));
         }
+        remark(&format!("this read is not recorded: {error}"));
+        Ok(Begun(None))
     }
 
     fn note(&self, database: &Path, case: &Case, asked: Value) -> Result<(Custody, i64), crate::store::Error> {

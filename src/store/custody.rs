@@ -24,8 +24,8 @@ use rustix::fs::Access;
 use super::seal::checkpoint::{self, Standing};
 use super::seal::{self, KeyValue};
 use super::{
-    Error, ErrorKind, FileIdentity, WRITER_PRAGMAS, beside, connect, gives_files_to_the_owner, identity, inspect,
-    leaves_files_of_its_own, wal,
+    APPLICATION_ID, Error, ErrorKind, FileIdentity, WRITER_PRAGMAS, beside, connect, gives_files_to_the_owner,
+    identity, inspect, leaves_files_of_its_own, wal,
 };
 
 pub use clean::Cleaned;
@@ -315,6 +315,11 @@ fn is_copy(connection: &Connection) -> Result<bool, Error> {
 }
 
 fn check_is_no_copy(connection: &Connection) -> Result<(), Error> {
+    let id: i64 = connection.query_row("PRAGMA application_id", (), |row| row.get(0))?;
+    if id != APPLICATION_ID {
+        wal::leave_behind(connection, true)?; // nothing of it is ours to touch
+        return Err(Error::new(ErrorKind::NotAnArchive, "it is no archive of gms-recorder"));
+    }
     if !is_copy(connection)? {
         return Ok(());
     }
