@@ -27,6 +27,8 @@ const REST_MAX: i64 = 250;
 const PAGES_LEFT_MAX: i64 = 65_536;
 /// In which the writer fills some megabytes at the most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// For the writer to meet the same trouble first, where it is the disk's, and to let go of the file. A full disk is freed later.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// As the writer: more would hold up answers, less would let the log grow under load.
 const NICENESS: i32 = 5;
 
@@ -67,10 +69,7 @@ impl Folding {
         let run = move || {
             // Not permitted where somebody has forbidden it: then it has the proxy's priority.
             let _ = rustix::process::setpriority_process(None, NICENESS);
-            // After an error it is the writer that meets it: it folds what is too much, and is told what is wrong.
-            if let Err(error) = of_thread.fold_until_over(&connection) {
-                tracing::debug!(error = %error.message, "the write-ahead log is not folded beside the writer any longer");
-            }
+            of_thread.fold_until_over(&connection);
         };
         let started = std::thread::Builder::new().name("folding".into()).spawn(run);
         let thread = started.map_err(|error| Error::new(ErrorKind::Other, format!("no thread: {error}")))?;
@@ -105,22 +104,30 @@ impl Shared {
     }
 
     /// Asleep while nothing is committed.
-    fn fold_until_over(&self, connection: &Connection) -> Result<(), Error> {
-        let mut state = self.lock();
+    fn fold_until_over(&self, connection: &Connection) {
+        let (mut state, mut pause) = (self.lock(), LOOK_INTERVAL);
         while !state.is_over {
-            if !self.is_news.swap(false, Ordering::AcqRel) {
+            if !self.is_news.load(Ordering::Acquire) {
                 state = self.woken.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            state = self.woken.wait_timeout(state, LOOK_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
+            // It stays news until then, so that no commit wakes this.
+            state = self.woken.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
             if state.is_over {
                 break;
             }
+            self.is_news.store(false, Ordering::Release);
             drop(state);
-            self.fold(connection)?;
+            pause = match self.fold(connection) {
+                Ok(()) => LOOK_INTERVAL,
+                Err(error) => {
+                    tracing::debug!(error = %error.message, "the write-ahead log could not be folded; it is tried again");
+                    self.is_news.store(true, Ordering::Release);
+                    PAUSE_AFTER_ERROR
+                }
+            };
             state = self.lock();
         }
-        Ok(())
     }
 
     fn fold(&self, connection: &Connection) -> Result<(), Error> {
