@@ -68,7 +68,7 @@ impl Indexing {
 
     fn look(&mut self, turns: &Turns) -> Result<(), Error> {
         let metrics = &self.recorder.metrics;
-        if self.custody.as_ref().is_none_or(|custody| custody.has_moved(&self.path)) {
+        if self.custody.as_ref().is_none_or(|custody| custody.has_moved()) {
             self.custody = Some(Custody::open_to_index(&self.path)?.until(turns.stop.clone()));
         }
         let Some(custody) = &self.custody else { return Ok(()) };

@@ -171,6 +171,14 @@ impl Snapshot {
         &self.archive_id
     }
 
+    /// Whether it has the analyst's tables besides, which no erasure knows.
+    ///
+    /// # Errors
+    /// As SQLite.
+    pub fn has_star(&self) -> Result<bool, Error> {
+        Ok(self.connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'dim_chats'")?.exists(())?)
+    }
+
     /// Leaves that its tree has by its own account.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ pub use hold::{Asker, Customer, Hold, InForce, Scope};
 pub use merge::{Merged, Other};
 pub use remask::Remasked;
 pub use removal::{Due, How, Outcome, ServicesOf, Target, Waiting};
-pub use undone::Undone;
+pub use undone::{Done, Undone};
 
 /// How long the writer of a running `serve` is waited for: its transactions take milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,6 +47,7 @@ const FOLD_PATIENCE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Custody {
     connection: Connection,
+    path: PathBuf,
     archive_id: String,
     /// Where the spool is, if there is one.
     spool: PathBuf,
@@ -171,7 +172,8 @@ impl Custody {
             return Err(Error::new(ErrorKind::Other, what));
         }
         let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-        Ok(Self { connection, spool: beside(path, "-spool"), archive_id, is_served, file, stop: Arc::default() })
+        let (path, spool) = (path.to_owned(), beside(path, "-spool"));
+        Ok(Self { connection, path, spool, archive_id, is_served, file, stop: Arc::default() })
     }
 
     /// Where nobody serves the archive, its log goes into the file: readers would meet one that they may not open.
@@ -179,6 +181,7 @@ impl Custody {
     /// # Errors
     /// As writing goes wrong; nothing is lost.
     pub fn settle(&self) -> Result<(), Error> {
+        self.check_in_place()?;
         if !self.is_served {
             self.connection.busy_timeout(FOLD_PATIENCE)?;
             wal::fold(&self.connection)?;
@@ -260,7 +263,31 @@ impl Custody {
     /// # Errors
     /// As writing goes wrong.
     pub fn begin(&self, act: &Act<'_>) -> Result<i64, Error> {
-        seal::change(&self.connection, None, |pack| begin(&self.connection, pack, act))
+        self.change(|pack| begin(&self.connection, pack, act))
+    }
+
+    /// One transaction. Both files beside the archive are found by its name: where another file has taken its place they are that
+    /// one's, and what is written through them by this connection would destroy it.
+    fn change<T>(&self, change: impl FnOnce(&mut seal::Pack) -> Result<T, Error>) -> Result<T, Error> {
+        self.check_in_place()?;
+        seal::change(&self.connection, None, |pack| {
+            let changed = change(pack)?;
+            self.check_in_place()?;
+            Ok(changed)
+        })
+    }
+
+    /// # Errors
+    /// [`ErrorKind::Replaced`].
+    fn check_in_place(&self) -> Result<(), Error> {
+        if identity(&self.path) == Some(self.file) {
+            return Ok(());
+        }
+        // Not even the last one to close the log may fold it.
+        wal::leave_behind(&self.connection, true)?;
+        let what =
+            format!("{} was moved or replaced since it was opened: nothing more is written", self.path.display());
+        Err(Error::new(ErrorKind::Replaced, what))
     }
 
     /// Lets the writer of a running `serve` have its turn: it asks for the lock again and again, and so do we.
@@ -280,7 +307,7 @@ impl Custody {
     /// As writing goes wrong.
     pub fn note(&self, act: &Act<'_>, found: i64) -> Result<i64, Error> {
         let connection = &self.connection;
-        seal::change(connection, None, |pack| {
+        self.change(|pack| {
             let act_id = begin(connection, pack, act)?;
             end(connection, pack, act_id, act.at, found)?;
             Ok(act_id)
@@ -292,7 +319,7 @@ impl Custody {
     /// # Errors
     /// As writing goes wrong.
     pub fn end(&self, act_id: i64, at: i64, found: i64) -> Result<(), Error> {
-        seal::change(&self.connection, None, |pack| end(&self.connection, pack, act_id, at, found))
+        self.change(|pack| end(&self.connection, pack, act_id, at, found))
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::{Error, ErrorKind, connect, wal};
 
 /// From which on it is worth a sync of the file: 8 MiB, as SQLite has it.
 const PAGES_MIN: i64 = 1_000;
-/// From which on the log is to begin anew: 32 MiB, half of what it is cut back to.
+/// From which on the log is to begin anew: 32 MiB, an eighth of what it is cut back to.
 const PAGES_MAX: i64 = 4_000;
 /// What the writer may fold itself: 2 MiB, some milliseconds.
 const REST_MAX: i64 = 250;
@@ -41,17 +41,12 @@ pub(super) struct Folding {
 
 #[derive(Debug, Default)]
 struct Shared {
-    state: Mutex<State>,
+    is_over: Mutex<bool>,
     woken: Condvar,
     /// Something was committed since the last look.
     is_news: AtomicBool,
     /// Little is left, and the writer is to fold it.
     wants_end: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    is_over: bool,
 }
 
 impl Folding {
@@ -79,7 +74,7 @@ impl Folding {
     /// To be called by the writer after each commit. Costs next to nothing, unless it is time to fold the rest.
     pub(super) fn committed(&self, writer: &Connection) {
         if !self.shared.is_news.swap(true, Ordering::AcqRel) {
-            let _state = self.shared.lock();
+            let _is_over = self.shared.lock();
             self.shared.woken.notify_one();
         }
         if self.shared.wants_end.swap(false, Ordering::AcqRel) {
@@ -90,34 +85,34 @@ impl Folding {
 
 impl Drop for Folding {
     fn drop(&mut self) {
-        self.shared.lock().is_over = true;
+        *self.shared.lock() = true;
         self.shared.woken.notify_one();
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // what it had to say it has said
+            let _ = thread.join(); // it says nothing
         }
     }
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.is_over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asleep while nothing is committed.
     fn fold_until_over(&self, connection: &Connection) {
-        let (mut state, mut pause) = (self.lock(), LOOK_INTERVAL);
-        while !state.is_over {
+        let (mut is_over, mut pause) = (self.lock(), LOOK_INTERVAL);
+        while !*is_over {
             if !self.is_news.load(Ordering::Acquire) {
-                state = self.woken.wait(state).unwrap_or_else(PoisonError::into_inner);
+                is_over = self.woken.wait(is_over).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             // It stays news until then, so that no commit wakes this.
-            state = self.woken.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
-            if state.is_over {
+            is_over = self.woken.wait_timeout(is_over, pause).unwrap_or_else(PoisonError::into_inner).0;
+            if *is_over {
                 break;
             }
             self.is_news.store(false, Ordering::Release);
-            drop(state);
+            drop(is_over);
             pause = match self.fold(connection) {
                 Ok(()) => LOOK_INTERVAL,
                 Err(error) => {
@@ -126,7 +121,7 @@ impl Shared {
                     PAUSE_AFTER_ERROR
                 }
             };
-            state = self.lock();
+            is_over = self.lock();
         }
     }
 

@@ -428,7 +428,7 @@ impl Store {
     /// # Errors
     /// As writing goes wrong.
     pub fn fold(&self) -> Result<bool, Error> {
-        wal::fold_at_once(&self.connection)
+        wal::fold_at_once(&self.connection, BUSY_TIMEOUT)
     }
 
     /// R9: is what was committed in the file that the path leads to, and in the WAL beside it?

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::{APPLICATION_ID, BUSY_TIMEOUT, Error, ErrorKind, beside, connect};
+use super::{APPLICATION_ID, Error, ErrorKind, beside, connect};
 
 /// How much is read and written at a time.
 const PIECE_BYTES: usize = 1 << 20;
@@ -68,11 +68,15 @@ pub(super) fn fold(connection: &Connection) -> Result<bool, Error> {
     Ok(busy == 0)
 }
 
-/// The same, waiting for nobody.
-pub(super) fn fold_at_once(connection: &Connection) -> Result<bool, Error> {
+/// The same, waiting for nobody. `patience`: how long the connection waits for others, otherwise.
+pub(super) fn fold_at_once(connection: &Connection, patience: Duration) -> Result<bool, Error> {
     connection.busy_timeout(Duration::ZERO)?;
-    let folded = fold(connection);
-    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Most of it without the lock that a writer needs.
+    let folded = connection
+        .query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(()))
+        .map_err(Error::from)
+        .and_then(|()| fold(connection));
+    connection.busy_timeout(patience)?;
     folded
 }
 

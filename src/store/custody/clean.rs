@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
-use super::Custody;
+use super::{BUSY_TIMEOUT, Custody};
 use crate::store::{Error, ErrorKind, outbox, wal};
 
 /// Pages that are read in one go, so that no snapshot of ours keeps the log from being folded: some 10 ms.
@@ -117,6 +117,7 @@ impl Custody {
         let mut left = first;
         while left > 0 {
             let began = Instant::now();
+            self.check_in_place()?;
             // A row for each page, and the transaction ends after the last one.
             let mut give_back = self.connection.prepare_cached(&format!("PRAGMA incremental_vacuum({GIVEN_BACK})"))?;
             let mut pages = give_back.query(())?;
@@ -171,6 +172,7 @@ impl Custody {
 
     fn overwrite_gaps_of(&self, map: &Map, pages: &[u32]) -> Result<(), Error> {
         let connection = &self.connection;
+        self.check_in_place()?;
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
         let mut entries = Entries::default();
         let written = pages.iter().try_for_each(|number| overwrite_gap(connection, map, &mut entries, *number));
@@ -184,7 +186,9 @@ impl Custody {
     fn cut_log_off(&self) -> Result<bool, Error> {
         let until = Instant::now() + PATIENCE;
         loop {
-            if wal::fold(&self.connection)? {
+            self.check_in_place()?;
+            // It has the lock that the writer of a `serve` needs while it waits for readers: it waits for none.
+            if wal::fold_at_once(&self.connection, BUSY_TIMEOUT)? {
                 return Ok(true);
             }
             if Instant::now() >= until {

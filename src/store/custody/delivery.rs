@@ -200,7 +200,7 @@ impl Custody {
     /// One transaction of bookkeeping, which is not sealed, and then the writer's turn.
     fn in_turn(&self, change: impl FnOnce(&rusqlite::Connection) -> Result<(), Error>) -> Result<(), Error> {
         let began = Instant::now();
-        seal::change(&self.connection, None, |_| change(&self.connection))?;
+        self.change(|_| change(&self.connection))?;
         self.give_way(began.elapsed())
     }
 
@@ -226,7 +226,7 @@ impl Custody {
         let upsert = "INSERT INTO delivering (target, looked_to, looked_at, staged, is_sent) VALUES (?, ?, ?, ?, 0)
             ON CONFLICT DO UPDATE SET looked_to = excluded.looked_to, looked_at = excluded.looked_at,
                 staged = excluded.staged, is_sent = 0";
-        seal::change(&self.connection, None, |_| {
+        self.change(|_| {
             let values = params![target, looked_to.cast_signed(), at, staged];
             Ok(self.connection.prepare_cached(upsert)?.execute(values).map(drop)?)
         })
@@ -237,7 +237,7 @@ impl Custody {
     /// # Errors
     /// As writing goes wrong.
     pub fn sending(&self, target: &str) -> Result<(), Error> {
-        seal::change(&self.connection, None, |_| {
+        self.change(|_| {
             let update = "UPDATE delivering SET is_sent = 1 WHERE target = ?";
             Ok(self.connection.prepare_cached(update)?.execute([target]).map(drop)?)
         })
@@ -255,7 +255,7 @@ impl Custody {
         let [from_leaf, to_leaf, chats, additions, removals] = numbers.map(u64::cast_signed);
         let [rows, files, bytes] = [delivery.rows, delivery.files, delivery.bytes].map(u64::cast_signed);
         let Delivery { target, number, started_at, who, destination, format, .. } = delivery;
-        seal::change(connection, None, |pack| {
+        self.change(|pack| {
             let insert =
                 "INSERT INTO deliveries (target, number, from_leaf, to_leaf, started_at, finished_at, who, destination,
                 format, chats, additions, removals, rows, files, bytes, manifest, outcome, detail)

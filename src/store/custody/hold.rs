@@ -139,7 +139,7 @@ impl Custody {
             chats_of(&self.connection, query)?;
         }
         let connection = &self.connection;
-        seal::change(connection, None, |pack| {
+        self.change(|pack| {
             let act_id = begin(connection, pack, act)?;
             let (chat_id, customer, query) = match scope {
                 Scope::Chat(chat_id) => (Some(chat_id), None, None),
@@ -182,7 +182,7 @@ impl Custody {
         if !is_in_force {
             return Ok(false);
         }
-        seal::change(connection, None, |pack| {
+        self.change(|pack| {
             let act_id = begin(connection, pack, act)?;
             let update = "UPDATE holds SET released_at = ?, released_by = ? WHERE id = ?";
             connection.execute(update, params![act.at, act_id, id])?;

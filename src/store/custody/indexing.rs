@@ -32,6 +32,7 @@ impl Custody {
     /// # Errors
     /// As writing goes wrong; what earlier steps did stays.
     pub fn index(&self) -> Result<Step, Error> {
+        self.check_in_place()?;
         search::step(&self.connection, &mut self.resting(REST))
     }
 
@@ -51,9 +52,9 @@ impl Custody {
         search::behind(&self.connection)
     }
 
-    /// Whether the file at `path` is another one than was opened.
-    pub fn has_moved(&self, path: &Path) -> bool {
-        identity(path) != Some(self.file)
+    /// Whether another file is at its path than was opened.
+    pub fn has_moved(&self) -> bool {
+        identity(&self.path) != Some(self.file)
     }
 
     /// Former words of what was removed or masked go out of the index.

@@ -19,8 +19,8 @@ use crate::gms::{self, Comparison};
 use crate::store::append::{UPSERT_CHAT, VARIANTS_COMPARED_MAX, compare, keyed};
 use crate::store::seal::merkle::Hash;
 use crate::store::seal::{
-    self, ACCOUNTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS,
-    MERGES, OUTAGES, Pack, RUNS, VARIANTS, checkpoint, read_tree,
+    ACCOUNTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS, MERGES,
+    OUTAGES, Pack, RUNS, VARIANTS, checkpoint, read_tree,
 };
 use crate::store::{Error, ErrorKind, backup, search};
 
@@ -150,7 +150,7 @@ impl Custody {
         while !place.is_done {
             let began = Instant::now();
             let merged = merge.merged;
-            let piece = seal::change(&self.connection, None, |pack| merge.chats(pack, &mut place));
+            let piece = self.change(|pack| merge.chats(pack, &mut place));
             // What was rolled back was not brought.
             seen += piece.inspect_err(|_| merge.merged = merged)?;
             told(seen.min(all), all);
@@ -160,7 +160,7 @@ impl Custody {
             let mut after = Some(i64::MIN);
             while let Some(from) = after {
                 let began = Instant::now();
-                after = seal::change(&self.connection, None, |pack| merge.numbered(pack, number, from))?;
+                after = self.change(|pack| merge.numbered(pack, number, from))?;
                 self.give_way(began.elapsed())?;
             }
         }
@@ -210,7 +210,7 @@ impl<'m> Merge<'m> {
         let rows_max = if custody.is_served { ROWS_MAX_BESIDE } else { ROWS_MAX };
         let (act_id, merge_id) = (0, 0);
         let mut merge = Self { custody, ours, rows_max, other, masks, act_id, merge_id, runs, masked, merged };
-        seal::change(ours, None, |pack| {
+        custody.change(|pack| {
             merge.act_id = begin(ours, pack, act)?;
             let runs = merge.bring_runs(pack, &custody.archive_id)?;
             let insert = "INSERT INTO merges (act_id, archive_id, at, leaves, root, checkpoint, vkeys, runs)
@@ -297,7 +297,7 @@ impl<'m> Merge<'m> {
         }
         for some in gone.chunks(self.rows_max as usize) {
             let began = Instant::now();
-            seal::change(self.ours, None, |pack| some.iter().try_for_each(|row| self.tombstone(pack, row)))?;
+            self.custody.change(|pack| some.iter().try_for_each(|row| self.tombstone(pack, row)))?;
             self.custody.give_way(began.elapsed())?;
         }
         Ok(())
@@ -753,7 +753,7 @@ impl<'m> Merge<'m> {
         let rows = select.query_map((), |row| values(row, 1, form.columns.len()))?.collect::<Result<Vec<_>, _>>()?;
         for some in rows.chunks(self.rows_max as usize) {
             let began = Instant::now();
-            seal::change(self.ours, None, |pack| some.iter().try_for_each(|row| self.account(pack, form, row)))?;
+            self.custody.change(|pack| some.iter().try_for_each(|row| self.account(pack, form, row)))?;
             self.custody.give_way(began.elapsed())?;
         }
         Ok(())
@@ -782,7 +782,7 @@ impl<'m> Merge<'m> {
     }
 
     fn end(&self, at: i64) -> Result<(), Error> {
-        seal::change(self.ours, None, |pack| {
+        self.custody.change(|pack| {
             let brought = serde_json::json!(self.merged).to_string();
             let update = "UPDATE merges SET ended_at = ?, brought = ? WHERE id = ?";
             self.ours.prepare(update)?.execute(params![at, brought, self.merge_id])?;

@@ -17,9 +17,7 @@ use crate::gms::mask::Masks;
 use crate::gms::remask::{Columns, Stored};
 use crate::store::append::{finding_digest_of, keyed_digest};
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
-use crate::store::seal::{
-    self, ATTRIBUTES, ERASURES, ERRORS, EVENTS, FINDINGS, Form, KeyValue, MASKINGS, Pack, VARIANTS,
-};
+use crate::store::seal::{ATTRIBUTES, ERASURES, ERRORS, EVENTS, FINDINGS, Form, KeyValue, MASKINGS, Pack, VARIANTS};
 use crate::store::{Error, ErrorKind, search};
 
 /// Rows that are looked at in one read: some milliseconds, so that no snapshot of ours keeps the log from being folded.
@@ -276,8 +274,8 @@ impl<'r> Round<'r> {
         while !self.in_force.is_current(connection)? || self.in_force.is_stale() {
             self.in_force = self.custody.holds_in_force()?;
         }
-        let Self { act_id, masks, located, looked_until, in_force, .. } = self;
-        let (told, done) = seal::change(connection, None, |pack| {
+        let Self { custody, act_id, masks, located, looked_until, in_force, .. } = self;
+        let (told, done) = custody.change(|pack| {
             if !in_force.is_current(connection)? {
                 let what = "somebody puts something on hold just now: run this again";
                 return Err(Error::new(ErrorKind::Busy, what));

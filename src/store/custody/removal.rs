@@ -182,7 +182,7 @@ impl Custody {
             while located.look_on(&self.connection)? {}
             for some in rows.chunks(ROWS_MAX) {
                 let began = Instant::now();
-                removed += seal::change(&self.connection, None, |pack| {
+                removed += self.change(|pack| {
                     let (connection, looked_until) = (&self.connection, located.until);
                     located.find_rest(connection, some, looked_until)?;
                     let removal = Removal { connection, act_id, how: How::Purged, at: now(), looked_until };
@@ -228,7 +228,7 @@ impl Custody {
         let rows: Vec<RowName> = released.into_iter().map(|id| (HOLDS, vec![KeyValue::Integer(id)])).collect();
         let mut located = Located::wanting(rows.iter().cloned());
         while located.look_on(&self.connection)? {}
-        seal::change(&self.connection, None, |pack| {
+        self.change(|pack| {
             let (connection, looked_until) = (&self.connection, located.until);
             located.find_rest(connection, &rows, looked_until)?;
             let removal = Removal { connection, act_id, how: How::Erased, at, looked_until };
@@ -271,7 +271,7 @@ impl Custody {
     /// As writing goes wrong.
     pub fn let_wait(&self, act_id: i64, at: i64, held: &[(String, i64)]) -> Result<(), Error> {
         let connection = &self.connection;
-        seal::change(connection, None, |pack| {
+        self.change(|pack| {
             for (chat_id, held_by) in held {
                 let waits = "SELECT 1 FROM waiting_erasures WHERE chat_id = ? AND done_by IS NULL";
                 if connection.prepare_cached(waits)?.exists([chat_id])? {
@@ -343,8 +343,8 @@ impl Round<'_> {
         while !self.in_force.is_current(connection)? || self.in_force.is_stale() {
             self.in_force = self.custody.holds_in_force()?;
         }
-        let Self { act_id, how, located, looked_until, in_force, mentions, .. } = self;
-        seal::change(connection, None, |pack| {
+        let Self { custody, act_id, how, located, looked_until, in_force, mentions } = self;
+        custody.change(|pack| {
             if !in_force.is_current(connection)? {
                 let what = "somebody puts something on hold just now: run this again";
                 return Err(Error::new(ErrorKind::Busy, what));

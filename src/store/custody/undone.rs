@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::hold::{Hold, holds};
 use crate::store::Error;
@@ -10,6 +10,19 @@ use crate::store::audit::Snapshot;
 
 /// Erased chats that are named one by one; the others are counted.
 const CHATS_TOLD: usize = 20;
+
+/// Something that was done once, with its words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done<T> {
+    /// What it was done to: a hold's number, a rule's name.
+    pub what: T,
+    /// When.
+    pub at: i64,
+    /// Why.
+    pub reason: Option<String>,
+    /// For which case.
+    pub case_ref: Option<String>,
+}
 
 /// Removals, maskings, holds and releases that the backup does not have.
 #[derive(Debug, Clone, Default)]
@@ -22,14 +35,20 @@ pub struct Undone {
     pub chats: Vec<String>,
     /// The least number in `erasures` of those that were erased.
     pub erased_from: Option<i64>,
+    /// When the last one was erased.
+    pub erased_at: i64,
+    /// The same, of those that the schedule removed.
+    pub purged_at: i64,
     /// Holds in force.
     pub holds: Vec<Hold>,
-    /// Holds that are in force in the backup only.
-    pub released: Vec<Hold>,
+    /// Holds, by their numbers, that are in force in the backup only.
+    pub released: Vec<Done<i64>>,
     /// Chats whose erasure waits for a hold.
     pub waiting: Vec<String>,
+    /// When the last of these erasures was asked for.
+    pub waiting_at: i64,
     /// Rules that were applied to what was stored.
-    pub masked: Vec<String>,
+    pub masked: Vec<Done<String>>,
 }
 
 impl Undone {
@@ -53,12 +72,23 @@ impl Undone {
     /// Which of both are in force in one of them only.
     fn find_holds(&mut self, former: &Connection, backup: &Connection) -> Result<(), Error> {
         let known: Vec<Hold> = if has_acts(backup)? { holds(backup)? } else { Vec::new() };
-        for hold in holds(former)? {
-            let known = known.iter().find(|known| (known.id, known.at) == (hold.id, hold.at));
-            match (hold.released_at, known) {
-                (None, None) => self.holds.push(hold),
-                (Some(_), Some(known)) if known.released_at.is_none() => self.released.push(hold),
-                _ => {}
+        let here = holds(former)?;
+        let find = |holds: &[Hold], hold: &Hold| {
+            holds.iter().find(|other| (other.id, other.at) == (hold.id, hold.at)).cloned()
+        };
+        self.holds =
+            here.iter().filter(|hold| hold.released_at.is_none() && find(&known, hold).is_none()).cloned().collect();
+        let sql = "SELECT at, reason, case_ref FROM acts WHERE kind = 'unhold' AND json_extract(asked, '$.hold') = ?
+            ORDER BY id DESC LIMIT 1";
+        let mut release = former.prepare(sql)?;
+        for hold in known.iter().filter(|hold| hold.released_at.is_none()) {
+            // One that is not there any longer was released: it went with its customer.
+            let released_at = find(&here, hold).map_or(Some(i64::MAX), |hold| hold.released_at);
+            if let Some(at) = released_at {
+                let words = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+                let (at, reason, case_ref) =
+                    release.query_row([hold.id], words).optional()?.unwrap_or((at, None, None));
+                self.released.push(Done { what: hold.id, at, reason, case_ref });
             }
         }
         Ok(())
@@ -69,11 +99,13 @@ impl Undone {
             true => backup.prepare("SELECT 1 FROM waiting_erasures WHERE chat_id = ? AND done_by IS NULL")?,
             false => backup.prepare("SELECT 1 WHERE ? IS NULL")?,
         };
-        let mut select = former.prepare("SELECT DISTINCT chat_id FROM waiting_erasures WHERE done_by IS NULL")?;
-        for chat_id in select.query_map((), |row| row.get::<_, String>(0))? {
-            let chat_id = chat_id?;
+        let sql = "SELECT chat_id, max(at) FROM waiting_erasures WHERE done_by IS NULL GROUP BY chat_id";
+        let mut select = former.prepare(sql)?;
+        for waiting in select.query_map((), |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))? {
+            let (chat_id, at) = waiting?;
             if !waits.exists([&chat_id])? {
                 self.waiting.push(chat_id);
+                self.waiting_at = self.waiting_at.max(at);
             }
         }
         Ok(())
@@ -85,7 +117,7 @@ impl Undone {
             true => backup.prepare("SELECT 1 FROM acts WHERE id = ? AND at = ? AND ended_at IS NOT NULL")?,
             false => backup.prepare("SELECT 1 WHERE ? IS NULL AND ?")?,
         };
-        let sql = "SELECT id, at, json_extract(asked, '$.rule') FROM acts
+        let sql = "SELECT id, at, json_extract(asked, '$.rule'), reason, case_ref FROM acts
             WHERE kind = 'mask' AND ended_at IS NOT NULL AND found > 0 ORDER BY id";
         let mut select = former.prepare(sql)?;
         let mut rows = select.query(())?;
@@ -93,8 +125,8 @@ impl Undone {
             let (id, at, rule): (i64, i64, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let Some(rule) = rule else { continue };
             if !is_known.exists((id, at))? {
-                self.masked.retain(|known| *known != rule);
-                self.masked.push(rule);
+                self.masked.retain(|known| known.what != rule);
+                self.masked.push(Done { what: rule, at, reason: row.get(3)?, case_ref: row.get(4)? });
             }
         }
         Ok(())
@@ -118,8 +150,14 @@ impl Undone {
                 continue;
             }
             match how.as_str() {
-                "erased" => self.add_erased(&chat_id, row.get(3)?),
-                _ => self.purged += 1,
+                "erased" => {
+                    self.erased_at = self.erased_at.max(at);
+                    self.add_erased(&chat_id, row.get(3)?);
+                }
+                _ => {
+                    self.purged_at = self.purged_at.max(at);
+                    self.purged += 1;
+                }
             }
             last = Some(chat_id);
         }

@@ -472,6 +472,26 @@ impl Archive {
         Ok(Some(found))
     }
 
+    /// The last checkpoint before a moment that no command signed, at the end of what it did: whoever serves the archive did.
+    ///
+    /// # Errors
+    /// As SQLite.
+    pub async fn signed_by_serve_before(&mut self, at: i64) -> Result<Option<i64>, Error> {
+        let mut number = self.checkpoint_from(at).await?.map_or(i64::MAX, |checkpoint| checkpoint.number - 1);
+        let sql = "SELECT 1 FROM acts WHERE kind <> 'read' AND who <> 'serve' AND at >= ?1 - 86400000
+            AND ended_at BETWEEN ?1 - 15000 AND ?1 LIMIT 1";
+        let has_acts = self.has("acts").await?;
+        while let Some(checkpoint) = self.checkpoint(number).await? {
+            let is_a_commands =
+                has_acts && sqlx::query(sql).bind(checkpoint.at).fetch_optional(&mut self.connection).await?.is_some();
+            if checkpoint.at < at && !is_a_commands {
+                return Ok(Some(checkpoint.at));
+            }
+            number = checkpoint.number - 1;
+        }
+        Ok(None)
+    }
+
     /// The last checkpoint of up to this number.
     ///
     /// # Errors
@@ -653,6 +673,25 @@ mod tests {
             assert_eq!(found, wanted, "minute {at}");
         }
         assert_eq!(archive.checkpoint(5).await.expect("read").map(|row| row.at), Some(11 * 60_000));
+    }
+
+    /// What somebody does with an archive that nobody serves is signed, and is no sign that it was served.
+    #[tokio::test]
+    async fn what_a_command_signed_is_no_sign_of_a_recorder() {
+        let fixture = Fixture::with(
+            "INSERT INTO checkpoints VALUES (1, 1, 60000, ''), (2, 2, 120000, ''), (3, 3, 600000, ''), (4, 4, 610000, '');
+             INSERT INTO acts VALUES (1, 'hold', 599000, 599500, 'root', NULL, 'h', NULL, '{}', 'r', 1, 'v'),
+                 (2, 'erase', 600500, 609900, 'root', NULL, 'h', NULL, '{}', 'r', 1, 'v'),
+                 (3, 'purge', 119000, 119500, 'serve', NULL, 'h', NULL, '{}', NULL, 1, 'v'),
+                 (4, 'read', 119800, 119900, 'root', NULL, 'h', NULL, '{}', NULL, 1, 'v')",
+        )
+        .await;
+        let mut archive = Archive::open(&fixture.path).await.expect("open");
+        for (before, wanted) in
+            [(700_000, Some(120_000)), (120_000, Some(60_000)), (60_000, None), (60_001, Some(60_000))]
+        {
+            assert_eq!(archive.signed_by_serve_before(before).await.expect("read"), wanted, "{before}");
+        }
     }
 
     #[tokio::test]
