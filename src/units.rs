@@ -67,6 +67,11 @@ pub fn as_iso_or_none<S: Serializer>(ms: &Option<i64>, serializer: S) -> Result<
     ms.and_then(iso).serialize(serializer)
 }
 
+/// The same of several.
+pub fn as_isos<S: Serializer>(times: &[i64], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(times.iter().map(|ms| iso(*ms)))
+}
+
 /// `#[serde(deserialize_with = "units::duration")]`
 pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)

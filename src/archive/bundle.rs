@@ -191,6 +191,9 @@ impl Rows {
     fn close(self, folder: &Folder) -> Result<[u64; 2], Error> {
         folder.close(self.proved)?;
         folder.close(self.unproved)?;
+        if self.counts == [0, 0] {
+            return Err(Error::Unproved("the archive has nothing of what was asked for".into()));
+        }
         if self.counts[0] == 0 {
             let what =
                 "none of these rows is signed yet: a running `serve` signs them within evidence.checkpoint_interval";

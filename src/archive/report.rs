@@ -103,6 +103,9 @@ pub struct Report {
     #[serde(serialize_with = "units::as_iso")]
     pub as_of: i64,
     pub recording: Recording,
+    /// When the archive was put back from a backup, in the period or later: what was recorded after that backup is gone.
+    #[serde(serialize_with = "units::as_isos")]
+    pub restored_at: Vec<i64>,
     pub account: Accounted,
     pub outages: Vec<OutageRow>,
     pub chats: Chats,
@@ -328,6 +331,7 @@ pub async fn report(archive: &mut Archive, question: &Question) -> Result<Report
         files_transferred: archive.files(span).await?,
         removed: archive.removed(span).await?,
         holds: archive.holds(span).await?,
+        restored_at: archive.restored_at().await?.into_iter().filter(|at| *at >= span.from).collect(),
         acts: archive.acts_by_kind(span).await?,
         proof: proof(archive, &archive_id, &recording, question).await?,
         archive_id,

@@ -15,7 +15,7 @@ Example:
   gms-recorder access --since 30d --user anna
   gms-recorder access --kind read --case C-2026-17 --format csv
 
-What reads the file itself (sqlite3, a backup, root) is not seen, nor are reads where the archive
+What reads the file itself (sqlite3, cp, root) is not seen, nor are reads where the archive
 could not be written to.";
 
 /// List who read what, and what was erased, purged, masked, held and released, the newest first.
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// Only acts of this kind
-    #[arg(long, value_parser = ["read", "erase", "purge", "mask", "hold", "unhold", "key"])]
+    #[arg(long, value_parser = ["read", "erase", "purge", "mask", "hold", "unhold", "key", "restore", "merge"])]
     kind: Option<String>,
     /// Only what was done for this case, as --case of that command named it
     #[arg(long, value_name = "REF")]

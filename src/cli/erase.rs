@@ -79,8 +79,16 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     if args.dry_run {
         return output::to_stdout(args.look, async |output| foretell(&custody, &targets, output)).await;
     }
-    if let Some(path) = args.certificate.as_deref().filter(|path| path.exists()) {
-        return Err(Usage(format!("the certificate {} exists already: name another file", path.display())).into());
+    if let Some(path) = args.certificate.as_deref() {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let what = match (path.exists(), folder.is_none_or(Path::is_dir)) {
+            (true, _) => "exists already: name another file",
+            (false, false) => "cannot be made: there is no such folder",
+            (false, true) => "",
+        };
+        if !what.is_empty() {
+            return Err(Usage(format!("the certificate {} {what}", path.display())).into());
+        }
     }
     custody.check_spool()?;
     let mut unerased = 0;

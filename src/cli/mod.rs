@@ -311,7 +311,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             let left_out = backup::LeftOut { key_file: config.key_file(), spool: config.spool() };
             wait_for(backup::run(args, &common.reading()?, left_out))
         }
-        Command::Restore(args) => wait_for(restore::run(args, &common.archive()?)),
+        Command::Restore(args) => wait_for(restore::run(args, &common.archive()?, common.config_file())),
         Command::Merge(args) => wait_for(merge::run(args, common.archive_with_rules()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
         Command::Prove(args) => wait_for(prove::run(args, &common.reading()?)),

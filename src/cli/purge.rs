@@ -4,7 +4,7 @@ use super::actor::actor;
 use super::custody;
 use super::output::{self, Cell, Format, Look, Output, counted, shown};
 use super::progress::progress;
-use super::when::Clock;
+use super::when::{self, Clock};
 use crate::archive::retention::Planned;
 use crate::config::Config;
 use crate::recorder::now_ms;
@@ -113,7 +113,7 @@ fn print(plan: &[Planned], clock: &Clock, output: &mut Output<'_>) -> anyhow::Re
                 let cells = [
                     Cell::from(planned.service.clone()),
                     planned.keep.to_string().into(),
-                    planned.before.into(),
+                    when::iso(planned.before).into(),
                     free.into(),
                     held.into(),
                     planned.of_no_chat.into(),

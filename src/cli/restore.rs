@@ -60,12 +60,20 @@ pub struct Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
+pub async fn run(args: Args, config: &Config, config_file: Option<PathBuf>) -> anyhow::Result<()> {
     let database = &config.recording.database;
     let keys = keys(&args.keys)?;
     anyhow::ensure!(!is_same(&args.backup, database), "{} is the archive itself", args.backup.display());
     Archive::open(&args.backup).await?.close().await?;
-    let archive_id = Snapshot::open(&args.backup)?.archive_id().to_owned();
+    let backup = Snapshot::open(&args.backup)?;
+    let archive_id = backup.archive_id().to_owned();
+    anyhow::ensure!(
+        !backup.has_star()?,
+        "{} has the analyst's tables (`snapshot --star`), with copies of texts that no erasure would know of: restore a `backup`, or a \
+         plain `snapshot`",
+        args.backup.display()
+    );
+    drop(backup);
     let lock = ArchiveLock::acquire(database).map_err(|error| anyhow::anyhow!("{error}: stop it first"))?;
     let is_readable = check_former(database, &archive_id).await?;
     let former = (is_readable && database.exists()).then(|| database.clone());
@@ -79,8 +87,8 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     copy.close().await?;
     let replaced = backup::replace(part, database, &stamp(), &lock)?;
     let path = std::path::absolute(database)?;
-    let spool = config.spool();
-    let told = Told { path, archive_id, totals, answer, replaced, is_readable, signed, undone, spool };
+    let (spool, config) = (config.spool(), config_file.map(std::path::absolute).transpose()?);
+    let told = Told { path, archive_id, totals, answer, replaced, is_readable, signed, undone, spool, config };
     output::to_stdout(args.look, async |output| told.print(&Clock::now(args.look.utc), output)).await
 }
 
@@ -169,6 +177,8 @@ struct Told {
     /// None: not known.
     undone: Option<Undone>,
     spool: PathBuf,
+    /// The file that the configuration was read from.
+    config: Option<PathBuf>,
 }
 
 const NAMES: [&str; 15] = [
@@ -260,18 +270,18 @@ impl Told {
     /// What does again what was undone.
     fn again(&self) -> Vec<String> {
         let (Some(undone), Some(kept)) = (&self.undone, &self.replaced.kept) else { return Vec::new() };
-        undone::commands(undone, &self.path, kept)
+        undone::commands(undone, &undone::Place { database: &self.path, config: self.config.as_deref(), kept })
     }
 
     /// Among the results for people; beside them for programs.
     fn undone(&self, output: &mut Output<'_>) -> anyhow::Result<()> {
         let what = match &self.undone {
             Some(undone) => undone::in_words(undone),
-            None => self.replaced.kept.as_ref().map(|_| {
-                "what was there does not tell what was erased, purged, masked or held after this backup was made: look it up elsewhere, \
-                 and do it again"
-                    .into()
-            }),
+            None => Some(
+                "there is no archive that tells what was erased, purged, masked or held after this backup was made: look it up \
+                 elsewhere, and do it again"
+                    .into(),
+            ),
         };
         let Some(what) = what else { return Ok(()) };
         match output.format {

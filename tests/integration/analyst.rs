@@ -57,6 +57,9 @@ async fn the_readme_s_queries_give_what_it_says_in_sqlite_and_duckdb() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let (code, said, error) = run(&["chats", "--database", &names[0]]);
     assert!(code == 0 && said.contains("00001aCY6K8U0011"), "it is an archive still: {error}");
+    // No erasure would know of the copies of texts in it.
+    let (code, _, error) = run(&["restore", &names[0], "--database", &names[1]]);
+    assert!(code == 1 && error.contains("the analyst's tables"), "{error}");
 }
 
 #[tokio::test]

@@ -137,11 +137,10 @@ fn copied_at(lifetimes: &[Lifetime], restored_at: &[i64], as_of: i64) -> i64 {
     ends.chain(restored_at.iter().copied()).max().map_or(as_of, |last| last.min(as_of))
 }
 
-/// What tells that a run was there still: its last checkpoint; where it has no account, chats too.
+/// What tells that a run was there still: the last checkpoint that it signed; where it has no account, chats too.
 async fn signs_before(archive: &mut Archive, run: &Run, next: Option<&Run>) -> Result<Vec<Option<i64>>, Error> {
     let before = next.map_or(i64::MAX, |next| next.started_at);
-    let after = archive.checkpoint_from(before).await?.map_or(i64::MAX, |checkpoint| checkpoint.number - 1);
-    let signed_at = archive.checkpoint(after).await?.map(|checkpoint| checkpoint.at).filter(|at| *at < before);
+    let signed_at = archive.signed_by_serve_before(before).await?;
     let seen_at = if run.heard_at.is_some() { None } else { archive.last_seen_before(before).await? };
     Ok(vec![signed_at, seen_at])
 }

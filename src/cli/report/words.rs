@@ -80,6 +80,7 @@ impl Words<'_> {
 
     fn verdict(&self) -> Vec<Remark> {
         let mut verdict = vec![self.whether_recorded()];
+        verdict.extend(self.whether_put_back());
         verdict.extend(self.what_was_lost());
         verdict.extend(self.whether_whole());
         verdict.extend(self.what_vouches());
@@ -138,6 +139,15 @@ impl Words<'_> {
         };
         let what = what.replacen("{}", "not on", 1);
         remark(Tone::Bad, format!("{what}: it was on for {percent:.2} % of the time, and {times}."))
+    }
+
+    fn whether_put_back(&self) -> Option<Remark> {
+        let times: Vec<String> = self.report.restored_at.iter().map(|at| self.clock.date_time(*at)).collect();
+        let what = "what was recorded between that backup and then is not in it, nor in any figure here. `restore` said at the \
+                    time what was lacking, by the anchors that it was given, and `verify --anchor` says it still";
+        (!times.is_empty()).then(|| {
+            remark(Tone::Bad, format!("The archive was put back from a backup ({}): {what}.", times.join(", ")))
+        })
     }
 
     fn what_was_lost(&self) -> Vec<Remark> {

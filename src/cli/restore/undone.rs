@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::cli::output::{counted, plain_line};
-use crate::store::custody::{Scope, Undone};
+use crate::cli::output::counted;
+use crate::store::custody::{Done, Scope, Undone};
 
 /// What was undone, in words. None where nothing was.
 pub(super) fn in_words(undone: &Undone) -> Option<String> {
@@ -17,7 +17,7 @@ pub(super) fn in_words(undone: &Undone) -> Option<String> {
         of(length(&undone.waiting), "erasure", "put off by a hold"),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
-    let what = "after this backup was made, as the archive that was there says: that is undone. Do it again";
+    let what = "after this backup was made, as the archive that was there says: that is undone. Do it again:";
     (!undone.is_empty()).then(|| format!("{} {what}", parts.join(", ")))
 }
 
@@ -25,49 +25,79 @@ pub(super) fn length<T>(list: &[T]) -> i64 {
     i64::try_from(list.len()).unwrap_or(i64::MAX)
 }
 
-/// What does it again, holds first: they win. Where too many chats were erased to name them, what lists them from the archive
-/// that is kept.
-pub(super) fn commands(undone: &Undone, database: &Path, kept: &Path) -> Vec<String> {
-    let on = |path: &Path| format!("--database {}", word(&path.display().to_string()));
-    let mut commands: Vec<String> = undone
-        .holds
-        .iter()
-        .map(|hold| {
-            let (option, value) = match &hold.scope {
-                Scope::Chat(chat_id) => ("--chat", chat_id.clone()),
-                Scope::Customer(customer) => ("--who", customer.to_string()),
-                Scope::Query(query) => ("--query", query.clone()),
-            };
-            format!("gms-recorder hold {option} {} --reason {} {}", word(&value), word(&hold.reason), on(database))
-        })
-        .collect();
-    let reason = "--reason 'again, after a restore'";
-    let released =
-        undone.released.iter().map(|hold| format!("gms-recorder unhold {} {reason} {}", hold.id, on(database)));
-    commands.extend(released);
-    let rules =
-        undone.masked.iter().map(|rule| format!("gms-recorder mask --rule {} {reason} {}", word(rule), on(database)));
-    commands.extend(rules);
-    let erase = |chats: &[String]| {
-        let chats: String = chats.iter().map(|chat_id| format!(" --chat {}", word(chat_id))).collect();
-        format!("gms-recorder erase{chats} {reason} {}", on(database))
+/// Where it is done again.
+pub(super) struct Place<'p> {
+    pub(super) database: &'p Path,
+    /// What the configuration of the restore was.
+    pub(super) config: Option<&'p Path>,
+    /// The archive that was there.
+    pub(super) kept: &'p Path,
+}
+
+/// What does it again, in the order in which it was done: a hold keeps what was there when it was set. Where too many chats were
+/// erased to name them, what lists them from the archive that is kept. Each is one command for a shell, of several lines where
+/// something in it has several.
+pub(super) fn commands(undone: &Undone, place: &Place<'_>) -> Vec<String> {
+    let option = |name: &str, value: &str| format!(" --{name}={}", word(value));
+    let path = |name: &str, path: &Path| option(name, &path.display().to_string());
+    let ends = format!(
+        "{}{}",
+        path("database", place.database),
+        place.config.map_or(String::new(), |config| path("config", config))
+    );
+    let why = |reason: &Option<String>, case_ref: &Option<String>| {
+        let reason = option("reason", reason.as_deref().unwrap_or("again, after a restore"));
+        case_ref.as_ref().map_or(reason.clone(), |case_ref| format!("{reason}{}", option("case", case_ref)))
     };
-    if !undone.waiting.is_empty() {
-        commands.push(erase(&undone.waiting)); // they wait again
+    let again = why(&None, &None);
+    let erase = |chats: &[String]| {
+        let chats: String = chats.iter().map(|chat_id| option("chat", chat_id)).collect();
+        format!("gms-recorder erase{chats}{again}{ends}")
+    };
+    let mut commands: Vec<(i64, String)> = Vec::new();
+    let kept = path("database", place.kept);
+    for hold in &undone.holds {
+        let on = match &hold.scope {
+            Scope::Chat(chat_id) => option("chat", chat_id),
+            Scope::Customer(customer) => option("who", &customer.to_string()),
+            Scope::Query(query) => option("query", query),
+        };
+        let why = why(&Some(hold.reason.clone()), &hold.set_by.case_ref);
+        commands.push((hold.at, format!("gms-recorder hold{on}{why}{ends}")));
+    }
+    for Done { what, at, reason, case_ref } in &undone.released {
+        commands.push((*at, format!("gms-recorder unhold {what}{}{ends}", why(reason, case_ref))));
+    }
+    for Done { what, at, reason, case_ref } in &undone.masked {
+        commands.push((*at, format!("gms-recorder mask{}{}{ends}", option("rule", what), why(reason, case_ref))));
+    }
+    let unshown = commands.iter().filter(|(_, command)| !is_printable(command)).count();
+    commands.retain(|(_, command)| is_printable(command));
+    if unshown > 0 {
+        let list = format!("gms-recorder hold --list --format=json{kept}");
+        let what = format!(
+            "{unshown} with characters that a terminal obeys is left out: see {list}, and set it before anything is erased"
+        );
+        commands.push((i64::MIN, format!("echo {}; {list}", word(&what))));
+    }
+    if !undone.waiting.is_empty() && unshown == 0 {
+        commands.push((undone.waiting_at, erase(&undone.waiting))); // they wait again
     }
     if let Some(from) = undone.erased_from {
-        commands.push(match usize::try_from(undone.erased) == Ok(undone.chats.len()) {
+        let command = match usize::try_from(undone.erased) == Ok(undone.chats.len()) {
             true => erase(&undone.chats),
             false => {
                 let sql = format!("SELECT DISTINCT chat_id FROM erasures WHERE how = 'erased' AND id >= {from}");
-                format!("gms-recorder sql {} {}", word(&sql), on(kept))
+                format!("gms-recorder sql {}{kept}", word(&sql))
             }
-        });
+        };
+        commands.push((undone.erased_at, command));
     }
     if undone.purged > 0 {
-        commands.push("gms-recorder purge".into());
+        commands.push((undone.purged_at, format!("gms-recorder purge{ends}")));
     }
-    commands.iter().map(|command| plain_line(command)).collect()
+    commands.sort_by_key(|(at, _)| *at);
+    commands.into_iter().map(|(_, command)| command).collect()
 }
 
 /// As a shell takes it for one.
@@ -79,45 +109,65 @@ fn word(text: &str) -> String {
     }
 }
 
+/// A command is printed as it is or not at all: another query would hold something else, and what it held would be erased by the
+/// next command. Lines stay lines; what a terminal would take for an order is not shown.
+fn is_printable(text: &str) -> bool {
+    text.chars().all(|c| c == '\n' || !c.is_control())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::custody::{Asker, Hold};
 
+    fn told(undone: &Undone, config: Option<&str>) -> Vec<String> {
+        let (database, kept) = (Path::new("/a.db"), Path::new("/a b.db"));
+        commands(undone, &Place { database, config: config.map(Path::new), kept })
+    }
+
     #[test]
     fn what_is_too_much_to_name_is_listed_from_the_kept_archive() {
         let chats = vec!["a".into(), "it's".into()];
-        let few = Undone { erased: 2, purged: 1, chats, erased_from: Some(7), ..Undone::default() };
-        let (database, kept) = (Path::new("/a.db"), Path::new("/a b.db"));
-        let wanted = r"gms-recorder erase --chat a --chat 'it'\''s' --reason 'again, after a restore' --database /a.db";
-        assert_eq!(commands(&few, database, kept), [wanted, "gms-recorder purge"]);
+        let few = Undone { erased: 2, purged: 1, chats, erased_from: Some(7), purged_at: 1, ..Undone::default() };
+        let wanted = r"gms-recorder erase --chat=a --chat='it'\''s' --reason='again, after a restore' --database=/a.db";
+        assert_eq!(told(&few, None), [wanted, "gms-recorder purge --database=/a.db"]);
         let many = Undone { erased: 3, purged: 0, ..few };
-        let told = commands(&many, database, kept);
-        assert!(told[0].ends_with("AND id >= 7' --database '/a b.db'"), "{told:?}");
+        let told = told(&many, None);
+        assert!(told[0].ends_with("AND id >= 7' --database='/a b.db'"), "{told:?}");
         assert!(in_words(&many).is_some_and(|said| said.starts_with("3 chats erased after")));
         assert_eq!(in_words(&Undone::default()), None);
     }
 
     #[test]
-    fn maskings_and_releases_are_told() {
-        let hold = |id| Hold {
-            id,
-            at: 1,
-            reason: "audit".into(),
-            scope: Scope::Chat("c".into()),
-            released_at: Some(2),
-            set_by: Asker::default(),
+    fn each_thing_is_done_again_in_its_order_with_its_words() {
+        let released = Done { what: 7, at: 3, reason: Some("-settled".into()), case_ref: Some("L 12".into()) };
+        let masked = Done { what: "account".into(), at: 1, reason: None, case_ref: None };
+        let scope = Scope::Query("SELECT chat_id\nFROM chats".into());
+        let set_by = Asker { who: "anna".into(), case_ref: Some("L-1".into()) };
+        let hold = Hold { id: 9, at: 4, reason: "audit".into(), scope, released_at: None, set_by };
+        let undone = Undone {
+            holds: vec![hold],
+            released: vec![released],
+            waiting: vec!["w".into()],
+            waiting_at: 2,
+            masked: vec![masked],
+            ..Undone::default()
         };
-        let (released, waiting, masked) = (vec![hold(7)], vec!["w".into()], vec!["account".into()]);
-        let undone = Undone { released, waiting, masked, ..Undone::default() };
-        let again = "--reason 'again, after a restore' --database a.db";
-        let wanted = [
-            format!("gms-recorder unhold 7 {again}"),
-            format!("gms-recorder mask --rule account {again}"),
-            format!("gms-recorder erase --chat w {again}"),
-        ];
-        assert_eq!(commands(&undone, Path::new("a.db"), Path::new("b.db")), wanted);
-        let said = "1 rule applied by `mask`, 1 hold released, 1 erasure put off by a hold after";
+        let told = told(&undone, Some("c.toml"));
+        let ends = "--database=/a.db --config=c.toml";
+        let again = "--reason='again, after a restore'";
+        assert_eq!(told[0], format!("gms-recorder mask --rule=account {again} {ends}"));
+        assert_eq!(told[1], format!("gms-recorder erase --chat=w {again} {ends}"));
+        assert_eq!(told[2], format!("gms-recorder unhold 7 --reason=-settled --case='L 12' {ends}"));
+        let wanted = format!("gms-recorder hold --query='SELECT chat_id\nFROM chats' --reason=audit --case=L-1 {ends}");
+        assert_eq!(told[3], wanted);
+        // What cannot be shown is not made something else, and nothing that it may hold is erased.
+        let mut odd = undone.clone();
+        odd.holds[0].reason = "\u{1b}[2J".into();
+        let told = self::told(&odd, None);
+        assert!(told[0].starts_with("echo ") && told.iter().all(|command| is_printable(command)), "{told:?}");
+        assert!(!told.iter().any(|command| command.contains("erase --chat")), "{told:?}");
+        let said = "1 rule applied by `mask`, 1 hold set, 1 hold released, 1 erasure put off by a hold after";
         assert!(in_words(&undone).is_some_and(|words| words.starts_with(said)));
     }
 }

@@ -76,7 +76,8 @@ fn text(answer: &Answer, clock: &Clock, output: &mut Output<'_>) -> anyhow::Resu
     for fault in &answer.faults.told {
         output.line(&format!("  {}", plain_line(&fault.to_string())))?;
     }
-    labelled(output, "files", &format!("{}, as the manifest has them", counted_u64(answer.files, "file")))?;
+    let as_they_were = if answer.faults.count == 0 { ", as the manifest has them" } else { " looked at" };
+    labelled(output, "files", &format!("{}{as_they_were}", counted_u64(answer.files, "file")))?;
     labelled(output, "proved", &counted_u64(answer.proved, "row"))?;
     if answer.sealed_later > 0 {
         let what = "sealed later than they were written; before that nothing vouches for them";
