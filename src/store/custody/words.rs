@@ -6,6 +6,7 @@
 //! names nobody for certain.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 use rusqlite::{Connection, Row, params};
 use serde_json::Value;
@@ -16,6 +17,8 @@ use crate::store::{Error, search};
 
 /// Shorter ones are words of the language.
 const CHARACTERS_MIN: usize = 3;
+/// What else may stand beside one in a sentence.
+const PUNCTUATION: [char; 9] = [':', '!', '?', '[', ']', '{', '}', '|', '`'];
 /// What ends a word or a literal.
 const ENDS: [char; 11] = ['\'', '"', '%', '=', '(', ')', ',', ';', '<', '>', '\u{0}'];
 
@@ -271,31 +274,69 @@ fn mask_value(value: &mut Value, is_gone: &mut dyn FnMut(&str) -> bool) -> bool 
 
 /// The text with stars for the values in it; None where there are none.
 fn mask(text: &str, is_gone: &mut dyn FnMut(&str) -> bool) -> Option<String> {
-    let mut is_gone = |part: &str| is_gone(&part.trim().to_lowercase());
-    if is_gone(text) {
-        return Some(stars(text));
+    let mut found = Vec::new();
+    let mut look = |range: Range<usize>, value: &str| {
+        if is_gone(&value.trim().to_lowercase()) {
+            found.push(range);
+        }
+    };
+    let mut look_after_name = |range: Range<usize>| {
+        look(range.clone(), &text[range.clone()]);
+        if let Some(at) = text[range.clone()].find('=') {
+            let value = range.start + at + 1..range.end;
+            look(value.clone(), &text[value]);
+        }
+    };
+    look_after_name(0..text.len());
+    for piece in pieces(text, 0..text.len(), &|c| ENDS.contains(&c)) {
+        look_after_name(piece);
     }
-    let masked: String = pieces(text, |c| ENDS.contains(&c))
-        .map(|piece| match is_gone(piece) {
-            true => stars(piece),
-            false => pieces(piece, char::is_whitespace)
-                .map(|word| if is_gone(word) { stars(word) } else { word.to_owned() })
-                .collect(),
-        })
-        .collect();
-    (masked != text).then_some(masked)
+    for word in pieces(text, 0..text.len(), &char::is_whitespace) {
+        look_after_name(trimmed(text, word.clone()));
+        for part in pieces(text, word, &|c| ENDS.contains(&c) || PUNCTUATION.contains(&c)) {
+            look_after_name(trimmed(text, part));
+        }
+    }
+    for (range, literal) in literals(text) {
+        look(range, &literal);
+    }
+    let is_found = |at: usize| found.iter().any(|range| range.contains(&at));
+    let masked = text.char_indices().map(|(at, c)| if is_found(at) && !c.is_whitespace() { '*' } else { c }).collect();
+    (!found.is_empty()).then_some(masked)
 }
 
-/// What lies between such characters, and they themselves.
-fn pieces(text: &str, is_end: impl Fn(char) -> bool + Copy) -> impl Iterator<Item = &str> {
-    text.split_inclusive(is_end).flat_map(move |piece| {
-        let (body, end) = piece.split_at(piece.trim_end_matches(is_end).len());
-        [body, end]
-    })
+/// What lies between such characters.
+fn pieces(text: &str, within: Range<usize>, is_end: &dyn Fn(char) -> bool) -> Vec<Range<usize>> {
+    let start = within.start;
+    let piece = |piece: &str| {
+        let from = start + (piece.as_ptr() as usize - text[within.clone()].as_ptr() as usize);
+        from..from + piece.len()
+    };
+    text[within.clone()].split(is_end).filter(|part| !part.is_empty()).map(piece).collect()
 }
 
-fn stars(text: &str) -> String {
-    text.chars().map(|c| if c.is_whitespace() { c } else { '*' }).collect()
+/// Without the punctuation around it.
+fn trimmed(text: &str, range: Range<usize>) -> Range<usize> {
+    let is_around = |c: char| ENDS.contains(&c) || PUNCTUATION.contains(&c) || c == '.';
+    let part = &text[range.clone()];
+    let begin = part.len() - part.trim_start_matches(is_around).len();
+    let end = part.trim_end_matches(is_around).len();
+    range.start + begin.min(end)..range.start + end
+}
+
+/// Literals of SQL, where they stand and what they say: a quotation mark in one is written twice.
+fn literals(text: &str) -> Vec<(Range<usize>, String)> {
+    let mut found = Vec::new();
+    let mut marks = text.match_indices('\'').map(|(at, _)| at).peekable();
+    while let Some(begin) = marks.next() {
+        while let Some(end) = marks.next() {
+            if marks.next_if_eq(&(end + 1)).is_none() {
+                found.push((begin + 1..end, text[begin + 1..end].replace("''", "'")));
+                break;
+            }
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -304,7 +345,16 @@ mod tests {
 
     #[test]
     fn whole_values_become_stars_and_parts_do_not() {
-        let gone: HashSet<String> = ["anna@example.com", "anna berg", "my order"].map(String::from).into();
+        let gone = [
+            "anna@example.com",
+            "anna berg",
+            "my order",
+            "o'zz@example.com",
+            "o'berg",
+            "berg, anna",
+            "https://a.example/b?c=d",
+        ];
+        let gone: HashSet<String> = gone.map(String::from).into();
         let rows = [
             ("anna@example.com", Some("****************")),
             ("Anna@Example.com", Some("****************")),
@@ -313,6 +363,19 @@ mod tests {
                 Some("SELECT * FROM t WHERE value = '****************' OR x LIKE '%**** ****%'")
             }),
             ("asked for by anna@example.com today", Some("asked for by **************** today")),
+            ("about anna@example.com.", Some("about ****************.")),
+            ("call: anna@example.com: angry", Some("call: ****************: angry")),
+            ("[Anna@Example.com]", Some("[****************]")),
+            ("mailto:anna@example.com", Some("mailto:****************")),
+            ("email=o'zz@example.com", Some("email=****************")),
+            ("lastName=O'Berg", Some("lastName=******")),
+            ("lastName=Berg, Anna", Some("lastName=***** ****")),
+            ("value = 'o''zz@example.com' AND x = 'Berg, Anna'", {
+                Some("value = '*****************' AND x = '***** ****'")
+            }),
+            ("done with o'zz@example.com", Some("done with ****************")),
+            ("see https://a.example/b?c=d, please", Some("see ***********************, please")),
+            ("it's 'one", None),
             ("anna", None),
             ("joanna@example.com", None),
             ("", None),
