@@ -5,9 +5,10 @@
 //! (sqlite.org/wal.html, "Avoiding Excessively Large WAL Files"). So once little is left, the writer is asked to fold that
 //! between two batches.
 //!
-//! It ends before the connection of the writer does: after a sync that failed nobody folds (see [`super::wal`]).
+//! It ends before the connection of the writer does: after a sync that failed nobody folds (see [`super::wal`]). Nor is anything
+//! folded once another file is at the archive's path: the log beside it is that one's then, or will be.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{Error, ErrorKind, connect, wal};
+use super::{Error, ErrorKind, FileIdentity, connect, identity, wal};
 
 /// From which on it is worth a sync of the file: 8 MiB, as SQLite has it.
 const PAGES_MIN: i64 = 1_000;
@@ -39,8 +40,10 @@ pub(super) struct Folding {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    path: PathBuf,
+    file: Option<FileIdentity>,
     is_over: Mutex<bool>,
     woken: Condvar,
     /// Something was committed since the last look.
@@ -59,7 +62,9 @@ impl Folding {
         let connection = connect(path)?;
         wal::leave_behind(&connection, true)?;
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;")?;
-        let shared = Arc::new(Shared::default());
+        let (path, file, is_over, woken) = (path.to_owned(), identity(path), Mutex::default(), Condvar::new());
+        let (is_news, wants_end) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Arc::new(Shared { path, file, is_over, woken, is_news, wants_end });
         let of_thread = shared.clone();
         let run = move || {
             // Not permitted where somebody has forbidden it: then it has the proxy's priority.
@@ -77,7 +82,7 @@ impl Folding {
             let _is_over = self.shared.lock();
             self.shared.woken.notify_one();
         }
-        if self.shared.wants_end.swap(false, Ordering::AcqRel) {
+        if self.shared.wants_end.swap(false, Ordering::AcqRel) && self.shared.is_in_place() {
             let _ = counts(writer, "PASSIVE"); // where that fails the next commit does, too
         }
     }
@@ -96,6 +101,10 @@ impl Drop for Folding {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, bool> {
         self.is_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_in_place(&self) -> bool {
+        self.file.is_some() && identity(&self.path) == self.file
     }
 
     /// Asleep while nothing is committed.
@@ -127,7 +136,7 @@ impl Shared {
 
     fn fold(&self, connection: &Connection) -> Result<(), Error> {
         let (mut pages, mut folded) = counts(connection, "NOOP")?;
-        if pages - folded >= PAGES_MIN {
+        if pages - folded >= PAGES_MIN && self.is_in_place() {
             (pages, folded) = counts(connection, "PASSIVE")?;
         }
         if pages >= PAGES_MAX && pages - folded <= REST_MAX {
