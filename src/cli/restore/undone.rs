@@ -17,8 +17,13 @@ pub(super) fn in_words(undone: &Undone) -> Option<String> {
         of(length(&undone.waiting), "erasure", "put off by a hold"),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
-    let what = "after this backup was made, as the archive that was there says: that is undone. Do it again:";
-    (!undone.is_empty()).then(|| format!("{} {what}", parts.join(", ")))
+    let what = "after this backup was made, as the archive that was there says: that is undone. Do it again";
+    let held = if undone.holds.is_empty() {
+        ""
+    } else {
+        " (holds come first, and keep what was removed or masked before they were set)"
+    };
+    (!undone.is_empty()).then(|| format!("{} {what}{held}:", parts.join(", ")))
 }
 
 pub(super) fn length<T>(list: &[T]) -> i64 {
@@ -34,9 +39,9 @@ pub(super) struct Place<'p> {
     pub(super) kept: &'p Path,
 }
 
-/// What does it again, in the order in which it was done: a hold keeps what was there when it was set. Where too many chats were
-/// erased to name them, what lists them from the archive that is kept. Each is one command for a shell, of several lines where
-/// something in it has several.
+/// What does it again, holds first and releases at last but for removals: nothing is removed that a hold keeps, even where it was
+/// before that was set. Where too many chats were erased to name them, what lists them from the archive that is kept. Each is one
+/// command for a shell, of several lines where something in it has several. Where a hold cannot be shown nothing that removes is.
 pub(super) fn commands(undone: &Undone, place: &Place<'_>) -> Vec<String> {
     let option = |name: &str, value: &str| format!(" --{name}={}", word(value));
     let path = |name: &str, path: &Path| option(name, &path.display().to_string());
@@ -54,7 +59,7 @@ pub(super) fn commands(undone: &Undone, place: &Place<'_>) -> Vec<String> {
         let chats: String = chats.iter().map(|chat_id| option("chat", chat_id)).collect();
         format!("gms-recorder erase{chats}{again}{ends}")
     };
-    let mut commands: Vec<(i64, String)> = Vec::new();
+    let mut commands: Vec<String> = Vec::new();
     let kept = path("database", place.kept);
     for hold in &undone.holds {
         let on = match &hold.scope {
@@ -63,41 +68,38 @@ pub(super) fn commands(undone: &Undone, place: &Place<'_>) -> Vec<String> {
             Scope::Query(query) => option("query", query),
         };
         let why = why(&Some(hold.reason.clone()), &hold.set_by.case_ref);
-        commands.push((hold.at, format!("gms-recorder hold{on}{why}{ends}")));
+        commands.push(format!("gms-recorder hold{on}{why}{ends}"));
     }
-    for Done { what, at, reason, case_ref } in &undone.released {
-        commands.push((*at, format!("gms-recorder unhold {what}{}{ends}", why(reason, case_ref))));
+    for Done { what, reason, case_ref, .. } in &undone.released {
+        commands.push(format!("gms-recorder unhold {what}{}{ends}", why(reason, case_ref)));
     }
-    for Done { what, at, reason, case_ref } in &undone.masked {
-        commands.push((*at, format!("gms-recorder mask{}{}{ends}", option("rule", what), why(reason, case_ref))));
-    }
-    let unshown = commands.iter().filter(|(_, command)| !is_printable(command)).count();
-    commands.retain(|(_, command)| is_printable(command));
+    let unshown = commands.iter().filter(|command| !is_printable(command)).count();
     if unshown > 0 {
         let list = format!("gms-recorder hold --list --format=json{kept}");
         let what = format!(
-            "{unshown} with characters that a terminal obeys is left out: see {list}, and set it before anything is erased"
+            "{unshown} of the commands for holds would have characters that a terminal obeys: see {list}, and access, for what was done"
         );
-        commands.push((i64::MIN, format!("echo {}; {list}", word(&what))));
+        return vec![format!("echo {}", word(&what))];
     }
-    if !undone.waiting.is_empty() && unshown == 0 {
-        commands.push((undone.waiting_at, erase(&undone.waiting))); // they wait again
+    for Done { what, reason, case_ref, .. } in &undone.masked {
+        commands.push(format!("gms-recorder mask{}{}{ends}", option("rule", what), why(reason, case_ref)));
+    }
+    if !undone.waiting.is_empty() {
+        commands.push(erase(&undone.waiting)); // what is held waits again
     }
     if let Some(from) = undone.erased_from {
-        let command = match usize::try_from(undone.erased) == Ok(undone.chats.len()) {
+        commands.push(match usize::try_from(undone.erased) == Ok(undone.chats.len()) {
             true => erase(&undone.chats),
             false => {
                 let sql = format!("SELECT DISTINCT chat_id FROM erasures WHERE how = 'erased' AND id >= {from}");
                 format!("gms-recorder sql {}{kept}", word(&sql))
             }
-        };
-        commands.push((undone.erased_at, command));
+        });
     }
     if undone.purged > 0 {
-        commands.push((undone.purged_at, format!("gms-recorder purge{ends}")));
+        commands.push(format!("gms-recorder purge{ends}"));
     }
-    commands.sort_by_key(|(at, _)| *at);
-    commands.into_iter().map(|(_, command)| command).collect()
+    commands
 }
 
 /// As a shell takes it for one.
@@ -112,7 +114,7 @@ fn word(text: &str) -> String {
 /// A command is printed as it is or not at all: another query would hold something else, and what it held would be erased by the
 /// next command. Lines stay lines; what a terminal would take for an order is not shown.
 fn is_printable(text: &str) -> bool {
-    text.chars().all(|c| c == '\n' || !c.is_control())
+    text.chars().all(|c| matches!(c, '\n' | '\t') || !c.is_control())
 }
 
 #[cfg(test)]
@@ -128,7 +130,7 @@ mod tests {
     #[test]
     fn what_is_too_much_to_name_is_listed_from_the_kept_archive() {
         let chats = vec!["a".into(), "it's".into()];
-        let few = Undone { erased: 2, purged: 1, chats, erased_from: Some(7), purged_at: 1, ..Undone::default() };
+        let few = Undone { erased: 2, purged: 1, chats, erased_from: Some(7), ..Undone::default() };
         let wanted = r"gms-recorder erase --chat=a --chat='it'\''s' --reason='again, after a restore' --database=/a.db";
         assert_eq!(told(&few, None), [wanted, "gms-recorder purge --database=/a.db"]);
         let many = Undone { erased: 3, purged: 0, ..few };
@@ -139,34 +141,34 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_is_done_again_in_its_order_with_its_words() {
-        let released = Done { what: 7, at: 3, reason: Some("-settled".into()), case_ref: Some("L 12".into()) };
-        let masked = Done { what: "account".into(), at: 1, reason: None, case_ref: None };
-        let scope = Scope::Query("SELECT chat_id\nFROM chats".into());
+    fn each_thing_is_done_again_with_its_words_and_holds_come_first() {
+        let released = Done { what: 7, reason: Some("-settled".into()), case_ref: Some("L 12".into()) };
+        let masked = Done { what: "account".into(), reason: None, case_ref: None };
+        let scope = Scope::Query("SELECT chat_id\n\tFROM chats".into());
         let set_by = Asker { who: "anna".into(), case_ref: Some("L-1".into()) };
         let hold = Hold { id: 9, at: 4, reason: "audit".into(), scope, released_at: None, set_by };
         let undone = Undone {
             holds: vec![hold],
             released: vec![released],
             waiting: vec!["w".into()],
-            waiting_at: 2,
             masked: vec![masked],
             ..Undone::default()
         };
         let told = told(&undone, Some("c.toml"));
         let ends = "--database=/a.db --config=c.toml";
         let again = "--reason='again, after a restore'";
-        assert_eq!(told[0], format!("gms-recorder mask --rule=account {again} {ends}"));
-        assert_eq!(told[1], format!("gms-recorder erase --chat=w {again} {ends}"));
-        assert_eq!(told[2], format!("gms-recorder unhold 7 --reason=-settled --case='L 12' {ends}"));
-        let wanted = format!("gms-recorder hold --query='SELECT chat_id\nFROM chats' --reason=audit --case=L-1 {ends}");
-        assert_eq!(told[3], wanted);
-        // What cannot be shown is not made something else, and nothing that it may hold is erased.
+        let wanted = [
+            format!("gms-recorder hold --query='SELECT chat_id\n\tFROM chats' --reason=audit --case=L-1 {ends}"),
+            format!("gms-recorder unhold 7 --reason=-settled --case='L 12' {ends}"),
+            format!("gms-recorder mask --rule=account {again} {ends}"),
+            format!("gms-recorder erase --chat=w {again} {ends}"),
+        ];
+        assert_eq!(told, wanted);
+        // What cannot be shown is not made something else, and nothing that it may hold is removed.
         let mut odd = undone.clone();
         odd.holds[0].reason = "\u{1b}[2J".into();
         let told = self::told(&odd, None);
-        assert!(told[0].starts_with("echo ") && told.iter().all(|command| is_printable(command)), "{told:?}");
-        assert!(!told.iter().any(|command| command.contains("erase --chat")), "{told:?}");
+        assert!(told.len() == 1 && told[0].starts_with("echo ") && is_printable(&told[0]), "{told:?}");
         let said = "1 rule applied by `mask`, 1 hold set, 1 hold released, 1 erasure put off by a hold after";
         assert!(in_words(&undone).is_some_and(|words| words.starts_with(said)));
     }

@@ -16,8 +16,6 @@ const CHATS_TOLD: usize = 20;
 pub struct Done<T> {
     /// What it was done to: a hold's number, a rule's name.
     pub what: T,
-    /// When.
-    pub at: i64,
     /// Why.
     pub reason: Option<String>,
     /// For which case.
@@ -35,18 +33,12 @@ pub struct Undone {
     pub chats: Vec<String>,
     /// The least number in `erasures` of those that were erased.
     pub erased_from: Option<i64>,
-    /// When the last one was erased.
-    pub erased_at: i64,
-    /// The same, of those that the schedule removed.
-    pub purged_at: i64,
     /// Holds in force.
     pub holds: Vec<Hold>,
     /// Holds, by their numbers, that are in force in the backup only.
     pub released: Vec<Done<i64>>,
     /// Chats whose erasure waits for a hold.
     pub waiting: Vec<String>,
-    /// When the last of these erasures was asked for.
-    pub waiting_at: i64,
     /// Rules that were applied to what was stored.
     pub masked: Vec<Done<String>>,
 }
@@ -78,17 +70,15 @@ impl Undone {
         };
         self.holds =
             here.iter().filter(|hold| hold.released_at.is_none() && find(&known, hold).is_none()).cloned().collect();
-        let sql = "SELECT at, reason, case_ref FROM acts WHERE kind = 'unhold' AND json_extract(asked, '$.hold') = ?
+        let sql = "SELECT reason, case_ref FROM acts WHERE kind = 'unhold' AND json_extract(asked, '$.hold') = ?
             ORDER BY id DESC LIMIT 1";
         let mut release = former.prepare(sql)?;
         for hold in known.iter().filter(|hold| hold.released_at.is_none()) {
             // One that is not there any longer was released: it went with its customer.
-            let released_at = find(&here, hold).map_or(Some(i64::MAX), |hold| hold.released_at);
-            if let Some(at) = released_at {
-                let words = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-                let (at, reason, case_ref) =
-                    release.query_row([hold.id], words).optional()?.unwrap_or((at, None, None));
-                self.released.push(Done { what: hold.id, at, reason, case_ref });
+            if find(&here, hold).is_none_or(|hold| hold.released_at.is_some()) {
+                let words = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+                let (reason, case_ref) = release.query_row([hold.id], words).optional()?.unwrap_or_default();
+                self.released.push(Done { what: hold.id, reason, case_ref });
             }
         }
         Ok(())
@@ -99,13 +89,11 @@ impl Undone {
             true => backup.prepare("SELECT 1 FROM waiting_erasures WHERE chat_id = ? AND done_by IS NULL")?,
             false => backup.prepare("SELECT 1 WHERE ? IS NULL")?,
         };
-        let sql = "SELECT chat_id, max(at) FROM waiting_erasures WHERE done_by IS NULL GROUP BY chat_id";
-        let mut select = former.prepare(sql)?;
-        for waiting in select.query_map((), |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))? {
-            let (chat_id, at) = waiting?;
+        let mut select = former.prepare("SELECT DISTINCT chat_id FROM waiting_erasures WHERE done_by IS NULL")?;
+        for chat_id in select.query_map((), |row| row.get::<_, String>(0))? {
+            let chat_id = chat_id?;
             if !waits.exists([&chat_id])? {
                 self.waiting.push(chat_id);
-                self.waiting_at = self.waiting_at.max(at);
             }
         }
         Ok(())
@@ -126,7 +114,7 @@ impl Undone {
             let Some(rule) = rule else { continue };
             if !is_known.exists((id, at))? {
                 self.masked.retain(|known| known.what != rule);
-                self.masked.push(Done { what: rule, at, reason: row.get(3)?, case_ref: row.get(4)? });
+                self.masked.push(Done { what: rule, reason: row.get(3)?, case_ref: row.get(4)? });
             }
         }
         Ok(())
@@ -150,14 +138,8 @@ impl Undone {
                 continue;
             }
             match how.as_str() {
-                "erased" => {
-                    self.erased_at = self.erased_at.max(at);
-                    self.add_erased(&chat_id, row.get(3)?);
-                }
-                _ => {
-                    self.purged_at = self.purged_at.max(at);
-                    self.purged += 1;
-                }
+                "erased" => self.add_erased(&chat_id, row.get(3)?),
+                _ => self.purged += 1,
             }
             last = Some(chat_id);
         }

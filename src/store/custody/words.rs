@@ -2,8 +2,8 @@
 //! whom nothing else is left once the last chat is removed. Then it becomes stars there, with the same proof as what is
 //! removed. A hold in force keeps its words: it stands for chats to come.
 //!
-//! It knows whole values of attributes: typed alone, as `NAME=VALUE`, as a literal of SQL, or as a word. A part of a value
-//! names nobody for certain.
+//! It knows whole values of attributes: typed alone, as `NAME=VALUE`, as a literal of SQL, or among other words, whatever signs are
+//! around them. A part of a value names nobody for certain.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -17,10 +17,9 @@ use crate::store::{Error, search};
 
 /// Shorter ones are words of the language.
 const CHARACTERS_MIN: usize = 3;
-/// What else may stand beside one in a sentence.
-const PUNCTUATION: [char; 9] = [':', '!', '?', '[', ']', '{', '}', '|', '`'];
-/// What ends a word or a literal.
-const ENDS: [char; 11] = ['\'', '"', '%', '=', '(', ')', ',', ';', '<', '>', '\u{0}'];
+/// Words of a longest value that is found within a text: an address of a page has some ten. A longer one is found where nothing
+/// else was typed.
+const WORDS_MAX: usize = 12;
 
 /// Where something was typed: in an act, in a released hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,7 +51,7 @@ impl Mentions {
     pub(super) fn of_chats<'t>(connection: &Connection, chats: impl Iterator<Item = &'t str>) -> Result<Self, Error> {
         let mut values = HashSet::new();
         for chat_id in chats {
-            values.extend(values_of(connection, chat_id)?.into_iter().map(|value| value.to_lowercase()));
+            values.extend(values_of(connection, chat_id)?.iter().map(|value| key(value)));
         }
         let mut mentions = Self { places: HashMap::new(), until: 0 };
         each_typed(connection, 0, |mut words| {
@@ -94,7 +93,7 @@ impl Gone {
         if self.0.is_empty() || is_quiet && mentions.places.is_empty() {
             return Ok(());
         }
-        let is_asked = |value: &String| !is_quiet || mentions.places.contains_key(&value.to_lowercase());
+        let is_asked = |value: &String| !is_quiet || mentions.places.contains_key(&key(value));
         let gone = of_nobody(connection, self.0.into_iter().filter(is_asked))?;
         let known = gone.iter().filter_map(|value| mentions.places.get(value)).flatten().copied();
         let masked = masked(connection, &known.collect(), (!is_quiet).then_some(mentions.until), &gone)?;
@@ -106,7 +105,7 @@ impl Gone {
 fn values_of(connection: &Connection, chat_id: &str) -> Result<HashSet<String>, Error> {
     let mut select = connection.prepare_cached("SELECT value FROM chat_attributes WHERE chat_id = ?")?;
     let values: HashSet<String> = select.query_map([chat_id], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    Ok(values.into_iter().filter(|value| value.chars().count() >= CHARACTERS_MIN).collect())
+    Ok(values.into_iter().filter(|value| key(value).chars().count() >= CHARACTERS_MIN).collect())
 }
 
 /// Those that no chat has any longer, in small letters.
@@ -115,7 +114,7 @@ fn of_nobody(connection: &Connection, values: impl Iterator<Item = String>) -> R
     let mut left = HashSet::new();
     for value in values {
         if !select.exists([&value])? {
-            left.insert(value.to_lowercase());
+            left.insert(key(&value));
         }
     }
     Ok(left)
@@ -274,64 +273,58 @@ fn mask_value(value: &mut Value, is_gone: &mut dyn FnMut(&str) -> bool) -> bool 
 
 /// The text with stars for the values in it; None where there are none.
 fn mask(text: &str, is_gone: &mut dyn FnMut(&str) -> bool) -> Option<String> {
-    let mut found = Vec::new();
-    let mut look = |range: Range<usize>, value: &str| {
-        if is_gone(&value.trim().to_lowercase()) {
+    let mut found: Vec<Range<usize>> =
+        named(text).into_iter().filter(|range| is_gone(&key(&text[range.clone()]))).collect();
+    for (range, literal) in literals(text) {
+        if named(&literal).into_iter().any(|part| is_gone(&key(&literal[part]))) {
             found.push(range);
         }
-    };
-    let mut look_after_name = |range: Range<usize>| {
-        look(range.clone(), &text[range.clone()]);
-        if let Some(at) = text[range.clone()].find('=') {
-            let value = range.start + at + 1..range.end;
-            look(value.clone(), &text[value]);
-        }
-    };
-    look_after_name(0..text.len());
-    for piece in pieces(text, 0..text.len(), &|c| ENDS.contains(&c)) {
-        look_after_name(piece);
-    }
-    for word in pieces(text, 0..text.len(), &char::is_whitespace) {
-        look_after_name(trimmed(text, word.clone()));
-        for part in pieces(text, word, &|c| ENDS.contains(&c) || PUNCTUATION.contains(&c)) {
-            look_after_name(trimmed(text, part));
-        }
-    }
-    for (range, literal) in literals(text) {
-        look(range, &literal);
     }
     let is_found = |at: usize| found.iter().any(|range| range.contains(&at));
     let masked = text.char_indices().map(|(at, c)| if is_found(at) && !c.is_whitespace() { '*' } else { c }).collect();
     (!found.is_empty()).then_some(masked)
 }
 
-/// What lies between such characters.
-fn pieces(text: &str, within: Range<usize>, is_end: &dyn Fn(char) -> bool) -> Vec<Range<usize>> {
-    let start = within.start;
-    let piece = |piece: &str| {
-        let from = start + (piece.as_ptr() as usize - text[within.clone()].as_ptr() as usize);
-        from..from + piece.len()
-    };
-    text[within.clone()].split(is_end).filter(|part| !part.is_empty()).map(piece).collect()
+/// What a value is compared by: in small letters, without what stands around it.
+fn key(value: &str) -> String {
+    value.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase()
 }
 
-/// Without the punctuation around it.
-fn trimmed(text: &str, range: Range<usize>) -> Range<usize> {
-    let is_around = |c: char| ENDS.contains(&c) || PUNCTUATION.contains(&c) || c == '.';
-    let part = &text[range.clone()];
-    let begin = part.len() - part.trim_start_matches(is_around).len();
-    let end = part.trim_end_matches(is_around).len();
-    range.start + begin.min(end)..range.start + end
+/// Where something may be named: all of a text, what follows the name of an attribute, and whatever begins and ends where a word
+/// does, up to some words.
+fn named(text: &str) -> Vec<Range<usize>> {
+    let words = words_of(text);
+    let Some(end) = words.last().map(|last| last.end) else { return Vec::new() };
+    let from = |at: usize| words.iter().find(|word| word.start >= at).map(|first| first.start..end);
+    let mut found: Vec<_> = [from(0), text.find('=').and_then(from)].into_iter().flatten().collect();
+    for (at, first) in words.iter().enumerate() {
+        found.extend(words[at..].iter().take(WORDS_MAX).map(|last| first.start..last.end));
+    }
+    found
 }
 
-/// Literals of SQL, where they stand and what they say: a quotation mark in one is written twice.
+fn words_of(text: &str) -> Vec<Range<usize>> {
+    let mut words: Vec<Range<usize>> = Vec::new();
+    for (at, c) in text.char_indices().filter(|(_, c)| c.is_alphanumeric()) {
+        match words.last_mut() {
+            Some(word) if word.end == at => word.end = at + c.len_utf8(),
+            _ => words.push(at..at + c.len_utf8()),
+        }
+    }
+    words
+}
+
+/// Literals of SQL with a quotation mark in them, which is written twice: where they stand, and what they say.
 fn literals(text: &str) -> Vec<(Range<usize>, String)> {
     let mut found = Vec::new();
     let mut marks = text.match_indices('\'').map(|(at, _)| at).peekable();
     while let Some(begin) = marks.next() {
         while let Some(end) = marks.next() {
             if marks.next_if_eq(&(end + 1)).is_none() {
-                found.push((begin + 1..end, text[begin + 1..end].replace("''", "'")));
+                let literal = &text[begin + 1..end];
+                if literal.contains("''") {
+                    found.push((begin + 1..end, literal.replace("''", "'")));
+                }
                 break;
             }
         }
@@ -354,7 +347,7 @@ mod tests {
             "berg, anna",
             "https://a.example/b?c=d",
         ];
-        let gone: HashSet<String> = gone.map(String::from).into();
+        let gone: HashSet<String> = gone.map(key).into();
         let rows = [
             ("anna@example.com", Some("****************")),
             ("Anna@Example.com", Some("****************")),
@@ -375,6 +368,11 @@ mod tests {
             }),
             ("done with o'zz@example.com", Some("done with ****************")),
             ("see https://a.example/b?c=d, please", Some("see ***********************, please")),
+            ("LIKE '%o''zz@example.com%'", Some("LIKE '*******************'")),
+            ("q <mailto:o'zz@example.com>’s", Some("q <mailto:****************>’s")),
+            ("„anna@example.com“/1 #o'berg ?to=anna@example.com&a=b", {
+                Some("„****************“/1 #****** ?to=****************&a=b")
+            }),
             ("it's 'one", None),
             ("anna", None),
             ("joanna@example.com", None),
