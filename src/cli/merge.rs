@@ -163,7 +163,7 @@ fn print(merged: &Merged, archive_id: &str, is_signed: bool, output: &mut Output
     if merged.erased_there > 0 {
         let what = "of those that were erased or purged there: `erase` or `purge` here what is to go. They are those of \
                     the other archive's view removals";
-        labelled(output, "still here", &format!("{} {what}", of(merged.erased_there, "chat")))?;
+        labelled(output, "stay", &format!("{} {what}", of(merged.erased_there, "chat")))?;
     }
     if !is_signed {
         labelled(output, "signed", "not yet, for want of the private key: a running `serve` does within a minute")?;
