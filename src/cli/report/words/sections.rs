@@ -601,7 +601,9 @@ fn why(why: Why) -> &'static str {
         Why::Stopped => "the recorder was stopped",
         Why::Died => "the recorder died, or its machine did",
         Why::PutBack => "the archive was put back from a backup: what was recorded after that backup is not in it",
-        Why::LastHeard => "nobody serves this file now: the recorder died, or this is a copy from then",
+        Why::LastHeard => {
+            "of that recorder nothing later is in this archive: it died, or this is a copy, or what was merged, from then"
+        }
     }
 }
 
