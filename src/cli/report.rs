@@ -358,7 +358,7 @@ mod tests {
                     "off once",
                     "ends at 2026-11-23 14:20:00 +01:00",
                 ],
-                &["nobody serves", "until now"],
+                &["of that recorder nothing later is in this archive", "until now"],
             ),
             (
                 "PRAGMA journal_mode = DELETE",
