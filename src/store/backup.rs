@@ -177,7 +177,7 @@ pub fn fill(part: &Part, archive: &Path, pace: &Pace<'_>, told: &mut dyn FnMut(u
     let (from, is_immutable) = source(archive)?;
     {
         let mut to = Connection::open(&part.path).map_err(sqlite("the copy"))?;
-        // Half a copy is of no use to anybody: there is nothing to roll back to, and it is synced once, in the end.
+        // Half a copy is of no use to anybody: there is nothing to roll back to, and SQLite need not sync it.
         to.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").map_err(sqlite("the copy"))?;
         let mut synced = 0;
         copy(&from, &mut to, pace, &mut |done, all| {

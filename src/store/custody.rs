@@ -242,6 +242,7 @@ impl Custody {
     /// # Errors
     /// As writing goes wrong.
     pub fn add_key(&self, vkey: &str, at: i64, statement: &str) -> Result<(), Error> {
+        self.check_in_place()?;
         checkpoint::add(&self.connection, vkey, at, Some(statement))
     }
 
@@ -255,6 +256,7 @@ impl Custody {
         vkey: &str,
         sign: impl FnOnce(&Standing) -> String,
     ) -> Result<Option<String>, Error> {
+        self.check_in_place()?;
         checkpoint::sign(&self.connection, at, vkey, sign)
     }
 
@@ -280,7 +282,7 @@ impl Custody {
     /// # Errors
     /// [`ErrorKind::Replaced`].
     fn check_in_place(&self) -> Result<(), Error> {
-        if identity(&self.path) == Some(self.file) {
+        if !self.has_moved() {
             return Ok(());
         }
         // Not even the last one to close the log may fold it.
@@ -291,10 +293,12 @@ impl Custody {
     }
 
     /// Lets the writer of a running `serve` have its turn: it asks for the lock again and again, and so do we.
+    /// What comes next is another transaction.
     fn give_way(&self, worked: Duration) -> Result<(), Error> {
         if self.is_served {
             std::thread::sleep(worked.clamp(Duration::from_millis(5), Duration::from_millis(200)));
         }
+        self.check_in_place()?;
         match self.stop.load(Ordering::Acquire) {
             true => Err(Error::new(ErrorKind::Other, "stopped before it was done: run it again")),
             false => Ok(()),

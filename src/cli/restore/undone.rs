@@ -39,7 +39,7 @@ pub(super) struct Place<'p> {
     pub(super) kept: &'p Path,
 }
 
-/// What does it again, holds first and releases at last but for removals: nothing is removed that a hold keeps, even where it was
+/// What does it again: holds first, then releases, and at last what removes. Nothing is removed that a hold keeps, even where it was
 /// before that was set. Where too many chats were erased to name them, what lists them from the archive that is kept. Each is one
 /// command for a shell, of several lines where something in it has several. Where a hold cannot be shown nothing that removes is.
 pub(super) fn commands(undone: &Undone, place: &Place<'_>) -> Vec<String> {
@@ -70,7 +70,7 @@ pub(super) fn commands(undone: &Undone, place: &Place<'_>) -> Vec<String> {
         let why = why(&Some(hold.reason.clone()), &hold.set_by.case_ref);
         commands.push(format!("gms-recorder hold{on}{why}{ends}"));
     }
-    for Done { what, reason, case_ref, .. } in &undone.released {
+    for Done { what, reason, case_ref } in &undone.released {
         commands.push(format!("gms-recorder unhold {what}{}{ends}", why(reason, case_ref)));
     }
     let unshown = commands.iter().filter(|command| !is_printable(command)).count();
@@ -81,7 +81,7 @@ pub(super) fn commands(undone: &Undone, place: &Place<'_>) -> Vec<String> {
         );
         return vec![format!("echo {}", word(&what))];
     }
-    for Done { what, reason, case_ref, .. } in &undone.masked {
+    for Done { what, reason, case_ref } in &undone.masked {
         commands.push(format!("gms-recorder mask{}{}{ends}", option("rule", what), why(reason, case_ref)));
     }
     if !undone.waiting.is_empty() {

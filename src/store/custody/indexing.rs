@@ -59,6 +59,7 @@ impl Custody {
 
     /// Former words of what was removed or masked go out of the index.
     pub(super) fn settle_index(&self) -> Result<(), Error> {
+        self.check_in_place()?;
         search::settle(&self.connection, &mut self.resting(1))
     }
 
