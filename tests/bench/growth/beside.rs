@@ -5,11 +5,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::ensure;
+use gms_recorder::recorder::Verdict;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::program::{self, PROGRAM};
-use super::traffic::{self, Centre, Recording};
+use super::traffic::{self, COMMIT_WAIT_MAX, Centre, Recording};
 
 /// One answer each, whether the ones before are on disk or not: 2,000 events a second, 200,000 chats of 35 events in an hour.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(1);
@@ -74,7 +75,8 @@ fn record(
     centre: &mut Centre,
     mut is_over: impl FnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<Recorded> {
-    recording.block_on(async {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    runtime.block_on(async {
         let began = Instant::now();
         let mut ticks = interval(ANSWER_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -84,8 +86,11 @@ fn record(
             let answer = centre.answer(EVENTS_AN_ANSWER_MAX);
             let seen = traffic::inspect(&answer, recording.policy());
             let recorded = recording.observe(seen, recording.key(&answer));
-            let on_disk = recording.on_disk(recorded);
-            waiting.spawn(async move { on_disk.await.then(|| then.elapsed()) });
+            let recorder = recording.recorder.clone();
+            waiting.spawn(async move {
+                let verdict = recorder.wait(recorded, COMMIT_WAIT_MAX).await;
+                (verdict == Verdict::Deliver).then(|| then.elapsed())
+            });
             due += 1;
             while let Some(done) = waiting.try_join_next() {
                 latencies.extend(done?);

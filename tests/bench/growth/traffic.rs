@@ -331,19 +331,6 @@ impl Recording {
         self.recorder.observe(seen, key, self.facts.node.as_ref(), || self.facts.clone())
     }
 
-    /// Whether it came to disk, once that is known.
-    #[allow(dead_code, reason = "this file is of two benchmarks, and one of them does not ask")]
-    pub fn on_disk(&self, recorded: Recorded) -> impl Future<Output = bool> + Send + 'static {
-        let recorder = self.recorder.clone();
-        async move { recorder.wait(recorded, COMMIT_WAIT_MAX).await == Verdict::Deliver }
-    }
-
-    /// Runs something beside the writer, on this thread.
-    #[allow(dead_code, reason = "this file is of two benchmarks, and one of them does not ask")]
-    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime.block_on(work)
-    }
-
     /// Returns when all of it is on disk.
     pub fn wait(&self, recorded: Vec<Recorded>) -> anyhow::Result<()> {
         self.runtime.block_on(async {
@@ -363,7 +350,7 @@ impl Drop for Recording {
 }
 
 /// Long enough for the slowest disk: a benchmark measures how slow, it does not give up.
-const COMMIT_WAIT_MAX: Duration = Duration::from_secs(60);
+pub const COMMIT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Room for some 50,000 events that wait: more than any benchmark puts in at one time.
 const QUEUE_BYTES_MAX: usize = 256 << 20;
 
