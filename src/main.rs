@@ -2,12 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use gms_recorder::cli::{self, Cli};
 
 fn main() -> ExitCode {
-    match cli::run(Cli::parse()) {
+    match cli::run(Cli::of_process()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cli::report(&error),
     }

@@ -41,7 +41,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde_json::Value;
 
 use crate::config::{self, CONFIG_VARIABLE, Config, Flags, Origins, Problems, VARIABLE_PREFIX};
 use crate::proxy::tls;
@@ -87,6 +88,22 @@ pub struct Common {
     /// [env: GMS_RECORDER_DATABASE] [default: transcripts.db]
     #[arg(long, global = true, value_name = "PATH")]
     pub database: Vec<PathBuf>,
+    /// What the command line asks for, as it is recorded of a read. Filled by [`Cli::of_process`].
+    #[arg(skip)]
+    asked: Value,
+}
+
+impl Cli {
+    /// The command line of this process. What is wrong with it is told, and the process ends; so it is with `--help`.
+    ///
+    /// It is parsed once: the twenty-odd commands and their options are a millisecond or two of each start.
+    pub fn of_process() -> Self {
+        let mut command = Self::command();
+        let matches = command.get_matches_mut();
+        let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit());
+        cli.common.asked = reading::asked(&matches);
+        cli
+    }
 }
 
 /// The commands, in the order of the help.
@@ -248,7 +265,7 @@ impl Common {
 
     /// The same, and how reads of its content are recorded.
     fn reading(&self) -> Result<Reading, Problems> {
-        Ok(Reading::new(self.archive()?, self.databases()?))
+        Ok(Reading::new(self.archive()?, self.databases()?, self.asked.clone()))
     }
 
     /// An empty variable names none: that is how compose files and units unset one.
@@ -394,7 +411,6 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
 
     use super::*;
 

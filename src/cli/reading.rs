@@ -5,16 +5,15 @@
 //! reads and how that is noted; what is read is for the commands to know.
 
 use std::cell::Cell;
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
+use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde_json::{Map, Value, json};
 
+use super::actor;
 use super::output::{self, Look, Output, Usage, plain_line};
-use super::{Cli, actor};
 use crate::archive::RecordReads;
 use crate::config::Config;
 use crate::gms::mask::Masks;
@@ -56,11 +55,11 @@ pub struct Reading {
 struct Begun(Option<(Custody, i64)>);
 
 impl Reading {
-    /// As the configuration has it, of this command line. Of several archives each records it.
-    pub fn new(config: Config, databases: Vec<PathBuf>) -> Self {
+    /// As the configuration has it, of a command line that asks for this ([`asked`]). Of several archives each records it.
+    pub fn new(config: Config, databases: Vec<PathBuf>, asked: Value) -> Self {
         let (record, require_case) = (config.evidence.record_reads, config.evidence.require_case);
         let (database, masks) = (config.recording.database, config.recording.masks);
-        Self { database, databases, record, require_case, masks, asked: asked(std::env::args_os()) }
+        Self { database, databases, record, require_case, masks, asked }
     }
 
     /// Of an archive that holds nobody's content: the demo's own.
@@ -111,7 +110,7 @@ impl Reading {
     /// Whoever looks whether a customer is really gone must not write them into the archive again.
     async fn without_forgotten(&self, database: &Path) -> anyhow::Result<Value> {
         let mut asked = self.asked.clone();
-        if ["who", "query", "search"].iter().all(|question| asked[question].is_null()) {
+        if ["who", "query", "search", "statement"].iter().all(|question| asked[question].is_null()) {
             return Ok(asked);
         }
         let mut archive = Archive::open(database).await?;
@@ -120,10 +119,13 @@ impl Reading {
         {
             asked["who"] = json!(stars(who));
         }
-        // A question is of words, and few of them can be a customer's alone.
-        for question in ["query", "search"] {
+        // A question is of words, and few of them can be a customer's alone. The numbers of a statement are most often none's.
+        let questions: [(&str, fn(&str) -> bool); 3] =
+            [("query", may_name), ("search", may_name), ("statement", is_address)];
+        for (question, may_name) in questions {
             let said = self.asked[question].to_string();
-            for word in said.split(|c: char| c.is_whitespace() || "\"\\[],".contains(c)).filter(|word| may_name(word)) {
+            let words = said.split(|c: char| c.is_whitespace() || "\"'\\[](),;=%".contains(c));
+            for word in words.filter(|word| may_name(word)) {
                 if archive.may_have_forgotten(word).await? {
                     let masked = asked[question].to_string().replace(word, &stars(word));
                     asked[question] = serde_json::from_str(&masked).unwrap_or_default();
@@ -184,12 +186,15 @@ fn stars(text: &str) -> String {
 /// An address, or a number that is long enough to be somebody's.
 fn may_name(word: &str) -> bool {
     const DIGITS_MIN: usize = 6;
-    word.contains('@') || word.chars().filter(char::is_ascii_digit).count() >= DIGITS_MIN
+    is_address(word) || word.chars().filter(char::is_ascii_digit).count() >= DIGITS_MIN
+}
+
+fn is_address(word: &str) -> bool {
+    word.contains('@')
 }
 
 /// The command and what it was given, without what it would have been anyway. The case has a column of its own.
-fn asked(words: impl IntoIterator<Item = OsString>) -> Value {
-    let Ok(matches) = Cli::command().try_get_matches_from(words) else { return json!({}) };
+pub(super) fn asked(matches: &ArgMatches) -> Value {
     let Some((command, given)) = matches.subcommand() else { return json!({}) };
     let mut asked = Map::from_iter([("command".to_owned(), json!(command))]);
     for id in given.ids().map(clap::Id::as_str).filter(|id| *id != "case") {
@@ -207,7 +212,10 @@ fn asked(words: impl IntoIterator<Item = OsString>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::cli::Cli;
 
     #[test]
     fn what_was_asked_is_what_was_given() {
@@ -224,8 +232,9 @@ mod tests {
             ("prove c1", json!({"command": "prove", "chat_id": "c1"})),
         ];
         for (line, wanted) in rows {
-            let words = std::iter::once("gms-recorder").chain(line.split(' ')).map(OsString::from);
-            assert_eq!(asked(words), wanted, "{line}");
+            let words = std::iter::once("gms-recorder").chain(line.split(' '));
+            let matches = Cli::command().try_get_matches_from(words).expect("a right command line");
+            assert_eq!(asked(&matches), wanted, "{line}");
         }
     }
 }
