@@ -282,24 +282,25 @@ fn read_errors(
     let with_maskings =
         |error: ApiError, source: Value<'_>| ApiError { maskings: document.maskings_in(source), ..error };
     let begun = seen.errors.len();
-    let blank = ApiError { status_code, ..blank(asked) };
+    // Hardly any answer has an error.
+    let blank = || ApiError { status_code, ..blank(asked) };
     if let Some(errors) = answer.given("errors") {
         let one = (!matches!(errors.kind(), Kind::Array)).then_some(errors);
         let all = errors.elements().chain(one);
-        seen.errors.extend(all.map(|error| with_maskings(of_element(error, blank.clone()), error)));
+        seen.errors.extend(all.map(|error| with_maskings(of_element(error, blank()), error)));
     }
     let word = answer.given("error").map(|error| error.text_or_raw().into_owned()).filter(|word| !word.is_empty());
     let fields = answer.given("fields").filter(|fields| fields.kind() == Kind::Object && word.is_some());
     if let Some(fields) = fields {
         let all = fields.members();
-        seen.errors.extend(all.map(|(name, text)| with_maskings(of_field(name, text, blank.clone()), text)));
+        seen.errors.extend(all.map(|(name, text)| with_maskings(of_field(name, text, blank()), text)));
     } else if let Some(word) = word {
         let said =
             ["message", "exception", "phrase"].into_iter().filter_map(|name| Some(answer.given(name)?.text_or_raw()));
         let detail = std::iter::once(word.as_str().into()).chain(said).collect::<Vec<_>>().join(": ");
         let format = if word == "validationError" { ErrorFormat::ValidationError } else { ErrorFormat::Http };
         let class = ErrorClass::of_status(asked.status);
-        seen.errors.push(with_maskings(ApiError { format, class, detail: Some(detail), ..blank.clone() }, answer));
+        seen.errors.push(with_maskings(ApiError { format, class, detail: Some(detail), ..blank() }, answer));
     }
     let tells = matches!(status_code, Some(1 | 2)) || status_code.is_some_and(|code| code > 2);
     if tells && seen.errors.len() == begun {
@@ -307,7 +308,7 @@ fn read_errors(
             Some(1) => "temporary error: the client may repeat the request",
             _ => "error: repeating the request does not help",
         };
-        seen.errors.push(ApiError { format: ErrorFormat::Status, meaning: Some(meaning.into()), ..blank });
+        seen.errors.push(ApiError { format: ErrorFormat::Status, meaning: Some(meaning.into()), ..blank() });
     }
 }
 
