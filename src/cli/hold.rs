@@ -29,7 +29,7 @@ pub struct Args {
     #[command(flatten)]
     scope: Which,
     /// List the holds, released ones too.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["chat", "who", "query", "reason", "case_ref"])]
     list: bool,
     #[command(flatten)]
     why: Why,
@@ -87,6 +87,11 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     output::to_stdout(args.look, async |output| {
         let chats = counted(i64::try_from(covers)?, "chat");
         output.note(&format!("hold {id} is in force: {scope}; {chats} now"))?;
+        let names = ["hold", "on", "chats"];
+        if output.format != Format::Text {
+            output.header(&names)?;
+            output.record(&names, &[id.into(), scope.to_string().into(), i64::try_from(covers)?.into()])?;
+        }
         if covers == 0 {
             let hint = "no chat of the archive is held by it: is that spelt as the archive has it? `gms-recorder chats --who` finds \
                         customers by parts of what is known of them";
@@ -154,14 +159,15 @@ pub(super) fn asked_by(asker: &Asker) -> String {
 }
 
 fn print(holds: &[Hold], clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let names = ["hold", "on", "reason", "since", "released_at", "who", "case"];
+    let names = ["hold", "on", "reason", "since", "released_at", "who", "case", "released_by", "released_case"];
     output.header(&names)?;
-    for Hold { id, at, reason, scope, released_at, set_by } in holds {
+    for Hold { id, at, reason, scope, released_at, set_by, released_by } in holds {
         match output.format {
             Format::Text => {
-                let until = released_at.map_or(String::new(), |at| format!(", released {}", clock.minute(at)));
+                let by = released_by.as_ref().map(asked_by).unwrap_or_default();
+                let until = released_at.map_or(String::new(), |at| format!(", released {}{by}", clock.minute(at)));
                 let (scope, reason, by) = (shown(&scope.to_string()), shown(reason), asked_by(set_by));
-                output.line(&format!("{id}  {scope}  since {}{until}: {reason}{by}", clock.minute(*at)))?;
+                output.line(&format!("{id}  {scope}  since {}: {reason}{by}{until}", clock.minute(*at)))?;
             }
             Format::Json | Format::Csv => {
                 let cells = [
@@ -172,6 +178,8 @@ fn print(holds: &[Hold], clock: &Clock, output: &mut Output<'_>) -> anyhow::Resu
                     released_at.and_then(when::iso).into(),
                     set_by.who.as_str().into(),
                     set_by.case_ref.clone().into(),
+                    released_by.as_ref().map(|asker| asker.who.clone()).into(),
+                    released_by.as_ref().and_then(|asker| asker.case_ref.clone()).into(),
                 ];
                 output.record(&names, &cells)?;
             }

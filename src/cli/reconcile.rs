@@ -156,10 +156,11 @@ async fn print(
     missing(args, databases, &mut archive, &compared, clock, output).await?;
     unlisted(args, &mut archive, &compared, clock, output).await?;
     archive.close().await?;
+    let beyond = compared.beyond();
     let Compared { overlap, begun, span, .. } = compared;
     let differences = (overlap.listed - overlap.both, span.map(|_| begun.0 - begun.1));
     let is_open = since.is_none() || until.is_none();
-    verdict(differences == (0, Some(0)), compared.beyond(), is_open, output)?;
+    verdict(differences == (0, Some(0)), begun.0, beyond, is_open, output)?;
     Ok(differences)
 }
 
@@ -182,12 +183,15 @@ fn span(since: Option<i64>, until: Option<i64>, of_list: Option<Span>, clock: &C
 }
 
 /// That both are the same is said of no more than was compared.
-fn verdict(is_same: bool, beyond: i64, is_open: bool, output: &mut Output<'_>) -> std::io::Result<()> {
+fn verdict(is_same: bool, begun: i64, beyond: i64, is_open: bool, output: &mut Output<'_>) -> std::io::Result<()> {
     const SAME: &str = "the list and the archive have the same chats";
+    const NONE: &str =
+        "what the list has is in the archive; of the archive nothing was compared: no chat began in that time";
     let options = if is_open { " (--since, --until)" } else { "" };
     let not_compared =
         format!("{} of the archive began before or after that time: not compared{options}", counted(beyond, "chat"));
     match (is_same, beyond) {
+        (true, 1..) if begun == 0 => output.note(&format!("{NONE}; {not_compared}")),
         (true, 0) => output.note(SAME),
         (true, _) => output.note(&format!("of the time compared, {SAME}; {not_compared}")),
         (false, 0) => Ok(()),

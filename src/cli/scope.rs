@@ -64,10 +64,10 @@ impl Selection {
     /// A time that is none.
     pub fn range(&self, clock: &Clock) -> Result<(Option<i64>, Option<i64>), Usage> {
         let (from, until) = self.scope.times.range(clock)?;
-        match &self.until {
-            Some(text) => Ok((from, Some(when::until(text, clock)? - 1))),
-            None => Ok((from, until)),
-        }
+        let Some(text) = &self.until else { return Ok((from, until)) };
+        let until = when::until(text, clock)?;
+        from.map_or(Ok(()), |from| when::in_order(from, until))?;
+        Ok((from, Some(until - 1)))
     }
 }
 

@@ -331,7 +331,8 @@ async fn wrong_usage_is_told_and_makes_nothing() {
     fill(&database, 30).await;
     let dest = folder.path().join("dest");
     let (database, wanted) = (database.display().to_string(), dest.display().to_string());
-    let rows: [(&[&str], i32, &str); 5] = [
+    let rows: [(&[&str], i32, &str); 6] = [
+        (&["--since", "2026-11-27", "--until", "2026-11-26"], 2, "--until is not after --since"),
         (&["--errors-only", "--format", "eml"], 2, "--errors-only is of tables"),
         (&["--mail-domain", "a b"], 2, "is no domain"),
         (&["--chat", "nobody"], 1, "there is no chat nobody in"),

@@ -173,6 +173,7 @@ async fn what_began_before_or_after_the_list_is_counted() {
         (&[][..], 0, format!("of the time compared, the list and the archive have the same chats; 6 {beyond}")),
         (&whole[..2], 1, format!("4 {beyond}")),
         (&whole, 1, "6 chats of the archive are not in the list".into()),
+        (&["--since", "2001-01-01", "--until", "2001-02-01"], 0, "of the archive nothing was compared".into()),
     ] {
         let (code, differences, error) = reconcile(&database, &list, arguments);
         assert!(code == wanted && error.contains(&words), "{arguments:?}: {code} {error}");

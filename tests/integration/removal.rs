@@ -255,10 +255,13 @@ async fn what_is_held_stays_whatever_is_asked() {
     many(&database, 60).await;
     let email = format!("email={}@EXAMPLE.com", secret(6, 900));
     let query = "SELECT chat_id FROM chats WHERE service = 'claims'";
-    for on in [["--chat", "chat000000000003"], ["--who", &email], ["--query", query]] {
-        let (code, _, error) = command(&database, &["hold", on[0], on[1], "--reason", "court", "--case", "L-1"]);
-        assert_eq!(code, 0, "{error}");
+    for (on, chats) in [(["--chat", "chat000000000003"], 1), (["--who", &email], 1), (["--query", query], 20)] {
+        let asked = ["hold", on[0], on[1], "--reason", "court", "--case", "L-1", "--format", "json"];
+        let (code, said, error) = command(&database, &asked);
+        assert!(code == 0 && said.contains(&format!("\"chats\":{chats}}}")), "{said}{error}");
     }
+    let (code, _, error) = command(&database, &["hold", "--list", "--chat", "chat000000000003"]);
+    assert!(code == 2 && error.contains("'--list' cannot be used with"), "{error}");
     for (wrong, why) in [
         ("DELETE FROM chats", "it is to be one SELECT"),
         ("SELECT chat_id, service FROM chats", "it is to be one SELECT"),
@@ -318,8 +321,11 @@ async fn what_is_held_stays_whatever_is_asked() {
     // Of the customer nothing is left but the hold that was released, and that goes with the customer.
     let (code, _, error) = command(&database, &["erase", "--who", &email, "--reason", "asked"]);
     assert!(code == 1 && error.contains("no chat has an attribute"), "{error}");
-    assert_eq!(command(&database, &["unhold", "1", "--reason", "settled"]).0, 0);
+    assert_eq!(command(&database, &["unhold", "1", "--reason", "settled", "--case", "L-9"]).0, 0);
     assert_eq!(command(&database, &["unhold", "1", "--reason", "settled"]).0, 1);
+    let (_, holds, _) = command(&database, &["hold", "--list", "--format", "json"]);
+    let released: Vec<bool> = holds.lines().map(|hold| hold.contains("\"released_case\":\"L-9\"")).collect();
+    assert!(released.first() == Some(&true) && released.iter().filter(|is| **is).count() == 1, "{holds}");
     sealed(&database);
     let (code, said, _) = command(&database, &["verify"]);
     assert!(
@@ -366,6 +372,7 @@ async fn a_customer_is_erased_with_a_certificate() {
     // Whoever looks whether she is really gone does not write her down again.
     assert_eq!(command(&database, &["chats", "--who", "anna.berg@example.com"]).0, 0);
     assert_eq!(command(&database, &["search", "anna.berg@example.com", "parcel"]).0, 0);
+    assert_eq!(command(&database, &["sql", "SELECT 1765432 WHERE 'anna.berg@example.com' LIKE '%x%'"]).0, 0);
 
     // Everything again, from the client, while it is served: delivered, and not recorded.
     let mut events = 0.0;
@@ -403,7 +410,8 @@ async fn a_customer_is_erased_with_a_certificate() {
     std::fs::write(&key, archive.value("SELECT vkey FROM keys").await).expect("the folder is ours");
     let (is_proved, told) = crate::evidence::prove_py(Path::new(&certificate), &key);
     assert!(is_proved && told.contains("rows of act 7"), "{told}");
-    assert_eq!(archive.value("SELECT count(*) FROM acts WHERE asked LIKE '%**********%'").await, "5");
+    assert_eq!(archive.value("SELECT count(*) FROM acts WHERE asked LIKE '%**********%'").await, "6");
+    assert_eq!(archive.value("SELECT count(*) FROM acts WHERE asked LIKE '%SELECT 1765432 %'").await, "1");
     let held = "SELECT query || ' ' || reason FROM holds";
     let stars = "*".repeat("anna.berg@example.com".len());
     let wanted = format!("SELECT chat_id FROM chat_attributes WHERE value = '{stars}' asked for by {stars}");

@@ -146,7 +146,7 @@ mod tests {
         let masked = Done { what: "account".into(), reason: None, case_ref: None };
         let scope = Scope::Query("SELECT chat_id\n\tFROM chats".into());
         let set_by = Asker { who: "anna".into(), case_ref: Some("L-1".into()) };
-        let hold = Hold { id: 9, at: 4, reason: "audit".into(), scope, released_at: None, set_by };
+        let hold = Hold { id: 9, at: 4, reason: "audit".into(), scope, released_at: None, set_by, released_by: None };
         let undone = Undone {
             holds: vec![hold],
             released: vec![released],

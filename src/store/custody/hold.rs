@@ -98,6 +98,8 @@ pub struct Hold {
     pub released_at: Option<i64>,
     /// The act that set it: by whom, and for which case.
     pub set_by: Asker,
+    /// The same of its release.
+    pub released_by: Option<Asker>,
 }
 
 /// Who asked for something, as its act says.
@@ -110,8 +112,10 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// The columns of [`Asker::read`], of an act `a` that may be missing.
-    pub(super) const COLUMNS: &str = "coalesce(a.who || coalesce(' (' || a.via || ')', ''), ''), a.case_ref";
+    /// The columns of [`Asker::read`], of an act that may be missing.
+    pub(super) fn columns(act: &str) -> String {
+        format!("coalesce({act}.who || coalesce(' (' || {act}.via || ')', ''), ''), {act}.case_ref")
+    }
 
     pub(super) fn read(row: &Row<'_>, column: usize) -> rusqlite::Result<Self> {
         Ok(Self { who: row.get(column)?, case_ref: row.get(column + 1)? })
@@ -227,9 +231,10 @@ impl Custody {
 
 pub(super) fn holds(connection: &Connection) -> Result<Vec<Hold>, Error> {
     let sql = format!(
-        "SELECT h.id, h.at, h.reason, h.released_at, h.chat_id, h.name, h.value, h.query, {}
-         FROM holds h LEFT JOIN acts a ON a.id = h.act_id ORDER BY h.id",
-        Asker::COLUMNS
+        "SELECT h.id, h.at, h.reason, h.released_at, h.chat_id, h.name, h.value, h.query, {}, {}
+         FROM holds h LEFT JOIN acts a ON a.id = h.act_id LEFT JOIN acts r ON r.id = h.released_by ORDER BY h.id",
+        Asker::columns("a"),
+        Asker::columns("r")
     );
     let mut select = connection.prepare_cached(&sql)?;
     let read = |row: &Row<'_>| {
@@ -240,8 +245,10 @@ pub(super) fn holds(connection: &Connection) -> Result<Vec<Hold>, Error> {
             (None, Some(value)) => Scope::Customer(Customer { name: row.get(5)?, value }),
             (None, None) => Scope::Query(query.unwrap_or_default()),
         };
-        let (id, at, reason, released_at) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        Ok(Hold { id, at, reason, scope, released_at, set_by: Asker::read(row, 8)? })
+        let (id, at, reason, released_at): (_, _, _, Option<i64>) =
+            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let released_by = released_at.map(|_| Asker::read(row, 10)).transpose()?;
+        Ok(Hold { id, at, reason, scope, released_at, set_by: Asker::read(row, 8)?, released_by })
     };
     let found = select.query_map((), read)?;
     Ok(found.collect::<Result<_, _>>()?)

@@ -293,7 +293,7 @@ impl Custody {
         let sql = format!(
             "SELECT w.id, w.chat_id, w.act_id, w.held_by, w.at, coalesce(a.reason, ''), {} FROM waiting_erasures w
              LEFT JOIN acts a ON a.id = w.act_id WHERE w.done_by IS NULL ORDER BY w.id",
-            Asker::COLUMNS
+            Asker::columns("a")
         );
         let mut select = self.connection.prepare_cached(&sql)?;
         let waiting = select.query_map((), |row| {
