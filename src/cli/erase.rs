@@ -69,7 +69,10 @@ pub struct Args {
 pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     let custody = custody::open(config).await?;
     if args.list {
-        return output::to_stdout(args.look, async |output| print_waiting(&custody, output)).await;
+        return output::to_stdout(args.look, async |output| {
+            print_waiting(&custody, &Clock::now(args.look.utc), output)
+        })
+        .await;
     }
     if !args.dry_run {
         args.why.reason()?;
@@ -279,9 +282,8 @@ fn foretell(custody: &Custody, targets: &[Target], output: &mut Output<'_>) -> a
     Ok(())
 }
 
-fn print_waiting(custody: &Custody, output: &mut Output<'_>) -> anyhow::Result<()> {
+fn print_waiting(custody: &Custody, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
     let names = ["chat_id", "act_id", "held_by", "since", "reason", "who", "case"];
-    let clock = Clock::now(false);
     let waiting = custody.waiting()?;
     output.header(&names)?;
     for Waiting { chat_id, act_id, held_by, at, reason, asked_by, .. } in &waiting {
@@ -289,7 +291,7 @@ fn print_waiting(custody: &Custody, output: &mut Output<'_>) -> anyhow::Result<(
             Format::Text => output.line(&format!(
                 "{}  since {}, by hold {held_by}; act {act_id}: {}{}",
                 shown(chat_id),
-                clock.minute(*at),
+                clock.date_time(*at),
                 shown(reason),
                 hold::asked_by(asked_by)
             ))?,

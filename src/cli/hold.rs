@@ -165,9 +165,9 @@ fn print(holds: &[Hold], clock: &Clock, output: &mut Output<'_>) -> anyhow::Resu
         match output.format {
             Format::Text => {
                 let by = released_by.as_ref().map(asked_by).unwrap_or_default();
-                let until = released_at.map_or(String::new(), |at| format!(", released {}{by}", clock.minute(at)));
+                let until = released_at.map_or(String::new(), |at| format!(", released {}{by}", clock.date_time(at)));
                 let (scope, reason, by) = (shown(&scope.to_string()), shown(reason), asked_by(set_by));
-                output.line(&format!("{id}  {scope}  since {}: {reason}{by}{until}", clock.minute(*at)))?;
+                output.line(&format!("{id}  {scope}  since {}: {reason}{by}{until}", clock.date_time(*at)))?;
             }
             Format::Json | Format::Csv => {
                 let cells = [

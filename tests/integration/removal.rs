@@ -208,6 +208,23 @@ fn secrets(chats: impl Iterator<Item = usize>) -> Vec<String> {
     chats.flat_map(|chat| (0..4).chain([900, 901]).map(move |n| secret(chat, n))).collect()
 }
 
+/// A `serve` cleans beside a command: whoever comes to the end second finds it done.
+#[tokio::test]
+async fn what_another_has_cleaned_meanwhile_is_clean() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    many(&database, 30).await;
+    let [custody, other] = [(); 2].map(|()| Custody::open(&database).expect("an archive"));
+    let actor = actor();
+    let act_id = custody.begin(&act(Kind::Erase, &actor)).expect("noted");
+    let targets = [Target::of(name_of(3))];
+    custody.remove(act_id, How::Erased, &targets, || 1_795_600_000_001, &mut |_, _| {}).expect("removed");
+    let mut others = Vec::new();
+    let own = custody.clean(&mut |_, _| others.push(other.clean(&mut |_, _| {}).expect("cleaned")));
+    assert_eq!((others.first(), own.expect("cleaned")), (Some(&Cleaned::All), Cleaned::All));
+    gone(&database, &secrets([3].into_iter()));
+}
+
 /// SQLite alone leaves copies in pages that it has balanced: this test is to see them, and then not any longer.
 #[tokio::test]
 async fn no_copy_is_left_where_pages_were_balanced() {
@@ -311,8 +328,9 @@ async fn what_is_held_stays_whatever_is_asked() {
     wanted.iter().for_each(|line| assert!(said.contains(line), "{line}: {said}"));
     sealed(&database);
 
-    let (_, waiting, _) = command(&database, &["erase", "--list"]);
+    let (_, waiting, _) = command(&database, &["erase", "--list", "--utc"]);
     assert!(waiting.lines().count() == 3 && waiting.contains("chat000000000006"), "{waiting}");
+    assert!(waiting.lines().all(|line| line.contains(" +00:00, by hold ")), "{waiting}");
     let (code, said, _) = command(&database, &["unhold", "2", "--reason", "settled"]);
     assert!(code == 0 && said.contains("3 erasures wait for holds"), "{said}");
     let (code, said, _) = command(&database, &["erase", "--waiting", "--reason", "now", "--format", "csv"]);
