@@ -525,8 +525,14 @@ impl Writer {
 }
 
 /// What this thread logs until the guard is dropped, for a test.
+///
+/// Where there is only one subscriber, whether a line is of interest to it is asked once and for all on the thread that comes by
+/// first (tracing-core, `has_just_one`): that may be another test's, which has none. So there is always a second one.
 #[cfg(test)]
 fn log(folder: &std::path::Path) -> (tracing::subscriber::DefaultGuard, impl Fn() -> String) {
+    static SECOND: std::sync::LazyLock<tracing::Dispatch> =
+        std::sync::LazyLock::new(|| tracing_subscriber::fmt().with_writer(std::io::sink).finish().into());
+    std::sync::LazyLock::force(&SECOND);
     let path = folder.join("log");
     let file = Arc::new(std::fs::File::create(&path).expect("the folder is ours"));
     let guard = tracing::subscriber::set_default(tracing_subscriber::fmt().with_ansi(false).with_writer(file).finish());
