@@ -15,6 +15,8 @@ use crate::{Case, Cost, Operation, Scratch};
 
 /// As many as the writer takes into one transaction.
 const ROWS_A_BATCH: usize = 1_000;
+/// As it takes where 64 clients are each given new events as fast as they ask.
+const ROWS_COMMITTED: usize = 100;
 /// Enough for the index not to fit into the cache; the second half is measured.
 const ROWS_COMPARED: usize = 200_000;
 
@@ -37,19 +39,21 @@ struct Recorded {
     rows: Vec<Vec<Value>>,
 }
 
-/// The bare loop, to be compared with the store's.
+/// The bare loop, to be compared with the store's: in transactions as large as a loop would make them, and as those in which
+/// answers of some dozens of clients are committed.
 pub fn cases() -> Vec<Case> {
-    let case = |keys: Keys| {
+    let case = |keys: Keys, rows: usize, times: usize| {
         let prepare = move |scratch: &Scratch, times: usize| -> anyhow::Result<Operation> {
-            let recorded = record(scratch, keys, times * ROWS_A_BATCH)?;
+            let recorded = record(scratch, keys, (times * rows).next_multiple_of(ROWS_A_BATCH))?;
             let connection = recorded.create(&scratch.fresh(), None)?;
-            let mut batches = recorded.rows.chunks(ROWS_A_BATCH).map(<[_]>::to_vec).collect::<Vec<_>>().into_iter();
+            let mut batches = recorded.rows.chunks(rows).map(<[_]>::to_vec).collect::<Vec<_>>().into_iter();
             Ok(Box::new(move || insert(&connection, &batches.next().expect("one was prepared for each"))))
         };
-        let name = format!("bare loop, {ROWS_A_BATCH} {}", keys.as_str());
-        Case { name, rows: ROWS_A_BATCH, times: 40, prepare: Box::new(prepare) }
+        let name = format!("bare loop, {rows} {}", keys.as_str());
+        Case { name, rows, times, prepare: Box::new(prepare) }
     };
-    vec![case(Keys::Contiguous), case(Keys::Interleaved)]
+    let both = [Keys::Contiguous, Keys::Interleaved];
+    both.into_iter().flat_map(|keys| [case(keys, ROWS_COMMITTED, 200), case(keys, ROWS_A_BATCH, 40)]).collect()
 }
 
 /// A table in Markdown: both layouts, under both orders of keys.
