@@ -4,6 +4,7 @@
 //! HTTP or what to do about an error.
 
 mod accounts;
+pub mod entry;
 pub mod append;
 pub mod audit;
 pub mod backup;
@@ -35,7 +36,7 @@ use crate::gms::errors::catalogue;
 use crate::gms::mask::Masks;
 use crate::telemetry::metrics::Account;
 
-pub use append::{Appended, ChatRecord, Entry, ErrorRecord, ExchangeFacts, FileTransfer, Mark, Outage, Tally};
+pub use entry::{Appended, ChatRecord, Entry, ErrorRecord, ExchangeFacts, FileTransfer, Mark, Outage, Tally};
 pub use spool::Spool;
 
 use folding::Folding;
