@@ -120,12 +120,11 @@ impl Reading {
             asked["who"] = json!(stars(who));
         }
         // A question is of words, and few of them can be a customer's alone. The numbers of a statement are most often none's.
-        let questions: [(&str, fn(&str) -> bool); 3] =
-            [("query", may_name), ("search", may_name), ("statement", is_address)];
-        for (question, may_name) in questions {
+        for question in ["query", "search", "statement"] {
+            let is_looked_up = if question == "statement" { is_address } else { may_name };
             let said = self.asked[question].to_string();
             let words = said.split(|c: char| c.is_whitespace() || "\"'\\[](),;=%".contains(c));
-            for word in words.filter(|word| may_name(word)) {
+            for word in words.filter(|word| is_looked_up(word)) {
                 if archive.may_have_forgotten(word).await? {
                     let masked = asked[question].to_string().replace(word, &stars(word));
                     asked[question] = serde_json::from_str(&masked).unwrap_or_default();
