@@ -411,7 +411,6 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {

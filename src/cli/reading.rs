@@ -121,10 +121,11 @@ impl Reading {
         }
         // A question is of words, and few of them can be a customer's alone. The numbers of a statement are most often none's.
         for question in ["query", "search", "statement"] {
-            let is_looked_up = if question == "statement" { is_address } else { may_name };
+            let is_sql = question == "statement";
+            let ends_word = if is_sql { "\"'\\[](),;=%" } else { "\"\\[]," };
             let said = self.asked[question].to_string();
-            let words = said.split(|c: char| c.is_whitespace() || "\"'\\[](),;=%".contains(c));
-            for word in words.filter(|word| is_looked_up(word)) {
+            let words = said.split(|c: char| c.is_whitespace() || ends_word.contains(c));
+            for word in words.filter(|word| if is_sql { is_address(word) } else { may_name(word) }) {
                 if archive.may_have_forgotten(word).await? {
                     let masked = asked[question].to_string().replace(word, &stars(word));
                     asked[question] = serde_json::from_str(&masked).unwrap_or_default();
