@@ -42,7 +42,8 @@
 //! A new binary takes over from the running one with its sockets, its lock and its knowledge: `cli::serve`'s `handover`.
 //!
 //! Threads: one current-thread runtime for each core, each with its own listener and its own connections to the nodes; one
-//! for the writer, with the one connection that writes; the main one for signals, the admin listener, the watch over the
+//! for the writer, with the one connection that writes what is recorded, and one that folds its log into the file beside it
+//! (`store::folding`); the main one for signals, the admin listener, the watch over the
 //! nodes (`proxy::health`) and the operators' socket (`admin::control`); one that writes the access log, and for each anchor
 //! one that brings checkpoints there, where there are such; one that cleans up after what was removed, and purges
 //! (`recorder::keeper`), one that indexes for `search` (`recorder::indexer`), and for each target of exports one that delivers there

@@ -21,19 +21,6 @@ pub struct Clock {
     pub zone: TimeZone,
 }
 
-/// The zone of the system, by the link that names it. To look its name up in the zones' database all files of that would be
-/// listed, which takes longer than to read a chat.
-fn zone_of_system() -> TimeZone {
-    const LINK: &str = "/etc/localtime";
-    let linked = || {
-        let target = std::fs::read_link(LINK).ok()?;
-        let (_, name) = target.to_str()?.split_once("/zoneinfo/")?;
-        TimeZone::tzif(name, &std::fs::read(LINK).ok()?).ok()
-    };
-    let is_told = std::env::var_os("TZ").is_some();
-    (!is_told).then(linked).flatten().unwrap_or_else(TimeZone::system)
-}
-
 impl Clock {
     /// The system's clock, in its own zone or in UTC.
     pub fn now(utc: bool) -> Self {
@@ -103,6 +90,19 @@ impl Clock {
             _ => format!("{from_text} to {to_text}"),
         }
     }
+}
+
+/// The zone of the system, by the link that names it. To look its name up in the zones' database all files of that would be
+/// listed, which takes longer than to read a chat.
+fn zone_of_system() -> TimeZone {
+    const LINK: &str = "/etc/localtime";
+    let linked = || {
+        let target = std::fs::read_link(LINK).ok()?;
+        let (_, name) = target.to_str()?.split_once("/zoneinfo/")?;
+        TimeZone::tzif(name, &std::fs::read(LINK).ok()?).ok()
+    };
+    let is_told = std::env::var_os("TZ").is_some();
+    (!is_told).then(linked).flatten().unwrap_or_else(TimeZone::system)
 }
 
 /// A length of time for people: `9 min 28 s`, the two largest units.

@@ -1,7 +1,7 @@
 //! One batch, one transaction. The database decides what is new, a duplicate or a variant (promise 3).
 //!
-//! Every row is a statement of its own that SQLite keeps prepared, on the writer's thread: no text of SQL is built, no
-//! value copied on the way, and the count of changes says at once whether a key was taken.
+//! Every row is a statement of its own that SQLite keeps prepared, on the writer's thread: no text of SQL is built, nothing is
+//! copied but by SQLite itself, and the count of changes says at once whether a key was taken.
 
 use std::borrow::Cow;
 use std::collections::hash_map::Entry as Slot;
