@@ -122,9 +122,10 @@ pub async fn release(args: Unhold, config: &Config) -> anyhow::Result<()> {
     output::to_stdout(Look::default(), async |output| {
         output.note(&format!("hold {} is released", args.id))?;
         if waiting > 0 {
+            let verb = if waiting == 1 { "waits" } else { "wait" };
             let waiting = counted(i64::try_from(waiting)?, "erasure");
             output.note(&format!(
-                "{waiting} wait for holds: gms-recorder erase --waiting --reason … runs those that are free"
+                "{waiting} {verb} for holds: gms-recorder erase --waiting --reason … runs those that are free"
             ))?;
         }
         Ok(())
