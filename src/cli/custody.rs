@@ -9,6 +9,7 @@ use crate::archive::note::Checkpoint;
 use crate::config::Config;
 use crate::recorder::now_ms;
 use crate::store;
+use crate::store::audit::Snapshot;
 use crate::store::custody::{Cleaned, Custody};
 use crate::store::read::Archive;
 use crate::store::seal::checkpoint::Standing;
@@ -51,6 +52,16 @@ pub async fn open(config: &Config) -> anyhow::Result<Custody> {
     Archive::open(database).await?.close().await?;
     let custody = Custody::open(database).map_err(|error| cannot_change(database, &error))?;
     Ok(custody.with_spool(config.spool()))
+}
+
+/// Opens an archive to list what is kept of it: whoever may read the file may see that.
+///
+/// # Errors
+/// What to tell the user.
+pub async fn open_to_list(config: &Config) -> anyhow::Result<Snapshot> {
+    let database = &config.recording.database;
+    Archive::open(database).await?.close().await?;
+    Ok(Snapshot::open(database)?)
 }
 
 /// Why somebody cannot.

@@ -67,13 +67,12 @@ pub struct Args {
 /// # Errors
 /// What to tell the user.
 pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
-    let custody = custody::open(config).await?;
     if args.list {
-        return output::to_stdout(args.look, async |output| {
-            print_waiting(&custody, &Clock::now(args.look.utc), output)
-        })
-        .await;
+        let waiting = custody::open_to_list(config).await?.waiting_erasures()?;
+        let clock = Clock::now(args.look.utc);
+        return output::to_stdout(args.look, async |output| print_waiting(&waiting, &clock, output)).await;
     }
+    let custody = custody::open(config).await?;
     if !args.dry_run {
         args.why.reason()?;
     }
@@ -254,9 +253,10 @@ fn foretell(custody: &Custody, targets: &[Target], output: &mut Output<'_>) -> a
         let (events, rows) = custody.extent(&target.chat_id)?;
         let held_by = custody.held_by(&in_force, &target.chat_id)?;
         let would = match (held_by, rows) {
-            (Some(_), _) => "would be held",
+            (Some(_), _) => "would_be_held",
+            (None, 0) if custody.was_removed(&target.chat_id)? => "gone_before",
             (None, 0) => "nothing",
-            (None, _) => "would be erased",
+            (None, _) => "would_be_erased",
         };
         if held_by.is_some() {
             held += 1;
@@ -268,7 +268,7 @@ fn foretell(custody: &Custody, targets: &[Target], output: &mut Output<'_>) -> a
             Format::Text => {
                 let by = held_by.map_or(String::new(), |by| format!(", by hold {by}"));
                 let of = format!("{}, {} of all tables", counted(events, "event"), counted(rows, "row"));
-                output.line(&format!("{would:<16} {}  {of}{by}", shown(&target.chat_id)))?;
+                output.line(&format!("{:<16} {}  {of}{by}", would.replace('_', " "), shown(&target.chat_id)))?;
             }
             Format::Json | Format::Csv => output.record(&NAMES, &cells)?,
         }
@@ -282,11 +282,10 @@ fn foretell(custody: &Custody, targets: &[Target], output: &mut Output<'_>) -> a
     Ok(())
 }
 
-fn print_waiting(custody: &Custody, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
+fn print_waiting(waiting: &[Waiting], clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
     let names = ["chat_id", "act_id", "held_by", "since", "reason", "who", "case"];
-    let waiting = custody.waiting()?;
     output.header(&names)?;
-    for Waiting { chat_id, act_id, held_by, at, reason, asked_by, .. } in &waiting {
+    for Waiting { chat_id, act_id, held_by, at, reason, asked_by, .. } in waiting {
         match output.format {
             Format::Text => output.line(&format!(
                 "{}  since {}, by hold {held_by}; act {act_id}: {}{}",

@@ -68,13 +68,12 @@ pub struct Unhold {
 /// # Errors
 /// What to tell the user.
 pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
-    let custody = custody::open(config).await?;
     if args.list {
-        return output::to_stdout(args.look, async |output| {
-            print(&custody.holds()?, &Clock::now(args.look.utc), output)
-        })
-        .await;
+        let holds = custody::open_to_list(config).await?.holds()?;
+        let clock = Clock::now(args.look.utc);
+        return output::to_stdout(args.look, async |output| print(&holds, &clock, output)).await;
     }
+    let custody = custody::open(config).await?;
     let scope = scope(&args.scope)?;
     let reason = args.why.reason()?;
     let asked = serde_json::json!({ "command": "hold", "on": without_customer(&custody, &scope) });

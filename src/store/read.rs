@@ -94,8 +94,13 @@ impl Archive {
 
     async fn connect(path: &Path, query_only: bool) -> Result<Self, Error> {
         // The database file is never opened outside SQLite (POSIX locks end with any close of it): this only looks.
-        if !path.is_file() {
-            return Err(Error::Missing(std::path::absolute(path).unwrap_or_else(|_| path.to_owned())));
+        let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        match path.metadata() {
+            Ok(found) if found.is_file() => {}
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(Error::Unreadable { path: absolute(), why: error.to_string() });
+            }
+            _ => return Err(Error::Missing(absolute())),
         }
         // No server runs: the file alone is whole then.
         if super::leaves_files_of_its_own(path) && !has_wal(path) {

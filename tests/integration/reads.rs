@@ -175,6 +175,7 @@ async fn a_reader_who_may_not_write_reads_on_and_is_told() {
     let database = unserved(folder.path()).await;
     let copy = folder.path().join("copy.db");
     assert_eq!(read(&["snapshot", copy.to_str().expect("a plain path")], &database).0, 0);
+    assert_eq!(read(&["hold", "--chat", CHAT, "--reason", "court"], &database).0, 0);
     for suffix in ["db-wal", "db-shm"] {
         let _ = std::fs::remove_file(database.with_extension(suffix)); // an empty one may be left of readers before
     }
@@ -182,6 +183,9 @@ async fn a_reader_who_may_not_write_reads_on_and_is_told() {
     for suffix in ["db-wal", "db-shm"] {
         let _ = std::fs::remove_file(database.with_extension(suffix));
     }
+    allow(folder.path(), 0o700);
+    let (code, _, err) = read_as_stranger(&["chats"], &database);
+    assert!(code == 1 && err.contains("cannot be opened for reading: Permission denied"), "{err}");
     // Folder and file: what the stranger may write to.
     for (folder_mode, file_mode, why) in
         [(0o755, 0o644, "not write"), (0o777, 0o644, "not write"), (0o777, 0o666, "owner")]
@@ -193,6 +197,9 @@ async fn a_reader_who_may_not_write_reads_on_and_is_told() {
         assert!(out.contains("message 29 of chat 3"), "{out}");
         assert!(err.starts_with(NOT_RECORDED) && err.contains(why) && err.lines().count() == 1, "{err}");
         assert_eq!(read_as_stranger(&["verify"], &database).0, 0);
+        let (_, holds, _) = read_as_stranger(&["hold", "--list"], &database);
+        assert!(holds.contains(CHAT) && holds.contains("court"), "{holds}");
+        assert_eq!(read_as_stranger(&["erase", "--list"], &database).0, 0);
         let owners =
             folder.path().read_dir().expect("there").map(|entry| entry.expect("one").metadata().expect("one").uid());
         assert!(owners.into_iter().all(|owner| owner == 0), "{folder_mode:o} {file_mode:o}");

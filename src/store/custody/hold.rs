@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Row, params};
 
 use super::{Act, Custody, begin, end};
+use crate::store::audit::Snapshot;
 use crate::store::seal::destroyed::RowName;
 use crate::store::seal::{self, KeyValue};
 use crate::store::{Error, ErrorKind};
@@ -212,20 +213,22 @@ impl Custody {
         chats_of_customer(&self.connection, customer)
     }
 
-    /// All holds, released ones too.
-    ///
-    /// # Errors
-    /// As reading goes wrong.
-    pub fn holds(&self) -> Result<Vec<Hold>, Error> {
-        holds(&self.connection)
-    }
-
     /// The holds in force, and what their queries say now.
     ///
     /// # Errors
     /// A query fails or takes too long: then it is not known what is held, and nothing may be removed.
     pub fn holds_in_force(&self) -> Result<InForce, Error> {
         InForce::read(&self.connection)
+    }
+}
+
+impl Snapshot {
+    /// All holds, released ones too.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn holds(&self) -> Result<Vec<Hold>, Error> {
+        holds(&self.connection)
     }
 }
 

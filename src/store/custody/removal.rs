@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::Custody;
 use super::hold::{self, Asker, InForce};
 use super::words::{Forgetting, Gone, Mentions};
+use crate::store::audit::Snapshot;
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
 use crate::store::seal::{
     self, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, HOLDS, KeyValue, MASKINGS,
@@ -216,6 +217,14 @@ impl Custody {
         Ok((rows.iter().filter(|(form, _)| *form == EVENTS).count() as i64, rows.len() as i64))
     }
 
+    /// Whether a chat was erased or purged before.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn was_removed(&self, chat_id: &str) -> Result<bool, Error> {
+        was_removed(&self.connection, chat_id)
+    }
+
     /// Removes released holds on customers of whom there is no chat any longer: they stand in them.
     ///
     /// # Errors
@@ -290,19 +299,33 @@ impl Custody {
     /// # Errors
     /// As reading goes wrong.
     pub fn waiting(&self) -> Result<Vec<Waiting>, Error> {
-        let sql = format!(
-            "SELECT w.id, w.chat_id, w.act_id, w.held_by, w.at, coalesce(a.reason, ''), {} FROM waiting_erasures w
-             LEFT JOIN acts a ON a.id = w.act_id WHERE w.done_by IS NULL ORDER BY w.id",
-            Asker::columns("a")
-        );
-        let mut select = self.connection.prepare_cached(&sql)?;
-        let waiting = select.query_map((), |row| {
-            let (id, chat_id, act_id) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            let (held_by, at, reason) = (row.get(3)?, row.get(4)?, row.get(5)?);
-            Ok(Waiting { id, chat_id, act_id, held_by, at, reason, asked_by: Asker::read(row, 6)? })
-        })?;
-        Ok(waiting.collect::<Result<_, _>>()?)
+        waiting(&self.connection)
     }
+}
+
+impl Snapshot {
+    /// Erasures that wait for a hold.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn waiting_erasures(&self) -> Result<Vec<Waiting>, Error> {
+        waiting(&self.connection)
+    }
+}
+
+fn waiting(connection: &Connection) -> Result<Vec<Waiting>, Error> {
+    let sql = format!(
+        "SELECT w.id, w.chat_id, w.act_id, w.held_by, w.at, coalesce(a.reason, ''), {} FROM waiting_erasures w
+         LEFT JOIN acts a ON a.id = w.act_id WHERE w.done_by IS NULL ORDER BY w.id",
+        Asker::columns("a")
+    );
+    let mut select = connection.prepare_cached(&sql)?;
+    let waiting = select.query_map((), |row| {
+        let (id, chat_id, act_id) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (held_by, at, reason) = (row.get(3)?, row.get(4)?, row.get(5)?);
+        Ok(Waiting { id, chat_id, act_id, held_by, at, reason, asked_by: Asker::read(row, 6)? })
+    })?;
+    Ok(waiting.collect::<Result<_, _>>()?)
 }
 
 /// Whose chats a rule of retention is about.
@@ -412,9 +435,8 @@ impl Removal<'_> {
         }
         let rows = rows_of(self.connection, chat_id)?;
         if rows.is_empty() {
-            let was_here = "SELECT 1 FROM erasures WHERE chat_id = ?";
-            let was_here = self.connection.prepare_cached(was_here)?.exists([chat_id])?;
-            return Ok(if was_here { Outcome::GoneBefore } else { Outcome::Nothing });
+            let is_gone = was_removed(self.connection, chat_id)?;
+            return Ok(if is_gone { Outcome::GoneBefore } else { Outcome::Nothing });
         }
         located.find_rest(self.connection, &rows, self.looked_until)?;
         gone.note(self.connection, chat_id)?;
@@ -493,6 +515,10 @@ fn rows_of(connection: &Connection, chat_id: &str) -> Result<Vec<RowName>, Error
         add_rows(connection, &sql, [chat_id], form, &mut rows)?;
     }
     Ok(rows)
+}
+
+fn was_removed(connection: &Connection, chat_id: &str) -> Result<bool, Error> {
+    Ok(connection.prepare_cached("SELECT 1 FROM erasures WHERE chat_id = ?")?.exists([chat_id])?)
 }
 
 /// Erasures of a chat that wait: whoever erases it has done them.
