@@ -80,16 +80,27 @@ pub async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     let mut merging = tokio::task::spawn_blocking(move || {
         let act = Act { kind: Kind::Merge, at: now_ms(), actor: &actor, asked, reason: reason.as_deref() };
         let merged = custody.merge(&other, &act, &config.recording.masks, now_ms, &mut progress("rows"))?;
-        anyhow::Ok((merged, custody::sign(&custody, &config)?, other.archive_id().to_owned()))
+        let is_signed = custody::sign(&custody, &config)?;
+        anyhow::Ok((merged, is_signed, other.archive_id().to_owned(), custody.rules_applied()?))
     });
-    let (merged, is_signed, archive_id) = tokio::select! {
+    let (merged, is_signed, archive_id, rules) = tokio::select! {
         merged = &mut merging => merged??,
         _ = tokio::signal::ctrl_c() => {
             stop.store(true, Ordering::Release);
             merging.await??
         }
     };
-    output::to_stdout(args.look, async |output| print(&merged, &archive_id, is_signed, output)).await
+    output::to_stdout(args.look, async |output| {
+        print(&merged, &archive_id, is_signed, output)?;
+        for rule in rules {
+            let rule = plain_line(&rule);
+            output.note(&format!(
+                "rule {rule} was applied here, not to what came: gms-recorder mask --rule {rule} --dry-run"
+            ))?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 const NAMES: [&str; 15] = [

@@ -459,6 +459,10 @@ async fn another_archive_comes_in_once_and_what_was_erased_on_either_side_does_n
         "{back}"
     );
     assert_eq!(merged(&other, &database)["runs"], 0);
+    // What comes from there was not masked by what was applied here.
+    done(&["mask", "--rule", "cards", "--reason", "audit"], &database);
+    let said = done(&["merge", text(&other)], &database);
+    assert!(said.contains("rule cards was applied here, not to what came"), "{said}");
     for database in [&database, &other] {
         sealed(database);
     }

@@ -77,6 +77,18 @@ impl Custody {
         Ok(outcome.said())
     }
 
+    /// The rules that were applied to what was stored: what comes in from elsewhere has not seen them.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn rules_applied(&self) -> Result<Vec<String>, Error> {
+        let sql = "SELECT DISTINCT json_extract(asked, '$.rule') FROM acts
+            WHERE kind = 'mask' AND json_extract(asked, '$.rule') IS NOT NULL ORDER BY 1";
+        let mut select = self.connection.prepare(sql)?;
+        let rules = select.query_map((), |row| row.get(0))?;
+        Ok(rules.collect::<Result<_, _>>()?)
+    }
+
     /// How many rows [`Custody::mask`] would change, and which chats it would leave.
     ///
     /// # Errors
