@@ -94,6 +94,7 @@ pub struct Args {
 enum As {
     /// Tables as JSON Lines.
     #[default]
+    #[value(alias = "json")]
     Jsonl,
     /// Tables as CSV.
     Csv,

@@ -46,8 +46,7 @@ pub fn brought(folder: &Path, database: &Path) {
 }
 
 fn list(config: &Path) -> Vec<Value> {
-    let (code, said, error) =
-        run(&["--config", &config.display().to_string(), "export", "--list", "--format", "jsonl"]);
+    let (code, said, error) = run(&["--config", &config.display().to_string(), "export", "--list", "--format", "json"]);
     assert_eq!(code, 0, "{error}");
     said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
@@ -261,6 +260,7 @@ async fn what_is_removed_is_followed() {
         (removals.len(), told("chat_id"), told("how"), told("reason")),
         (1, chat_id(2), "erased".into(), "Art. 17".into())
     );
+    assert_eq!(text(&removals[0], "at_utc"), told("at"), "{removals:?}");
     // Masked later: as it is now, and why.
     let masking = std::fs::read_to_string(&config).expect("ours") + "\n[masking.rules]\nparcel = 'parcel'\n";
     std::fs::write(&config, masking).expect("ours");

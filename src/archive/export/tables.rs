@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use jiff::Timestamp;
 
 use super::folder::{Document, Folder};
 use super::parquet::Parquet;
@@ -76,7 +77,7 @@ impl Sheet {
     /// # Errors
     /// The file system's.
     pub fn row(&mut self, record: &Record) -> Result<(), Error> {
-        let at = record.integer(clock(self.table));
+        let at = time(self.table, record);
         match &mut self.to {
             To::JsonLines(document) => json_line(document, record, at.and_then(iso).as_deref())?,
             To::Csv(document) => {
@@ -144,15 +145,21 @@ impl Tables {
     }
 }
 
-/// The column whose time is shown for people, in [`AT_UTC`].
+/// The time that is shown for people in [`AT_UTC`], in milliseconds since the epoch. Views have it as text.
+fn time(table: Table, record: &Record) -> Option<i64> {
+    let of_text = |text: &str| text.parse().map(Timestamp::as_millisecond).ok();
+    record.integer(clock(table)).or_else(|| record.text(clock(table)).and_then(of_text))
+}
+
+/// The column that says it.
 fn clock(table: Table) -> &'static str {
     match table {
         Table::Chats => "first_seen_at",
         Table::Attributes | Table::Errors => "observed_at",
         Table::Events => "utc_time",
-        Table::Files => "at",
+        Table::Files | Table::Removals => "at",
         Table::Variants | Table::Maskings => "recorded_at",
-        Table::Holes | Table::Removals => "",
+        Table::Holes => "",
     }
 }
 
