@@ -87,7 +87,7 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
     // Before the snapshot: an anchor may not know more than the archive that is looked at.
     let read = |path: &PathBuf| Anchor::read(path).map_err(|(path, error)| Error::Anchor { path, error });
     let anchors = question.anchors.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    let snapshot = Snapshot::open(path)?;
+    let mut snapshot = Snapshot::open_whole(path)?;
     let (size, stored) = (snapshot.size()?, snapshot.checkpoints()?);
     let mut faults = Faults::default();
     let own_keys = keys_of(&snapshot, &mut faults)?;

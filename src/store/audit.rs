@@ -4,6 +4,7 @@
 //! It knows rows and hashes. Whether a root is the one that somebody signed is for others to say.
 
 mod marks;
+mod packs;
 pub mod extract;
 pub mod leaves;
 pub mod part;
@@ -11,32 +12,41 @@ pub mod proof;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZero;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
-use sha2::{Digest, Sha256};
 
 use super::read::{has_wal, immutable_uri};
 use super::seal::destroyed::unpacked;
-use super::seal::merkle::{HASH_BYTES, Hash, Tree};
+use super::seal::merkle::{Hash, Tree};
 use super::seal::{
-    ACTS, ARCHIVE, CHATS, Canonical, DELIVERIES, ERASURES, FINDINGS, FORMS, Form, Head, KEYS, KeyValue, MERGES,
-    OUTAGES, RUNS, Refs, SALT_BYTES, SEEN_STEP_MS, SPOOLS, VARIANTS, WAITING, row_name, salt,
+    ACTS, ARCHIVE, CHATS, DELIVERIES, ERASURES, FINDINGS, FORMS, Form, KEYS, KeyValue, MERGES, OUTAGES, RUNS,
+    SEEN_STEP_MS, SPOOLS, VARIANTS, WAITING, row_name,
 };
 use super::{Error, ErrorKind, MIGRATIONS};
 
 use marks::Marks;
+use packs::{Held, Looked, Named};
 
 /// Faults that are told one by one; the others are counted.
 const FAULTS_TOLD: usize = 20;
 /// How long a checkpoint of the write-ahead log is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Threads that go over an archive at the same time.
+const READERS_MAX: usize = 8;
+/// What all of them may keep of the file in memory.
+const CACHE_KIB: usize = 64 << 10;
+/// How often it is tried to have them see the same.
+const ATTEMPTS: usize = 100;
 
 /// An archive as it was at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
     pub(super) connection: Connection,
+    /// Others that see the same, for what is done by several threads.
+    others: Vec<Connection>,
     archive_id: String,
     /// Of which only this is read by the exports.
     part: Option<part::Part>,
@@ -137,10 +147,24 @@ impl Snapshot {
     /// # Errors
     /// It cannot be read, or has no seals yet.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let connection = match Self::connect(path, super::leaves_files_of_its_own(path) && !has_wal(path)) {
+        Self::open_with(path, 0)
+    }
+
+    /// The same, to go over all of it with every core.
+    ///
+    /// # Errors
+    /// As [`Snapshot::open`].
+    pub fn open_whole(path: &Path) -> Result<Self, Error> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self::open_with(path, if cores > 1 { cores.min(READERS_MAX) } else { 0 })
+    }
+
+    fn open_with(path: &Path, readers: usize) -> Result<Self, Error> {
+        let is_alone = super::leaves_files_of_its_own(path) && !has_wal(path);
+        let (connection, is_alone) = match Self::connect(path, is_alone) {
             // As for other readers: without a server, and without the right to make its -shm, the file alone is whole.
-            Err(_) if !has_wal(path) => Self::connect(path, true)?,
-            connected => connected?,
+            Err(_) if !has_wal(path) => (Self::connect(path, true)?, true),
+            connected => (connected?, is_alone),
         };
         let has_seals = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'seals'")?.exists(())?;
         if !has_seals {
@@ -148,7 +172,31 @@ impl Snapshot {
             return Err(Error::new(ErrorKind::Other, what));
         }
         let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-        Ok(Self { connection, archive_id, part: None })
+        let others = (0..readers).map(|_| Self::connect(path, is_alone)).collect::<Result<Vec<_>, _>>()?;
+        let mut snapshot = Self { connection, others, archive_id, part: None };
+        snapshot.settle()?;
+        Ok(snapshot)
+    }
+
+    /// Has all connections see the same. Whoever changes what is sealed appends leaves; beside a `serve` that does so all the time it
+    /// takes a few attempts, and where they are in vain one connection does it all.
+    fn settle(&mut self) -> Result<(), Error> {
+        let memory = CACHE_KIB / self.others.len().max(1);
+        for other in &self.others {
+            other.pragma_update(None, "cache_size", -(memory as i64))?;
+        }
+        for _ in 0..ATTEMPTS {
+            let end = last_leaf(&self.connection)?;
+            let mut ends = self.others.iter().map(last_leaf);
+            if ends.all(|other| other.as_ref().ok() == Some(&end)) {
+                return Ok(());
+            }
+            for connection in std::iter::once(&self.connection).chain(&self.others) {
+                connection.execute_batch("COMMIT; BEGIN")?;
+            }
+        }
+        self.others.clear();
+        Ok(())
     }
 
     /// With a transaction begun, and the snapshot taken by the first thing that is read.
@@ -159,8 +207,8 @@ impl Snapshot {
             true => Connection::open_with_flags(immutable_uri(path), flags)?,
         };
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection
-            .execute_batch("PRAGMA query_only = ON; PRAGMA cell_size_check = ON; PRAGMA cache_size = -65536; BEGIN")?;
+        connection.execute_batch("PRAGMA query_only = ON; PRAGMA cell_size_check = ON; BEGIN")?;
+        connection.pragma_update(None, "cache_size", -(CACHE_KIB as i64))?;
         connection.set_prepared_statement_cache_capacity(64);
         connection.prepare("SELECT 1 FROM sqlite_schema")?.exists(())?;
         Ok(connection)
@@ -220,16 +268,32 @@ impl Snapshot {
     ///
     /// # Errors
     /// The file cannot be read. What can be read and is wrong is in what was found.
-    pub fn verify(&self, roots_at: &BTreeSet<u64>, progress: &mut dyn FnMut(u64)) -> Result<Found, Error> {
+    pub fn verify(&mut self, roots_at: &BTreeSet<u64>, progress: &mut dyn FnMut(u64)) -> Result<Found, Error> {
+        let others = std::mem::take(&mut self.others);
         let mut walk = Walk::new(&self.connection, roots_at)?;
         walk.check_schema()?;
         walk.read_erasures()?;
-        walk.packs(progress)?;
+        walk.packs(others, progress)?;
         walk.check_tree()?;
         walk.check_erasures()?;
         walk.check_rows()?;
         Ok(walk.found)
     }
+}
+
+/// How tables, indexes and views are made, by kind and name. The full-text index is made of the rows, and not sealed.
+fn definitions(connection: &Connection) -> Result<BTreeMap<(String, String), String>, rusqlite::Error> {
+    let sql = "SELECT type, name, sql FROM sqlite_schema
+        WHERE type IN ('table', 'index', 'view') AND sql IS NOT NULL AND name NOT LIKE 'search%' AND name NOT LIKE 'sqlite%'";
+    let mut select = connection.prepare(sql)?;
+    let rows = select.query_map((), |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))?;
+    rows.collect()
+}
+
+/// Where the leaves end, by the last pack.
+fn last_leaf(connection: &Connection) -> Result<Option<(i64, i64)>, rusqlite::Error> {
+    let sql = "SELECT first_leaf, CAST(leaves AS INTEGER) FROM seals ORDER BY first_leaf DESC LIMIT 1";
+    connection.prepare_cached(sql)?.query_row((), |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
 /// A text, which is none any longer where its bytes were changed.
@@ -256,61 +320,7 @@ struct Walk<'s> {
     erased: Marks,
     /// False of a backup of an earlier release.
     has_merges: bool,
-    bytes: Canonical,
     found: Found,
-}
-
-/// A row of `seals`, as it is.
-struct Pack<'r> {
-    head: Head<'r>,
-    salts: Option<&'r [u8]>,
-    hashes: &'r [u8],
-}
-
-impl<'r> Pack<'r> {
-    /// None where a value is not of its column's kind.
-    fn of(row: &'r Row<'_>) -> Result<Option<Self>, Error> {
-        let values = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?, row.get_ref(3)?);
-        let (seed, salts, hashes) = (row.get_ref(4)?, row.get_ref(5)?, row.get_ref(6)?);
-        let read = || {
-            let head = Head {
-                first_leaf: values.0.as_i64().ok()?,
-                leaves: values.1.as_i64().ok()?,
-                sealed_later_at: values.2.as_i64_or_null().ok()?,
-                refs: values.3.as_blob().ok()?,
-                seed: seed.as_blob().ok()?,
-            };
-            Some(Self { head, salts: salts.as_blob_or_null().ok()?, hashes: hashes.as_blob().ok()? })
-        };
-        Ok(read())
-    }
-
-    /// What its own form forbids.
-    fn flaw(&self) -> Option<&'static str> {
-        let rows = usize::try_from(self.head.leaves).ok().and_then(|leaves| leaves.checked_sub(1));
-        let salts = match self.head.seed.len() {
-            SALT_BYTES if self.salts.is_none() => Some(()),
-            HASH_BYTES => {
-                let is_of_all = |salts: &&[u8]| {
-                    let (salts, check) = salts.split_at(salts.len().saturating_sub(HASH_BYTES));
-                    Some(salts.len()) == rows.map(|rows| rows * SALT_BYTES) && Sha256::digest(salts)[..] == *check
-                };
-                self.salts.filter(|salts| salts.is_empty() || is_of_all(salts)).map(drop)
-            }
-            _ => None,
-        };
-        match rows {
-            Some(rows) if (rows + 1) * HASH_BYTES == self.hashes.len() && salts.is_some() => None,
-            _ => Some("its numbers, hashes and salts do not go together: it was changed"),
-        }
-    }
-
-    /// None where the salt was destroyed.
-    fn salt(&self, place: u32) -> Option<[u8; SALT_BYTES]> {
-        let Some(salts) = self.salts else { return Some(salt(self.head.seed, place)) };
-        let at = (place as usize - 1) * SALT_BYTES;
-        salts.get(at..)?.first_chunk().copied().filter(|salt| *salt != [0; SALT_BYTES])
-    }
 }
 
 impl<'s> Walk<'s> {
@@ -335,7 +345,6 @@ impl<'s> Walk<'s> {
             dropped: BTreeSet::new(),
             erased: Marks::new(true),
             has_merges: false,
-            bytes: Canonical::default(),
             found: Found::default(),
         };
         walk.note_root();
@@ -367,108 +376,136 @@ impl<'s> Walk<'s> {
                 faults.add(format!("sealed_forms, form {}", form.number), "it was changed");
             }
         }
-        self.check_views(&applied)
+        self.check_names()?;
+        self.check_definitions(&applied)
     }
 
-    /// A view that shows something else than the tables hold deceives whoever reads by it.
-    fn check_views(&mut self, applied: &[i64]) -> Result<(), Error> {
+    /// A row is told from others by its rowid, which a column of that name would hide.
+    fn check_names(&mut self) -> Result<(), Error> {
+        let sql = "SELECT 1 FROM pragma_table_xinfo(?) WHERE lower(name) IN ('rowid', '_rowid_', 'oid')";
+        let mut hides = self.connection.prepare(sql)?;
+        for form in FORMS.iter().filter(|form| self.forms.contains(&form.number)) {
+            if hides.exists([form.table])? {
+                let what = "a column of it has the name of the rowid: rows are not told apart by it any longer";
+                self.found.faults.add(format!("table {}", form.table), what);
+            }
+        }
+        let trees: i64 = self.connection.query_row("SELECT count(*) FROM tree", (), |row| row.get(0))?;
+        if trees > 1 {
+            self.found.faults.add("tree", "it has more than one row: somebody put one there");
+        }
+        Ok(())
+    }
+
+    /// Tables and indexes that are not made as ours hold other rows than they seem to; a view that shows something else than the
+    /// tables hold deceives whoever reads by it. Others beside them are nobody's fault, but for views.
+    fn check_definitions(&mut self, applied: &[i64]) -> Result<(), Error> {
         if applied.iter().any(|version| MIGRATIONS.iter().all(|(ours, ..)| ours != version)) {
             self.found.has_unknown_views = true; // or somebody says so
             return Ok(());
         }
-        let mut select =
-            self.connection.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'view' ORDER BY name")?;
         let model = Connection::open_in_memory()?;
         let of_then = MIGRATIONS.iter().filter(|(version, ..)| applied.contains(version));
         model.execute_batch(&of_then.map(|(_, _, sql)| *sql).collect::<String>())?;
-        let views = |rows: &mut rusqlite::Statement<'_>| {
-            let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
-            rows.query_map((), read)?.collect::<Result<BTreeMap<_, _>, _>>()
-        };
-        let found = views(&mut select)?;
-        let wanted = views(&mut model.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'view'")?)?;
-        for name in found.keys().chain(wanted.keys()).collect::<BTreeSet<_>>() {
-            if found.get(name) != wanted.get(name) {
-                self.found.faults.add(format!("view {name}"), "it is not as gms-recorder makes it: do not read by it");
+        let (found, wanted) = (definitions(self.connection)?, definitions(&model)?);
+        for (kind, name) in found.keys().chain(wanted.keys()).collect::<BTreeSet<_>>() {
+            let name_and_kind = (kind.clone(), name.clone());
+            let (found, wanted) = (found.get(&name_and_kind), wanted.get(&name_and_kind));
+            if found == wanted || wanted.is_none() && kind != "view" {
+                continue;
+            }
+            let what = match (kind.as_str(), found) {
+                ("view", _) => "it is not as gms-recorder makes it: do not read by it",
+                (_, None) => "it was dropped",
+                (_, Some(_)) => "it is not as gms-recorder makes it: what it shows is not to be believed",
+            };
+            let is_told = kind == "table" && found.is_none() && FORMS.iter().any(|form| form.table == name);
+            if !is_told {
+                self.found.faults.add(format!("{kind} {name}"), what);
             }
         }
         Ok(())
     }
 
-    fn packs(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
-        let sql =
-            "SELECT first_leaf, leaves, sealed_later_at, refs, seed, salts, hashes FROM seals ORDER BY first_leaf";
-        let mut select = self.connection.prepare(sql)?;
-        let mut rows = select.query(())?;
-        while let Some(row) = rows.next()? {
-            match Pack::of(row)? {
-                Some(pack) => self.pack(&pack)?,
+    fn packs(&mut self, others: Vec<Connection>, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
+        let forms = self.forms.clone();
+        packs::each(self.connection, others, &forms, &mut |looked| {
+            match looked {
+                Some(looked) => self.pack(&looked),
                 None => self.found.faults.add("a row of seals", "a value of it is not of its kind: it was changed"),
             }
             progress(self.tree.size());
-        }
+            Ok(())
+        })?;
         self.found.leaves = self.tree.size();
         Ok(())
     }
 
-    fn pack(&mut self, pack: &Pack<'_>) -> Result<(), Error> {
-        let head = &pack.head;
-        let subject = format!("seals, first_leaf {}", head.first_leaf);
-        if head.first_leaf != self.tree.size().cast_signed() {
+    fn pack(&mut self, looked: &Looked) {
+        let subject = || format!("seals, first_leaf {}", looked.first_leaf);
+        if looked.first_leaf != self.tree.size().cast_signed() {
             let what =
                 format!("the leaves before it end at {}: packs were deleted, inserted or moved", self.tree.size());
-            self.found.faults.add(&subject, what);
+            self.found.faults.add(subject(), what);
         }
-        let (hashes, _) = pack.hashes.as_chunks::<HASH_BYTES>();
-        match pack.flaw() {
-            Some(flaw) => self.found.faults.add(&subject, flaw),
-            None => self.rows_of(pack, hashes, &subject)?,
+        if let Some(flaw) = looked.flaw {
+            self.found.faults.add(subject(), flaw);
         }
-        for leaf in hashes {
-            self.tree.push(*leaf);
-            self.note_root();
-        }
-        Ok(())
-    }
-
-    fn rows_of(&mut self, pack: &Pack<'_>, hashes: &[Hash], subject: &str) -> Result<(), Error> {
-        if pack.head.hash() != hashes[0] {
+        if !looked.fits {
             self.found
                 .faults
-                .add(subject, "its own leaf does not fit it: its refs, seed, numbers or hash were changed");
+                .add(subject(), "its own leaf does not fit it: its refs, seed, numbers or hash were changed");
         }
-        if let Some(at) = pack.head.sealed_later_at {
-            let rows = hashes.len() as u64 - 1;
+        if let (Some(at), None) = (looked.sealed_later_at, looked.flaw) {
+            let rows = looked.hashes().len() as u64 - 1;
             let (before, first, last) = self.found.sealed_later.unwrap_or((0, at, at));
             self.found.sealed_later = Some((before + rows, first.min(at), last.max(at)));
         }
-        let (mut refs, head_leaf) = (Refs::of(pack.head.refs), self.tree.size().cast_signed());
-        for (place, hash) in (1..).zip(&hashes[1..]) {
-            match refs.next_row() {
-                Some((form, key)) => {
-                    match (form.number, &key[..]) {
-                        (KEYS, _) => self.found.keys.push(self.tree.size() + u64::from(place)),
-                        (RUNS, [KeyValue::Integer(run_id)]) => {
-                            self.runs.insert(*run_id, self.tree.size() + u64::from(place));
-                        }
-                        _ => {}
-                    }
-                    let leaf = head_leaf + i64::from(place);
-                    match pack.salt(place) {
-                        Some(salt) => self.row(form, &key, salt, hash)?,
-                        None => self.destroyed(form, &key, leaf)?,
-                    }
-                }
-                None => {
-                    self.found.faults.add(subject, "its refs cannot be read, or are of a newer release: use that one");
-                    return Ok(());
-                }
+        for (leaf, named) in (self.tree.size() + 1..).zip(&looked.rows) {
+            self.named(leaf, named);
+        }
+        if let Some(misnamed) = looked.misnamed {
+            self.found.faults.add(subject(), misnamed);
+        }
+        for leaf in looked.hashes() {
+            self.tree.push(*leaf);
+            self.note_root();
+        }
+    }
+
+    /// A row that a leaf names.
+    fn named(&mut self, leaf: u64, named: &Named) {
+        let Named { form, key, held } = named;
+        match (form.number, &key[..]) {
+            (KEYS, _) => self.found.keys.push(leaf),
+            (RUNS, [KeyValue::Integer(run_id)]) => drop(self.runs.insert(*run_id, leaf)),
+            _ => {}
+        }
+        if !matches!(held, Held::Dropped | Held::Destroyed(_)) && !self.masked.is_empty() {
+            self.masked.remove(&(form.number, key.clone()));
+        }
+        match *held {
+            Held::Fits(rowid) => self.sealed(form, key, rowid, true),
+            Held::Differs(rowid) => self.sealed(form, key, rowid, false),
+            Held::Gone => self.found.faults.add(row_name(form, key), "it was sealed, and is gone"),
+            Held::Dropped if self.dropped.insert(form.number) => {
+                self.found.faults.add(format!("table {}", form.table), "rows of it are sealed, and it was dropped");
             }
+            Held::Dropped => {}
+            Held::Destroyed(rowid) => self.destroyed(form, key, leaf.cast_signed(), rowid),
         }
-        if !refs.is_empty() {
-            self.found.faults.add(subject, "it names more rows than it has leaves");
+    }
+
+    fn sealed(&mut self, form: &'static Form, key: &[KeyValue], rowid: i64, fits: bool) {
+        let marks = &mut self.marks[form.place()];
+        let (is_sealed, _) = marks.of(rowid, key);
+        marks.set(rowid, key, fits);
+        if is_sealed && form.is_final() {
+            self.found.faults.add(
+                row_name(form, key),
+                "it was sealed a second time, as something else perhaps: such rows never change",
+            );
         }
-        Ok(())
     }
 
     /// What the acts say was erased. Their rows are held against their own leaves, as all are.
@@ -476,7 +513,9 @@ impl<'s> Walk<'s> {
         if !self.forms.contains(&ERASURES) || !self.forms.contains(&ACTS) {
             return Ok(());
         }
-        let sql = "SELECT e.id, CAST(e.leaves AS BLOB), e.how = 'masked', coalesce(CASE e.how WHEN 'erased' THEN a.kind = 'erase'
+        // A release that did not tell them apart let a purge erase released holds, which are of no chat.
+        let sql = "SELECT e.id, CAST(e.leaves AS BLOB), e.how = 'masked', coalesce(CASE e.how
+                WHEN 'erased' THEN a.kind = 'erase' OR a.kind = 'purge' AND e.chat_id IS NULL
                 WHEN 'purged' THEN a.kind = 'purge' ELSE a.kind IN ('mask', 'erase', 'purge') END, 0)
                 OR length(e.leaves) = 0 AND a.kind = 'merge'
             FROM erasures e NOT INDEXED LEFT JOIN acts a ON a.id = e.act_id";
@@ -508,11 +547,11 @@ impl<'s> Walk<'s> {
 
     /// A leaf whose salt was destroyed: nothing can be held against it any longer, nor against what was sealed of the row
     /// before.
-    fn destroyed(&mut self, form: &'static Form, key: &[KeyValue], leaf: i64) -> Result<(), Error> {
+    fn destroyed(&mut self, form: &'static Form, key: &[KeyValue], leaf: i64, rowid: Option<i64>) {
         let (is_said, _) = self.erased.of(leaf, &[]);
         if !is_said {
             self.found.faults.add(row_name(form, key), "its salt was destroyed, and no act says by whom and why");
-            return Ok(());
+            return;
         }
         self.erased.set(leaf, &[], true);
         let never = [KEYS, RUNS, ARCHIVE, ERASURES, OUTAGES, SPOOLS, WAITING, DELIVERIES];
@@ -527,15 +566,9 @@ impl<'s> Walk<'s> {
             true => {}
             false => drop(self.masked.remove(&(form.number, key.to_vec()))),
         }
-        if !self.forms.contains(&form.number) {
-            return Ok(());
+        if let Some(rowid) = rowid {
+            self.marks[form.place()].forget(rowid, key);
         }
-        let mut select = self.connection.prepare_cached(form.select_by_key())?;
-        let mut rows = select.query(rusqlite::params_from_iter(key))?;
-        if let Some(row) = rows.next()? {
-            self.marks[form.place()].forget(row.get(0)?, key);
-        }
-        Ok(())
     }
 
     fn check_erasures(&mut self) -> Result<(), Error> {
@@ -554,34 +587,6 @@ impl<'s> Walk<'s> {
             let what =
                 "an act says that it was erased, and its salt is there still: somebody put the act or the salt there";
             self.found.faults.add(format!("leaf {leaf}"), what);
-        }
-        Ok(())
-    }
-
-    fn row(&mut self, form: &'static Form, key: &[KeyValue], salt: [u8; SALT_BYTES], hash: &Hash) -> Result<(), Error> {
-        if !self.forms.contains(&form.number) {
-            if self.dropped.insert(form.number) {
-                self.found.faults.add(format!("table {}", form.table), "rows of it are sealed, and it was dropped");
-            }
-            return Ok(());
-        }
-        self.masked.remove(&(form.number, key.to_vec()));
-        let mut select = self.connection.prepare_cached(form.select_by_key())?;
-        let mut rows = select.query(rusqlite::params_from_iter(key))?;
-        let Some(row) = rows.next()? else {
-            self.found.faults.add(row_name(form, key), "it was sealed, and is gone");
-            return Ok(());
-        };
-        self.bytes.row(&salt, form, row)?;
-        let rowid = row.get(0)?;
-        let marks = &mut self.marks[form.place()];
-        let (is_sealed, _) = marks.of(rowid, key);
-        marks.set(rowid, key, self.bytes.hash() == *hash);
-        if is_sealed && form.is_final() {
-            self.found.faults.add(
-                row_name(form, key),
-                "it was sealed a second time, as something else perhaps: such rows never change",
-            );
         }
         Ok(())
     }

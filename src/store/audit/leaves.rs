@@ -114,8 +114,8 @@ impl Leaves<'_> {
         let mut last: Option<(KeyValue, bool)> = None;
         self.snapshot.each_pack(|pack| {
             self.check_stop()?;
-            let mut refs = Refs::of(pack.head.refs);
-            for place in 1..u32::try_from(pack.head.leaves).unwrap_or_default() {
+            let mut refs = Refs::of(&pack.refs);
+            for place in 1..u32::try_from(pack.leaves).unwrap_or_default() {
                 let (form, key) = refs.next_row().ok_or_else(damaged)?;
                 if matches!(form.number, EVENTS | VARIANTS | COVERAGE | CHATS) {
                     if last.as_ref().is_none_or(|(known, _)| *known != key[0]) {
@@ -127,10 +127,10 @@ impl Leaves<'_> {
                 }
                 // An earlier leaf of a row that was masked or erased, and came again.
                 let Some(salt) = pack.salt(place) else { continue };
-                let leaf = pack.head.first_leaf + i64::from(place);
-                upsert.execute(params![named(form.number, &key), leaf, salt, pack.head.sealed_later_at])?;
+                let leaf = pack.first_leaf + i64::from(place);
+                upsert.execute(params![named(form.number, &key), leaf, salt, pack.sealed_later_at])?;
             }
-            progress(pack.head.first_leaf.cast_unsigned());
+            progress(pack.first_leaf.cast_unsigned());
             Ok(())
         })
     }

@@ -195,8 +195,8 @@ impl Snapshot {
     fn gather(&self, wanted: &Wanted<'_>) -> Result<(), Error> {
         let mut touched = Touched { snapshot: self, last: None };
         self.each_pack_from(wanted.from, |pack| {
-            let mut refs = Refs::of(pack.head.refs);
-            for _ in 1..pack.head.leaves {
+            let mut refs = Refs::of(&pack.refs);
+            for _ in 1..pack.leaves {
                 let (form, key) = refs.next_row().ok_or_else(damaged)?;
                 match (form.number, &key[..]) {
                     (CHATS | COVERAGE, [chat_id, ..]) => touched.note(chat_id, false)?,

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use rusqlite::types::ValueRef;
 use rusqlite::{Row, ToSql};
 
-use super::{Pack, Snapshot};
+use super::Snapshot;
+use super::packs::Pack;
 use crate::store::seal::destroyed::RowName;
 use crate::store::seal::merkle::{HASH_BYTES, Hash, Paths};
 use crate::store::seal::{
@@ -159,24 +160,24 @@ impl Snapshot {
     fn leaves_of<V>(&self, rows: &BTreeMap<RowName, V>) -> Result<BTreeMap<RowName, Place>, Error> {
         let mut leaves = BTreeMap::new();
         self.each_pack(|pack| {
-            let mut refs = Refs::of(pack.head.refs);
-            for place in 1..u32::try_from(pack.head.leaves).unwrap_or_default() {
+            let mut refs = Refs::of(&pack.refs);
+            for place in 1..u32::try_from(pack.leaves).unwrap_or_default() {
                 let (form, key) = refs.next_row().ok_or_else(damaged)?;
                 let name = (form.number, key);
                 if !rows.contains_key(&name) {
                     continue;
                 }
-                let number = pack.head.first_leaf.cast_unsigned() + u64::from(place);
+                let number = pack.first_leaf.cast_unsigned() + u64::from(place);
                 // An earlier leaf of a row that was masked or erased, and came again.
                 let Some(salt) = pack.salt(place) else { continue };
-                leaves.insert(name, Place { salt, leaf: number, sealed_later_at: pack.head.sealed_later_at });
+                leaves.insert(name, Place { salt, leaf: number, sealed_later_at: pack.sealed_later_at });
             }
             Ok(())
         })?;
         Ok(leaves)
     }
 
-    pub(super) fn each_pack(&self, take: impl FnMut(&Pack<'_>) -> Result<(), Error>) -> Result<(), Error> {
+    pub(super) fn each_pack(&self, take: impl FnMut(&Pack) -> Result<(), Error>) -> Result<(), Error> {
         self.each_pack_from(0, take)
     }
 
@@ -184,7 +185,7 @@ impl Snapshot {
     pub(super) fn each_pack_from(
         &self,
         leaf: u64,
-        mut take: impl FnMut(&Pack<'_>) -> Result<(), Error>,
+        mut take: impl FnMut(&Pack) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let sql = "SELECT first_leaf, leaves, sealed_later_at, refs, seed, salts, hashes FROM seals
             WHERE first_leaf >= ? ORDER BY first_leaf";
