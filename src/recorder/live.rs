@@ -223,6 +223,7 @@ impl LiveChats {
             ended: answer.ended.filter(|_| !chat.ended),
             is_async: answer.is_async,
             attributes,
+            highest_index: None,
         }
     }
 
@@ -409,6 +410,7 @@ impl Pending {
                 ended: self.ended,
                 is_async: self.is_async,
                 attributes: self.attributes,
+                highest_index: None,
             }],
             ..Entry::default()
         };

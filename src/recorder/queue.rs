@@ -226,6 +226,7 @@ mod tests {
             ended: None,
             is_async: false,
             attributes: Vec::new(),
+            highest_index: None,
         };
         let mut queued = entry(1, 3, 10);
         queued.entry.chats.push(chat);

@@ -168,8 +168,9 @@ impl Writer {
     fn write_account(&mut self) {
         if !self.recorder.is_down()
             && let Some(store) = &mut self.store
+            && let Ok(true) = store.write_account()
         {
-            let _ = store.write_account();
+            self.forget_erased();
         }
     }
 

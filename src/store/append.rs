@@ -85,7 +85,7 @@ impl ChatRow {
             ended: chat.ended.map(|how| (entry.at, how)),
             next_position: chat.next_position,
             is_async: chat.is_async,
-            highest_index: chat.events.iter().map(|event| event.index.get()).max(),
+            highest_index: chat.events.iter().map(|event| event.index.get()).max().max(chat.highest_index),
         }
     }
 
@@ -193,6 +193,7 @@ impl Store {
                 next_position: row.next_position,
                 ended: row.ended.map(|(_, how)| how),
                 is_async: row.is_async,
+                highest_index: row.highest_index,
                 ..ChatRecord::of(chat_id)
             };
             Entry { at: row.last_seen_at, chats: vec![record], ..Entry::default() }
@@ -524,19 +525,21 @@ impl<'s> Batch<'s> {
         let Some(covered) = chat.covered else { return Ok(()) };
         let node = entry.node.clone().unwrap_or_else(|| "".into());
         let before = self.known(&chat.chat_id).and_then(|known| known.extent.as_ref());
-        let Some(extent) = grown(before, covered, &node) else { return Ok(()) };
+        let Some(mut extent) = grown(before, covered, &node) else { return Ok(()) };
         let is_same_row =
             before.is_some_and(|before| before.covered.from == extent.covered.from && before.node == extent.node);
-        grow.execute(params![
+        let values = params![
             chat.chat_id.as_str(),
             extent.covered.from,
             extent.covered.next,
             &*extent.node,
             self.run_id,
             entry.at
-        ])?;
+        ];
+        // More than is known, where that was forgotten meanwhile.
+        extent.covered.next = grow.query_row(values, |row| row.get(0))?;
         if is_same_row {
-            // This run alone writes it, and it says what is known of it.
+            // This run alone writes it.
             self.pack.coverage(self.run_id, entry.at, &chat.chat_id, extent.covered, &extent.node);
         } else {
             let key = [
@@ -806,7 +809,8 @@ impl EventInsert<'_> {
 
 const GROW_COVERAGE: &str = "INSERT INTO coverage (chat_id, from_position, next_position, node, run_id, at)
     VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET next_position = max(next_position, excluded.next_position), at = excluded.at";
+    ON CONFLICT DO UPDATE SET next_position = max(next_position, excluded.next_position), at = excluded.at
+    RETURNING next_position";
 
 pub(super) const UPSERT_CHAT: &str =
     "INSERT INTO chats (chat_id, service, first_seen_at, last_seen_at, ended_at, ended_how,
@@ -901,9 +905,13 @@ mod tests {
         Entry { at, chats: vec![record], ..Entry::default() }
     }
 
+    fn of_chat(store: &Store, column: &str) -> Option<i64> {
+        let sql = format!("SELECT {column} FROM chats WHERE chat_id = '00001aCY6K8U003T'");
+        store.connection.query_row(&sql, (), |row| row.get(0)).expect("the chat has its row")
+    }
+
     fn next_position(store: &Store) -> Option<i64> {
-        let sql = "SELECT next_position FROM chats WHERE chat_id = '00001aCY6K8U003T'";
-        store.connection.query_row(sql, (), |row| row.get(0)).expect("the chat has its row")
+        of_chat(store, "next_position")
     }
 
     #[tokio::test]
@@ -924,6 +932,30 @@ mod tests {
         assert_eq!(next_position(&store), Some(3));
         store.append(&left, &[], true).expect("stored");
         assert_eq!(next_position(&store), Some(4), "taken over from a store that was let go");
+        assert_eq!(of_chat(&store, "highest_index"), Some(3));
+    }
+
+    /// What of a row of coverage was forgotten meanwhile is in the row, and so in its leaf.
+    #[tokio::test]
+    async fn coverage_is_sealed_as_it_is_whatever_is_remembered_of_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
+        let covered = |at, from, next| {
+            let mut entry = answer(at, from, "{}");
+            entry.chats[0].covered = Covered::new(from, next);
+            entry
+        };
+        let answers = [covered(10, 1, 100), covered(20, 150, 160), covered(30, 1, 50), covered(40, 50, 60)];
+        for (place, one) in answers.iter().enumerate() {
+            store.append(std::slice::from_ref(one), &[], true).expect("stored");
+            if place == 1 {
+                store.memory.forget();
+            }
+        }
+        drop(store);
+        let mut snapshot = crate::store::audit::Snapshot::open(&folder.path().join("a.db")).expect("an archive");
+        let found = snapshot.verify(&Default::default(), &mut |_| {}).expect("read");
+        assert_eq!(found.faults.told, []);
     }
 
     #[tokio::test]

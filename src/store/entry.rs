@@ -61,6 +61,9 @@ pub struct ChatRecord {
     pub is_async: bool,
     /// Attributes that changed.
     pub attributes: Vec<Attribute>,
+    /// The highest index of earlier events, where these are written and it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest_index: Option<i64>,
 }
 
 impl ChatRecord {
@@ -75,6 +78,7 @@ impl ChatRecord {
             ended: None,
             is_async: false,
             attributes: Vec::new(),
+            highest_index: None,
         }
     }
 

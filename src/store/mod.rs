@@ -88,6 +88,8 @@ pub enum ErrorKind {
     Replaced,
     /// The file is damaged.
     Corrupt,
+    /// A row is not as it was sealed.
+    Altered,
     /// Reading, writing or syncing failed.
     Io,
     /// The file could not be opened.
@@ -110,6 +112,7 @@ impl ErrorKind {
             Self::Missing => "file_missing",
             Self::Replaced => "file_replaced",
             Self::Corrupt => "corrupt",
+            Self::Altered => "altered",
             Self::Io => "io_error",
             Self::CannotOpen => "cannot_open",
             Self::NotAnArchive => "not_an_archive",
@@ -456,12 +459,12 @@ impl Store {
         self.accounts.tell(at, account, is_last);
     }
 
-    /// Writes what was told of the account and went with no batch.
+    /// Writes what was told of the account and went with no batch. Whether somebody was found to have erased chats meanwhile.
     ///
     /// # Errors
     /// As writing goes wrong; then it goes with a later batch.
-    pub fn write_account(&mut self) -> Result<(), Error> {
-        if self.accounts.is_told() { self.append(&[], &[], true).map(drop) } else { Ok(()) }
+    pub fn write_account(&mut self) -> Result<bool, Error> {
+        if self.accounts.is_told() { Ok(self.append(&[], &[], true)?.is_forgetful) } else { Ok(false) }
     }
 
     /// The run began when its process had counted this already.

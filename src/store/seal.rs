@@ -625,19 +625,32 @@ pub(super) fn change<T>(
 /// Makes the tree's row anew from the packs where it is not of as many leaves: recording goes on, and what was done to the
 /// evidence stays for [`super::audit`] to find, by the checkpoints. True where that was needed.
 pub(super) fn mend(connection: &Connection) -> Result<bool, Error> {
-    let sql = "SELECT coalesce(max(first_leaf + leaves), 0) FROM seals WHERE first_leaf = (SELECT max(first_leaf) FROM seals)";
-    let size: i64 = connection.query_row(sql, (), |row| row.get(0))?;
-    match read_tree(connection) {
-        Ok(tree) if tree.size() == size.cast_unsigned() => return Ok(false),
-        Err(error) if error.kind != ErrorKind::Corrupt => return Err(error),
-        _ => {}
+    if is_whole(connection)? {
+        return Ok(false);
     }
+    // Another process may have appended between two looks: what counts is seen with the lock.
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
-    let mended = rebuild(connection).and_then(|()| Ok(connection.execute_batch("COMMIT")?));
+    let mended = is_whole(connection).and_then(|is_whole| {
+        if !is_whole {
+            rebuild(connection)?;
+        }
+        connection.execute_batch("COMMIT")?;
+        Ok(!is_whole)
+    });
     if mended.is_err() {
         let _ = connection.execute_batch("ROLLBACK"); // as in `change`
     }
-    mended.map(|()| true)
+    mended
+}
+
+/// Whether the tree is of as many leaves as the packs.
+fn is_whole(connection: &Connection) -> Result<bool, Error> {
+    let sql = "SELECT coalesce(max(first_leaf + leaves), 0) FROM seals WHERE first_leaf = (SELECT max(first_leaf) FROM seals)";
+    let size: i64 = connection.query_row(sql, (), |row| row.get(0))?;
+    match read_tree(connection) {
+        Err(error) if error.kind != ErrorKind::Corrupt => Err(error),
+        tree => Ok(tree.is_ok_and(|tree| tree.size() == size.cast_unsigned())),
+    }
 }
 
 fn rebuild(connection: &Connection) -> Result<(), Error> {

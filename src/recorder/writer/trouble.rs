@@ -58,6 +58,6 @@ pub(super) fn road_back(kind: ErrorKind) -> Road {
         ErrorKind::Io => reopened("look into the kernel log for disk errors; recording then goes on by itself"),
         ErrorKind::CannotOpen => reopened("check that the folder exists and is writable"),
         ErrorKind::NotAnArchive => reopened("put the archive back at its path"),
-        ErrorKind::Row | ErrorKind::Other => reopened("see the error"),
+        ErrorKind::Row | ErrorKind::Altered | ErrorKind::Other => reopened("see the error"),
     }
 }

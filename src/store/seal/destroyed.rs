@@ -179,7 +179,7 @@ fn unfit(name: &RowName) -> Error {
         "{row}: it is not as it was sealed, or was never sealed (see `gms-recorder verify`): what was done by hand is neither removed nor \
          sealed anew"
     );
-    Error::new(ErrorKind::Corrupt, what)
+    Error::new(ErrorKind::Altered, what)
 }
 
 fn damaged() -> Error {
