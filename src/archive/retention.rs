@@ -91,7 +91,7 @@ pub struct Planned {
     pub due: Vec<Due>,
     /// Chats that would be due, and that a target of exports has not got yet.
     pub undelivered: usize,
-    /// Errors, findings, files and maskings of no chat that are due.
+    /// Errors, findings and files of no chat that are due.
     pub of_no_chat: i64,
 }
 
@@ -104,6 +104,8 @@ pub struct Purged {
     pub rows: i64,
     /// Chats that a hold kept.
     pub held: i64,
+    /// Chats, and rows of no chat, that are not as they were sealed, and stay.
+    pub altered: i64,
 }
 
 impl Config {
@@ -131,7 +133,7 @@ impl Config {
                     false => undelivered += 1,
                 }
             }
-            let of_no_chat = custody.due_of_no_chat(before, &services)?;
+            let of_no_chat = custody.due_of_no_chat(before, &services, &in_force)?;
             plan.push(Planned { service, keep, before, due, undelivered, of_no_chat });
         }
         Ok(plan)
@@ -181,13 +183,15 @@ impl Config {
                         (purged.chats, purged.rows) = (purged.chats + 1, purged.rows + rows)
                     }
                     Outcome::Held(_) => purged.held += 1,
+                    Outcome::Altered(_) => purged.altered += 1,
                     Outcome::SeenAgain | Outcome::GoneBefore | Outcome::Nothing => {}
                 }
             })?;
             let services = planned.service.as_deref().map_or(ServicesOf::AllBut(&named), ServicesOf::One);
-            purged.rows += custody.remove_of_no_chat(act_id, planned.before, &services, &now)?;
+            let (rows, altered) = custody.remove_of_no_chat(act_id, planned.before, &services, &now)?;
+            (purged.rows, purged.altered) = (purged.rows + rows, purged.altered + altered);
         }
-        custody.forget_released(act_id, now())?;
+        custody.forget_released(act_id, How::Purged, now())?;
         custody.end(act_id, now(), purged.rows)?;
         Ok(purged)
     }

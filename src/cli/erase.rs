@@ -168,7 +168,7 @@ fn erase(
         outcomes.push((target.chat_id.clone(), outcome));
         tell(outcomes.len() as u64, targets.len() as u64);
     })?;
-    custody.forget_released(act_id, now_ms())?;
+    custody.forget_released(act_id, How::Erased, now_ms())?;
     let held = |(chat_id, outcome): &(String, Outcome)| match outcome {
         Outcome::Held(by) => Some((chat_id.clone(), *by)),
         _ => None,
@@ -190,10 +190,11 @@ fn rows_of(outcome: &Outcome) -> i64 {
 }
 
 fn print_outcome(chat_id: &str, outcome: &Outcome, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let (word, events, rows, held_by) = match *outcome {
-        Outcome::Removed { events, rows } => ("erased", Some(events), Some(rows), None),
-        Outcome::Held(by) => ("held", None, None, Some(by)),
+    let (word, events, rows, held_by) = match outcome {
+        Outcome::Removed { events, rows } => ("erased", Some(*events), Some(*rows), None),
+        Outcome::Held(by) => ("held", None, None, Some(*by)),
         Outcome::GoneBefore => ("gone_before", None, None, None),
+        Outcome::Altered(_) => ("altered", None, None, None),
         Outcome::SeenAgain | Outcome::Nothing => ("nothing", None, None, None),
     };
     if output.format != Format::Text {
@@ -201,9 +202,9 @@ fn print_outcome(chat_id: &str, outcome: &Outcome, output: &mut Output<'_>) -> a
         return Ok(output.record(&NAMES, &cells)?);
     }
     let chat_id = shown(chat_id);
-    let line = match *outcome {
+    let line = match outcome {
         Outcome::Removed { events, rows } => {
-            format!("erased   {chat_id}  {}, {} of all tables", counted(events, "event"), counted(rows, "row"))
+            format!("erased   {chat_id}  {}, {} of all tables", counted(*events, "event"), counted(*rows, "row"))
         }
         Outcome::Held(by) => Ink::Yellow.on(&format!(
             "held     {chat_id}  by hold {by}: it waits; once that is released: gms-recorder erase --waiting --reason …"
@@ -211,6 +212,7 @@ fn print_outcome(chat_id: &str, outcome: &Outcome, output: &mut Output<'_>) -> a
         Outcome::GoneBefore => {
             format!("gone     {chat_id}  it was erased or purged before: gms-recorder prove {chat_id}")
         }
+        Outcome::Altered(why) => Ink::Yellow.on(&format!("altered  {chat_id}  {}", shown(why))),
         Outcome::SeenAgain | Outcome::Nothing => format!("nothing  {chat_id}  there is no such chat in the archive"),
     };
     Ok(output.line(&line)?)

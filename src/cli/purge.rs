@@ -51,7 +51,7 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
         return Err(output::Usage(format!("no schedule is configured, so that nothing is ever due: {hint}")).into());
     }
     let plan = schedule.plan(&custody, now_ms(), &config.export.awaited())?;
-    let mut is_done = true;
+    let (mut is_done, mut altered) = (true, 0);
     output::to_stdout(args.look, async |output| {
         print(&plan, &Clock::now(args.look.utc), output)?;
         if args.dry_run {
@@ -59,7 +59,7 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
             return Ok(());
         }
         let purged = schedule.purge(&custody, &plan, &actor(None), now_ms, &mut progress("chats"))?;
-        is_done = custody::clean(&custody, output)?;
+        (is_done, altered) = (custody::clean(&custody, output)?, purged.altered);
         let pages = custody.give_space_back()?;
         custody::sign(&custody, config)?;
         let (chats, rows, held) = (counted(purged.chats, "chat"), counted(purged.rows, "row"), purged.held);
@@ -70,6 +70,10 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     .await?;
     custody.close()?;
     anyhow::ensure!(is_done, UNCLEAN);
+    anyhow::ensure!(
+        altered == 0,
+        "{altered} of the chats and rows that are due stay: something of them is not as it was sealed. `gms-recorder verify` names it"
+    );
     Ok(())
 }
 

@@ -89,8 +89,13 @@ impl Keeping {
         let purged = self.schedule.purge(custody, &plan, &actor, now_ms, &mut |_, _| {})?;
         if purged.rows > 0 {
             let pages = custody.give_space_back()?;
-            let Purged { chats, rows, held } = purged;
+            let Purged { chats, rows, held, .. } = purged;
             tracing::info!(chats, rows, held, pages, "purged what the schedule says is due");
+        }
+        if purged.altered > 0 {
+            let why =
+                format!("{} due chats or rows are not as they were sealed: see `gms-recorder verify`", purged.altered);
+            say_trouble(&self.path, &why);
         }
         Ok(())
     }

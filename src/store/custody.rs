@@ -8,6 +8,7 @@ pub mod delivery;
 mod hold;
 mod indexing;
 mod merge;
+mod of_no_chat;
 mod remask;
 mod removal;
 mod undone;

@@ -19,15 +19,10 @@ use crate::store::{Error, ErrorKind, search};
 
 /// Tables with content of a chat.
 const OF_CHAT: [u8; 9] = [CHATS, EVENTS, VARIANTS, ATTRIBUTES, COVERAGE, ERRORS, FINDINGS, MASKINGS, FILES];
-/// Tables with rows that are of no chat, and the time that their age counts from.
-const OF_NO_CHAT: [(u8, &str); 4] =
-    [(ERRORS, "last_observed_at"), (FINDINGS, "last_observed_at"), (FILES, "at"), (MASKINGS, "recorded_at")];
 /// Chats whose leaves are looked for together: the seals are read through once for all of them.
 const TOGETHER_MAX: usize = 10_000;
-/// The same of rows of no chat.
-const ROWS_TOGETHER_MAX: usize = 100_000;
 /// Rows in one transaction, from which on no further chat is begun: some ten milliseconds.
-const ROWS_MAX: usize = 500;
+pub(super) const ROWS_MAX: usize = 500;
 
 /// Why something is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +60,7 @@ impl Target {
 }
 
 /// What became of a chat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It is gone.
     Removed {
@@ -82,6 +77,8 @@ pub enum Outcome {
     GoneBefore,
     /// There is nothing of it, and there never was.
     Nothing,
+    /// A row of it is not as it was sealed: what was done by hand is not removed before somebody has looked. Which row, and why.
+    Altered(String),
 }
 
 /// An erasure that a hold is in the way of.
@@ -150,48 +147,13 @@ impl Custody {
             while !rest.is_empty() {
                 let began = Instant::now();
                 let done = round.some(rest, now())?;
-                for (target, outcome) in rest.iter().zip(&done) {
-                    told(target, *outcome);
-                }
-                rest = &rest[done.len()..];
+                let count = done.len();
+                rest.iter().zip(done).for_each(|(target, outcome)| told(target, outcome));
+                rest = &rest[count..];
                 self.give_way(began.elapsed())?;
             }
         }
         Ok(())
-    }
-
-    /// Removes errors, findings, files and maskings of no chat that are older than `before`; of errors those of a service,
-    /// or of services that are not among `but_services`. How many.
-    ///
-    /// # Errors
-    /// As writing goes wrong; what was removed is noted.
-    pub fn remove_of_no_chat(
-        &self,
-        act_id: i64,
-        before: i64,
-        services: &ServicesOf<'_>,
-        now: impl Fn() -> i64,
-    ) -> Result<i64, Error> {
-        self.check_all_is_sealed()?;
-        let mut removed = 0;
-        loop {
-            let rows = rows_of_no_chat(&self.connection, before, services, ROWS_TOGETHER_MAX)?;
-            if rows.is_empty() {
-                return Ok(removed);
-            }
-            let mut located = Located::wanting(rows.iter().cloned());
-            while located.look_on(&self.connection)? {}
-            for some in rows.chunks(ROWS_MAX) {
-                let began = Instant::now();
-                removed += self.change(|pack| {
-                    let (connection, looked_until) = (&self.connection, located.until);
-                    located.find_rest(connection, some, looked_until)?;
-                    let removal = Removal { connection, act_id, how: How::Purged, at: now(), looked_until };
-                    removal.write(pack, None, &Facts::default(), some, &located)
-                })?;
-                self.give_way(began.elapsed())?;
-            }
-        }
     }
 
     /// Rows without leaves would be removed without a trace, and delivered twice.
@@ -229,7 +191,7 @@ impl Custody {
     ///
     /// # Errors
     /// As writing goes wrong.
-    pub fn forget_released(&self, act_id: i64, at: i64) -> Result<(), Error> {
+    pub fn forget_released(&self, act_id: i64, how: How, at: i64) -> Result<(), Error> {
         let released = hold::released_on_nobody(&self.connection)?;
         if released.is_empty() {
             return Ok(());
@@ -240,7 +202,7 @@ impl Custody {
         self.change(|pack| {
             let (connection, looked_until) = (&self.connection, located.until);
             located.find_rest(connection, &rows, looked_until)?;
-            let removal = Removal { connection, act_id, how: How::Erased, at, looked_until };
+            let removal = Removal { connection, act_id, how, at, looked_until };
             removal.write(pack, None, &Facts::default(), &rows, &located)?;
             Ok(())
         })
@@ -264,14 +226,6 @@ impl Custody {
             }
         }
         Ok(due)
-    }
-
-    /// How many errors, findings, files and maskings of no chat [`Custody::remove_of_no_chat`] would remove.
-    ///
-    /// # Errors
-    /// As reading goes wrong.
-    pub fn due_of_no_chat(&self, before: i64, services: &ServicesOf<'_>) -> Result<i64, Error> {
-        Ok(rows_of_no_chat(&self.connection, before, services, usize::MAX)?.len() as i64)
     }
 
     /// Notes that erasures wait for holds to be released.
@@ -344,6 +298,14 @@ impl ServicesOf<'_> {
             Self::AllBut(others) => service.is_none_or(|service| !others.iter().any(|other| other == service)),
         }
     }
+
+    /// The service, or a list in JSON of the others.
+    pub(super) fn named(&self) -> String {
+        match self {
+            Self::One(service) => (*service).to_owned(),
+            Self::AllBut(others) => serde_json::json!(others).to_string(),
+        }
+    }
 }
 
 /// Chats that are removed with one look through the seals.
@@ -376,10 +338,10 @@ impl Round<'_> {
             let (mut outcomes, mut rows_done, mut gone) = (Vec::new(), 0, Gone::default());
             for target in targets {
                 let outcome = removal.chat(pack, target, located, in_force, &mut gone)?;
-                outcomes.push(outcome);
                 if let Outcome::Removed { rows, .. } = outcome {
                     rows_done += rows;
                 }
+                outcomes.push(outcome);
                 if rows_done >= ROWS_MAX as i64 || outcomes.len() >= ROWS_MAX {
                     break;
                 }
@@ -392,17 +354,17 @@ impl Round<'_> {
 }
 
 /// One transaction.
-struct Removal<'c> {
-    connection: &'c Connection,
-    act_id: i64,
-    how: How,
-    at: i64,
-    looked_until: u64,
+pub(super) struct Removal<'c> {
+    pub connection: &'c Connection,
+    pub act_id: i64,
+    pub how: How,
+    pub at: i64,
+    pub looked_until: u64,
 }
 
 /// What is left to say of a chat.
 #[derive(Debug, Default)]
-struct Facts {
+pub(super) struct Facts {
     service: Option<String>,
     first_seen_at: Option<i64>,
     last_seen_at: Option<i64>,
@@ -426,19 +388,22 @@ impl Removal<'_> {
         if let Some(held) = in_force.on(self.connection, chat_id)? {
             return Ok(Outcome::Held(held));
         }
-        let waiting = waiting_of(self.connection, chat_id)?;
-        located.find_rest(self.connection, &waiting, self.looked_until)?;
+        let (waiting, rows) = (waiting_of(self.connection, chat_id)?, rows_of(self.connection, chat_id)?);
+        for rows in [&waiting, &rows] {
+            match located.find_rest(self.connection, rows, self.looked_until) {
+                Err(error) if error.kind == ErrorKind::Altered => return Ok(Outcome::Altered(error.message)),
+                found => found?,
+            }
+        }
         for (_, key) in waiting {
             let update = "UPDATE waiting_erasures SET done_by = ? WHERE id = ?";
             self.connection.prepare_cached(update)?.execute(params![self.act_id, key[0]])?;
             pack.touch(WAITING, key);
         }
-        let rows = rows_of(self.connection, chat_id)?;
         if rows.is_empty() {
             let is_gone = was_removed(self.connection, chat_id)?;
             return Ok(if is_gone { Outcome::GoneBefore } else { Outcome::Nothing });
         }
-        located.find_rest(self.connection, &rows, self.looked_until)?;
         gone.note(self.connection, chat_id)?;
         let events = rows.iter().filter(|(form, _)| *form == EVENTS).count() as i64;
         let rows = self.write(pack, Some(chat_id), &facts, &rows, located)?;
@@ -446,7 +411,7 @@ impl Removal<'_> {
     }
 
     /// Rows go, and their salts, and it is noted. How many.
-    fn write(
+    pub(super) fn write(
         &self,
         pack: &mut Pack,
         chat_id: Option<&str>,
@@ -529,38 +494,12 @@ fn waiting_of(connection: &Connection, chat_id: &str) -> Result<Vec<RowName>, Er
     Ok(ids.map(|id| id.map(|id| (WAITING, vec![KeyValue::Integer(id)]))).collect::<Result<_, _>>()?)
 }
 
-fn rows_of_no_chat(
-    connection: &Connection,
-    before: i64,
-    services: &ServicesOf<'_>,
-    limit: usize,
-) -> Result<Vec<RowName>, Error> {
-    let mut rows = Vec::new();
-    for (number, age) in OF_NO_CHAT {
-        let form = Form::of(number).expect("listed by its number");
-        let of_service = match (number, services) {
-            (ERRORS, ServicesOf::One(_)) => "service = ?2",
-            (ERRORS, ServicesOf::AllBut(_)) => "(service IS NULL OR service NOT IN (SELECT value FROM json_each(?2)))",
-            (_, ServicesOf::One(_)) => continue,
-            (_, ServicesOf::AllBut(_)) => "?2 IS NOT NULL",
-        };
-        let named = match services {
-            ServicesOf::One(service) => (*service).to_owned(),
-            ServicesOf::AllBut(others) => serde_json::json!(others).to_string(),
-        };
-        let sql = format!("{} WHERE chat_id IS NULL AND {age} < ?1 AND {of_service} LIMIT ?3", select_keys(form));
-        let left = i64::try_from(limit - rows.len()).unwrap_or(i64::MAX);
-        add_rows(connection, &sql, params![before, named, left], form, &mut rows)?;
-    }
-    Ok(rows)
-}
-
-fn select_keys(form: &Form) -> String {
+pub(super) fn select_keys(form: &Form) -> String {
     let columns: Vec<&str> = form.key.iter().map(|column| column.0).collect();
     format!("SELECT {} FROM {}", columns.join(", "), form.table)
 }
 
-fn add_rows(
+pub(super) fn add_rows(
     connection: &Connection,
     sql: &str,
     values: impl rusqlite::Params,
