@@ -180,7 +180,7 @@ async fn plan(args: &Args, clock: &Clock, database: &Path) -> anyhow::Result<Pla
         let what = "--errors-only is of tables: take --format jsonl, csv or parquet";
         return Err(Usage(format!("{what}, not {}", format.as_str())).into());
     }
-    let (from, until) = args.selection.range(clock)?;
+    let (from, until) = args.selection.scope.times.range(clock)?;
     let query = args.search.as_deref().map(search::query).transpose()?;
     let mut archive = Archive::open(database).await?;
     let of_customer = args.selection.scope.chat_ids(&mut archive).await?;

@@ -8,13 +8,16 @@ use super::when::{self, Clock};
 use crate::store::read::{Archive, Attribute, Error};
 use crate::units;
 
-/// `--since`, `--at`, `--window`.
+/// `--since`, `--until`, `--at`, `--window`.
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
 pub struct Times {
     /// From this time on: 2h or 7d (ago), 2026-11-01, "2026-11-01 14:00", or RFC 3339.
     #[arg(long, value_name = "TIME", conflicts_with = "at")]
     pub since: Option<String>,
+    /// Before this time, as --since: --since 2026-03-01 --until 2026-04-01 is all of March.
+    #[arg(long, value_name = "TIME", conflicts_with = "at")]
+    pub until: Option<String>,
     /// Around this time: 14:02 (today's, else the most recent), 2026-11-23T14:02, or RFC 3339.
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
@@ -25,7 +28,7 @@ pub struct Times {
 
 impl Default for Times {
     fn default() -> Self {
-        Self { since: None, at: None, window: Duration::from_secs(300) }
+        Self { since: None, until: None, at: None, window: Duration::from_secs(300) }
     }
 }
 
@@ -42,39 +45,22 @@ pub struct Scope {
     pub who: Option<String>,
 }
 
-/// The same, until when, and of which service.
+/// The same, and of which service.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[group(skip)]
 pub struct Selection {
     /// When, and whose.
     #[command(flatten)]
     pub scope: Scope,
-    /// Before this time, as --since: --since 2026-03-01 --until 2026-04-01 is all of March.
-    #[arg(long, value_name = "TIME", conflicts_with = "at")]
-    pub until: Option<String>,
     /// Of chats of this service.
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
 }
 
-impl Selection {
-    /// As [`Times::range`].
-    ///
-    /// # Errors
-    /// A time that is none.
-    pub fn range(&self, clock: &Clock) -> Result<(Option<i64>, Option<i64>), Usage> {
-        let (from, until) = self.scope.times.range(clock)?;
-        let Some(text) = &self.until else { return Ok((from, until)) };
-        let until = when::until(text, clock)?;
-        from.map_or(Ok(()), |from| when::in_order(from, until))?;
-        Ok((from, Some(until - 1)))
-    }
-}
-
 impl Times {
     /// Whether any is named.
     pub fn are_named(&self) -> bool {
-        self.since.is_some() || self.at.is_some()
+        self.since.is_some() || self.until.is_some() || self.at.is_some()
     }
 
     /// From when, until when, in milliseconds; both included.
@@ -82,11 +68,15 @@ impl Times {
     /// # Errors
     /// A time that is none.
     pub fn range(&self, clock: &Clock) -> Result<(Option<i64>, Option<i64>), Usage> {
-        match (&self.since, &self.at) {
-            (Some(since), _) => Ok((Some(when::since(since, clock)?), None)),
-            (None, Some(at)) => when::around(at, self.window, clock).map(|(from, until)| (Some(from), Some(until))),
-            (None, None) => Ok((None, None)),
+        if let Some(at) = &self.at {
+            return when::around(at, self.window, clock).map(|(from, until)| (Some(from), Some(until)));
         }
+        let from = self.since.as_ref().map(|since| when::since(since, clock)).transpose()?;
+        let until = self.until.as_ref().map(|until| when::until(until, clock)).transpose()?;
+        if let (Some(from), Some(until)) = (from, until) {
+            when::in_order(from, until)?;
+        }
+        Ok((from, until.map(|until| until - 1)))
     }
 }
 
@@ -186,7 +176,10 @@ mod tests {
             ("transcript c1 --errors --variants --typing --format json", true),
             ("errors --at 14:02 --window 5m --who anna@example.com", true),
             ("errors --code 249 --chat c1 --node gms-3 --since 2026-11-01", true),
-            ("holes --since 7d", true),
+            ("holes --since 7d --until 1d", true),
+            ("chats --since 2026-11-01 --until 2026-11-02", true),
+            ("errors --since 2026-11-01T00:00:00.000Z --until 2026-11-02T00:00:00.000Z --code 249", true),
+            ("errors --at 14:02 --until 1d", false),
             (
                 "search parcel --since 7d --until 1d --service sales --who anna --newest --index --limit 5 --format json",
                 true,

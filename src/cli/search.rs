@@ -88,7 +88,7 @@ async fn print(
     clock: &Clock,
     output: &mut Output<'_>,
 ) -> anyhow::Result<()> {
-    let (from, until) = args.selection.range(clock)?;
+    let (from, until) = args.selection.scope.times.range(clock)?;
     let mut archive = Archive::open_all(databases).await?;
     let of_customer = args.selection.scope.chat_ids(&mut archive).await?;
     let chat_ids = if args.chats.is_empty() { of_customer } else { Some(args.chats.clone()) };

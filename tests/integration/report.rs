@@ -348,6 +348,44 @@ async fn what_was_merged_later_does_not_lie_under_an_earlier_checkpoint() {
     assert!(covering().is_none_or(|number| number > before));
 }
 
+/// Whoever has the page types what it prints.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_line_that_a_report_prints_is_understood() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    hostile(&database).await;
+    others(&database);
+    let connection = Connection::open(&database).expect("an archive");
+    let more = "INSERT INTO findings (kind, observed_at, last_observed_at, digest, run_id) VALUES ('too_large', 1795400000000, 1795400000000, x'01', 1);
+        INSERT INTO acts (kind, at, who, host, asked, version) VALUES
+        ('hold', 1795400000000, 'anna', 'h', '{}', 'v'), ('hold', 1798000000000, 'somebody later', 'h', '{}', 'v')";
+    connection.execute_batch(more).expect("it fits the schema");
+    std::fs::copy(signed(folder.path(), &database), folder.path().join("gms-recorder.vkey"))
+        .expect("the folder is ours");
+    let note: String =
+        connection.query_row("SELECT note FROM checkpoints", (), |row| row.get(0)).expect("it was signed");
+    std::fs::write(folder.path().join("PATH"), note).expect("the folder is ours");
+    let period = ["--since", "2026-11-23T00:00", "--until", "2026-11-24T00:00"];
+    let text = printed(&[&database], &period);
+    let lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("  gms-recorder ")).collect();
+    let page = printed(&[&database], &[&period[..], &["--format", "html"]].concat());
+    assert_eq!(page.matches("<code>gms-recorder ").count(), lines.len(), "the page prints the same");
+    let commands: Vec<_> = lines.iter().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(commands, ["transcript", "holes", "errors", "sql", "transcript", "access", "verify"]);
+    for line in lines {
+        let line = line.replace("--code CODE", "--code 249").replace("CHAT_ID", "00001aCY6K8U003T");
+        let shell = format!("'{}' {line}", env!("CARGO_BIN_EXE_gms-recorder"));
+        let mut command = Command::new("sh");
+        command.args(["-c", &shell]).current_dir(folder.path()).env("GMS_RECORDER_DATABASE", &database);
+        let output = command.output().expect("a shell");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        // What `others` has put there by hand is found.
+        let wanted = i32::from(line.starts_with("verify"));
+        assert_eq!(output.status.code(), Some(wanted), "{line}: {said}");
+        assert!(!line.starts_with("access") || said.contains("anna") && !said.contains("later"), "{line}: {said}");
+    }
+}
+
 #[test]
 fn what_cannot_be_meant_is_said() {
     let folder = folder();
