@@ -437,6 +437,58 @@ async fn a_customer_is_erased_with_a_certificate() {
     simulator.stop().await;
 }
 
+/// Whoever calls himself like a word that officers use takes it out of no act of theirs.
+#[tokio::test]
+async fn a_name_that_is_a_word_leaves_the_words_of_others() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
+    let mut server = Server::start_with_database(folder.path(), &database, &simulator.addresses(), "");
+    let mut client = Client::new(server.address);
+    let form = "nickname=GDPR&firstName=events&lastName=court&emailAddress=zoe@example.com&subject=Order+of+Zoe";
+    let chat = Chat::open(&mut client, form).await;
+    let other = Chat::open(&mut client, "nickname=Bob").await;
+    chat.insist(&mut client, "refresh", "transcriptPosition=1").await;
+    for words in [
+        &["sql", "SELECT count(*) FROM events", "--case", "GDPR"][..],
+        &["sql", "SELECT count(*) FROM events WHERE nickname = 'GDPR'"],
+        &["chats", "--who", "gdpr"],
+        &["chats", "--who", "nickname=GDPR"],
+        &["search", "gdpr"],
+        &["search", "gdpr parcel"],
+        &["hold", "--query", "SELECT chat_id FROM events WHERE text = 'court'", "--reason", "court"],
+        &["unhold", "7", "--reason", "of zoe@example.com, order of zoe, GDPR"],
+        &["erase", "--chat", &other.id, "--reason", "Art. 17 GDPR", "--case", "court"],
+    ] {
+        let (code, _, error) = command(&database, words);
+        assert!(code == 0, "{words:?}: {error}");
+    }
+    assert_eq!(command(&database, &["erase", "--chat", &chat.id, "--reason", "Art. 17 GDPR"]).0, 0);
+    assert!(server.stop().success());
+    gone(&database, &["zoe@example.com", "order of zoe"].map(String::from));
+    sealed(&database);
+    let mut archive = Archive::open(&database).await;
+    let said = "SELECT coalesce(asked ->> 'statement', asked ->> 'who', asked ->> 'query', asked ->> 'on', kind), reason, case_ref
+        FROM acts ORDER BY id";
+    let acts: Vec<String> = archive.rows(said).await.into_iter().map(|act| act.join("|")).collect();
+    let wanted = [
+        "SELECT count(*) FROM events|NULL|GDPR",
+        "SELECT count(*) FROM events WHERE nickname = '****'|NULL|NULL",
+        "****|NULL|NULL",
+        "nickname=****|NULL|NULL",
+        "****|NULL|NULL",
+        "gdpr parcel|NULL|NULL",
+        "query SELECT chat_id FROM events WHERE text = '*****'|court|NULL",
+        "unhold|of ***************, ***** ** ***, GDPR|NULL",
+        "erase|Art. 17 GDPR|court",
+        "erase|Art. 17 GDPR|NULL",
+    ];
+    assert_eq!(acts, wanted);
+    let held = archive.value("SELECT reason || ': ' || query FROM holds").await;
+    assert_eq!(held, "court: SELECT chat_id FROM events WHERE text = '*****'");
+    simulator.stop().await;
+}
+
 #[tokio::test]
 async fn a_long_reader_is_waited_for_and_that_is_said() {
     let folder = folder();

@@ -50,7 +50,8 @@ fn alias(name: &str) -> &str {
     if name == "email" { "emailAddress" } else { name }
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether it may be the name of an attribute.
+pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '[' | ']' | '.'))
 }
 

@@ -2,8 +2,10 @@
 //! whom nothing else is left once the last chat is removed. Then it becomes stars there, with the same proof as what is
 //! removed. A hold in force keeps its words: it stands for chats to come.
 //!
-//! It knows whole values of attributes: typed alone, as `NAME=VALUE`, as a literal of SQL, or among other words, whatever signs are
-//! around them. A part of a value names nobody for certain.
+//! It knows whole values of attributes. One that can hardly be anything but somebody's (an address, a number, two words or more) is
+//! found typed alone, as `NAME=VALUE`, as a literal of SQL, or among other words, whatever signs are around it. A name alone may be
+//! any word: somebody calls himself `GDPR`, or `events`. It counts only where somebody is named: where it is all that was asked for,
+//! behind `NAME=`, in quotation marks. A part of a value names nobody for certain.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -11,6 +13,7 @@ use std::ops::Range;
 use rusqlite::{Connection, Row, params};
 use serde_json::Value;
 
+use super::hold::is_name;
 use crate::store::seal::destroyed::{Located, RowName, destroy, packed};
 use crate::store::seal::{ACTS, ERASURES, HOLDS, KeyValue, Pack};
 use crate::store::{Error, search};
@@ -20,6 +23,8 @@ const CHARACTERS_MIN: usize = 3;
 /// Words of a longest value that is found within a text: an address of a page has some ten. A longer one is found where nothing
 /// else was typed.
 const WORDS_MAX: usize = 12;
+/// A value with so many digits is a number of somebody's.
+const DIGITS_MIN: usize = 5;
 
 /// Where something was typed: in an act, in a released hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,14 +203,18 @@ impl Words {
         let mut is_any = false;
         if let Some(asked) = &mut self.asked {
             let mut value: Value = serde_json::from_str(asked).unwrap_or_default();
-            if mask_value(&mut value, is_gone) {
+            if mask_value(&mut value, Role::Said, is_gone) {
                 *asked = value.to_string();
                 is_any = true;
             }
         }
-        for text in self.texts.iter_mut().flatten() {
-            if let Some(masked) = mask(text, is_gone) {
-                *text = masked;
+        let second = match self.place {
+            Place::Act(_) => Role::Why,
+            Place::Hold(_) => Role::Said,
+        };
+        for (text, role) in self.texts.iter_mut().zip([Role::Why, second]) {
+            if let Some(masked) = text.as_deref().and_then(|text| mask(text, role, is_gone)) {
+                *text = Some(masked);
                 is_any = true;
             }
         }
@@ -256,33 +265,94 @@ fn masked(
     Ok(found)
 }
 
-fn mask_value(value: &mut Value, is_gone: &mut dyn FnMut(&str) -> bool) -> bool {
+/// What a text was to whoever typed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// A customer, a chat, all that was looked for.
+    Sought,
+    /// SQL, or what else the command was given.
+    Said,
+    /// A reason, a case.
+    Why,
+}
+
+/// What is asked of commands about somebody: the options and arguments of `chats`, `errors`, `search`, `export`, …
+const SOUGHT: [&str; 7] = ["who", "query", "search", "party", "chat", "chats", "chat_id"];
+
+impl Role {
+    fn of(name: &str, value: &Value) -> Self {
+        match value {
+            // Words of one question, which were typed without quotation marks of the shell.
+            Value::Array(_) if name == "query" => Self::Said,
+            _ if SOUGHT.contains(&name) => Self::Sought,
+            _ => Self::Said,
+        }
+    }
+}
+
+fn mask_value(value: &mut Value, role: Role, is_gone: &mut dyn FnMut(&str) -> bool) -> bool {
     match value {
-        Value::String(text) => match mask(text, is_gone) {
+        Value::String(text) => match mask(text, role, is_gone) {
             Some(masked) => {
                 *text = masked;
                 true
             }
             None => false,
         },
-        Value::Array(values) => values.iter_mut().fold(false, |is_any, value| mask_value(value, is_gone) | is_any),
-        Value::Object(members) => members.values_mut().fold(false, |is_any, value| mask_value(value, is_gone) | is_any),
+        Value::Array(values) => {
+            values.iter_mut().fold(false, |is_any, value| mask_value(value, role, is_gone) | is_any)
+        }
+        Value::Object(members) => members.iter_mut().fold(false, |is_any, (name, value)| {
+            let role = Role::of(name, value);
+            mask_value(value, role, is_gone) | is_any
+        }),
         _ => false,
     }
 }
 
 /// The text with stars for the values in it; None where there are none.
-fn mask(text: &str, is_gone: &mut dyn FnMut(&str) -> bool) -> Option<String> {
-    let mut found: Vec<Range<usize>> =
-        named(text).into_iter().filter(|range| is_gone(&key(&text[range.clone()]))).collect();
-    for (range, literal) in literals(text) {
-        if named(&literal).into_iter().any(|part| is_gone(&key(&literal[part]))) {
-            found.push(range);
+fn mask(text: &str, role: Role, is_gone: &mut dyn FnMut(&str) -> bool) -> Option<String> {
+    let mut tells = |text: &str| {
+        let key = key(text);
+        is_telling(&key) && is_gone(&key)
+    };
+    let mut found: Vec<Range<usize>> = named(text).into_iter().filter(|range| tells(&text[range.clone()])).collect();
+    let quoted = quoted(text, role);
+    for (range, says) in quoted.iter().filter(|(range, says)| text[range.clone()] != **says) {
+        if named(says).into_iter().any(|part| tells(&says[part])) {
+            found.push(range.clone());
         }
     }
+    found
+        .extend(alone(text, role, &quoted).into_iter().filter(|(_, says)| is_gone(&key(says))).map(|(range, _)| range));
     let is_found = |at: usize| found.iter().any(|range| range.contains(&at));
     let masked = text.char_indices().map(|(at, c)| if is_found(at) && !c.is_whitespace() { '*' } else { c }).collect();
     (!found.is_empty()).then_some(masked)
+}
+
+/// Whether a value can hardly be anything but somebody's, wherever it stands: an address, a number, some words. (`chat_id` is one.)
+fn is_telling(key: &str) -> bool {
+    let words = key.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+    key.contains('@') || key.chars().filter(|c| c.is_numeric()).count() >= DIGITS_MIN || words.count() > 1
+}
+
+/// Where a name alone is somebody's, and what stands there: all that was asked for, what follows `NAME=`, what stands in quotation
+/// marks.
+fn alone(text: &str, role: Role, quoted: &[(Range<usize>, String)]) -> Vec<(Range<usize>, String)> {
+    if role == Role::Why {
+        return Vec::new();
+    }
+    let within = |range: Range<usize>| {
+        let words = words_of(&text[range.clone()]);
+        let (first, last) = (words.first()?, words.last()?);
+        Some(range.start + first.start..range.start + last.end)
+    };
+    let plain = |range: Range<usize>| within(range).map(|range| (range.clone(), text[range].to_owned()));
+    let behind =
+        text.split_once('=').filter(|(name, _)| is_name(name.trim())).map(|(name, _)| name.len() + 1..text.len());
+    let all = (role == Role::Sought).then_some(0..text.len());
+    let marked = quoted.iter().filter_map(|(range, says)| Some((within(range.clone())?, says.clone())));
+    [all, behind].into_iter().flatten().filter_map(plain).chain(marked).collect()
 }
 
 /// What a value is compared by: in small letters, without what stands around it.
@@ -314,22 +384,55 @@ fn words_of(text: &str) -> Vec<Range<usize>> {
     words
 }
 
-/// Literals of SQL with a quotation mark in them, which is written twice: where they stand, and what they say.
-fn literals(text: &str) -> Vec<(Range<usize>, String)> {
-    let mut found = Vec::new();
-    let mut marks = text.match_indices('\'').map(|(at, _)| at).peekable();
-    while let Some(begin) = marks.next() {
-        while let Some(end) = marks.next() {
-            if marks.next_if_eq(&(end + 1)).is_none() {
-                let literal = &text[begin + 1..end];
-                if literal.contains("''") {
-                    found.push((begin + 1..end, literal.replace("''", "'")));
-                }
-                break;
+/// The marks that may end what this one begins.
+fn closing(mark: char) -> Option<&'static [char]> {
+    let found: &[char] = match mark {
+        '\'' => &['\''],
+        '"' => &['"'],
+        '`' => &['`'],
+        '„' => &['“', '”', '"'],
+        '“' => &['”'],
+        '‚' => &['‘', '’'],
+        '‘' => &['’'],
+        '«' => &['»'],
+        '»' => &['«'],
+        _ => return None,
+    };
+    Some(found)
+}
+
+/// What stands in quotation marks: where, and what it says. A mark that is written twice within (SQL) is one of the text. In what is
+/// no SQL a mark behind a letter is an apostrophe, and begins nothing.
+fn quoted(text: &str, role: Role) -> Vec<(Range<usize>, String)> {
+    let (mut found, mut begins, mut before) = (Vec::new(), 0, None);
+    while let Some(mark) = text[begins..].chars().next() {
+        let from = begins + mark.len_utf8();
+        let is_apostrophe = role == Role::Sought && before.is_some_and(char::is_alphanumeric);
+        let content = closing(mark).filter(|_| !is_apostrophe).and_then(|closing| until(&text[from..], closing));
+        (begins, before) = match content {
+            Some((length, close)) => {
+                let doubled = [close; 2].iter().collect::<String>();
+                found.push((
+                    from..from + length,
+                    text[from..from + length].replace(&doubled, close.encode_utf8(&mut [0; 4])),
+                ));
+                (from + length + close.len_utf8(), Some(close))
             }
-        }
+            None => (from, Some(mark)),
+        };
     }
     found
+}
+
+/// How long it is until a mark that ends it, and which.
+fn until(text: &str, closing: &[char]) -> Option<(usize, char)> {
+    let mut marks = text.char_indices().filter(|(_, c)| closing.contains(c)).peekable();
+    while let Some((at, mark)) = marks.next() {
+        if marks.next_if_eq(&(at + mark.len_utf8(), mark)).is_none() {
+            return Some((at, mark));
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -379,12 +482,61 @@ mod tests {
             ("", None),
         ];
         for (text, wanted) in rows {
-            assert_eq!(mask(text, &mut |word| gone.contains(word)).as_deref(), wanted, "{text}");
+            for role in [Role::Sought, Role::Said, Role::Why] {
+                assert_eq!(mask(text, role, &mut |word| gone.contains(word)).as_deref(), wanted, "{text}");
+            }
         }
         let mut asked = serde_json::json!({"command": "chats", "who": "anna berg", "n": 1, "list": ["x", "my order"]});
-        assert!(mask_value(&mut asked, &mut |word| gone.contains(word)));
+        assert!(mask_value(&mut asked, Role::Said, &mut |word| gone.contains(word)));
         let wanted = serde_json::json!({"command": "chats", "who": "**** ****", "n": 1, "list": ["x", "** *****"]});
         assert_eq!(asked, wanted);
-        assert!(!mask_value(&mut asked, &mut |word| gone.contains(word)));
+        assert!(!mask_value(&mut asked, Role::Said, &mut |word| gone.contains(word)));
+    }
+
+    /// What was asked, with stars; the same of a reason.
+    #[test]
+    fn a_name_alone_counts_only_where_somebody_is_named() {
+        let gone: HashSet<String> =
+            ["GDPR", "events", "chat_id", "search", "O'Zz", "Art. 17 a", "K-47110", "#Anna"].map(key).into();
+        let all = |asked: &str, wanted: &str| {
+            let mut value = serde_json::from_str(asked).expect("JSON");
+            mask_value(&mut value, Role::Said, &mut |word| gone.contains(word));
+            assert_eq!(value, serde_json::from_str::<Value>(wanted).expect("JSON"), "{asked}");
+        };
+        for (asked, wanted) in [
+            (r#"{"command":"search","query":"gdpr"}"#, r#"{"command":"search","query":"****"}"#),
+            (r#"{"query":["gdpr","parcel"]}"#, r#"{"query":["gdpr","parcel"]}"#),
+            (r#"{"query":"gdpr parcel"}"#, r#"{"query":"gdpr parcel"}"#),
+            (r#"{"query":"it's \"gdpr\" or isn't"}"#, r#"{"query":"it's \"****\" or isn't"}"#),
+            (r#"{"query":"'gdpr' parcel"}"#, r#"{"query":"'****' parcel"}"#),
+            (r#"{"query":"„GDPR“ parcel"}"#, r#"{"query":"„****“ parcel"}"#),
+            (r#"{"who":"nickname=GDPR"}"#, r#"{"who":"nickname=****"}"#),
+            (r##"{"who":"userData[x]=#anna"}"##, r##"{"who":"userData[x]=#****"}"##),
+            (r#"{"chat_id":"Events"}"#, r#"{"chat_id":"******"}"#),
+            (r#"{"chats":["events","c1"]}"#, r#"{"chats":["******","c1"]}"#),
+            (r#"{"service":"events"}"#, r#"{"service":"events"}"#),
+            (r#"{"dest":"/tmp/k-47110/x"}"#, r#"{"dest":"/tmp/*******/x"}"#),
+        ] {
+            all(asked, wanted);
+        }
+        for (sql, wanted) in [
+            ("SELECT count(*) FROM events", None),
+            ("SELECT 'a',events,'b' FROM t", None),
+            ("SELECT chat_id FROM events e WHERE e.chat_id=events.chat_id", None),
+            ("SELECT 1 WHERE x='events' OR x LIKE'%gdpr%'", Some("SELECT 1 WHERE x='******' OR x LIKE'%****%'")),
+            ("SELECT \"GDPR\" WHERE x = 'a GDPR'", Some("SELECT \"****\" WHERE x = 'a GDPR'")),
+            ("SELECT 'it''s', events, 'o''zz'", Some("SELECT 'it''s', events, '*****'")),
+        ] {
+            assert_eq!(mask(sql, Role::Said, &mut |word| gone.contains(word)).as_deref(), wanted, "{sql}");
+        }
+        for (reason, wanted) in [
+            ("Art. 17 GDPR", None),
+            ("GDPR", None),
+            ("nickname=GDPR", None),
+            ("'GDPR'", None),
+            ("of art. 17 A, K-47110", Some("of **** ** *, *******")),
+        ] {
+            assert_eq!(mask(reason, Role::Why, &mut |word| gone.contains(word)).as_deref(), wanted, "{reason}");
+        }
     }
 }
