@@ -47,7 +47,8 @@ impl Keep {
         let length = years.map(|years| YEAR * years).or_else(|| units::parse_duration(text).ok());
         match length.filter(|length| !length.is_zero()) {
             Some(length) if length < SHORTEST => Err(format!(
-                "\"{text}\" is less than a day: `m` are minutes; months are written in days, such as \"180d\""
+                "\"{text}\" is not a time to keep chats for: it is less than a day, and the shortest is \"1d\"; `m` are minutes, and \
+                 months are written in days, such as \"180d\""
             )),
             Some(length) => Ok(Self(Some(length))),
             None => Err(format!("\"{text}\" is not a time to keep chats for, such as \"7y\", \"90d\" or \"forever\"")),
