@@ -325,8 +325,14 @@ mod tests {
             (
                 ACTS,
                 "--day 2026-11-23",
-                &["1 chat of 2 has holes", removed, "words in acts 1 0 0 3", "; 1 more was set in it"],
-                &["masked 1"],
+                &[
+                    "1 chat of 2 has holes",
+                    removed,
+                    "words in acts 1 0 0 3",
+                    "; 1 more was set in it",
+                    "What is left shows nothing that was masked before it was recorded",
+                ],
+                &["masked 1", "Nothing was masked."],
             ),
             (
                 &removed_of_whole,

@@ -435,9 +435,16 @@ impl Words<'_> {
 
     pub(super) fn custody(&self) -> Section {
         let mut blocks = Vec::new();
-        match self.report.maskings.is_empty() {
-            true => blocks.push(Block::Words("Nothing was masked.".into())),
-            false => blocks.push(counts("Masked before it was recorded", "rule", "places>", &self.report.maskings)),
+        let is_all_there = self.report.removed.is_empty() && self.report.account.removed_since == (0, 0);
+        match (self.report.maskings.is_empty(), is_all_there) {
+            (true, true) => blocks.push(Block::Words("Nothing was masked.".into())),
+            (true, false) => {
+                let words = "What is left shows nothing that was masked before it was recorded; what was removed took with it what it had of that.";
+                blocks.push(Block::Words(words.into()));
+            }
+            (false, _) => {
+                blocks.push(counts("Masked before it was recorded", "rule", "places>", &self.report.maskings))
+            }
         }
         match self.report.removed.is_empty() {
             true => blocks.push(Block::Words("Nothing was erased, purged or masked later.".into())),
