@@ -13,7 +13,12 @@ const EXAMPLE: &str = "\
 Example:
   gms-recorder hold --who email=anna@example.com --reason \"Berg v. Example Ltd\" --case L-12
   gms-recorder hold --query \"SELECT chat_id FROM chats WHERE service = 'claims'\" --reason audit
-  gms-recorder hold --list";
+  gms-recorder hold --list
+
+Exit codes:
+  0  it is in force, or listed
+  1  it could not be done: the query failed or gave no ids, or the archive cannot be changed
+  2  wrong usage: no --reason, a --query that is no SELECT of one column";
 
 const UNHOLD_EXAMPLE: &str = "\
 Example:
@@ -76,6 +81,11 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     let custody = custody::open(config).await?;
     let scope = scope(&args.scope)?;
     let reason = args.why.reason()?;
+    if let Scope::Query(query) = &scope
+        && let Some(why) = custody.why_no_query(query)
+    {
+        return Err(Usage(output::plain_line(&why)).into());
+    }
     let asked = serde_json::json!({ "command": "hold", "on": without_customer(&custody, &scope) });
     let actor = actor(args.why.case_ref.as_deref());
     let act = Act { kind: Kind::Hold, at: now_ms(), actor: &actor, asked, reason: Some(reason) };

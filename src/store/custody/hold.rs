@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row, Statement, params};
 
 use super::{Act, Custody, begin, end};
 use crate::store::audit::Snapshot;
@@ -206,6 +206,11 @@ impl Custody {
         in_force.on(&self.connection, chat_id)
     }
 
+    /// Why a query can be none of a hold: it is no SELECT of one column. None where it is one, whatever it gives.
+    pub fn why_no_query(&self, query: &str) -> Option<String> {
+        select_of(&self.connection, query).err().map(|what| what_of(&what))
+    }
+
     /// The chats of a customer.
     ///
     /// # Errors
@@ -361,20 +366,28 @@ pub(super) fn chats_of_customer(connection: &Connection, customer: &Customer) ->
 
 /// What the query of a hold gives: one column of chat ids, read-only, in bounded time.
 fn chats_of(connection: &Connection, query: &str) -> Result<HashSet<String>, Error> {
-    let refuse = |what: String| Error::new(ErrorKind::Other, format!("its query: {what}"));
-    let first = query.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-    if !["SELECT", "WITH", "VALUES"].iter().any(|word| first.eq_ignore_ascii_case(word)) {
-        return Err(refuse("it is to be one SELECT of one column, with the ids of chats".into()));
-    }
-    let mut select = connection.prepare(query).map_err(|error| refuse(error.to_string()))?;
-    if !select.readonly() || select.column_count() != 1 {
-        return Err(refuse("it is to be one SELECT of one column, with the ids of chats".into()));
-    }
+    let refuse = |what: String| Error::new(ErrorKind::Other, what_of(&what));
+    let mut select = select_of(connection, query).map_err(refuse)?;
     let until = Instant::now() + QUERY_TIME_MAX;
     connection.progress_handler(STEPS, Some(move || Instant::now() > until))?;
     let found: Result<HashSet<String>, _> = select.query_map((), |row| row.get(0)).and_then(Iterator::collect);
     connection.progress_handler(0, None::<fn() -> bool>)?;
     found.map_err(|error| refuse(failure(&error)))
+}
+
+fn what_of(what: &str) -> String {
+    format!("its query: {what}")
+}
+
+/// One SELECT of one column; else why it is none.
+fn select_of<'c>(connection: &'c Connection, query: &str) -> Result<Statement<'c>, String> {
+    let wanted = || "it is to be one SELECT of one column, with the ids of chats".to_owned();
+    let first = query.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    if !["SELECT", "WITH", "VALUES"].iter().any(|word| first.eq_ignore_ascii_case(word)) {
+        return Err(wanted());
+    }
+    let select = connection.prepare(query).map_err(|error| error.to_string())?;
+    if select.readonly() && select.column_count() == 1 { Ok(select) } else { Err(wanted()) }
 }
 
 /// Not in SQLite's words, which may be those of a customer.
