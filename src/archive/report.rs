@@ -90,6 +90,8 @@ pub struct Verified {
     pub anchored: u64,
     /// What is no fault, and seldom innocent.
     pub warnings: Vec<String>,
+    /// The one fault is that of a key that signs only what came after others.
+    pub is_of_later_key: bool,
 }
 
 /// The account of a period.

@@ -47,6 +47,10 @@ pub struct Answer {
     pub last_stamp: Option<Stamped>,
     /// What is no fault, and seldom innocent.
     pub warnings: Vec<String>,
+    /// Of the faults, those of what anchors have.
+    pub against_anchors: u64,
+    /// The keys given sign only what came after others of the archive's: one of the faults, and nobody's.
+    pub is_of_later_key: bool,
 }
 
 /// A time stamp, as far as it can be read without the authority's certificates.
@@ -93,18 +97,25 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
     let own_keys = keys_of(&snapshot, &mut faults)?;
     let later = question.copy_of.iter().flat_map(|of| later_keys(of, &snapshot, &own_keys));
     let known: Vec<OwnKey> = own_keys.iter().cloned().chain(later).collect();
-    let keys = trusted(&known, &question.keys);
-    let own = checkpoints(&snapshot, &stored, &keys, &mut faults);
+    let mut keys = Keys {
+        trusted: trusted(&known, &question.keys),
+        earlier: earlier(&own_keys, &question.keys),
+        left_out: BTreeSet::new(),
+    };
+    let own = checkpoints(&snapshot, &stored, &mut keys, &mut faults);
+    let before = faults.count;
     let anchored: Vec<Vec<Claim>> = anchors
         .iter()
-        .map(|anchor| claims(anchor, &snapshot, &keys, &mut faults, question.is_copy))
+        .map(|anchor| claims(anchor, &snapshot, &mut keys, &mut faults, question.is_copy))
         .collect::<Result<_, _>>()?;
+    let against_anchors = faults.count - before;
     let claims = own.iter().chain(anchored.iter().flatten());
     let roots_at: BTreeSet<u64> = claims.map(|claim| claim.checkpoint.size).collect();
     let found = snapshot.verify(&roots_at, &mut |done| progress(done, size))?;
-    let mut answer = Answer { faults, found, ..Answer::default() };
+    let mut answer = Answer { faults, found, against_anchors, ..Answer::default() };
     answer.hold_keys(own.iter(), &own_keys);
     answer.hold(own.iter(), false);
+    let before = answer.faults.count;
     for claims in &anchored {
         let (claims, later) = known_then(claims, &stored, answer.found.leaves, question.is_copy);
         answer.hold_keys(claims.iter().copied(), &own_keys);
@@ -112,8 +123,12 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
         answer.hold_against_stored(claims.iter().copied(), &stored);
         answer.later = later.into_iter().chain(answer.later.take()).max_by_key(|later| later.size);
     }
-    answer.warn(!own_keys.is_empty());
     anchored.iter().flatten().for_each(|claim| answer.hold_stamp(claim));
+    answer.against_anchors += answer.faults.count - before;
+    if !keys.left_out.is_empty() {
+        answer.tell_later_key(own.first().map(|first| first.checkpoint.number), keys.left_out.len());
+    }
+    answer.warn(!own_keys.is_empty());
     Ok(answer)
 }
 
@@ -155,7 +170,41 @@ struct OwnKey {
     is_stated: bool,
 }
 
+/// Who may have signed.
+struct Keys {
+    /// Those that count.
+    trusted: Vec<PublicKey>,
+    /// The archive's own before the first one that somebody has brought: nobody vouches for them.
+    earlier: Vec<PublicKey>,
+    /// The numbers of checkpoints that only an earlier one has signed.
+    left_out: BTreeSet<i64>,
+}
+
+impl Keys {
+    /// Whether only an earlier one has signed it: then it is remembered.
+    fn leaves_out(&mut self, note: &str, flaw: Flaw) -> bool {
+        let of_earlier = note::open(note, &self.earlier).ok().filter(|_| flaw == Flaw::Unsigned);
+        of_earlier.map(|(checkpoint, _)| self.left_out.insert(checkpoint.number)).is_some()
+    }
+}
+
 impl Answer {
+    /// One fault for all that the keys given cannot vouch for, since they came later.
+    fn tell_later_key(&mut self, first: Option<i64>, left_out: usize) {
+        let (checkpoints, are) = if left_out == 1 { ("checkpoint", "is") } else { ("checkpoints", "are") };
+        let signs = match first {
+            Some(first) => format!("it signs from checkpoint {first} on"),
+            None => "it has signed no checkpoint yet".into(),
+        };
+        let what = format!(
+            "it is not the first key of this archive: {signs}, and {left_out} {checkpoints} that {are} signed with the key before it \
+             cannot be checked. Give the first key, which all others follow: `gms-recorder key list` prints it first; hold it against \
+             what you have kept from the first day"
+        );
+        self.faults.add("--key", what);
+        self.is_of_later_key = true;
+    }
+
     /// A key that was replaced signs nothing that came after.
     fn hold_keys<'c>(&mut self, claims: impl Iterator<Item = &'c Claim>, keys: &[OwnKey]) {
         for Claim { source, checkpoint, key, stamp: _ } in claims {
@@ -225,7 +274,7 @@ impl Answer {
                         tables";
             self.warnings.push(what.into());
         }
-        if has_keys && self.checkpoints == 0 {
+        if has_keys && self.checkpoints == 0 && !self.is_of_later_key {
             let what = "the archive has a key and no checkpoint that holds: it was killed in its first moments, or checkpoints were \
                         taken away";
             self.warnings.push(what.into());
@@ -315,19 +364,21 @@ fn trusted(own: &[OwnKey], of_auditor: &[PublicKey]) -> Vec<PublicKey> {
     trusted
 }
 
-fn checkpoints(
-    snapshot: &Snapshot,
-    stored: &[StoredCheckpoint],
-    keys: &[PublicKey],
-    faults: &mut Faults,
-) -> Vec<Claim> {
+/// Those of the archive before the first one that the auditor has.
+fn earlier(own: &[OwnKey], of_auditor: &[PublicKey]) -> Vec<PublicKey> {
+    let first = own.iter().position(|own| of_auditor.contains(&own.key)).unwrap_or(0);
+    own[..first].iter().map(|own| own.key.clone()).collect()
+}
+
+fn checkpoints(snapshot: &Snapshot, stored: &[StoredCheckpoint], keys: &mut Keys, faults: &mut Faults) -> Vec<Claim> {
     let (mut claims, mut last_size) = (Vec::new(), None);
     for (wanted, stored) in (1..).zip(stored) {
         let source = format!("checkpoint {}", stored.number);
         if stored.number != wanted && faults.count == 0 {
             faults.add(&source, format!("it should be number {wanted}: checkpoints were deleted or inserted"));
         }
-        match note::open(&stored.note, keys) {
+        match note::open(&stored.note, &keys.trusted).map(|(checkpoint, key)| (checkpoint, key.clone())) {
+            Err(flaw) if keys.leaves_out(&stored.note, flaw) => {}
             Err(flaw) => faults.add(&source, flaw.to_string()),
             Ok((checkpoint, _)) if checkpoint.archive_id != snapshot.archive_id() => {
                 faults.add(&source, "it is of another archive");
@@ -343,7 +394,7 @@ fn checkpoints(
             }
             Ok((checkpoint, key)) => {
                 last_size = Some(checkpoint.size);
-                claims.push(Claim { source, checkpoint, key: key.clone(), stamp: None });
+                claims.push(Claim { source, checkpoint, key, stamp: None });
             }
         }
     }
@@ -355,7 +406,7 @@ fn checkpoints(
 fn claims(
     anchor: &Anchor,
     snapshot: &Snapshot,
-    keys: &[PublicKey],
+    keys: &mut Keys,
     faults: &mut Faults,
     is_copy: bool,
 ) -> Result<Vec<Claim>, Error> {
@@ -364,19 +415,20 @@ fn claims(
         for (number, note) in (1..).zip(note::split(&file.text)) {
             count += 1;
             let source = format!("anchor {}, note {number}", file.path.display());
-            match note::open(note, keys) {
+            match note::open(note, &keys.trusted).map(|(checkpoint, key)| (checkpoint, key.clone())) {
                 Ok((checkpoint, key)) if checkpoint.archive_id == snapshot.archive_id() => {
                     let stamp = file.stamp.as_ref().map(|(stamp, bytes)| Beside {
                         file: stamp.clone(),
                         bytes: bytes.clone(),
                         imprint: time_stamp::imprint(file.text.as_bytes()),
                     });
-                    claims.push(Claim { source, checkpoint, key: key.clone(), stamp });
+                    claims.push(Claim { source, checkpoint, key, stamp });
                 }
                 Ok(_) => {}
                 // The next one stands for it.
                 Err(Flaw::Form) if note::is_torn(note) => last_flaw = Some(Flaw::Form),
                 Err(Flaw::Unsigned) if !note.contains(snapshot.archive_id()) => {}
+                Err(flaw) if keys.leaves_out(note, flaw) => last_flaw = Some(flaw),
                 Err(flaw) => {
                     let hint = match (flaw, is_copy) {
                         (Flaw::Unsigned, true) => {

@@ -155,6 +155,7 @@ async fn verified(args: &Args, reading: &Reading) -> anyhow::Result<Verified> {
         anchors: args.anchors.clone(),
         anchored: answer.anchored,
         warnings: answer.warnings.clone(),
+        is_of_later_key: answer.is_of_later_key && answer.fault_count() == 1,
     })
 }
 

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, labelled, plain_line};
 use super::progress::progress;
-use super::when::Clock;
+use super::when::{self, Clock};
 use crate::archive::note::{Checkpoint, PublicKey};
 use crate::archive::verify::{Answer, Question, verify};
 use crate::store::audit::Snapshot;
 use crate::store::inspect;
 use crate::store::read::Archive;
+use crate::store::read::acts::{Act, Acts};
 
 const EXAMPLE: &str = "\
 Example:
@@ -20,7 +21,8 @@ Example:
 
 Exit codes:
   0  what is sealed is as it was sealed; it is said how much is not signed or not sealed yet
-  1  something is not: the first faults are named; or the archive or an anchor could not be read
+  1  something is not: the first faults are named; or not all could be checked with the --key;
+     or the archive or an anchor could not be read
   2  wrong usage: a --key that is none, an --anchor without a note";
 
 /// What an archive says that has no seals, or none any more.
@@ -80,7 +82,9 @@ pub(super) async fn in_words(error: anyhow::Error, database: &Path) -> anyhow::E
 
 async fn hold(args: Args, database: &Path) -> anyhow::Result<()> {
     // Opened once beforehand, for its words about what is no archive.
-    Archive::open(database).await?.close().await?;
+    let mut archive = Archive::open(database).await?;
+    let restores = restores(&mut archive).await;
+    archive.close().await?;
     let question = Question { anchors: args.anchors.clone(), keys: keys(&args.keys)?, ..Question::default() };
     let began = Instant::now();
     let answer = {
@@ -88,12 +92,22 @@ async fn hold(args: Args, database: &Path) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || verify(&database, &question, &mut progress("leaves"))).await??
     };
     let archive_id = Snapshot::open(database)?.archive_id().to_owned();
-    let told = Told { answer, path: std::path::absolute(database)?, archive_id, took: began.elapsed() };
+    let told = Told { answer, restores, path: std::path::absolute(database)?, archive_id, took: began.elapsed() };
     output::to_stdout(args.look, async |output| told.print(&args, output)).await?;
     match told.answer.fault_count() {
         0 => Ok(()),
+        1 if told.answer.is_of_later_key => anyhow::bail!("not all of the archive can be checked with this key"),
         count => anyhow::bail!("the archive is not as it was sealed: {}", counted(count.try_into()?, "fault")),
     }
+}
+
+/// More of them are told by `access --kind restore`.
+const RESTORES_TOLD: i64 = 3;
+
+/// When the archive was put back from a backup, the last time first. Of one in which that cannot be read the faults tell.
+async fn restores(archive: &mut Archive) -> Vec<Act> {
+    let of = Acts { kind: Some("restore".into()), ..Acts::default() };
+    archive.acts(&of, None, RESTORES_TOLD).await.ok().flatten().unwrap_or_default()
 }
 
 pub(super) fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
@@ -115,12 +129,13 @@ pub(super) fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
 
 struct Told {
     answer: Answer,
+    restores: Vec<Act>,
     path: PathBuf,
     archive_id: String,
     took: Duration,
 }
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "sound",
     "faults",
     "rows",
@@ -141,6 +156,7 @@ const NAMES: [&str; 20] = [
     "warnings",
     "archive",
     "archive_id",
+    "restored_at",
 ];
 
 impl Told {
@@ -181,6 +197,7 @@ impl Told {
             Cell::Json(serde_json::json!(self.answer.warnings).to_string()),
             self.path.display().to_string().into(),
             self.archive_id.as_str().into(),
+            self.restores.first().and_then(|last| when::iso(last.at)).into(),
         ];
         output.header(&NAMES)?;
         Ok(output.record(&NAMES, &cells)?)
@@ -191,6 +208,9 @@ impl Told {
         let Answer { found, checkpoints, last, anchored, last_anchored, .. } = &self.answer;
         let faults = self.answer.fault_count();
         match (faults, found.unsealed, last) {
+            (1, ..) if self.answer.is_of_later_key => {
+                output.line(&Ink::Red.on("NOT ALL OF IT CAN BE CHECKED; what can be is as it was sealed"))?;
+            }
             (1.., ..) => output.line(&Ink::Red.on("NOT AS IT WAS SEALED"))?,
             (0, 1.., _) => output.line("NOT EVERYTHING IS SEALED; what is sealed is as it was sealed")?,
             (0, 0, None) => output.line("everything recorded is as it was sealed; nothing of it is signed")?,
@@ -244,6 +264,15 @@ impl Told {
             );
             labelled(output, "removed", &what)?;
         }
+        for Act { id, at, who, via, .. } in &self.restores {
+            let who = via.as_ref().map_or(who.clone(), |via| format!("{who} ({via})"));
+            let what = format!(
+                "{} by {} (act {id}), from a backup: what was signed between that backup and then is missing because of it",
+                clock.date_time(*at),
+                output::shown(&who)
+            );
+            labelled(output, "restored", &what)?;
+        }
         for warning in &self.answer.warnings {
             labelled(output, "warning", &Ink::Yellow.on(warning))?;
         }
@@ -254,6 +283,10 @@ impl Told {
 
     /// What a sound answer says, and what not.
     fn strength(&self, args: &Args) -> &'static str {
+        if self.answer.against_anchors > 0 {
+            return "outside anchor, and this archive is not all that it knows: see above. Only what lies under those of its checkpoints \
+                    that fit is what was there when they were signed";
+        }
         match (self.answer.anchored == 0, args.keys.is_empty()) {
             (true, true) => {
                 "no outside anchor, and the archive's own word for its key: shows accidents and changes by hand, not what \

@@ -13,7 +13,7 @@ use crate::bundle::signed;
 use crate::evidence::{a_run, entries, options, sealed};
 use crate::export::{hostile, others};
 use crate::spool::lock;
-use crate::support::{Archive, Chat, Client, Server, eventually, folder, run};
+use crate::support::{Archive, Chat, Client, Server, eventually, folder, free_address, run};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -383,6 +383,105 @@ async fn every_command_line_that_a_report_prints_is_understood() {
         let wanted = i32::from(line.starts_with("verify"));
         assert_eq!(output.status.code(), Some(wanted), "{line}: {said}");
         assert!(!line.starts_with("access") || said.contains("anna") && !said.contains("later"), "{line}: {said}");
+    }
+}
+
+/// Whoever has a later key than the first accuses nobody; whoever has none of the archive's does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_key_is_told_from_a_foreign_one() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    recorded(&database, "proxy-a", 0, 24).await;
+    let anchor = folder.path().join("checkpoints");
+    let settings = format!("[evidence]\nanchor_file = {anchor:?}\n");
+    let name = database.display().to_string();
+    serve(folder.path(), &database, &settings);
+    let (code, keys, error) = run(&["key", "rotate", "--database", &name]);
+    assert_eq!((code, keys.lines().count()), (0, 2), "{error}");
+    serve(folder.path(), &database, &settings);
+    let other = tempfile::tempdir().expect("a folder");
+    recorded(&other.path().join("other.db"), "proxy-b", 0, 1).await;
+    let foreign = signed(other.path(), &other.path().join("other.db"));
+    let key = |name: &str, line: usize| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, keys.lines().nth(line).expect("two keys")).expect("the folder is ours");
+        file
+    };
+    let (first, later) = (key("first", 0), key("later", 1));
+    let verify = |key: &Path, more: &[&str]| {
+        let (key, anchor) = (key.display().to_string(), anchor.display().to_string());
+        run(&[&["verify", "--database", &name, "--key", &key, "--anchor", &anchor], more].concat())
+    };
+    let (code, said, error) = verify(&first, &[]);
+    assert_eq!(code, 0, "{said}{error}");
+
+    let (code, said, error) = verify(&later, &[]);
+    assert!(code == 1 && error.contains("not all of the archive can be checked with this key"), "{said}{error}");
+    assert!(said.starts_with("NOT ALL OF IT CAN BE CHECKED"), "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("  --key: it is not the first key")).count(), 1, "{said}");
+    for unwanted in ["NOT AS IT WAS", "no key that is known", "taken away"] {
+        assert!(!said.contains(unwanted), "{unwanted}: {said}");
+    }
+    let connection = Connection::open(&database).expect("an archive");
+    let id = keys.lines().nth(1).and_then(|key| Some(key.split('+').next()?.to_owned())).expect("a key");
+    let notes: Vec<(i64, String)> = connection
+        .prepare("SELECT number, note FROM checkpoints ORDER BY number")
+        .and_then(|mut select| select.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+        .expect("they can be read");
+    assert!(notes.len() > 1 && notes.iter().all(|(_, note)| note.contains(&id)));
+    let from = said.split("it signs from checkpoint ").nth(1).and_then(|rest| rest.split(' ').next());
+    let from: i64 = from.and_then(|number| number.parse().ok()).expect("a number");
+    assert!(from > 1 && from <= notes.len() as i64, "{from}: {said}");
+    let (_, said, _) = verify(&later, &["--format", "json"]);
+    let told: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((&told["sound"], told["faults"].as_array().map(Vec::len)), (&0.into(), Some(1)), "{told}");
+    let text = printed(&[&database], &["--day", "2025-03-01", "--verify", "--key", &later.display().to_string()]);
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("Not all of it could be verified for this report with the key"), "{text}");
+    assert!(!text.contains("NOT AS IT WAS SEALED"), "{text}");
+
+    let (code, said, _) = verify(&foreign, &[]);
+    assert!(code == 1 && said.starts_with("NOT AS IT WAS SEALED") && said.contains("no key that is known"), "{said}");
+    connection.execute("UPDATE events SET text = 'another' WHERE event_index = 3", ()).expect("there");
+    let (code, said, _) = verify(&later, &[]);
+    assert!(code == 1 && said.starts_with("NOT AS IT WAS SEALED") && said.contains("--key: it is not"), "{said}");
+}
+
+/// Starts and ends, which signs.
+fn serve(folder: &Path, database: &Path, settings: &str) {
+    let mut server = Server::start_with_database(folder, database, &[free_address()], settings);
+    assert!(server.stop().success());
+}
+
+/// What an anchor holds against a restored archive is told with the act that explains it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_is_named_where_an_anchor_knows_more() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    recorded(&database, "proxy-a", 0, 24).await;
+    let anchor = folder.path().join("checkpoints");
+    let settings = format!("[evidence]\nanchor_file = {anchor:?}\n");
+    serve(folder.path(), &database, &settings);
+    let (name, backup) = (database.display().to_string(), folder.path().join("backup.db").display().to_string());
+    let done = |words: &[&str]| {
+        let (code, said, error) = run(&[words, &["--database", &name]].concat());
+        assert_eq!(code, 0, "{words:?}: {said}{error}");
+    };
+    let verify = || {
+        let (code, said, _) = run(&["verify", "--database", &name, "--anchor", &anchor.display().to_string()]);
+        (code, said.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    done(&["backup", &backup]);
+    serve(folder.path(), &database, &settings);
+    let (code, said) = verify();
+    assert!(code == 0 && said.contains("cannot have been changed since") && !said.contains("restored "), "{said}");
+    done(&["restore", &backup]);
+    for _ in 0..2 {
+        let (code, said) = verify();
+        assert!(code == 1 && !said.contains("cannot have been changed since"), "{said}");
+        let wanted = "from a backup: what was signed between that backup and then is missing because of it";
+        assert!(said.contains(wanted) && said.contains(" by root (act "), "{said}");
+        serve(folder.path(), &database, &settings);
     }
 }
 

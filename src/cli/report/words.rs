@@ -268,6 +268,10 @@ impl Words<'_> {
         }
         match &proof.verified {
             Some(verified) if verified.faults == 0 => said.push(as_sealed(verified)),
+            Some(verified) if verified.is_of_later_key => said.push(remark(
+                Tone::Bad,
+                "Not all of it could be verified for this report with the key that was given, which is not the archive's first.",
+            )),
             Some(verified) => said.push(remark(
                 Tone::Bad,
                 format!(
@@ -342,6 +346,7 @@ mod tests {
                 anchors,
                 anchored: 0,
                 warnings,
+                is_of_later_key: false,
             };
             let said = as_sealed(&verified);
             assert!(said.tone == tone && said.text.ends_with(end), "{}", said.text);
