@@ -327,9 +327,20 @@ async fn what_vouches_for_it_is_told_and_verified() {
     connection.execute("UPDATE events SET text = 'another' WHERE event_index = 3", ()).expect("there");
     let text = printed(&[&database], &["--day", "2025-03-01", "--verify"]);
     assert!(text.contains("NOT AS IT WAS SEALED: 1 fault") && text.contains("events, chat_id"), "{text}");
+    // README shows what `verify` prints.
+    connection.execute("DELETE FROM events WHERE event_index = 4", ()).expect("there");
+    let (_, said, _) = run(&["verify", "--database", &database.display().to_string()]);
+    let faults: Vec<String> =
+        said.lines().skip(1).take(2).map(|fault| fault.replace(&chat_of(fault), "00001a57UBLW0001")).collect();
+    let sample = format!("\nNOT AS IT WAS SEALED\n{}\n  …\n", faults.join("\n"));
+    assert!(include_str!("../../README.md").contains(&sample), "{sample}");
     connection.execute("UPDATE checkpoints SET note = replace(note, 'number 1', 'number 7')", ()).expect("there");
     let text = printed(&[&database], &["--day", "2025-03-01"]);
     assert!(text.contains("is not signed with a key of this archive"), "{text}");
+}
+
+fn chat_of(fault: &str) -> String {
+    fault.split('"').nth(1).expect("it names a chat").to_owned()
 }
 
 /// The first checkpoint after a period does not cover what came in later.
