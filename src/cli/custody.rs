@@ -8,11 +8,11 @@ use crate::archive::key;
 use crate::archive::note::Checkpoint;
 use crate::config::Config;
 use crate::recorder::now_ms;
-use crate::store;
 use crate::store::audit::Snapshot;
 use crate::store::custody::{Cleaned, Custody};
 use crate::store::read::Archive;
 use crate::store::seal::checkpoint::Standing;
+use crate::store::{self, ErrorKind};
 
 /// `--reason`, `--case`.
 #[derive(Debug, Clone, clap::Args)]
@@ -66,11 +66,34 @@ pub async fn open_to_list(config: &Config) -> anyhow::Result<Snapshot> {
 
 /// Why somebody cannot.
 pub(super) fn cannot_change(database: &Path, error: &store::Error) -> anyhow::Error {
-    anyhow::anyhow!(
-        "{} cannot be changed: {error}. That needs permission to write to the file, its -wal and -shm beside it, and their \
-         directory: run this as the user of `serve`",
-        database.display()
-    )
+    let hint = hint(error.kind).map_or(String::new(), |hint| format!(". {hint}"));
+    anyhow::anyhow!("{} cannot be changed: {error}{hint}", database.display())
+}
+
+/// The same of what went wrong later, while it was being changed.
+pub(super) fn with_hint(error: anyhow::Error) -> anyhow::Error {
+    let kind = error.chain().find_map(|cause| cause.downcast_ref::<store::Error>()).map(|error| error.kind);
+    match kind.and_then(hint) {
+        Some(hint) => {
+            let said = format!("{error}. {hint}");
+            error.context(said)
+        }
+        None => error,
+    }
+}
+
+fn hint(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::ReadOnly | ErrorKind::CannotOpen => Some(
+            "That needs permission to write to the file, its -wal and -shm beside it, and their directory: run this as the user of \
+             `serve`",
+        ),
+        ErrorKind::Busy => Some("Another process keeps the lock: try again, once it has ended"),
+        ErrorKind::Full => Some(
+            "That needs free space on its file system: `gms-recorder check` shows what is left; free some, and try again",
+        ),
+        _ => None,
+    }
 }
 
 /// Overwrites what is left of what was removed, and says where something has to wait.

@@ -322,7 +322,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Export(args) => wait_for(export::run(args, &common.reading()?)),
         Command::Access(args) => wait_for(access::run(args, &common.database()?)),
-        Command::Mask(args) => wait_for(mask::run(args, common.archive_with_rules()?)),
+        Command::Mask(args) => wait_for(mask::run(args, common.archive_with_rules()?)).map_err(custody::with_hint),
         Command::Backup(args) => {
             let config = common.archive()?;
             let left_out = backup::LeftOut { key_file: config.key_file(), spool: config.spool() };
@@ -332,11 +332,11 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Merge(args) => wait_for(merge::run(args, common.archive_with_rules()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
         Command::Prove(args) => wait_for(prove::run(args, &common.reading()?)),
-        Command::Hold(args) => wait_for(hold::run(args, &common.archive()?)),
-        Command::Unhold(args) => wait_for(hold::release(args, &common.archive()?)),
-        Command::Erase(args) => wait_for(erase::run(args, &common.archive()?)),
-        Command::Purge(args) => wait_for(purge::run(args, &common.archive()?)),
-        Command::Key(args) => wait_for(key::run(args, &common.archive()?)),
+        Command::Hold(args) => wait_for(hold::run(args, &common.archive()?)).map_err(custody::with_hint),
+        Command::Unhold(args) => wait_for(hold::release(args, &common.archive()?)).map_err(custody::with_hint),
+        Command::Erase(args) => wait_for(erase::run(args, &common.archive()?)).map_err(custody::with_hint),
+        Command::Purge(args) => wait_for(purge::run(args, &common.archive()?)).map_err(custody::with_hint),
+        Command::Key(args) => wait_for(key::run(args, &common.archive()?)).map_err(custody::with_hint),
         Command::Node(args) => wait_for(node::run(args, common.archive()?.control())),
     }
 }

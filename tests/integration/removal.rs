@@ -15,6 +15,7 @@ use rusqlite::Connection;
 use crate::evidence::{a_run, entries, fill, options, sealed, sound};
 use crate::faults::Mount;
 use crate::search::index;
+use crate::spool::lock;
 use crate::support::{Archive, Chat, Client, Server, count, eventually, folder, run};
 
 pub fn actor() -> Actor {
@@ -487,6 +488,31 @@ async fn a_name_that_is_a_word_leaves_the_words_of_others() {
     let held = archive.value("SELECT reason || ': ' || query FROM holds").await;
     assert_eq!(held, "court: SELECT chat_id FROM events WHERE text = '*****'");
     simulator.stop().await;
+}
+
+/// What helps depends on what is in the way.
+#[tokio::test]
+async fn what_is_in_the_way_of_a_change_is_told_from_want_of_permission() {
+    let mount = Mount::new(20_000);
+    let database = mount.0.path().join("a.db");
+    fill(&database, 90).await;
+    let hold = ["hold", "--chat", "chat000000000001", "--reason", "court"];
+    let erase = ["erase", "--chat", "chat000000000001", "--reason", "asked"];
+    let refused = |words: &[&str], why: &str| {
+        let (code, said, error) = command(&database, words);
+        assert!(code == 1 && error.contains(why) && !error.contains("permission"), "{words:?}: {said}{error}");
+    };
+    let shell = lock(&database).await;
+    refused(&hold, "Another process keeps the lock: try again");
+    refused(&erase, "Another process keeps the lock: try again");
+    sqlx::Connection::close(shell).await.expect("closed");
+    let reader = Connection::open(&database).expect("an archive");
+    reader.query_row("SELECT count(*) FROM chats", (), |_| Ok(())).expect("its files are made");
+    mount.fill();
+    refused(&hold, "free some, and try again");
+    mount.free();
+    assert_eq!(command(&database, &hold).0, 0);
+    sealed(&database);
 }
 
 #[tokio::test]
