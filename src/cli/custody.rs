@@ -114,6 +114,15 @@ pub fn clean(custody: &Custody, output: &mut Output<'_>) -> anyhow::Result<bool>
     Ok(false)
 }
 
+/// Why nobody signs what was done: the key is missing, or not the archive's, as `check` finds. None where it is right, or this user
+/// may not see it.
+pub fn unsigned_because(key_file: &Path, known: &[String]) -> Option<String> {
+    match key::check(key_file, known) {
+        Ok(_) | Err(key::Error::Io { .. }) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
 /// Signs what was done, where this user may read the key. False where that is left to `serve`.
 ///
 /// # Errors

@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use super::actor::actor;
 use super::custody::{self, Why};
 use super::hold;
-use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, shown};
+use super::output::{self, Cell, Format, Ink, Look, Output, Usage, counted, plain_line, shown};
 use super::progress::progress;
-use super::prove::prove;
+use super::prove::{Proved, prove};
 use super::when::{self, Clock};
 use crate::config::Config;
 use crate::recorder::now_ms;
@@ -99,7 +99,8 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
         let is_clean = custody::clean(&custody, output)?;
         unerased += usize::from(!is_clean);
         let is_signed = custody::sign(&custody, config)?;
-        certify(act_id, is_signed, &args, &config.recording.database, output)
+        let why_not = custody::unsigned_because(&config.key_file(), &custody.keys()?);
+        certify(act_id, if is_signed { Ok(()) } else { Err(why_not) }, &args, config, output)
     })
     .await?;
     custody.close()?;
@@ -218,25 +219,45 @@ fn print_outcome(chat_id: &str, outcome: &Outcome, output: &mut Output<'_>) -> a
     Ok(output.line(&line)?)
 }
 
-fn certify(act_id: i64, is_signed: bool, args: &Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
+/// What is not signed yet comes with why nobody does, where that is known.
+fn certify(
+    act_id: i64,
+    signed: Result<(), Option<String>>,
+    args: &Args,
+    config: &Config,
+    output: &mut Output<'_>,
+) -> anyhow::Result<()> {
     let Some(path) = &args.certificate else {
-        let when = if is_signed { "" } else { ", once a running `serve` has signed it" };
+        let when = match &signed {
+            Ok(()) => String::new(),
+            Err(None) => ", once a running `serve` has signed it".into(),
+            Err(Some(why)) => format!(", once a `serve` that has the key has signed it: {}", plain_line(why)),
+        };
         output.note(&format!("act {act_id}; its certificate: gms-recorder prove --act {act_id}{when}"))?;
         return Ok(());
     };
-    anyhow::ensure!(
-        is_signed,
-        "act {act_id} is done, but this user cannot sign it (evidence.key_file), so that there is no {}: a running `serve` signs it \
-         within evidence.checkpoint_interval; then `gms-recorder prove --act {act_id}` is the certificate",
-        path.display()
-    );
-    let (proof, _) = prove(&Subject::Act(act_id), database)?;
+    if let Err(why) = signed {
+        let (cannot, signs) = match why {
+            None => (
+                "this user cannot sign it (evidence.key_file)".to_owned(),
+                "a running `serve` signs it within evidence.checkpoint_interval",
+            ),
+            Some(why) => (format!("nothing is signed: {}", plain_line(&why)), "a `serve` that has the key signs it"),
+        };
+        anyhow::bail!(
+            "act {act_id} is done, but {cannot}; so there is no {}: {signs}; then `gms-recorder prove --act {act_id}` is the certificate",
+            path.display()
+        );
+    }
+    let Proved { proof, has_erased_nothing, .. } =
+        prove(&Subject::Act(act_id), &config.recording.database, &config.key_file())?;
     let mut file = new_file(path)?;
     let path = path.display();
     serde_json::to_writer_pretty(&mut file, &proof).map_err(std::io::Error::from)?;
     writeln!(file)?;
     file.sync_all()?;
-    output.note(&format!("act {act_id}; its certificate is {path}"))?;
+    let nothing = if has_erased_nothing { ", which says that it erased nothing" } else { "" };
+    output.note(&format!("act {act_id}; its certificate is {path}{nothing}"))?;
     Ok(())
 }
 

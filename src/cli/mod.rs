@@ -331,7 +331,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Restore(args) => wait_for(restore::run(args, &common.archive()?, common.config_file())),
         Command::Merge(args) => wait_for(merge::run(args, common.archive_with_rules()?)),
         Command::Verify(args) => wait_for(verify::run(args, &common.database()?)),
-        Command::Prove(args) => wait_for(prove::run(args, &common.reading()?)),
+        Command::Prove(args) => wait_for(prove::run(args, &common.reading()?, &common.archive()?.key_file())),
         Command::Hold(args) => wait_for(hold::run(args, &common.archive()?)).map_err(custody::with_hint),
         Command::Unhold(args) => wait_for(hold::release(args, &common.archive()?)).map_err(custody::with_hint),
         Command::Erase(args) => wait_for(erase::run(args, &common.archive()?)).map_err(custody::with_hint),

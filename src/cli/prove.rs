@@ -7,14 +7,15 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::output::{Format, Look, Output};
+use super::custody;
+use super::output::{Format, Look, Output, plain_line};
 use super::progress::progress;
 use super::reading::{Case, Reading};
 use super::verify::in_words;
 use crate::archive::bundle::sealed_row;
 use crate::archive::note::{self, PublicKey};
 use crate::store::audit::Snapshot;
-use crate::store::audit::proof::{Proof, Subject};
+use crate::store::audit::proof::{Field, Proof, Subject};
 use crate::store::read::Archive;
 
 const EXAMPLE: &str = "\
@@ -48,42 +49,66 @@ pub struct Args {
 ///
 /// # Errors
 /// What to tell the user.
-pub async fn run(args: Args, reading: &Reading) -> anyhow::Result<()> {
+pub async fn run(args: Args, reading: &Reading, key_file: &Path) -> anyhow::Result<()> {
     let (look, case) = (Look { format: Format::Json, ..Look::default() }, args.case.clone());
-    match reading.to_stdout(&case, look, async |output| print(args, &reading.database, output).await).await {
+    match reading.to_stdout(&case, look, async |output| print(args, &reading.database, key_file, output).await).await {
         Ok(()) => Ok(()),
         Err(error) => Err(in_words(error, &reading.database).await),
     }
 }
 
-async fn print(args: Args, database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
+async fn print(args: Args, database: &Path, key_file: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
     // Opened once beforehand, for its words about what is no archive.
     Archive::open(database).await?.close().await?;
     let subject = match (args.chat_id, args.act) {
         (Some(chat_id), _) => Subject::Chat(chat_id),
         (None, act) => Subject::Act(act.unwrap_or_default()),
     };
-    let database = database.to_owned();
-    let (proof, newer) = tokio::task::spawn_blocking(move || prove(&subject, &database)).await??;
+    let (database, key_file) = (database.to_owned(), key_file.to_owned());
+    let Proved { proof, newer, signer, has_erased_nothing } =
+        tokio::task::spawn_blocking(move || prove(&subject, &database, &key_file)).await??;
     output.document(&proof)?;
     output.rows = proof["rows"].as_array().map_or(0, |rows| rows.len() as i64);
     if newer > 0 {
-        let hint = "a running `serve` signs them within evidence.checkpoint_interval";
-        writeln!(io::stderr(), "{newer} rows are newer than the last checkpoint and not in the proof; {hint}")?;
+        writeln!(io::stderr(), "{newer} rows are newer than the last checkpoint and not in the proof; {signer}")?;
+    }
+    if has_erased_nothing {
+        writeln!(
+            io::stderr(),
+            "act {} erased nothing: this proves that it was asked for, and no more",
+            proof["act_id"]
+        )?;
     }
     Ok(())
 }
 
-/// The proof, and how many rows are too new for it.
+/// A proof, and what it cannot say.
+pub(super) struct Proved {
+    pub proof: Value,
+    /// How many rows are too new for it.
+    pub newer: u64,
+    /// Who signs them, and when.
+    pub signer: String,
+    /// It is of an erasure, and of all that it did: nothing.
+    pub has_erased_nothing: bool,
+}
+
+/// Proves it up to the last checkpoint.
 ///
 /// # Errors
 /// There is nothing of the subject; nothing of it is signed; the evidence is damaged.
-pub(super) fn prove(subject: &Subject, database: &Path) -> anyhow::Result<(Value, u64)> {
+pub(super) fn prove(subject: &Subject, database: &Path, key_file: &Path) -> anyhow::Result<Proved> {
     let snapshot = Snapshot::open(database)?;
     let stored = snapshot.keys()?;
     let keys: Vec<PublicKey> = stored.iter().filter_map(|key| PublicKey::parse(&key.vkey)).collect();
-    let last = snapshot.checkpoints()?.pop();
-    let last = last.ok_or_else(|| anyhow::anyhow!("nothing is signed yet: a running `serve` signs checkpoints"))?;
+    let known: Vec<String> = stored.iter().map(|key| key.vkey.clone()).collect();
+    let why_not =
+        custody::unsigned_because(key_file, &known).map(|why| format!("nothing is signed: {}", plain_line(&why)));
+    let last = snapshot.checkpoints()?.pop().ok_or_else(|| match &why_not {
+        None => anyhow::anyhow!("nothing is signed yet: a running `serve` signs checkpoints"),
+        Some(why_not) => anyhow::anyhow!("{why_not}"),
+    })?;
+    let signer = why_not.unwrap_or_else(|| "a running `serve` signs them within evidence.checkpoint_interval".into());
     let (checkpoint, key) = note::open(&last.note, &keys)
         .map_err(|flaw| anyhow::anyhow!("the last checkpoint proves nothing: {flaw}; see `gms-recorder verify`"))?;
     let size = checkpoint.size;
@@ -99,10 +124,7 @@ pub(super) fn prove(subject: &Subject, database: &Path) -> anyhow::Result<(Value
         "there is no {name} {id} in {}: `gms-recorder {lists}` lists them",
         database.display()
     );
-    anyhow::ensure!(
-        !proofs.rows.is_empty(),
-        "none of the {name}'s {newer} rows is signed yet: a running `serve` signs them within evidence.checkpoint_interval"
-    );
+    anyhow::ensure!(!proofs.rows.is_empty(), "none of the {name}'s {newer} rows is signed yet: {signer}");
     let rows: Vec<Value> = proofs.rows.iter().map(row).collect();
     let mut proof = match subject {
         Subject::Chat(chat_id) => json!({ "chat_id": chat_id }),
@@ -113,7 +135,10 @@ pub(super) fn prove(subject: &Subject, database: &Path) -> anyhow::Result<(Value
     proof["successions"] = stored.iter().skip(1).map(|key| key.statement.as_str()).collect();
     proof["newer_rows"] = json!(newer);
     proof["rows"] = json!(rows);
-    Ok((proof, newer))
+    let has_erased_nothing = newer == 0
+        && proofs.rows.iter().any(|row| row.fields.contains(&("kind", Field::Text("erase".into()))))
+        && proofs.rows.iter().all(|row| row.table != "erasures");
+    Ok(Proved { proof, newer, signer, has_erased_nothing })
 }
 
 fn row(proof: &Proof) -> Value {

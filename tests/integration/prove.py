@@ -131,8 +131,17 @@ def check(proof, vkeys):
             told += ["%(how)s by act %(act_id)s: %(events)s events, %(rows)s rows of chat %(chat_id)s" % row for row in rows]
         elif rows:
             told.append("%d of %s" % (len(rows), table))
+    told += ["act %d erased nothing" % act for act in erased_nothing(proof)]
     told.append("not proved, only said: %d rows were sealed later than written, %d are too new" % (later, proof["newer_rows"]))
     return "\n  ".join(told)
+
+
+def erased_nothing(proof):
+    """The erasure that the proof is of, where it is of all that it did and there is nothing of it."""
+    rows = [(row["table"], {name: content for name, _, content in row["fields"]}) for row in proof["rows"]]
+    if proof["newer_rows"] or any(table == "erasures" for table, _ in rows):
+        return []
+    return [fields["id"] for table, fields in rows if table == "acts" and fields["kind"] == "erase"]
 
 
 def known_keys(proof, vkeys):

@@ -12,6 +12,7 @@ use gms_recorder::store::custody::{Act, Actor, Cleaned, Custody, Customer, How, 
 use gms_recorder::store::{ChatRecord, Entry, Store};
 use rusqlite::Connection;
 
+use crate::bundle::signed;
 use crate::evidence::{a_run, entries, fill, options, sealed, sound};
 use crate::faults::Mount;
 use crate::search::index;
@@ -488,6 +489,53 @@ async fn a_name_that_is_a_word_leaves_the_words_of_others() {
     let held = archive.value("SELECT reason || ': ' || query FROM holds").await;
     assert_eq!(held, "court: SELECT chat_id FROM events WHERE text = '*****'");
     simulator.stop().await;
+}
+
+/// A certificate says what was done, where that is nothing, too; and where there is none, why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_nothing_says_so_and_a_missing_key_is_named() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    fill(&database, 90).await;
+    let vkey = signed(folder.path(), &database);
+    let erase = |chat: &str, certificate: &Path| {
+        let certificate = certificate.display().to_string();
+        command(&database, &["erase", "--chat", chat, "--reason", "asked", "--certificate", &certificate])
+    };
+    let path = |name: &str| folder.path().join(name);
+    for (chat, name, nothing) in [("nobody0000000001", "1.json", true), ("chat000000000001", "2.json", false)] {
+        let (code, said, error) = erase(chat, &path(name));
+        assert_eq!((code, said.contains("it erased nothing")), (i32::from(nothing), nothing), "{said}{error}");
+        let certificate = std::fs::read(path(name)).expect("it is made");
+        let certificate: serde_json::Value = serde_json::from_slice(&certificate).expect("JSON");
+        let act = certificate["act_id"].to_string();
+        let (code, _, error) = command(&database, &["prove", "--act", &act]);
+        assert_eq!((code, error.contains(&format!("act {act} erased nothing"))), (0, nothing), "{error}");
+        let (is_proved, told) = crate::evidence::prove_py(&path(name), &vkey);
+        assert_eq!((is_proved, told.contains(&format!("act {act} erased nothing"))), (true, nothing), "{told}");
+    }
+    // Who is told to wait for a `serve` waits in vain where it has no key.
+    let (key, elsewhere) = (path("a.db.key"), tempfile::tempdir().expect("there is room"));
+    let other = elsewhere.path().join("other.db");
+    fill(&other, 30).await;
+    signed(elsewhere.path(), &other);
+    let foreign = elsewhere.path().join("other.db.key");
+    for (from, why) in
+        [(None, "is missing, and this archive was signed with it"), (Some(foreign), "is another one than this archive")]
+    {
+        match from {
+            None => std::fs::rename(&key, elsewhere.path().join("kept")).expect("ours"),
+            Some(from) => drop(std::fs::copy(from, &key).expect("ours")),
+        }
+        let (code, said, error) = erase("nobody0000000002", &path("none.json"));
+        assert!(code == 1 && error.contains(why) && !error.contains("this user cannot sign"), "{said}{error}");
+        let (_, said, error) = command(&database, &["erase", "--chat", "nobody0000000003", "--reason", "asked"]);
+        assert!(said.contains(why), "{said}{error}");
+        let newest = Connection::open(&database).expect("an archive");
+        let act: i64 = newest.query_row("SELECT max(id) FROM acts", (), |row| row.get(0)).expect("there are some");
+        let (code, _, error) = command(&database, &["prove", "--act", &act.to_string()]);
+        assert!(code == 1 && error.contains(why) && !error.contains("running `serve`"), "{error}");
+    }
 }
 
 /// What helps depends on what is in the way.
