@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::output::{Output, Usage};
+use super::output::{Output, Usage, plain_line};
 use super::progress::progress;
 use crate::archive::key;
 use crate::archive::note::Checkpoint;
@@ -112,6 +112,37 @@ pub fn clean(custody: &Custody, output: &mut Output<'_>) -> anyhow::Result<bool>
          again every minute, `gms-recorder purge` each time it runs"
     ))?;
     Ok(false)
+}
+
+/// Names the files beside an archive that are copies of it, which keep what was removed: what `restore` has put aside, or left where
+/// it was killed.
+///
+/// # Errors
+/// As printing. A folder that cannot be listed tells nothing.
+pub fn tell_copies(database: &Path, output: &mut Output<'_>) -> anyhow::Result<()> {
+    let copies = copies(database);
+    if copies.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = copies.iter().map(|name| plain_line(name)).collect();
+    output.note(&format!(
+        "what was removed may still be in copies beside the archive, left by `restore`, which are yours to delete: {}",
+        names.join(", ")
+    ))?;
+    Ok(())
+}
+
+fn copies(database: &Path) -> Vec<String> {
+    let Some(name) = database.file_name().map(|name| name.to_string_lossy().into_owned()) else { return Vec::new() };
+    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let is_copy = |other: &String| {
+        other.strip_prefix(&name).is_some_and(|rest| rest.starts_with(".before-") || rest.starts_with(".restoring"))
+    };
+    let mut copies: Vec<String> = names.filter(is_copy).collect();
+    copies.sort_unstable();
+    copies
 }
 
 /// Why nobody signs what was done: the key is missing, or not the archive's, as `check` finds. None where it is right, or this user

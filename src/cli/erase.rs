@@ -99,6 +99,7 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
         let is_clean = custody::clean(&custody, output)?;
         unerased += usize::from(!is_clean);
         let is_signed = custody::sign(&custody, config)?;
+        custody::tell_copies(&config.recording.database, output)?;
         let why_not = custody::unsigned_because(&config.key_file(), &custody.keys()?);
         certify(act_id, if is_signed { Ok(()) } else { Err(why_not) }, &args, config, output)
     })

@@ -67,9 +67,13 @@ pub async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         return Err(Usage("it needs a --reason, which is kept with the act: there is no way back".into()).into());
     }
     let custody = custody::open(&config).await?;
-    let (look, asked) = (args.look, args.clone());
+    let (look, asked, database) = (args.look, args.clone(), config.recording.database.clone());
     let told = tokio::task::spawn_blocking(move || mask(&asked, custody, &config, &rule)).await??;
-    output::to_stdout(look, async |output| told.print(&args, output)).await?;
+    output::to_stdout(look, async |output| {
+        told.print(&args, output)?;
+        if args.dry_run { Ok(()) } else { custody::tell_copies(&database, output) }
+    })
+    .await?;
     told.verdict()
 }
 

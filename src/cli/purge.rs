@@ -65,7 +65,7 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
         let (chats, rows, held) = (counted(purged.chats, "chat"), counted(purged.rows, "row"), purged.held);
         let pages = counted(i64::try_from(pages)?, "page");
         output.note(&format!("{chats} removed, {rows} in all; {held} held; {pages} given back"))?;
-        Ok(())
+        custody::tell_copies(&config.recording.database, output)
     })
     .await?;
     custody.close()?;

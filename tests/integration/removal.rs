@@ -538,6 +538,40 @@ async fn a_certificate_of_nothing_says_so_and_a_missing_key_is_named() {
     }
 }
 
+/// What `restore` has left beside the archive has what was removed, and whoever removes it is told.
+#[tokio::test]
+async fn copies_beside_the_archive_are_named_once_something_is_removed() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    fill(&database, 90).await;
+    let config = folder.path().join("a.toml");
+    std::fs::write(&config, "[retention]\nkeep = \"1d\"\n").expect("the folder is ours");
+    let config = config.display().to_string();
+    let commands: [&[&str]; 3] = [
+        &["erase", "--chat", "chat000000000001", "--reason", "asked"],
+        &["mask", "--rule", "cards", "--reason", "asked"],
+        &["purge", "--config", &config],
+    ];
+    for (n, words) in commands.into_iter().enumerate() {
+        let told = |told: &str| told.matches("copies beside the archive").count();
+        if n == 0 {
+            let (_, said, error) = command(&database, &["erase", "--chat", "chat000000000002", "--reason", "asked"]);
+            assert_eq!(told(&said), 0, "{said}{error}");
+            for name in ["a.db.before-20261127T031500Z", "a.db.restoring", "a.db.other", "b.db.before-20261127T031500Z"]
+            {
+                std::fs::write(folder.path().join(name), "a copy").expect("the folder is ours");
+            }
+        }
+        let (code, said, error) = command(&database, words);
+        assert_eq!((code, told(&said)), (0, 1), "{words:?}: {said}{error}");
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.ends_with(": a.db.before-20261127T031500Z, a.db.restoring") || n == 0, "{said}");
+        assert!(said.contains(": a.db.before-20261127T031500Z, a.db.restoring"), "{said}");
+    }
+    let (_, said, _) = command(&database, &["mask", "--rule", "cards", "--dry-run"]);
+    assert!(!said.contains("a.db.before-"), "{said}");
+}
+
 /// What helps depends on what is in the way.
 #[tokio::test]
 async fn what_is_in_the_way_of_a_change_is_told_from_want_of_permission() {
