@@ -17,6 +17,27 @@ import sys
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+# What is hashed of each table, in this order: README.txt has them too, but who changes a bundle can change that.
+COLUMNS = {
+    "events": "chat_id,event_index,type,utc_time,participant_id,nickname,party_type,text,message_type,user_data,"
+        "event_attributes,raw,recorded_at,node,run_id",
+    "event_variants": "chat_id,event_index,digest,kind,raw,recorded_at,node,run_id",
+    "chat_attributes": "id,chat_id,name,value,source,observed_at,run_id",
+    "api_errors": "id,observed_at,last_observed_at,repeats,origin,http_status,status_code,format,code,meaning,class,"
+        "field,detail,advice,reference_id,service,operation,chat_id,alias,method,path,node,client,request_id,"
+        "duration_ms,run_id,trace_id",
+    "coverage": "chat_id,from_position,next_position,node,run_id,at",
+    "findings": "id,observed_at,last_observed_at,repeats,kind,chat_id,detail,raw,raw_length,digest,run_id",
+    "outages": "id,started_at,ended_at,reason,detail,events,answers,delivered_early,refused,dropped,chat_ids,run_id,"
+        "spooled",
+    "chats": "chat_id,service,first_seen_at,last_seen_at / 300000,ended_at,ended_how,next_position,is_async,"
+        "highest_index",
+    "maskings": "id,what,chat_id,event_index,digest,row_id,field,rule,at_character,characters,recorded_at,run_id",
+    "file_transfers": "id,chat_id,file_id,direction,bytes,sha256,at,outcome,node,run_id",
+    "acts": "id,kind,at,ended_at,who,via,host,case_ref,asked,reason,found,version",
+    "erasures": "id,act_id,chat_id,how,at,below,service,first_seen_at,last_seen_at,events,rows,leaves",
+}
+
 
 def sha256(data):
     return hashlib.sha256(data).digest()
@@ -64,19 +85,22 @@ def value(kind, content):
 
 
 def read_rows(path):
-    """The leaves of all rows, by their numbers; and how many rows there are of each table."""
-    leaves, tables = [], {}
+    """The leaves of all rows, by their numbers; how many rows there are of each table, and how many are said to be sealed later."""
+    leaves, tables, later = [], {}, 0
     with open(path, encoding="utf-8", newline="\n") as lines:
         for line in lines:
             row = json.loads(line)
             salt = base64.b64decode(row["salt"], validate=True)
             assert len(salt) == 16, "a salt has 16 bytes"
+            names = ",".join(name for name, _kind, _content in row["fields"])
+            assert names == COLUMNS.get(row["table"]), "columns of %s have other names, or another order" % row["table"]
             fields = b"".join(value(kind, content) for _name, kind, content in row["fields"])
             leaves.append((row["leaf"], sha256(b"\x00" + salt + value("T", row["table"]) + fields)))
             tables[row["table"]] = tables.get(row["table"], 0) + 1
+            later += row["sealed_later_at"] is not None
     leaves.sort()
     assert all(one[0] < other[0] for one, other in zip(leaves, leaves[1:])), "two rows with the same leaf"
-    return leaves, tables
+    return leaves, tables, later
 
 
 def root_of(leaves, size, nodes):
@@ -117,7 +141,7 @@ def check(folder, vkey):
     data = os.path.join(folder, "data")
     with open(os.path.join(data, "checkpoint.txt"), encoding="utf-8") as note:
         origin, size, root = open_note(note.read(), vkey)
-    leaves, tables = read_rows(os.path.join(data, "rows.jsonl"))
+    leaves, tables, later = read_rows(os.path.join(data, "rows.jsonl"))
     with open(os.path.join(data, "nodes.bin"), "rb") as nodes:
         assert root_of(leaves, size, nodes) == root, "the rows do not lead to the root that was signed"
         assert nodes.read(1) == b"", "hashes are left over"
@@ -128,8 +152,9 @@ def check(folder, vkey):
     for table in ("chats", "events"):
         found = tables.get(table, 0) + unproved.count(table)
         assert told[table] == found, "%d %s to be read, and %d among the rows" % (told[table], table, found)
-    return "%d files; %d rows of %d chats are among the %d leaves that %s signed; %d newer rows are not proved" % (
-        files, len(leaves), told["chats"], size, origin, len(unproved))
+    return ("%d files; %d rows of %d chats are among the %d leaves that %s signed; %d newer rows are not proved\n"
+            "  not proved, only said: %d rows were sealed later than written" % (
+                files, len(leaves), told["chats"], size, origin, len(unproved), later))
 
 
 if __name__ == "__main__":

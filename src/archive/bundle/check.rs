@@ -15,8 +15,8 @@ use super::{ABOUT, BAGIT, CHECKPOINT, MANIFEST, NODES, ROWS, TAG_MANIFEST, UNPRO
 use crate::archive::export::hex;
 use crate::archive::note::{self, Checkpoint, PublicKey};
 use crate::store::audit::Faults;
-use crate::store::seal::SALT_BYTES;
 use crate::store::seal::merkle::{HASH_BYTES, Hash, LEAF_PREFIX, node};
+use crate::store::seal::{FORMS, SALT_BYTES};
 
 /// Of a line of rows: a row is of one answer of a node, or of one finding, and both are far smaller.
 const LINE_BYTES_MAX: u64 = 256 << 20;
@@ -32,7 +32,8 @@ pub struct Answer {
     pub files: u64,
     /// Rows that are leaves of the signed tree.
     pub proved: u64,
-    /// Of these, sealed later than written.
+    /// Of these, sealed later than written: the bundle says so, and nothing proves it. What would, the leaf of a whole
+    /// transaction, names rows of other chats.
     pub sealed_later: u64,
     /// Rows that nothing vouches for yet.
     pub unproved: u64,
@@ -175,6 +176,11 @@ impl Bag<'_> {
         let (mut leaves, mut counts) = (Vec::new(), Counts::new());
         self.each_line(ROWS, |bag, number, line| match Row::parse(line) {
             Some(row) => {
+                if !row.is_named {
+                    let what = format!("line {number} names its columns otherwise than its table has them: only values are signed, and \
+                                        somebody has put other names to them, or a later release has made the bundle");
+                    bag.fault(ROWS, what);
+                }
                 leaves.push((row.leaf, row.hash));
                 bag.answer.sealed_later += u64::from(row.is_sealed_later);
                 *counts.entry(row.table).or_default() += 1;
@@ -287,6 +293,8 @@ struct Row {
     table: String,
     leaf: u64,
     hash: Hash,
+    /// As its table is: names are not hashed.
+    is_named: bool,
     is_sealed_later: bool,
 }
 
@@ -298,12 +306,20 @@ impl Row {
         let mut bytes = vec![LEAF_PREFIX];
         bytes.extend_from_slice(&salt);
         put(&mut bytes, b'T', table.as_bytes())?;
-        for field in row["fields"].as_array()? {
+        let fields = row["fields"].as_array()?;
+        for field in fields {
             put_field(&mut bytes, field)?;
         }
-        let is_sealed_later = !row["sealed_later_at"].is_null();
-        Some(Self { table, leaf: row["leaf"].as_u64()?, hash: Sha256::digest(&bytes).into(), is_sealed_later })
+        let (is_named, is_sealed_later) = (is_named(&table, fields), !row["sealed_later_at"].is_null());
+        let (leaf, hash) = (row["leaf"].as_u64()?, Sha256::digest(&bytes).into());
+        Some(Self { table, leaf, hash, is_named, is_sealed_later })
     }
+}
+
+/// Whether there is a form with these columns, in this order, and no others.
+fn is_named(table: &str, fields: &[Value]) -> bool {
+    let names = || fields.iter().map(|field| field[0].as_str());
+    FORMS.iter().any(|form| form.table == table && names().eq(form.columns.iter().map(|name| Some(*name))))
 }
 
 /// As `migrations/0005_seals.sql` has it.

@@ -79,10 +79,8 @@ fn text(answer: &Answer, clock: &Clock, output: &mut Output<'_>) -> anyhow::Resu
     let as_they_were = if answer.faults.count == 0 { ", as the manifest has them" } else { " looked at" };
     labelled(output, "files", &format!("{}{as_they_were}", counted_u64(answer.files, "file")))?;
     labelled(output, "proved", &counted_u64(answer.proved, "row"))?;
-    if answer.sealed_later > 0 {
-        let what = "sealed later than they were written; before that nothing vouches for them";
-        labelled(output, "later", &format!("{} {what}", counted_u64(answer.sealed_later, "row")))?;
-    }
+    let what = "sealed later than they were written, and nothing vouches for them before that; nothing proves how many they are";
+    labelled(output, "only said", &format!("{} {what}", counted_u64(answer.sealed_later, "row")))?;
     if answer.unproved > 0 {
         let what = "newer than the checkpoint: nothing vouches for them (data/unproved.jsonl)";
         labelled(output, "not proved", &format!("{} {what}", counted_u64(answer.unproved, "row")))?;
