@@ -30,6 +30,9 @@ const ROWS: &str = "data/rows.jsonl";
 const UNPROVED: &str = "data/unproved.jsonl";
 const NODES: &str = "data/nodes.bin";
 const CHECKPOINT: &str = "data/checkpoint.txt";
+/// A list, as in a proof: of each key but the first the statement of the one before that it follows. Not there while there is one
+/// key, nor in bundles of releases before this file.
+const SUCCESSIONS: &str = "data/successions.json";
 const ABOUT: &str = "data/export/export.json";
 
 const README: &str = include_str!("bundle/README.txt");
@@ -103,6 +106,11 @@ pub fn write(
     let bundled = Bundled { tally, proved, unproved, checkpoint };
     text(folder, CHECKPOINT, &note)?;
     text(folder, "data/key.txt", &format!("{}\n", key.vkey()))?;
+    let stored = snapshot.keys()?;
+    let statements: Vec<&str> = stored.iter().skip(1).map(|key| key.statement.as_str()).collect();
+    if !statements.is_empty() {
+        text(folder, SUCCESSIONS, &format!("{}\n", json!(statements)))?;
+    }
     text(folder, "data/coverage/coverage.txt", &statement(snapshot, &bundled, &statuses)?)?;
     let manifest = tags(snapshot, folder, &bundled)?;
     Ok((bundled, manifest))

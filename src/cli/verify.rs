@@ -21,8 +21,8 @@ Example:
 
 Exit codes:
   0  what is sealed is as it was sealed; it is said how much is not signed or not sealed yet
-  1  something is not: the first faults are named; or not all could be checked with the --key;
-     or the archive or an anchor could not be read
+  1  something is not: the first faults are named; or not all could be checked with the --key, or
+     none leads to who signed a bundle; or the archive, the bundle or an anchor could not be read
   2  wrong usage: a --key that is none, an --anchor without a note";
 
 /// What an archive says that has no seals, or none any more.
@@ -40,7 +40,7 @@ pub struct Args {
     /// bucket or kept with time stamps (.tsr) beside them; again for each.
     #[arg(long = "anchor", value_name = "PATH")]
     anchors: Vec<PathBuf>,
-    /// A file with the public key that you were given (a line such as gms-recorder/…+…+…); again for each. Else those count
+    /// A file with the public keys that you were given (lines such as gms-recorder/…+…+…); again for each. Else those count
     /// that the archive itself names.
     #[arg(long = "key", value_name = "FILE")]
     keys: Vec<PathBuf>,

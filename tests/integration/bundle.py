@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Checks a bundle of `gms-recorder export --bundle`, offline:  bundle.py FOLDER PUBLIC_KEY_FILE
+"""Checks a bundle of `gms-recorder export --bundle`, offline:  bundle.py FOLDER PUBLIC_KEYS_FILE
+
+The file has a public key a line, as `gms-recorder key list` prints them: one that was given out on the first day will do.
 
 Knows nothing of gms-recorder but what the bundle's README.txt says, RFC 8493 (BagIt), RFC 6962 and C2SP's signed notes. Needs
 Python's standard library and the package "cryptography" for Ed25519. Exit code 0: it is whole, and every row is what was recorded
@@ -119,28 +121,58 @@ def root_of(leaves, size, nodes):
     return root(0, size, 0, len(leaves))
 
 
-def open_note(note, vkey):
-    """C2SP signed-note and tlog-checkpoint: who may be believed, how many leaves, which root."""
-    name, key_id, key = vkey.strip().split("+", 2)
-    key = base64.b64decode(key, validate=True)
+def parse_key(line):
+    """C2SP signed-note: a verifier key's name, its number, the key."""
+    try:
+        name, key_id, key = line.split("+", 2)
+        key = base64.b64decode(key, validate=True)
+    except ValueError:
+        raise ValueError("no public key of signed notes: %s" % line) from None
     assert key[0] == 1 and len(key) == 33, "only Ed25519 is known"
     assert sha256(name.encode() + b"\n" + key)[:4].hex() == key_id, "the key's own number is wrong"
+    return name, key_id, Ed25519PublicKey.from_public_bytes(key[1:])
+
+
+def open_note(note, keys):
+    """C2SP signed-note: the lines that one of the keys has signed. None: it is signed by others."""
     text, signatures = note.split("\n\n", 1)
     for line in signatures.splitlines():
         dash, signer, signature = line.split(" ")
         signature = base64.b64decode(signature, validate=True)
-        if dash == "—" and signer == name and signature[:4].hex() == key_id:
-            Ed25519PublicKey.from_public_bytes(key[1:]).verify(signature[4:], text.encode() + b"\n")
-            origin, size, root = text.splitlines()[:3]
-            return origin, int(size), base64.b64decode(root, validate=True)
-    raise ValueError("the key has not signed this note")
+        for name, key_id, key in keys:
+            if dash == "—" and signer == name and signature[:4].hex() == key_id:
+                key.verify(signature[4:], text.encode() + b"\n")
+                return text.splitlines()
+    return None
 
 
-def check(folder, vkey):
+def with_successors(keys, path, origin):
+    """And those of which one before them has signed that they follow in the archive of that origin. Bundles of archives that had
+    one key, and of earlier releases, have no such file."""
+    if not os.path.exists(path):
+        return keys
+    with open(path, encoding="utf-8") as file:
+        statements = json.load(file)
+    for statement in statements:
+        try:
+            lines = open_note(statement, keys)
+        except (ValueError, InvalidSignature):
+            continue
+        if lines and lines[0] == origin and lines[1].startswith("next key "):
+            keys = keys + [parse_key(lines[1][len("next key "):])]
+    return keys
+
+
+def check(folder, vkeys):
+    keys = [parse_key(line.strip()) for line in vkeys.splitlines() if line.strip()]
     files = check_bag(folder)
     data = os.path.join(folder, "data")
-    with open(os.path.join(data, "checkpoint.txt"), encoding="utf-8") as note:
-        origin, size, root = open_note(note.read(), vkey)
+    with open(os.path.join(data, "checkpoint.txt"), encoding="utf-8") as file:
+        note = file.read()
+    signed = open_note(note, with_successors(keys, os.path.join(data, "successions.json"), note.split("\n", 1)[0]))
+    assert signed, "it is signed by another key than those given, and by none that follows one of them"
+    # C2SP tlog-checkpoint: who may be believed, how many leaves, which root.
+    origin, size, root = signed[0], int(signed[1]), base64.b64decode(signed[2], validate=True)
     leaves, tables, later = read_rows(os.path.join(data, "rows.jsonl"))
     with open(os.path.join(data, "nodes.bin"), "rb") as nodes:
         assert root_of(leaves, size, nodes) == root, "the rows do not lead to the root that was signed"

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use gms_recorder::archive::note::{Signer, Succession};
 use gms_recorder::store::seal::{FORMS, Form};
 use rusqlite::Connection;
 
@@ -154,6 +155,87 @@ async fn new_manifests_do_not_hide_a_changed_row() {
     let another = other.path().join("transcripts.db");
     fill(&another, 30).await;
     unsound(&bundle, &signed(other.path(), &another), "the key of another archive");
+}
+
+/// Both say that nothing is proved by this key, and accuse nobody.
+#[track_caller]
+fn unproved(bundle: &Path, key: &Path) {
+    let (is_proved, told) = bundle_py(bundle, key);
+    let what = "it is signed by another key than those given, and by none that follows one of them";
+    assert!(!is_proved && told.contains("NOT PROVED") && told.contains(what), "{told}");
+    let (code, said, error) = verify(bundle, key);
+    assert!(code == 1 && error.contains("the bundle is not proved by the keys given"), "{code} {said}{error}");
+    let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.starts_with("NOT PROVED\n") && words.contains(what), "{said}");
+}
+
+/// Whoever was given the first key believes those that came after, by the word of each before it; and a file may have them all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_key_proves_what_later_ones_have_signed() {
+    let folder = folder();
+    let database = folder.path().join("transcripts.db");
+    hostile(&database).await;
+    let first = signed(folder.path(), &database);
+    let (before, bundle) = (folder.path().join("before"), folder.path().join("bundle"));
+    export(&database, &before, &["--bundle"]);
+    let key = |action: &str| {
+        let (code, keys, error) = run(&["key", action, "--database", &database.display().to_string()]);
+        assert_eq!(code, 0, "{error}");
+        keys
+    };
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("the folder is ours");
+        path
+    };
+    key("rotate");
+    key("rotate");
+    let first = file("first", &std::fs::read_to_string(first).expect("there"));
+    signed(folder.path(), &database);
+    export(&database, &bundle, &["--bundle"]);
+    let listed = key("list");
+    let all = file("all", &listed);
+    let [_, second, last] = listed.lines().collect::<Vec<_>>()[..] else { panic!("three keys: {listed}") };
+    let (second, last) = (file("second", second), file("last", last));
+    for key in [&first, &all, &second, &last] {
+        sound(&bundle, key);
+    }
+    sound(&before, &first);
+    sound(&before, &all);
+    unproved(&before, &last);
+    let name = listed.split('+').next().expect("a name");
+    let stranger = Signer::of(name, &[7; 32]).expect("a key");
+    unproved(&bundle, &file("stranger", &stranger.public().vkey()));
+    let (is_proved, told) = bundle_py(&bundle, &file("none", "no key"));
+    assert!(!is_proved && told.contains("no public key of signed notes: no key"), "{told}");
+
+    // Without what leads from the first key to the last, as of an earlier release, the one that has signed it proves it.
+    let path = bundle.join("data/successions.json");
+    let statements = std::fs::read_to_string(&path).expect("there");
+    let list: Vec<String> = serde_json::from_str(&statements).expect("a list");
+    let archive_id = name.split('/').nth(1).expect("an archive").to_owned();
+    let next = listed.lines().last().expect("a key").to_owned();
+    let of_stranger = Succession { archive_id, next, at: 1 }.signed(&stranger, &stranger);
+    let changes = [
+        statements.replace("next key ", "next  key "),
+        serde_json::json!([list[0]]).to_string(),
+        serde_json::json!([list[1]]).to_string(),
+        serde_json::json!([list[0], of_stranger]).to_string(),
+        "[]".to_owned(),
+    ];
+    for changed in changes {
+        std::fs::write(&path, changed).expect("ours");
+        bag_anew(&bundle);
+        unproved(&bundle, &first);
+        sound(&bundle, &last);
+    }
+    std::fs::write(&path, "no list").expect("ours");
+    bag_anew(&bundle);
+    unsound(&bundle, &last, "no list");
+    std::fs::remove_file(&path).expect("ours");
+    bag_anew(&bundle);
+    unproved(&bundle, &first);
+    sound(&bundle, &last);
 }
 
 /// Only values are hashed: which name belongs to which of them the script has to know, and who writes one by the README.txt.

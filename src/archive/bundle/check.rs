@@ -11,16 +11,17 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{ABOUT, BAGIT, CHECKPOINT, MANIFEST, NODES, ROWS, TAG_MANIFEST, UNPROVED};
+use super::{ABOUT, BAGIT, CHECKPOINT, MANIFEST, NODES, ROWS, SUCCESSIONS, TAG_MANIFEST, UNPROVED};
 use crate::archive::export::hex;
-use crate::archive::note::{self, Checkpoint, PublicKey};
+use crate::archive::note::{self, Checkpoint, Flaw, ORIGIN, PublicKey, Succession};
 use crate::store::audit::Faults;
 use crate::store::seal::merkle::{HASH_BYTES, Hash, LEAF_PREFIX, node};
 use crate::store::seal::{FORMS, SALT_BYTES};
 
 /// Of a line of rows: a row is of one answer of a node, or of one finding, and both are far smaller.
 const LINE_BYTES_MAX: u64 = 256 << 20;
-/// Of a file that is read whole: notes, manifests of tags. Four of a bundle's, of some hundred bytes each.
+/// Of a file that is read whole: notes, manifests of tags. Five of a bundle's, of some hundred bytes each, and for each key that was
+/// replaced.
 const TEXT_BYTES_MAX: u64 = 1 << 20;
 
 /// What was found.
@@ -39,6 +40,8 @@ pub struct Answer {
     pub unproved: u64,
     /// Who signed what, where the signature is right.
     pub checkpoint: Option<Checkpoint>,
+    /// That none of the keys leads to who signed it: counted among the faults, and nobody's fault.
+    pub is_signer_unknown: bool,
 }
 
 /// A file of the bundle that cannot be read.
@@ -50,7 +53,7 @@ pub struct Error {
     error: io::Error,
 }
 
-/// Holds a bundle against the public keys that somebody was given.
+/// Holds a bundle against the public keys that somebody was given, and those that follow them by the word of one before.
 ///
 /// # Errors
 /// What cannot be read. What can be read and is wrong is in the answer.
@@ -234,12 +237,43 @@ impl Bag<'_> {
         Ok(())
     }
 
-    fn signature(&mut self, keys: &[PublicKey]) -> Result<(), Error> {
-        match note::open(&self.text(CHECKPOINT)?, keys) {
+    fn signature(&mut self, given: &[PublicKey]) -> Result<(), Error> {
+        let note = self.text(CHECKPOINT)?;
+        let keys = self.with_successors(given, &note)?;
+        match note::open(&note, &keys) {
             Ok((checkpoint, _)) => self.answer.checkpoint = Some(checkpoint),
+            Err(Flaw::Unsigned) => {
+                self.answer.is_signer_unknown = true;
+                let what = "it is signed by another key than those given, and by none that follows one of them: nothing is proved. \
+                            Give all public keys of the archive (`gms-recorder key list`)";
+                self.fault(CHECKPOINT, what);
+            }
             Err(flaw) => self.fault(CHECKPOINT, flaw.to_string()),
         }
         Ok(())
+    }
+
+    /// The keys that were given, and those of which one before them has signed that they follow in the archive of a checkpoint.
+    fn with_successors(&mut self, given: &[PublicKey], checkpoint: &str) -> Result<Vec<PublicKey>, Error> {
+        let mut keys = given.to_vec();
+        if !self.folder.join(SUCCESSIONS).exists() {
+            return Ok(keys);
+        }
+        let Ok(statements) = serde_json::from_str::<Vec<String>>(&self.text(SUCCESSIONS)?) else {
+            self.fault(SUCCESSIONS, "it is no list of statements: it was changed");
+            return Ok(keys);
+        };
+        let archive_id = checkpoint.lines().next().and_then(|origin| origin.strip_prefix(ORIGIN)).unwrap_or_default();
+        for statement in &statements {
+            let next = statement.lines().nth(1).and_then(|line| PublicKey::parse(line.strip_prefix("next key ")?));
+            let is_stated = |next: &PublicKey| {
+                keys.iter().any(|earlier| Succession::is_stated(archive_id, &next.vkey(), statement, earlier))
+            };
+            if let Some(next) = next.filter(is_stated) {
+                keys.push(next);
+            }
+        }
+        Ok(keys)
     }
 
     /// From the leaves up, with the hashes that the bundle has for what is not in it.

@@ -27,6 +27,7 @@ pub(super) async fn run(bundle: &Path, keys: Vec<PublicKey>, look: Look) -> anyh
     .await?;
     match answer.faults.count {
         0 => Ok(()),
+        1 if answer.is_signer_unknown => anyhow::bail!("the bundle is not proved by the keys given"),
         count => anyhow::bail!("the bundle is not as it was made: {}", counted_u64(count, "fault")),
     }
 }
@@ -71,6 +72,7 @@ fn record(answer: &Answer, output: &mut Output<'_>) -> anyhow::Result<()> {
 fn text(answer: &Answer, clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
     match answer.faults.count {
         0 => output.line("its rows are what was recorded and signed")?,
+        1 if answer.is_signer_unknown => output.line(&Ink::Red.on("NOT PROVED"))?,
         _ => output.line(&Ink::Red.on("NOT AS IT WAS MADE"))?,
     }
     for fault in &answer.faults.told {
