@@ -120,10 +120,11 @@ async fn new_manifests_do_not_hide_a_changed_row() {
         let (one, other) = (format!("[\"{one}\","), format!("[\"{other}\","));
         rows.replace(&one, "[\"\",").replace(&other, &one).replace("[\"\",", &other)
     };
+    let misnamed = rows.replacen("[\"text\",", "[\"Text\",", 1);
     let changes = [
         ("data/rows.jsonl", exchanged("nickname", "text")),
         ("data/rows.jsonl", exchanged("message_type", "user_data")),
-        ("data/rows.jsonl", rows.replacen("[\"text\",", "[\"Text\",", 1)),
+        ("data/rows.jsonl", misnamed.clone()),
         ("data/rows.jsonl", rows.replacen("\"event_index\",\"I\",7", "\"event_index\",\"I\",8", 1)),
         ("data/rows.jsonl", rows.replacen("\"leaf\":5,", "\"leaf\":500,", 1)),
         ("data/rows.jsonl", one_less),
@@ -141,6 +142,11 @@ async fn new_manifests_do_not_hide_a_changed_row() {
         unsound(&bundle, &key, name);
         std::fs::write(&path, before).expect("ours");
     }
+    std::fs::write(bundle.join("data/rows.jsonl"), misnamed).expect("ours");
+    bag_anew(&bundle);
+    let said = verify(&bundle, &key).1;
+    let one_less = format!("  proved    {} rows\n", rows.lines().count() - 1);
+    assert!(said.contains(": its columns are not named as those of its table") && said.contains(&one_less), "{said}");
     // Which rows were sealed later no hash of the bundle tells, and nobody says that it is proved.
     let later = rows.replacen("\"sealed_later_at\":null", "\"sealed_later_at\":1795439368001", 1);
     for (content, said) in [(&later, 1), (&rows, 0)] {

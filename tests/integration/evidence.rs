@@ -885,6 +885,15 @@ async fn a_proof_convinces_a_program_in_another_language_and_no_byte_of_it_may_c
             let (is_proved, told) = prove_py(&proof, &key);
             assert!(!is_proved && told.contains("NOT PROVED"), "{what}: {told}");
         }
+        // Which rows were sealed later no hash of the proof tells, and nobody says that it is proved.
+        for (at, said) in [(serde_json::json!(1_795_439_368_001_i64), 1), (serde_json::Value::Null, 0)] {
+            let mut changed = document.clone();
+            changed["rows"][0]["sealed_later_at"] = at;
+            std::fs::write(&proof, changed.to_string()).expect("the folder is ours");
+            let told = prove_py(&proof, &key);
+            let wanted = format!("not proved, only said: {said} rows were sealed later");
+            assert!(told.0 && told.1.contains(&wanted), "{}", told.1);
+        }
     }
     let (code, _, error) = run(&["prove", "nobody", "--database", &database]);
     assert!(code == 1 && error.contains("there is no chat nobody in"), "{error}");

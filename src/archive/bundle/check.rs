@@ -58,7 +58,7 @@ pub struct Error {
 /// # Errors
 /// What cannot be read. What can be read and is wrong is in the answer.
 pub fn check(bundle: &Path, keys: &[PublicKey]) -> Result<Answer, Error> {
-    let mut bag = Bag { folder: bundle, answer: Answer::default() };
+    let mut bag = Bag { folder: bundle, answer: Answer::default(), misnamed: 0 };
     bag.bag()?;
     let (leaves, mut counts) = bag.rows()?;
     bag.unproved(&mut counts)?;
@@ -71,6 +71,8 @@ pub fn check(bundle: &Path, keys: &[PublicKey]) -> Result<Answer, Error> {
 struct Bag<'b> {
     folder: &'b Path,
     answer: Answer,
+    /// Rows with other names than those of their table: what they would say is not what was recorded.
+    misnamed: u64,
 }
 
 /// Rows by the name of their table.
@@ -180,9 +182,10 @@ impl Bag<'_> {
         self.each_line(ROWS, |bag, number, line| match Row::parse(line) {
             Some(row) => {
                 if !row.is_named {
-                    let what = format!("line {number} names its columns otherwise than its table has them: only values are signed, and \
-                                        somebody has put other names to them, or a later release has made the bundle");
-                    bag.fault(ROWS, what);
+                    bag.misnamed += 1;
+                    let what = "its columns are not named as those of its table: names are not signed, and these were changed, or a \
+                                later release has made the bundle";
+                    bag.fault(ROWS, format!("line {number}: {what}"));
                 }
                 leaves.push((row.leaf, row.hash));
                 bag.answer.sealed_later += u64::from(row.is_sealed_later);
@@ -285,7 +288,7 @@ impl Bag<'_> {
         let is_left_over = climb.nodes.fill_buf().is_ok_and(|rest| !rest.is_empty());
         match found {
             Some(found) if found == root && !climb.is_short && !is_left_over => {
-                self.answer.proved = leaves.len() as u64;
+                self.answer.proved = leaves.len() as u64 - self.misnamed;
             }
             _ => self
                 .fault(ROWS, "these rows, with nodes.bin, do not lead to the root that was signed: a row was changed"),
