@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use gms_recorder::archive::verify::{Question, verify};
 use gms_recorder::simulator::{Config, Simulator};
-use gms_recorder::store::Store;
+use gms_recorder::store::{Entry, Run, Store};
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -560,6 +562,162 @@ async fn a_merge_that_is_killed_or_has_no_room_is_gone_on_with() {
     merged(&other, &small);
     assert_eq!(events(&small), 6_000);
     sealed(&small);
+}
+
+const RECENT: i64 = 1_795_400_000_000;
+const DAY: i64 = 86_400_000;
+
+/// A run that began then, and ended a second after the last that it saw.
+async fn record(database: &Path, started_at: i64, entries: &[Entry]) {
+    let mut store = Store::open(&options(database), &Run { started_at, ..a_run() }).await.expect("an archive");
+    store.append(entries, &[], true).expect("stored");
+    let last = entries.iter().map(|entry| entry.at).max().unwrap_or(started_at);
+    store.finish(last + 1_000, "{}").expect("noted");
+    store.close().expect("closed");
+}
+
+/// An error, a finding and a file of that name, of a chat or of none.
+fn troubles(at: i64, name: &str, chat_id: Option<&str>) -> Entry {
+    let error = serde_json::json!({
+        "origin": "gms", "format": "http", "http_status": 500, "status_code": null, "code": null, "class": "unknown",
+        "meaning": null, "field": null, "detail": name, "advice": null, "reference_id": null, "service": null,
+        "operation": null, "chat_id": chat_id, "alias": null
+    });
+    let entry = serde_json::json!({
+        "at": at, "node": null, "chats": [],
+        "errors": [{ "error": error, "exchange": { "path": "/" } }],
+        "findings": [{
+            "kind": "not_json", "chat_id": chat_id, "detail": name, "raw": BASE64.encode(name), "raw_length": name.len(),
+            "events": 0
+        }],
+        "files": [{
+            "chat_id": chat_id, "file_id": name, "direction": "up", "bytes": 1, "sha256": format!("{name:0<64}"),
+            "outcome": "complete"
+        }]
+    });
+    serde_json::from_value(entry).expect("an entry")
+}
+
+/// Names of [`troubles`] that are in an archive, with when they were first and last seen: the same ones as errors, findings and files.
+#[track_caller]
+fn names_in(database: &Path) -> Vec<String> {
+    let of = |table: &str, name: &str| texts(database, &format!("SELECT {name} || '' AS n FROM {table} ORDER BY n"));
+    let errors = of("api_errors", "detail");
+    assert_eq!(of("findings", "CAST(raw AS TEXT)"), errors);
+    assert_eq!(of("file_transfers", "file_id"), errors);
+    let all = "SELECT count(*) || '' FROM (SELECT repeats FROM api_errors UNION ALL SELECT repeats FROM findings) WHERE repeats > 1";
+    assert_eq!(texts(database, all), ["0"]);
+    errors
+}
+
+fn purge(folder: &Path, database: &Path) {
+    let config = folder.join("retention.toml");
+    std::fs::write(&config, "[retention]\nkeep = \"30d\"\n").expect("the folder is ours");
+    done(&["purge", "--config", text(&config)], database);
+}
+
+/// Numbers of rows that were purged are given again: who merges takes no row for another one, and brings none back. The same
+/// in an archive where an earlier release has purged, which did not note what that was.
+#[tokio::test]
+async fn a_number_that_is_given_again_is_another_row_s() {
+    let before = RECENT - 60 * DAY;
+    for is_noted in [true, false] {
+        let folder = folder();
+        let [database, other, third, again] = ["a.db", "b.db", "c.db", "d.db"].map(|name| folder.path().join(name));
+        record(&database, before, &[]).await;
+        record(&other, before, &[troubles(before, "b1", None), troubles(before + DAY, "b2", None)]).await;
+        merged(&other, &database);
+        assert_eq!(names_in(&database), ["b1", "b2"]);
+        let known =
+            "SELECT 'UPDATE merged_rows SET id = ' || id || ' WHERE form = ' || form || ' AND their_id = ' || their_id
+            FROM merged_rows";
+        let known = texts(&database, known).join(";");
+        purge(folder.path(), &database);
+        assert_eq!(names_in(&database), [""; 0]);
+        if !is_noted {
+            execute(&database, &known);
+        }
+        record(&database, RECENT, &[troubles(RECENT, "a1", None)]).await;
+        for _ in 0..2 {
+            let said = merged(&other, &database);
+            assert_eq!(names_in(&database), ["a1"], "{said}");
+        }
+        for _ in 0..2 {
+            merged(&database, &other);
+            assert_eq!(names_in(&other), ["a1", "b1", "b2"]);
+        }
+        record(&third, before, &[]).await;
+        for _ in 0..2 {
+            merged(&database, &third);
+            merged(&other, &third);
+            assert_eq!(names_in(&third), ["a1", "b1", "b2"]);
+        }
+        // There they are given again, too.
+        record(&again, before, &[troubles(before, "d1", None)]).await;
+        merged(&again, &database);
+        assert_eq!(names_in(&database), ["a1", "d1"]);
+        for database in [&again, &database] {
+            purge(folder.path(), database);
+        }
+        let later = RECENT + 30 * DAY;
+        record(&again, later, &[troubles(later, "d2", None)]).await;
+        assert_eq!(texts(&again, "SELECT id || '' FROM api_errors"), ["1"]);
+        for _ in 0..2 {
+            merged(&again, &database);
+            assert_eq!(names_in(&database), ["a1", "d2"]);
+        }
+        for database in [&database, &other, &third, &again] {
+            sealed(database);
+        }
+    }
+}
+
+/// An archive that was restored goes on with the numbers that it had given before.
+#[tokio::test]
+async fn what_a_restored_archive_records_is_other_than_what_it_had_recorded() {
+    let folder = folder();
+    let [database, other, third, backup] = ["q.db", "p.db", "t.db", "b.db"].map(|name| folder.path().join(name));
+    record(&database, RECENT, &[]).await;
+    record(&other, RECENT, &[troubles(RECENT, "p1", None)]).await;
+    done(&["backup", text(&backup)], &other);
+    let lost = [troubles(RECENT + DAY, "p2", None), entries(0, 30).remove(0)];
+    record(&other, RECENT + DAY, &lost).await;
+    merged(&other, &database);
+    let said = done(&["restore", text(&backup), "--format", "json"], &other);
+    let said: Value = serde_json::from_str(&said).expect("an object");
+    let kept = PathBuf::from(said["kept"].as_str().expect("it was there"));
+    record(&other, RECENT + 2 * DAY, &[troubles(RECENT + 2 * DAY, "p3", None)]).await;
+    let runs =
+        "SELECT (started_at - 1795400000000) || ' ' || (stopped_at - started_at) FROM runs ORDER BY started_at, run_id";
+    let day = |n: i64| format!("{} 1000", n * DAY);
+    let all = ["p1", "p2", "p3"];
+    for from in [&other, &other, &kept, &other, &kept] {
+        merged(from, &database);
+        if from == &other {
+            assert_eq!(names_in(&database), all);
+        }
+        assert_eq!(texts(&database, runs), [day(0), day(0), day(1), day(2)]);
+        sealed(&database);
+    }
+    record(&third, RECENT, &[]).await;
+    for from in [&database, &other, &kept, &database] {
+        merged(from, &third);
+        assert_eq!(names_in(&third), all);
+    }
+    // What it has lost comes back to it, once.
+    for _ in 0..2 {
+        merged(&database, &other);
+        assert_eq!(names_in(&other), all);
+        assert_eq!(texts(&other, runs), [day(0), day(0), day(1), day(2)]);
+        merged(&other, &database);
+        assert_eq!(names_in(&database), all);
+    }
+    let of_run =
+        "SELECT DISTINCT (r.started_at - 1795400000000) || '' FROM events e JOIN runs r ON r.run_id = e.run_id";
+    for database in [&database, &other, &third] {
+        assert_eq!(texts(database, of_run), [DAY.to_string()]);
+        sealed(database);
+    }
 }
 
 /// Two proxies before the same nodes, one of them killed: chats that went through both.

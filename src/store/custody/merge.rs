@@ -4,8 +4,13 @@
 //! with by the next, which finds what is here already.
 //!
 //! It never removes anything here, and brings nothing that was erased or purged on either side.
+//!
+//! Rows that are known by numbers alone are found again by `merged_rows`, and numbers are given again: after a purge, in an
+//! archive that was restored. So a row is the one of that number only if what never changes of it is the same; else it is
+//! another row, which takes the number over, and the one before goes on under a negative `their_id`. Of a row that was removed here
+//! `id` is the time of it, negative ([`forget`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -66,12 +71,15 @@ impl Other {
         &self.archive_id
     }
 
-    /// Where a row was recorded: by itself, or by whom it was merged from.
-    fn origin(&self, form: u8, id: i64) -> Result<(String, i64), Error> {
+    /// Where a row was recorded: by itself, or by whom it was merged from. What came from another archive is of a run that did:
+    /// a row of its own run only has the number of one that was removed by an earlier release.
+    fn origin(&self, form: u8, id: i64, run_id: Option<i64>) -> Result<(String, i64), Error> {
         if self.has_merges {
-            let sql = "SELECT archive_id, their_id FROM merged_rows WHERE form = ? AND id = ? LIMIT 1";
+            let sql =
+                "SELECT archive_id, their_id FROM merged_rows m WHERE form = ?1 AND id = ?2 AND (?3 IS NULL OR EXISTS
+                (SELECT 1 FROM merged_rows r WHERE r.form = 9 AND r.id = ?3 AND r.archive_id = m.archive_id)) LIMIT 1";
             let mut select = self.connection.prepare_cached(sql)?;
-            let found = select.query_row(params![form, id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            let found = select.query_row(params![form, id, run_id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
             if let Some(found) = found {
                 return Ok(found);
             }
@@ -192,6 +200,10 @@ struct Merge<'m> {
     merge_id: i64,
     /// Runs here, by their numbers there.
     runs: BTreeMap<i64, i64>,
+    /// Those of them, by their numbers there, that this archive has recorded itself.
+    own_runs: BTreeSet<i64>,
+    /// When somebody last merged into this archive.
+    merged_before: Option<i64>,
     /// Numbers of the maskings of their errors and findings, which no index finds.
     masked: BTreeMap<(u8, i64), Vec<i64>>,
     merged: Merged,
@@ -208,8 +220,23 @@ impl<'m> Merge<'m> {
         let vkeys = checkpoint::keys(&other.connection)?.join("\n");
         let (runs, merged, masked) = (BTreeMap::new(), Merged::default(), other.masked_by_number()?);
         let rows_max = if custody.is_served { ROWS_MAX_BESIDE } else { ROWS_MAX };
-        let (act_id, merge_id) = (0, 0);
-        let mut merge = Self { custody, ours, rows_max, other, masks, act_id, merge_id, runs, masked, merged };
+        let (act_id, merge_id, own_runs) = (0, 0, BTreeSet::new());
+        let last = "SELECT max(coalesce(ended_at, at)) FROM merges";
+        let merged_before = ours.query_row(last, (), |row| row.get(0))?;
+        let mut merge = Self {
+            custody,
+            ours,
+            rows_max,
+            other,
+            masks,
+            act_id,
+            merge_id,
+            runs,
+            own_runs,
+            merged_before,
+            masked,
+            merged,
+        };
         custody.change(|pack| {
             merge.act_id = begin(ours, pack, act)?;
             let runs = merge.bring_runs(pack, &custody.archive_id)?;
@@ -229,32 +256,39 @@ impl<'m> Merge<'m> {
         const COLUMNS: &str =
             "instance, version, started_at, stopped_at, clean, deliver, when_unavailable, settings, config_hash,
             ledger";
+        let form = Form::of(RUNS).expect("there is one");
         let mut told = Vec::new();
         let mut select =
             self.other.connection.prepare(&format!("SELECT run_id, {COLUMNS} FROM runs ORDER BY run_id"))?;
         let mut rows = select.query(())?;
         while let Some(row) = rows.next()? {
             let theirs: i64 = row.get(0)?;
-            let (archive_id, number) = self.other.origin(RUNS, theirs)?;
+            let (archive_id, number) = self.other.origin(RUNS, theirs, None)?;
             let values = values(row, 1, 10)?;
-            let here = match self.known(RUNS, &archive_id, number)? {
-                // They have it from us.
-                _ if archive_id == own_id => number,
-                Some(here) => {
+            let here = match self.known(form, &archive_id, number, &values[2..3])? {
+                // They have it from us. One that a restore has taken from us is as good as another archive's.
+                _ if archive_id == own_id && self.is_own_run(number, &values[2])? => {
+                    self.own_runs.insert(theirs);
+                    number
+                }
+                Known::Here(Mapped { id: here, .. }) => {
+                    // In an older backup that was restored it may not have ended yet.
                     let update = "UPDATE runs SET stopped_at = ?1, clean = ?2, ledger = ?3
-                        WHERE run_id = ?4 AND (stopped_at, clean, ledger) IS NOT (?1, ?2, ?3)";
+                        WHERE run_id = ?4 AND (stopped_at, clean, ledger) IS NOT (?1, ?2, ?3)
+                            AND (stopped_at IS NULL OR stopped_at <= ?1)";
                     let changed = params![values[3], values[4], values[9], here];
                     if self.ours.prepare_cached(update)?.execute(changed)? > 0 {
                         pack.touch(RUNS, [KeyValue::Integer(here)]);
                     }
                     here
                 }
-                None => {
+                Known::Removed(_) | Known::No => {
                     let insert = format!(
                         "INSERT INTO runs ({COLUMNS}, sealing) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'itself')"
                     );
                     let here = self.ours.prepare_cached(&insert)?.insert(params_from_iter(values))?;
                     pack.touch(RUNS, [KeyValue::Integer(here)]);
+                    self.put_aside(RUNS, &archive_id, number)?;
                     self.remember(RUNS, &archive_id, number, here, 0)?;
                     self.merged.runs += 1;
                     here
@@ -266,10 +300,84 @@ impl<'m> Merge<'m> {
         Ok(serde_json::Value::from(told).to_string())
     }
 
-    fn known(&self, form: u8, archive_id: &str, number: i64) -> Result<Option<i64>, Error> {
-        let sql = "SELECT id FROM merged_rows WHERE archive_id = ? AND form = ? AND their_id = ?";
+    fn is_own_run(&self, number: i64, started_at: &Value) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM runs WHERE run_id = ?1 AND started_at = ?2
+            AND run_id NOT IN (SELECT id FROM merged_rows WHERE form = 9)";
+        Ok(self.ours.prepare_cached(sql)?.exists(params![number, started_at])?)
+    }
+
+    /// Whether a row of theirs is here, or was: by its number and what it has of [`lasting`].
+    fn known(&self, form: &Form, archive_id: &str, number: i64, lasting: &[Value]) -> Result<Known, Error> {
+        let Value::Integer(time) = lasting[0] else { return Ok(Known::No) };
+        let (table, key, is_same, bound) = (form.table, form.key[0].0, is_same(form.number), lasting.len());
+        let sql = "SELECT their_id, id, repeats FROM merged_rows WHERE archive_id = ? AND form = ? AND their_id = ?";
         let mut select = self.ours.prepare_cached(sql)?;
-        Ok(select.query_row(params![archive_id, form, number], |row| row.get(0)).optional()?)
+        let at_number = select.query_row(params![archive_id, form.number, number], Mapped::of).optional()?;
+        let with = |more: &[Value]| params_from_iter(lasting.iter().chain(more).cloned().collect::<Vec<_>>());
+        if let Some(mapped) = &at_number {
+            let sql = format!("SELECT 1 FROM {table} WHERE {key} = ?{} AND {is_same}", bound + 1);
+            match mapped.id {
+                id if id > 0 && self.ours.prepare_cached(&sql)?.exists(with(&[id.into()]))? => {
+                    return Ok(Known::Here(*mapped));
+                }
+                id if id <= 0 && time <= -id => return Ok(Known::Removed(*mapped)),
+                _ => {}
+            }
+        } else if number > 0 {
+            return Ok(Known::No);
+        }
+        // One that had to leave its number to another one, here or where it comes from.
+        let sql = format!(
+            "SELECT m.their_id, m.id, m.repeats FROM {table} t CROSS JOIN merged_rows m ON m.form = ?{} AND m.id = t.{key}
+             WHERE {is_same} AND m.archive_id = ?{} AND (m.their_id < 0 OR ?{} < 0) LIMIT 1",
+            bound + 1,
+            bound + 2,
+            bound + 3
+        );
+        let more = [i64::from(form.number).into(), archive_id.to_owned().into(), number.into()];
+        if let Some(mapped) = self.ours.prepare_cached(&sql)?.query_row(with(&more), Mapped::of).optional()? {
+            return Ok(Known::Here(mapped));
+        }
+        let sql = "SELECT their_id, id, repeats FROM merged_rows
+            WHERE form = ? AND id = ? AND archive_id = ? AND (their_id < 0 OR ? < 0) LIMIT 1";
+        let mut select = self.ours.prepare_cached(sql)?;
+        let removed = select.query_row(params![form.number, -time, archive_id, number], Mapped::of).optional()?;
+        if let Some(mapped) = removed {
+            return Ok(Known::Removed(mapped));
+        }
+        match at_number {
+            Some(mapped) if self.was_removed_before(form, archive_id, &mapped, time)? => Ok(Known::Removed(mapped)),
+            _ => Ok(Known::No),
+        }
+    }
+
+    /// Whether an earlier release has removed the row here, which did not note it: there is none of that number now, or one
+    /// that did not come as this one. What was first seen after the last merge is none that was here.
+    fn was_removed_before(&self, form: &Form, archive_id: &str, mapped: &Mapped, time: i64) -> Result<bool, Error> {
+        if mapped.id <= 0 || self.merged_before.is_none_or(|merged| time > merged) {
+            return Ok(false);
+        }
+        let came = format!(
+            "SELECT 1 FROM {} t JOIN merged_rows r ON r.form = 9 AND r.id = t.run_id AND r.archive_id = ?1
+             WHERE t.{} = ?2 AND NOT EXISTS (SELECT 1 FROM merged_rows o
+                WHERE o.form = ?3 AND o.id = ?2 AND (o.archive_id <> ?1 OR o.their_id <> ?4))",
+            form.table, form.key[0].0
+        );
+        let bound = params![archive_id, mapped.id, form.number, mapped.number];
+        if self.ours.prepare_cached(&came)?.exists(bound)? {
+            return Ok(false);
+        }
+        self.remember(form.number, archive_id, mapped.number, -time, mapped.repeats)?;
+        Ok(true)
+    }
+
+    /// The number is another row's now.
+    fn put_aside(&self, form: u8, archive_id: &str, number: i64) -> Result<(), Error> {
+        let sql = "UPDATE merged_rows SET their_id =
+                (SELECT min(0, min(their_id)) - 1 FROM merged_rows WHERE archive_id = ?1 AND form = ?2)
+            WHERE archive_id = ?1 AND form = ?2 AND their_id = ?3";
+        self.ours.prepare_cached(sql)?.execute(params![archive_id, form, number])?;
+        Ok(())
     }
 
     fn remember(&self, form: u8, archive_id: &str, number: i64, id: i64, repeats: i64) -> Result<(), Error> {
@@ -620,31 +728,40 @@ impl<'m> Merge<'m> {
     }
 
     fn numbered_row(&mut self, pack: &mut Pack, form: &'static Form, row: &Row<'_>, theirs: i64) -> Result<(), Error> {
-        let (archive_id, number) = self.other.origin(form.number, theirs)?;
-        let chat_id = form.place_of("chat_id").map(|place| row.get::<_, Option<String>>(place)).transpose()?.flatten();
-        let is_ours = self.runs_of_ours(&archive_id)?;
-        if is_ours || chat_id.is_some_and(|chat_id| self.is_gone(&chat_id).unwrap_or(true)) {
-            return Ok(());
-        }
+        let place = |column: &str| form.place_of(column).expect("each of them has one");
+        let run: i64 = row.get(place("run_id"))?;
+        let (mut archive_id, mut number) =
+            self.other.origin(form.number, theirs, (form.number != FINDINGS).then_some(run))?;
         let mut values = values(row, 1, form.columns.len())?;
-        let run = form.place_of("run_id").expect("each of them has one");
-        values[run - 1] = Value::Integer(self.run(row.get(run)?));
-        if form.number == FINDINGS {
-            return self.finding(pack, form, values, &archive_id, number);
+        values[place("run_id") - 1] = Value::Integer(self.run(run));
+        if archive_id == self.custody.archive_id {
+            if self.own_runs.contains(&run) || (form.number == FINDINGS && self.finding_here(form, &values)?.is_some())
+            {
+                return Ok(());
+            }
+            if form.number == FINDINGS {
+                (archive_id, number) = (self.other.archive_id.clone(), theirs);
+            }
         }
-        match self.known(form.number, &archive_id, number)? {
-            Some(id) => self.update(pack, form, values, id),
-            None => {
+        let lasting: Vec<Value> = lasting(form.number).iter().map(|column| values[place(column) - 1].clone()).collect();
+        match form.place_of("chat_id").map(|place| &values[place - 1]) {
+            Some(Value::Text(chat_id)) if self.is_gone(chat_id).unwrap_or(true) => return Ok(()),
+            _ => {}
+        }
+        let known = self.known(form, &archive_id, number, &lasting)?;
+        if form.number == FINDINGS {
+            return self.finding(pack, form, values, &archive_id, number, known);
+        }
+        match known {
+            Known::Here(Mapped { id, .. }) if form.number == ERRORS => self.repeat_error(pack, form, &values, id),
+            Known::Here(_) | Known::Removed(_) => Ok(()),
+            Known::No => {
                 let id = self.insert(pack, form, values)?;
+                self.put_aside(form.number, &archive_id, number)?;
                 self.remember(form.number, &archive_id, number, id, 0)?;
                 self.bring_maskings_of(pack, form, theirs, id)
             }
         }
-    }
-
-    fn runs_of_ours(&self, archive_id: &str) -> Result<bool, Error> {
-        let sql = "SELECT 1 FROM archive WHERE archive_id = ?";
-        Ok(self.ours.prepare_cached(sql)?.exists([archive_id])?)
     }
 
     /// As the writer has it: erased or purged, and nothing has come of it since that was not.
@@ -669,23 +786,22 @@ impl<'m> Merge<'m> {
         Ok(id)
     }
 
-    /// A row that was brought before, and was repeated or ended since. One that was erased here stays so.
-    fn update(&mut self, pack: &mut Pack, form: &Form, mut values: Vec<Value>, id: i64) -> Result<(), Error> {
-        if form.is_final() {
-            return Ok(());
+    /// An error that was brought before, and was repeated since. In an older backup that was restored it may have been less often.
+    fn repeat_error(&mut self, pack: &mut Pack, form: &Form, values: &[Value], id: i64) -> Result<(), Error> {
+        let at = |column: &str| &values[form.place_of(column).expect("a column of errors") - 1];
+        let update = "UPDATE api_errors SET repeats = max(repeats, ?1), last_observed_at = max(last_observed_at, ?2)
+            WHERE id = ?3 AND (repeats < ?1 OR last_observed_at < ?2)";
+        let bound = params![at("repeats"), at("last_observed_at"), id];
+        if self.ours.prepare_cached(update)?.execute(bound)? > 0 {
+            pack.touch(ERRORS, [KeyValue::Integer(id)]);
         }
-        let mut select = self.ours.prepare_cached(form.select_by_key())?;
-        let before = select.query_row([id], |row| self::values(row, 1, form.columns.len())).optional()?;
-        values[0] = Value::Integer(id);
-        if before.is_none_or(|before| before == values) {
-            return Ok(());
-        }
-        let set = form.columns[1..].iter().map(|column| format!("{column} = ?")).collect::<Vec<_>>().join(", ");
-        let sql = format!("UPDATE {} SET {set} WHERE id = ?", form.table);
-        let bound = values[1..].iter().chain(&values[..1]);
-        self.ours.prepare_cached(&sql)?.execute(params_from_iter(bound))?;
-        pack.touch(form.number, [KeyValue::Integer(id)]);
         Ok(())
+    }
+
+    fn finding_here(&self, form: &Form, values: &[Value]) -> Result<Option<i64>, Error> {
+        let digest = &values[form.place_of("digest").expect("a column of findings") - 1];
+        let mut select = self.ours.prepare_cached("SELECT id FROM findings WHERE digest = ?")?;
+        Ok(select.query_row([digest], |row| row.get(0)).optional()?)
     }
 
     /// Unique by its content, with a count: what of theirs is counted here already is not counted again.
@@ -696,38 +812,43 @@ impl<'m> Merge<'m> {
         values: Vec<Value>,
         archive_id: &str,
         number: i64,
+        known: Known,
     ) -> Result<(), Error> {
         let at = |column: &str| form.place_of(column).expect("a column of findings") - 1;
-        let (digest, Value::Integer(repeats)) = (&values[at("digest")], &values[at("repeats")]) else { return Ok(()) };
-        let repeats = *repeats;
-        let sql = "SELECT repeats FROM merged_rows WHERE archive_id = ? AND form = ? AND their_id = ?";
-        let mut select = self.ours.prepare_cached(sql)?;
-        let counted = select.query_row(params![archive_id, FINDINGS, number], |row| row.get::<_, i64>(0)).optional()?;
-        let here = self.ours.prepare_cached("SELECT id FROM findings WHERE digest = ?")?;
-        let mut here = here;
-        let here: Option<i64> = here.query_row([digest], |row| row.get(0)).optional()?;
-        let id = match (here, counted) {
-            (None, Some(_)) => return Ok(()), // erased here since
-            (None, None) => {
-                let theirs = match values[0] {
-                    Value::Integer(theirs) => theirs,
-                    _ => return Ok(()),
-                };
+        let (Value::Integer(theirs), Value::Integer(repeats)) = (&values[0], &values[at("repeats")]) else {
+            return Ok(());
+        };
+        let (theirs, repeats) = (*theirs, *repeats);
+        let here = match (self.finding_here(form, &values)?, &known) {
+            // Masked on one of both sides.
+            (None, Known::Here(mapped)) => Some(mapped.id),
+            (here, _) => here,
+        };
+        let (number, counted) = match known {
+            Known::Here(mapped) | Known::Removed(mapped) => (mapped.number, mapped.repeats),
+            Known::No => {
+                self.put_aside(FINDINGS, archive_id, number)?;
+                (number, 0)
+            }
+        };
+        let id = match here {
+            None if matches!(known, Known::Removed(_)) => return Ok(()),
+            None => {
                 let id = self.insert(pack, form, values)?;
                 self.bring_maskings_of(pack, form, theirs, id)?;
                 id
             }
-            (Some(id), counted) if repeats > counted.unwrap_or(0) => {
+            Some(id) if repeats > counted => {
                 let update = "UPDATE findings SET repeats = repeats + ?, observed_at = min(observed_at, ?),
                     last_observed_at = max(last_observed_at, ?) WHERE id = ?";
                 let (first, last) = (&values[at("observed_at")], &values[at("last_observed_at")]);
-                self.ours.prepare_cached(update)?.execute(params![repeats - counted.unwrap_or(0), first, last, id])?;
+                self.ours.prepare_cached(update)?.execute(params![repeats - counted, first, last, id])?;
                 pack.touch(FINDINGS, [KeyValue::Integer(id)]);
                 id
             }
-            (Some(id), _) => id,
+            Some(id) => id,
         };
-        self.remember(FINDINGS, archive_id, number, id, repeats.max(counted.unwrap_or(0)))
+        self.remember(FINDINGS, archive_id, number, id, repeats.max(counted))
     }
 
     fn bring_maskings_of(&mut self, pack: &mut Pack, form: &Form, theirs: i64, id: i64) -> Result<(), Error> {
@@ -761,15 +882,14 @@ impl<'m> Merge<'m> {
 
     fn account(&mut self, pack: &mut Pack, form: &Form, row: &[Value]) -> Result<(), Error> {
         let (Value::Integer(theirs), Value::Integer(hour)) = (&row[0], &row[1]) else { return Ok(()) };
-        let (archive_id, _) = self.other.origin(RUNS, *theirs)?;
-        if self.runs_of_ours(&archive_id)? {
+        if self.own_runs.contains(theirs) {
             return Ok(());
         }
         let columns = form.columns.join(", ");
         let changed = form.columns[2..].iter().map(|name| format!("{name} = excluded.{name}")).collect::<Vec<_>>();
         let places = vec!["?"; form.columns.len()].join(", ");
         let upsert = format!(
-            "INSERT INTO accounts ({columns}) VALUES ({places}) ON CONFLICT DO UPDATE SET {} WHERE at <> excluded.at",
+            "INSERT INTO accounts ({columns}) VALUES ({places}) ON CONFLICT DO UPDATE SET {} WHERE at < excluded.at",
             changed.join(", ")
         );
         let here = Value::Integer(self.run(*theirs));
@@ -790,6 +910,69 @@ impl<'m> Merge<'m> {
             let rows = self.merged.new + self.merged.variant + self.merged.errors + self.merged.findings;
             end(self.ours, pack, self.act_id, at, rows.cast_signed())
         })
+    }
+}
+
+/// Of a row that is about to be removed, before its number is given again: it stays known that the other archive's row was
+/// removed here, and when it was observed.
+pub(super) fn forget(connection: &Connection, form: &Form, key: &[KeyValue]) -> Result<(), Error> {
+    if !NUMBERED.contains(&form.number) {
+        return Ok(());
+    }
+    let has_merges = "SELECT 1 FROM sqlite_schema WHERE name = 'merged_rows'";
+    if !connection.prepare_cached(has_merges)?.exists(())? {
+        return Ok(());
+    }
+    let time = if form.number == FINDINGS { "last_observed_at" } else { lasting(form.number)[0] };
+    let note = format!(
+        "UPDATE merged_rows SET id = coalesce(-(SELECT {time} FROM {} WHERE id = ?2), id) WHERE form = ?1 AND id = ?2",
+        form.table
+    );
+    connection.prepare_cached(&note)?.execute(params![form.number, key[0]])?;
+    Ok(())
+}
+
+/// Columns of a row that never change, masked later or not; the first is its time.
+fn lasting(form: u8) -> &'static [&'static str] {
+    match form {
+        RUNS => &["started_at"],
+        ERRORS => &["observed_at", "origin", "format", "code", "class"],
+        FINDINGS => &["observed_at", "kind", "chat_id", "raw_length"],
+        OUTAGES => &["started_at", "reason"],
+        _ => &["at", "file_id", "direction", "sha256"],
+    }
+}
+
+/// The condition for it, with the values bound from ?1 on. A finding that several archives have is here from the first on.
+fn is_same(form: u8) -> String {
+    let condition = |(at, column): (usize, &&str)| match (form, at) {
+        (FINDINGS, 0) => "?1 BETWEEN observed_at AND last_observed_at".to_owned(),
+        (_, 0) => format!("{column} = ?1"),
+        _ => format!("{column} IS ?{}", at + 1),
+    };
+    lasting(form).iter().enumerate().map(condition).collect::<Vec<_>>().join(" AND ")
+}
+
+/// What is known here of a row of theirs.
+#[derive(Debug, Clone, Copy)]
+enum Known {
+    Here(Mapped),
+    /// It was, and was erased or purged here.
+    Removed(Mapped),
+    No,
+}
+
+/// A row of `merged_rows`.
+#[derive(Debug, Clone, Copy)]
+struct Mapped {
+    number: i64,
+    id: i64,
+    repeats: i64,
+}
+
+impl Mapped {
+    fn of(row: &Row<'_>) -> Result<Self, rusqlite::Error> {
+        Ok(Self { number: row.get(0)?, id: row.get(1)?, repeats: row.get(2)? })
     }
 }
 

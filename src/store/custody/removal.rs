@@ -426,6 +426,7 @@ impl Removal<'_> {
             let is_key = form.key.iter().map(|column| format!("{} = ?", column.0)).collect::<Vec<_>>().join(" AND ");
             let delete = format!("DELETE FROM {} WHERE {is_key}", form.table);
             search::forget(connection, form, key)?;
+            super::merge::forget(connection, form, key)?;
             connection.prepare_cached(&delete)?.execute(rusqlite::params_from_iter(key))?;
         }
         destroy(connection, &leaves)?;
