@@ -7,6 +7,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use gms_recorder::archive::verify::{Question, verify};
+use gms_recorder::chat::EventIndex;
 use gms_recorder::simulator::{Config, Simulator};
 use gms_recorder::store::{Entry, Run, Store};
 use rusqlite::Connection;
@@ -670,6 +671,47 @@ async fn a_number_that_is_given_again_is_another_row_s() {
             sealed(database);
         }
     }
+}
+
+/// Erased here, and going on: of what the other side has of before nothing comes, of what came afterwards all.
+#[tokio::test]
+async fn of_a_chat_that_goes_on_nothing_comes_that_was_erased() {
+    let folder = folder();
+    let [database, other] = ["a.db", "b.db"].map(|name| folder.path().join(name));
+    let chat_id = "chat000000000000";
+    let (begin, after) = (RECENT - 60 * DAY, RECENT + 3_000 * DAY);
+    // Of the chat that all of them are of: an event, and a value of an attribute.
+    let said = |at: i64, index: i64, email: &str| {
+        let mut entry = entries(0, 30).remove(0);
+        entry.at = at;
+        let chat = &mut entry.chats[0];
+        assert_eq!(chat.chat_id.as_str(), chat_id);
+        chat.events.truncate(1);
+        chat.events[0].index = EventIndex::new(index).expect("from 1 on");
+        (chat.covered, chat.next_position) = (None, Some(index + 1));
+        let attribute = serde_json::json!([{ "name": "emailAddress", "value": email, "source": "request" }]);
+        chat.attributes = serde_json::from_value(attribute).expect("an attribute");
+        entry
+    };
+    record(&other, begin, &[said(begin, 1, "anna@before"), troubles(begin, "before", Some(chat_id))]).await;
+    record(&database, begin, &[said(begin, 2, "anna@before")]).await;
+    done(&["erase", "--chat", chat_id, "--reason", "asked for"], &database);
+    record(&database, after, &[said(after, 3, "anna@here")]).await;
+    let later = [said(after + 1, 4, "anna@after"), troubles(after + 1, "after", Some(chat_id))];
+    record(&other, after + 1, &later).await;
+    for _ in 0..2 {
+        merged(&other, &database);
+        let indexes = "SELECT group_concat(event_index) FROM (SELECT event_index FROM events ORDER BY 1)";
+        assert_eq!(texts(&database, indexes), ["3,4"]);
+        assert_eq!(texts(&database, "SELECT value FROM chat_attributes ORDER BY id"), ["anna@here", "anna@after"]);
+        assert_eq!(texts(&database, "SELECT detail FROM api_errors"), ["after"]);
+        assert_eq!(texts(&database, "SELECT file_id FROM file_transfers"), ["after"]);
+        // As the writer keeps them then: their bytes may be of before.
+        assert_eq!(texts(&database, "SELECT detail || length(raw) || repeats FROM findings"), ["after01"]);
+        sealed(&database);
+    }
+    record(&database, after + 2, &[troubles(after + 2, "after", Some(chat_id))]).await;
+    assert_eq!(texts(&database, "SELECT repeats || '' FROM findings"), ["2"]);
 }
 
 /// An archive that was restored goes on with the numbers that it had given before.

@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::{Act, Custody, begin, end};
 use crate::gms::mask::Masks;
 use crate::gms::{self, Comparison};
-use crate::store::append::{UPSERT_CHAT, VARIANTS_COMPARED_MAX, compare, keyed};
+use crate::store::append::{UPSERT_CHAT, VARIANTS_COMPARED_MAX, compare, finding_digest_of, keyed};
 use crate::store::seal::merkle::Hash;
 use crate::store::seal::{
     ACCOUNTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS, MERGES,
@@ -306,7 +306,7 @@ impl<'m> Merge<'m> {
         Ok(self.ours.prepare_cached(sql)?.exists(params![number, started_at])?)
     }
 
-    /// Whether a row of theirs is here, or was: by its number and what it has of [`lasting`].
+    /// Whether a row of theirs is here, or was: by its number and what it has of [`lasting_of`].
     fn known(&self, form: &Form, archive_id: &str, number: i64, lasting: &[Value]) -> Result<Known, Error> {
         let Value::Integer(time) = lasting[0] else { return Ok(Known::No) };
         let (table, key, is_same, bound) = (form.table, form.key[0].0, is_same(form.number), lasting.len());
@@ -461,8 +461,7 @@ impl<'m> Merge<'m> {
         after: Option<i64>,
         limit: u64,
     ) -> Result<(u64, Option<i64>), Error> {
-        let sql = "SELECT max(below) FROM erasures WHERE chat_id = ?";
-        let below: Option<i64> = self.ours.prepare_cached(sql)?.query_row([chat_id], |row| row.get(0))?;
+        let (below, until) = self.erased(chat_id)?;
         if below.is_some() && self.is_over_below(chat_id, below)? {
             let count = "SELECT count(*) FROM events WHERE chat_id = ?";
             let count: i64 = self.other.connection.prepare_cached(count)?.query_row([chat_id], |row| row.get(0))?;
@@ -475,11 +474,18 @@ impl<'m> Merge<'m> {
         let (events, last) = self.events(pack, chat_id, below.unwrap_or(0), after, limit, &maskings)?;
         if last.is_none() {
             self.variants(pack, chat_id, below.unwrap_or(0), &maskings)?;
-            self.attributes(pack, chat_id, &maskings)?;
+            self.attributes(pack, chat_id, until, &maskings)?;
             // Never before its events.
             self.coverage(pack, chat_id, below.is_some())?;
         }
         Ok((events, last))
+    }
+
+    /// Below which index events of a chat were erased or purged here, and when last. What was observed until then and has no
+    /// index is of before: of it nothing is wanted either.
+    fn erased(&self, chat_id: &str) -> Result<(Option<i64>, Option<i64>), Error> {
+        let sql = "SELECT max(below), max(at) FROM erasures WHERE chat_id = ? AND below IS NOT NULL";
+        Ok(self.ours.prepare_cached(sql)?.query_row([chat_id], |row| Ok((row.get(0)?, row.get(1)?)))?)
     }
 
     /// It was erased or purged here, and neither we nor they have anything that came afterwards.
@@ -632,9 +638,15 @@ impl<'m> Merge<'m> {
     }
 
     /// One row a change, in the order of time: what is known at the time is none.
-    fn attributes(&mut self, pack: &mut Pack, chat_id: &str, maskings: &Maskings) -> Result<(), Error> {
-        let sql = "SELECT id, name, value, source, observed_at, run_id FROM chat_attributes WHERE chat_id = ?
-            ORDER BY observed_at, id";
+    fn attributes(
+        &mut self,
+        pack: &mut Pack,
+        chat_id: &str,
+        erased_until: Option<i64>,
+        maskings: &Maskings,
+    ) -> Result<(), Error> {
+        let sql = "SELECT id, name, value, source, observed_at, run_id FROM chat_attributes
+            WHERE chat_id = ? AND observed_at > ? ORDER BY observed_at, id";
         // By the chat, not by the index of values: half of all chats may have the same one.
         let insert = "INSERT INTO chat_attributes (chat_id, name, value, source, observed_at, run_id)
             SELECT ?1, ?2, ?3, ?4, ?5, ?6
@@ -643,7 +655,7 @@ impl<'m> Merge<'m> {
                 AND NOT EXISTS (SELECT 1 FROM chat_attributes WHERE chat_id = ?1 AND name = ?2 AND +value = ?3
                     AND observed_at = ?5 AND run_id = ?6)";
         let mut select = self.other.connection.prepare_cached(sql)?;
-        let mut rows = select.query([chat_id])?;
+        let mut rows = select.query(params![chat_id, erased_until.unwrap_or(i64::MIN)])?;
         while let Some(row) = rows.next()? {
             let theirs: i64 = row.get(0)?;
             let values = values(row, 1, 4)?;
@@ -743,10 +755,28 @@ impl<'m> Merge<'m> {
                 (archive_id, number) = (self.other.archive_id.clone(), theirs);
             }
         }
-        let lasting: Vec<Value> = lasting(form.number).iter().map(|column| values[place(column) - 1].clone()).collect();
-        match form.place_of("chat_id").map(|place| &values[place - 1]) {
-            Some(Value::Text(chat_id)) if self.is_gone(chat_id).unwrap_or(true) => return Ok(()),
-            _ => {}
+        let lasting: Vec<Value> =
+            lasting_of(form.number).iter().map(|column| values[place(column) - 1].clone()).collect();
+        let chat_id = match form.place_of("chat_id").map(|place| &values[place - 1]) {
+            Some(Value::Text(chat_id)) => Some(chat_id.clone()),
+            _ => None,
+        };
+        if let Some(chat_id) = &chat_id
+            && let (_, Some(until)) = self.erased(chat_id)?
+        {
+            let is_of_before = row.get::<_, i64>(place(lasting_of(form.number)[0]))? <= until;
+            if is_of_before || self.is_gone(chat_id)? {
+                return Ok(());
+            }
+            if form.number == FINDINGS {
+                // As the writer has it: without what may be of before.
+                self.masked.remove(&(FINDINGS, theirs));
+                let detail = row.get::<_, Option<String>>(place("detail"))?.unwrap_or_default();
+                let kind: String = row.get(place("kind"))?;
+                let digest = finding_digest_of(&kind, chat_id, &[], detail.as_bytes());
+                values[place("raw") - 1] = Value::Blob(Vec::new());
+                values[place("digest") - 1] = Value::Blob(digest.to_vec());
+            }
         }
         let known = self.known(form, &archive_id, number, &lasting)?;
         if form.number == FINDINGS {
@@ -923,7 +953,7 @@ pub(super) fn forget(connection: &Connection, form: &Form, key: &[KeyValue]) -> 
     if !connection.prepare_cached(has_merges)?.exists(())? {
         return Ok(());
     }
-    let time = if form.number == FINDINGS { "last_observed_at" } else { lasting(form.number)[0] };
+    let time = if form.number == FINDINGS { "last_observed_at" } else { lasting_of(form.number)[0] };
     let note = format!(
         "UPDATE merged_rows SET id = coalesce(-(SELECT {time} FROM {} WHERE id = ?2), id) WHERE form = ?1 AND id = ?2",
         form.table
@@ -933,7 +963,7 @@ pub(super) fn forget(connection: &Connection, form: &Form, key: &[KeyValue]) -> 
 }
 
 /// Columns of a row that never change, masked later or not; the first is its time.
-fn lasting(form: u8) -> &'static [&'static str] {
+fn lasting_of(form: u8) -> &'static [&'static str] {
     match form {
         RUNS => &["started_at"],
         ERRORS => &["observed_at", "origin", "format", "code", "class"],
@@ -950,7 +980,7 @@ fn is_same(form: u8) -> String {
         (_, 0) => format!("{column} = ?1"),
         _ => format!("{column} IS ?{}", at + 1),
     };
-    lasting(form).iter().enumerate().map(condition).collect::<Vec<_>>().join(" AND ")
+    lasting_of(form).iter().enumerate().map(condition).collect::<Vec<_>>().join(" AND ")
 }
 
 /// What is known here of a row of theirs.
