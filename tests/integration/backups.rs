@@ -599,7 +599,7 @@ fn troubles(at: i64, name: &str, chat_id: Option<&str>) -> Entry {
     serde_json::from_value(entry).expect("an entry")
 }
 
-/// Names of [`troubles`] that are in an archive, with when they were first and last seen: the same ones as errors, findings and files.
+/// Names of [`troubles`] that are in an archive: the same ones as errors, findings and files, each once.
 #[track_caller]
 fn names_in(database: &Path) -> Vec<String> {
     let of = |table: &str, name: &str| texts(database, &format!("SELECT {name} || '' AS n FROM {table} ORDER BY n"));
@@ -673,6 +673,35 @@ async fn a_number_that_is_given_again_is_another_row_s() {
     }
 }
 
+/// What was masked here is not unmasked by the row that it came from, however often that comes.
+#[tokio::test]
+async fn what_was_masked_here_stays_so_when_it_comes_again() {
+    let folder = folder();
+    let [database, other] = ["a.db", "b.db"].map(|name| folder.path().join(name));
+    let card = "4111111111111111";
+    record(&database, RECENT, &[]).await;
+    record(&other, RECENT, &[troubles(RECENT, card, None)]).await;
+    merged(&other, &database);
+    let rows = format!(
+        "SELECT 'error ' || (detail = '{card}') || ' ' || repeats FROM api_errors
+         UNION ALL SELECT 'finding ' || (CAST(raw AS TEXT) = '{card}') || ' ' || repeats FROM findings"
+    );
+    assert_eq!(texts(&database, &rows), ["error 1 1", "finding 1 1"]);
+    done(&["mask", "--rule", "cards", "--reason", "audit"], &database);
+    for _ in 0..2 {
+        merged(&other, &database);
+        assert_eq!(texts(&database, &rows), ["error 0 1", "finding 0 1"]);
+        sealed(&database);
+    }
+    let again = Entry { errors: Vec::new(), files: Vec::new(), ..troubles(RECENT + DAY, card, None) };
+    record(&other, RECENT + DAY, &[again]).await;
+    for _ in 0..2 {
+        merged(&other, &database);
+        assert_eq!(texts(&database, &rows), ["error 0 1", "finding 0 2"]);
+    }
+    sealed(&database);
+}
+
 /// Erased here, and going on: of what the other side has of before nothing comes, of what came afterwards all.
 #[tokio::test]
 async fn of_a_chat_that_goes_on_nothing_comes_that_was_erased() {
@@ -720,8 +749,11 @@ async fn what_a_restored_archive_records_is_other_than_what_it_had_recorded() {
     let folder = folder();
     let [database, other, third, backup] = ["q.db", "p.db", "t.db", "b.db"].map(|name| folder.path().join(name));
     record(&database, RECENT, &[]).await;
-    record(&other, RECENT, &[troubles(RECENT, "p1", None)]).await;
+    let mut store = Store::open(&options(&other), &a_run()).await.expect("an archive");
+    store.append(&[troubles(RECENT, "p1", None)], &[], true).expect("stored");
     done(&["backup", text(&backup)], &other);
+    store.finish(RECENT + 1_000, "{}").expect("noted");
+    store.close().expect("closed");
     let lost = [troubles(RECENT + DAY, "p2", None), entries(0, 30).remove(0)];
     record(&other, RECENT + DAY, &lost).await;
     merged(&other, &database);
@@ -729,8 +761,8 @@ async fn what_a_restored_archive_records_is_other_than_what_it_had_recorded() {
     let said: Value = serde_json::from_str(&said).expect("an object");
     let kept = PathBuf::from(said["kept"].as_str().expect("it was there"));
     record(&other, RECENT + 2 * DAY, &[troubles(RECENT + 2 * DAY, "p3", None)]).await;
-    let runs =
-        "SELECT (started_at - 1795400000000) || ' ' || (stopped_at - started_at) FROM runs ORDER BY started_at, run_id";
+    let runs = "SELECT (started_at - 1795400000000) || ' ' || coalesce(stopped_at - started_at, 'open') FROM runs
+        ORDER BY started_at, run_id";
     let day = |n: i64| format!("{} 1000", n * DAY);
     let all = ["p1", "p2", "p3"];
     for from in [&other, &other, &kept, &other, &kept] {
@@ -750,7 +782,7 @@ async fn what_a_restored_archive_records_is_other_than_what_it_had_recorded() {
     for _ in 0..2 {
         merged(&database, &other);
         assert_eq!(names_in(&other), all);
-        assert_eq!(texts(&other, runs), [day(0), day(0), day(1), day(2)]);
+        assert_eq!(texts(&other, runs), ["0 open".into(), day(0), day(1), day(2)]);
         merged(&other, &database);
         assert_eq!(names_in(&database), all);
     }
