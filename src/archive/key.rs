@@ -1,13 +1,20 @@
 //! The file of the private key: made with the archive, read by its owner alone, and never made anew for an archive that had
 //! one.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::note::{ORIGIN, PublicKey, Signer, Succession};
 use crate::store::beside;
+
+/// How long a rotation waits for another one, which takes milliseconds, and seconds where the archive is busy.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks whether it has ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why nothing can be signed.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +38,9 @@ pub enum Error {
         /// The right one, where a rotation has left it beside the file.
         former: Option<PathBuf>,
     },
+    /// Two at once would take each other's files away.
+    #[error("another rotation of the key {} is at work: run it again when that one has ended", .0.display())]
+    Busy(PathBuf),
     /// The file system.
     #[error("the key {}: {error}", path.display())]
     Io {
@@ -47,14 +57,18 @@ pub enum Error {
 /// # Errors
 /// Why nothing can be signed.
 pub fn open(path: &Path, archive_id: &str, known: &[String]) -> Result<Signer, Error> {
-    match check(path, known) {
-        Ok(Some(signer)) => Ok(signer),
-        Ok(None) => {
-            let text = make(path, archive_id).map_err(at(path))?;
-            of_archive(path, &text, known)
+    let rotation = match check(path, known) {
+        Ok(Some(signer)) => return Ok(signer),
+        Ok(None) => Rotation::wait(path, PATIENCE)?,
+        Err(error) => {
+            let Ok(Some(signer)) = check(&next(path), known).or_else(|_| check(path, known)) else { return Err(error) };
+            match Rotation::try_begin(path) {
+                Ok(Some(rotation)) => rotation,
+                _ => return Ok(signer), // whoever is at it moves the file
+            }
         }
-        Err(error) => finish_rotation(path, known)?.ok_or(error),
-    }
+    };
+    rotation.open(archive_id, known)
 }
 
 /// The key, where [`open`] would find it. Makes none.
@@ -70,58 +84,125 @@ pub fn check(path: &Path, known: &[String]) -> Result<Option<Signer>, Error> {
     }
 }
 
-/// Makes another key, and says that it follows the present one: `introduce` is given its public key and the statement, and
-/// brings both into the archive. Then it takes the file's place; the former one stays beside it.
-///
-/// # Errors
-/// The present key is not there, or `introduce` failed: then nothing has changed.
-pub fn rotate<E: From<Error>>(
-    path: &Path,
-    archive_id: &str,
-    known: &[String],
-    now: i64,
-    introduce: impl FnOnce(&str, &str) -> Result<(), E>,
-) -> Result<PublicKey, E> {
-    if known.is_empty() {
-        return Err(Error::Missing(path.to_owned()).into());
-    }
-    let present = open(path, archive_id, known)?;
-    let text = make(&next(path), archive_id).map_err(at(&next(path)))?;
-    give_to_owner_of(path, &next(path))?;
-    let later = of_archive(&next(path), &text, &[])?;
-    let vkey = later.public().vkey();
-    let succession = Succession { archive_id: archive_id.into(), next: vkey.clone(), at: now };
-    introduce(&vkey, &succession.signed(&present, &later))?;
-    finish_rotation(path, &[present.public().vkey(), vkey])?;
-    Ok(later.public().clone())
+/// The change of a key, at most one at a time: a lock file beside the key's admits it, until this is dropped or the process
+/// dies. What the archive knows has to be read after it has begun.
+#[derive(Debug)]
+pub struct Rotation {
+    /// The key's file.
+    path: PathBuf,
+    _lock: File,
 }
 
-/// The archive knows the next key already: it takes the place of the one before. A running `serve` does it, too.
-fn finish_rotation(path: &Path, known: &[String]) -> Result<Option<Signer>, Error> {
-    let Ok(Some(signer)) = check(&next(path), known).or_else(|_| check(path, known)) else { return Ok(None) };
-    if let Ok(text) = std::fs::read_to_string(path)
-        && let Some(former) = Signer::parse(&text).filter(|former| former.public() != signer.public())
-    {
-        let aside = aside(path, former.public());
-        match write(&aside, &text) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&aside)(error)),
-            _ => give_to_owner_of(path, &aside)?,
+impl Rotation {
+    /// Waits a moment where another one is at work.
+    ///
+    /// # Errors
+    /// There is no key; another one is still at work; or the lock file cannot be made.
+    pub fn begin(path: &Path) -> Result<Self, Error> {
+        if !path.exists() && !next(path).exists() {
+            return Err(Error::Missing(path.to_owned()));
+        }
+        Self::wait(path, PATIENCE)
+    }
+
+    fn wait(path: &Path, patience: Duration) -> Result<Self, Error> {
+        let until = Instant::now() + patience;
+        loop {
+            match Self::try_begin(path).map_err(at(path))? {
+                Some(rotation) => return Ok(rotation),
+                None if Instant::now() < until => sleep(LOOK_INTERVAL),
+                None => return Err(Error::Busy(path.to_owned())),
+            }
         }
     }
-    match std::fs::rename(next(path), path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path)(error)),
-        _ => Ok(Some(signer)),
+
+    /// None where another one is at work.
+    fn try_begin(path: &Path) -> io::Result<Option<Self>> {
+        let lock = beside(path, "-lock");
+        let mut writing = OpenOptions::new();
+        let writing = writing.write(true).mode(0o600);
+        let file = match writing.clone().create_new(true).open(&lock) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => writing.open(&lock)?,
+            made => {
+                let made = made?;
+                let _ = give_to_owner_of(path, &made); // or root alone finishes what a crash cuts short
+                made
+            }
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { path: path.to_owned(), _lock: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Makes another key, and says that it follows the present one: `introduce` is given the present public key, the next
+    /// one, and the statement, and brings both into the archive, if the present one is the archive's still. Then the file
+    /// takes the other one's place; the former one stays beside it.
+    ///
+    /// # Errors
+    /// The present key is not there, or `introduce` failed: then nothing has changed.
+    pub fn rotate<E: From<Error>>(
+        &self,
+        archive_id: &str,
+        known: &[String],
+        now: i64,
+        introduce: impl FnOnce(&str, &str, &str) -> Result<(), E>,
+    ) -> Result<PublicKey, E> {
+        let path = &self.path;
+        if known.is_empty() {
+            return Err(Error::Missing(path.to_owned()).into());
+        }
+        let present = self.open(archive_id, known)?;
+        let text = make(&next(path), archive_id, Some(path))?;
+        let later = of_archive(&next(path), &text, &[])?;
+        let (former, vkey) = (present.public().vkey(), later.public().vkey());
+        let succession = Succession { archive_id: archive_id.into(), next: vkey.clone(), at: now };
+        introduce(&former, &vkey, &succession.signed(&present, &later))?;
+        Ok(self.finish(&[former, vkey])?.public().clone())
+    }
+
+    /// As [`open`].
+    fn open(&self, archive_id: &str, known: &[String]) -> Result<Signer, Error> {
+        match check(&self.path, known) {
+            Ok(Some(signer)) => Ok(signer),
+            Ok(None) => of_archive(&self.path, &make(&self.path, archive_id, None)?, known),
+            Err(_) => self.finish(known),
+        }
+    }
+
+    /// Where the archive knows the next key already, that takes the place of the one before.
+    ///
+    /// # Errors
+    /// The present key is not in its place then.
+    fn finish(&self, known: &[String]) -> Result<Signer, Error> {
+        let path = &self.path;
+        if let Ok(Some(signer)) = check(&next(path), known) {
+            if let Ok(text) = std::fs::read_to_string(path)
+                && let Some(former) = Signer::parse(&text).filter(|former| former.public() != signer.public())
+            {
+                let aside = aside(path, former.public());
+                match write(&aside, &text, Some(path)) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&aside)(error)),
+                    _ => {}
+                }
+            }
+            match std::fs::rename(next(path), path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(path)(error)),
+                _ => {} // a `serve` of an earlier release has moved it
+            }
+        }
+        check(path, known)?.ok_or_else(|| Error::Missing(path.to_owned()))
     }
 }
 
 /// Whoever rotates as root does it for the user of `serve`.
-fn give_to_owner_of(path: &Path, file: &Path) -> Result<(), Error> {
-    let owner = |path: &Path| std::fs::metadata(path).map(|found| (found.uid(), found.gid()));
-    let wanted = owner(path).map_err(at(path))?;
-    if owner(file).map_err(at(file))? == wanted {
+fn give_to_owner_of(path: &Path, file: &File) -> io::Result<()> {
+    let (wanted, found) = (std::fs::metadata(path)?, file.metadata()?);
+    if (wanted.uid(), wanted.gid()) == (found.uid(), found.gid()) {
         return Ok(());
     }
-    std::os::unix::fs::chown(file, Some(wanted.0), Some(wanted.1)).map_err(at(file))
+    fchown(file, Some(wanted.uid()), Some(wanted.gid()))
 }
 
 fn next(path: &Path) -> PathBuf {
@@ -155,28 +236,39 @@ fn aside(path: &Path, former: &PublicKey) -> PathBuf {
     beside(path, &format!(".{}", former.id_in_hex()))
 }
 
-/// On disk before it is used: what it signs outlives a power cut.
-fn make(path: &Path, archive_id: &str) -> io::Result<String> {
+/// On disk before it is used: what it signs outlives a power cut. It belongs to whom `owner` belongs.
+fn make(path: &Path, archive_id: &str, owner: Option<&Path>) -> Result<String, Error> {
     let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(io::Error::other)?;
-    let text = Signer::written(&format!("{ORIGIN}{archive_id}"), &seed).ok_or(io::ErrorKind::InvalidData)?;
+    let seeded = getrandom::fill(&mut seed).map_err(io::Error::other);
+    let text = Signer::written(&format!("{ORIGIN}{archive_id}"), &seed).ok_or(io::ErrorKind::InvalidData.into());
+    let text = seeded.and(text).map_err(at(path))?;
+    put(path, &text, owner).map_err(at(path))?;
+    Ok(text)
+}
+
+/// A file that is there whole or not at all, in the place of what may be there.
+fn put(path: &Path, text: &str, owner: Option<&Path>) -> io::Result<()> {
     let part = beside(path, ".part");
     // What a crash has left of another attempt signs nothing.
     match std::fs::remove_file(&part) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    write(&part, &text)?;
+    write(&part, text, owner)?;
     std::fs::rename(&part, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()?;
-    Ok(text)
+    sync_folder_of(path)
 }
 
-fn write(path: &Path, text: &str) -> io::Result<()> {
+fn write(path: &Path, text: &str, owner: Option<&Path>) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    owner.map_or(Ok(()), |owner| give_to_owner_of(owner, &file))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -211,15 +303,18 @@ mod tests {
         let path = folder.path().join("a.db.key");
         let first = open(&path, "15cd", &[]).expect("made").public().vkey();
         let known = [first.clone()];
-        let failed = rotate(&path, "15cd", &known, 1, |_, _| Err(Error::Malformed("no archive".into())));
+        let rotation = Rotation::begin(&path).expect("no other one is at work");
+        let failed = rotation.rotate("15cd", &known, 1, |_, _, _| Err(Error::Malformed("no archive".into())));
         assert!(matches!(failed, Err(Error::Malformed(_))));
         assert_eq!(open(&path, "15cd", &known).expect("nothing has changed").public().vkey(), first);
 
         let mut introduced = None;
-        let later = rotate(&path, "15cd", &known, 1, |vkey, _| {
+        let later = rotation.rotate("15cd", &known, 1, |former, vkey, _| {
+            assert_eq!(former, first);
             introduced = Some((vkey.to_owned(), std::fs::read(&path).expect("still the former one")));
             Ok::<_, Error>(())
         });
+        drop(rotation);
         let (second, former) = introduced.expect("it was");
         assert_eq!(later.expect("done").vkey(), second);
         let known = [first, second.clone()];
@@ -234,5 +329,33 @@ mod tests {
             assert_eq!(open(&path, "15cd", &known).expect("found").public().vkey(), second);
             assert!(path.exists() && !next(&path).exists());
         }
+    }
+
+    /// Whoever comes meanwhile touches no file of it, and finds the key that counts.
+    #[test]
+    fn one_rotation_is_at_work_at_a_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.db.key");
+        assert!(matches!(Rotation::begin(&path), Err(Error::Missing(_))) && !beside(&path, "-lock").exists());
+        let first = open(&path, "15cd", &[]).expect("made").public().vkey();
+        let (rotation, known) = (Rotation::begin(&path).expect("the first"), [first.clone()]);
+        assert!(matches!(Rotation::wait(&path, Duration::ZERO), Err(Error::Busy(_))));
+        let done = rotation.rotate("15cd", &known, 1, |_, vkey, _| {
+            let known = [first.clone(), vkey.to_owned()];
+            assert_eq!(open(&path, "15cd", &known).expect("a running `serve`").public().vkey(), vkey);
+            assert!(next(&path).exists() && check(&path, &known).is_err(), "it is moved by who is at work");
+            Ok::<_, Error>(())
+        });
+        let second = done.expect("nobody was in its way").vkey();
+        // It vanishes between: that is said, and the former one is where it was.
+        let known = [first, second.clone()];
+        let lost = rotation.rotate("15cd", &known, 1, |_, _, _| {
+            std::fs::remove_file(next(&path)).expect("it is there");
+            Ok::<_, Error>(())
+        });
+        assert!(matches!(lost, Err(Error::Other { .. })), "{lost:?}");
+        assert_eq!(open(&path, "15cd", &known).expect("still there").public().vkey(), second);
+        drop(rotation);
+        assert!(Rotation::begin(&path).is_ok());
     }
 }

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::actor::actor;
 use super::output::{self, Cell, Format, Look, Output};
 use super::when::{self, Clock};
-use crate::archive::key;
+use crate::archive::key::Rotation;
 use crate::config::Config;
 use crate::recorder::now_ms;
 use crate::store::audit::{Snapshot, StoredKey};
@@ -59,10 +59,14 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
 /// The key that is left stays beside the file of the new one: what it signed, it signed.
 fn rotate(database: &Path, key_file: &Path) -> anyhow::Result<()> {
     let custody = Custody::open(database)?;
-    let known = custody.keys()?;
-    let now = now_ms();
-    let introduce = |vkey: &str, statement: &str| Ok(custody.add_key(vkey, now, statement)?);
-    key::rotate::<anyhow::Error>(key_file, custody.archive_id(), &known, now, introduce)?;
+    let rotation = Rotation::begin(key_file)?;
+    let (known, now) = (custody.keys()?, now_ms());
+    let introduce = |former: &str, vkey: &str, statement: &str| {
+        let is_added = custody.add_key(former, vkey, now, statement)?;
+        anyhow::ensure!(is_added, "the archive has got another key meanwhile, by a rotation with another key file");
+        Ok(())
+    };
+    rotation.rotate(custody.archive_id(), &known, now, introduce)?;
     let (actor, asked) = (actor(None), serde_json::json!({ "command": "key rotate" }));
     custody.note(&Act { kind: Kind::Key, at: now_ms(), actor: &actor, asked, reason: None }, 1)?;
     Ok(custody.close()?)

@@ -238,13 +238,14 @@ impl Custody {
         checkpoint::keys(&self.connection)
     }
 
-    /// From now on checkpoints are signed with this one, by the word of the one before.
+    /// From now on checkpoints are signed with this one, by the word of the one before. False where `former` is not the present
+    /// key (any longer).
     ///
     /// # Errors
     /// As writing goes wrong.
-    pub fn add_key(&self, vkey: &str, at: i64, statement: &str) -> Result<(), Error> {
+    pub fn add_key(&self, former: &str, vkey: &str, at: i64, statement: &str) -> Result<bool, Error> {
         self.check_in_place()?;
-        checkpoint::add(&self.connection, vkey, at, Some(statement))
+        checkpoint::add(&self.connection, vkey, at, Some((former, statement)))
     }
 
     /// Signs the tree as it stands, and keeps the note. None where `vkey` is not the present key (any longer).

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use gms_recorder::archive::note::Signer;
+use gms_recorder::archive::note::{PublicKey, Signer};
 use gms_recorder::archive::verify::{Answer, Question, verify};
 use gms_recorder::chat::{ChatId, Covered, EventIndex, Party, TranscriptEvent};
 use gms_recorder::gms::mask::Masks;
 use gms_recorder::simulator::{Config, Simulator};
+use gms_recorder::store::custody::Custody;
 use gms_recorder::store::seal::FORMS;
 use gms_recorder::store::{ChatRecord, Entry, Options, Run, Store};
 use http::{Request, StatusCode};
@@ -650,6 +651,7 @@ async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
     let former = std::fs::read(&key_file).expect("it is there");
     // As where root does it for the user of `serve`; in a namespace of our own there is nobody else.
     let _ = std::os::unix::fs::chown(&key_file, None, Some(65_534));
+    std::fs::remove_file(folder.path().join("transcripts.db.key-lock")).expect("nobody rotates");
     let owner = |path: &Path| std::fs::metadata(path).map(|found| (found.uid(), found.gid())).expect("it is there");
     let wanted = owner(&key_file);
     for n in 0..2 {
@@ -667,7 +669,8 @@ async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
     let files =
         std::fs::read_dir(folder.path()).expect("the folder is ours").map(|found| found.expect("a file").path());
     let keys: Vec<PathBuf> = files.filter(|file| file.to_string_lossy().contains("transcripts.db.key")).collect();
-    assert!(keys.len() == 3 && keys.iter().all(|key| owner(key) == wanted), "{keys:?}");
+    // Three keys, and the lock of their rotations.
+    assert!(keys.len() == 4 && keys.iter().all(|key| owner(key) == wanted), "{keys:?}");
     assert!(!server.log().contains("no checkpoints are signed"));
     assert!(server.stop().success());
     let answer = sealed(&server.database);
@@ -717,6 +720,47 @@ async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
     drop(connection);
     let found = faults(&self::answer(&altered, &[]));
     assert!(found.contains("signed with a key that had been replaced"), "{found}");
+    simulator.stop().await;
+}
+
+/// However many do it at once, beside a `serve` that takes each: every key lies in a file, and the one before vouches for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_changed_at_once_are_changed_one_after_the_other() {
+    let (simulator, folder) = (Simulator::start(Config::nodes(1)).await.expect("free ports"), folder());
+    let settings = "[evidence]\ncheckpoint_interval = \"5ms\"\n";
+    let mut server = Server::start(folder.path(), &simulator.addresses(), settings);
+    let signed = async || server.metric("gms_recorder_checkpoints_total ").await;
+    eventually("signed", async || (signed().await? > 1.0).then_some(())).await;
+    let config = server.config.display().to_string();
+    for _ in 0..4 {
+        let rotate = || {
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || run(&["key", "rotate", "--config", &config]))
+        };
+        for rotated in [rotate(), rotate(), rotate()] {
+            let (code, said, error) = rotated.await.expect("no panic");
+            assert_eq!(code, 0, "{said}{error}");
+        }
+    }
+    let (code, said, error) = run(&["key", "list", "--config", &config]);
+    let keys: Vec<PublicKey> = said.lines().filter_map(PublicKey::parse).collect();
+    assert_eq!((code, keys.len()), (0, 13), "{error}");
+    let key_file = folder.path().join("transcripts.db.key");
+    let read = |path: &Path| Signer::parse(&std::fs::read_to_string(path).ok()?);
+    for (n, key) in keys.iter().enumerate() {
+        let aside = folder.path().join(format!("transcripts.db.key.{}", key.id_in_hex()));
+        let signer = read(if n == 12 { &key_file } else { &aside });
+        assert_eq!(signer.as_ref().map(Signer::public), Some(key), "of key {n}");
+    }
+    assert!(server.stop().success());
+    assert!(!server.log().contains("no checkpoints are signed"));
+    sealed(&server.database);
+    // The word of a key that is none of the present counts for nothing.
+    let custody = Custody::open(&server.database).expect("an archive");
+    let is_added = custody.add_key(&keys[11].vkey(), "another", 1, "its statement").expect("it can be written");
+    assert_eq!((is_added, custody.keys().expect("they can be read").len()), (false, 13));
+    custody.close().expect("closed");
+    sealed(&server.database);
     simulator.stop().await;
 }
 

@@ -201,7 +201,10 @@ impl Writer {
             let known = store.keys()?;
             let path = self.evidence.config.key_path(&self.options.path);
             match key::open(&path, archive_id, &known) {
-                Ok(signer) => self.evidence.signer = Some((archive_id.into(), introduced(store, signer, &known)?)),
+                Ok(signer) if introduce(store, &signer, &known)? => {
+                    self.evidence.signer = Some((archive_id.into(), signer));
+                }
+                Ok(_) => return Ok(false),
                 Err(error) => {
                     self.note_no_checkpoints(&error);
                     return Ok(true);
@@ -297,15 +300,18 @@ fn say_first(size: u64, before: Option<(u64, i64)>) {
     tracing::info!(leaves = size, newly_signed, last_checkpoint_at_ms = at, "checkpoints are signed from here on");
 }
 
-/// The archive knows every key that signs for it from its first checkpoint on.
-fn introduced(store: &Store, signer: Signer, known: &[String]) -> Result<Signer, Error> {
+/// The archive knows every key that signs for it from its first checkpoint on. False where it has got another one meanwhile.
+fn introduce(store: &Store, signer: &Signer, known: &[String]) -> Result<bool, Error> {
     let vkey = signer.public().vkey();
-    if !known.contains(&vkey) {
-        store.add_key(&vkey, now_ms())?;
+    if known.contains(&vkey) {
+        return Ok(true);
+    }
+    let is_added = store.add_key(&vkey, now_ms())?;
+    if is_added {
         tracing::info!(
             key = vkey,
             "checkpoints are signed with this key: give it to your auditors, and keep its file in a backup of its own"
         );
     }
-    Ok(signer)
+    Ok(is_added)
 }

@@ -41,11 +41,11 @@ impl Store {
         keys(&self.connection)
     }
 
-    /// The first key of an archive.
+    /// The first key of an archive. False where it has one.
     ///
     /// # Errors
     /// As writing goes wrong.
-    pub fn add_key(&self, vkey: &str, at: i64) -> Result<(), Error> {
+    pub fn add_key(&self, vkey: &str, at: i64) -> Result<bool, Error> {
         add(&self.connection, vkey, at, None)
     }
 }
@@ -84,16 +84,22 @@ pub(in crate::store) fn keys(connection: &Connection) -> Result<Vec<String>, Err
     Ok(keys.collect::<Result<_, _>>()?)
 }
 
+/// A key, and in `succession` the one that it follows, with the statement that it does. False where that is not the present
+/// one (any longer): nothing has changed then.
 pub(in crate::store) fn add(
     connection: &Connection,
     vkey: &str,
     at: i64,
-    statement: Option<&str>,
-) -> Result<(), Error> {
+    succession: Option<(&str, &str)>,
+) -> Result<bool, Error> {
     change(connection, None, |pack| {
+        let (former, statement) = succession.unzip();
+        if keys(connection)?.last().map(String::as_str) != former {
+            return Ok(false);
+        }
         let insert = "INSERT INTO keys (vkey, at, statement) VALUES (?, ?, ?)";
         connection.execute(insert, params![vkey, at, statement])?;
         pack.touch(KEYS, [KeyValue::Integer(connection.last_insert_rowid())]);
-        Ok(())
+        Ok(true)
     })
 }
