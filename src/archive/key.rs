@@ -156,6 +156,7 @@ impl Rotation {
         let present = self.open(archive_id, known)?;
         let text = make(&next(path), archive_id, Some(path))?;
         let later = of_archive(&next(path), &text, &[])?;
+        self.keep_former(&later)?;
         let (former, vkey) = (present.public().vkey(), later.public().vkey());
         let succession = Succession { archive_id: archive_id.into(), next: vkey.clone(), at: now };
         introduce(&former, &vkey, &succession.signed(&present, &later))?;
@@ -178,21 +179,39 @@ impl Rotation {
     fn finish(&self, known: &[String]) -> Result<Signer, Error> {
         let path = &self.path;
         if let Ok(Some(signer)) = check(&next(path), known) {
-            if let Ok(text) = std::fs::read_to_string(path)
-                && let Some(former) = Signer::parse(&text).filter(|former| former.public() != signer.public())
-            {
-                let aside = aside(path, former.public());
-                match write(&aside, &text, Some(path)) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&aside)(error)),
-                    _ => {}
-                }
-            }
+            self.keep_former(&signer)?;
             match std::fs::rename(next(path), path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(path)(error)),
-                _ => {} // a `serve` of an earlier release has moved it
+                _ => sync_folder_of(path).map_err(at(path))?, // or a `serve` of an earlier release has moved it
             }
         }
         check(path, known)?.ok_or_else(|| Error::Missing(path.to_owned()))
+    }
+
+    /// A copy of what is in the file's place, on disk before `later` goes there: it may be the only one, and older backups
+    /// want it.
+    fn keep_former(&self, later: &Signer) -> Result<(), Error> {
+        let path = &self.path;
+        let text = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            read => read.map_err(at(path))?,
+        };
+        let former = Signer::parse(&text).ok_or_else(|| Error::Malformed(path.to_owned()))?;
+        if former.public() == later.public() {
+            return Ok(());
+        }
+        let aside = aside(path, former.public());
+        let found = match std::fs::read(&aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read.map_err(at(&aside))?),
+        };
+        let kept = found.as_deref().and_then(|bytes| Signer::parse(std::str::from_utf8(bytes).ok()?));
+        match kept.map(|kept| kept.public() == former.public()) {
+            Some(true) => File::open(&aside).and_then(|file| file.sync_all()).and_then(|()| sync_folder_of(&aside)),
+            Some(false) => Err(io::ErrorKind::AlreadyExists.into()),
+            None => put(&aside, &text, Some(path)), // what is there, if anything, is what a crash has left of it
+        }
+        .map_err(at(&aside))
     }
 }
 
@@ -357,5 +376,51 @@ mod tests {
         assert_eq!(open(&path, "15cd", &known).expect("still there").public().vkey(), second);
         drop(rotation);
         assert!(Rotation::begin(&path).is_ok());
+    }
+
+    /// A crash of an earlier release may have left an empty file in the former key's place, or half of it.
+    #[test]
+    fn a_rotation_never_takes_the_only_copy_of_the_former_key() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.db.key");
+        let mut known = vec![open(&path, "15cd", &[]).expect("made").public().vkey()];
+        let stranger = Signer::written("gms-recorder/15cd", &[7; 32]).expect("a key");
+        let rotate = |known: &mut Vec<String>| {
+            let rotation = Rotation::begin(&path).expect("no other one is at work");
+            let present = known.clone();
+            rotation.rotate("15cd", &present, 1, |_, vkey, _| {
+                known.push(vkey.to_owned());
+                Ok::<_, Error>(())
+            })
+        };
+        for left in [None, Some(0), Some(20), Some(usize::MAX)] {
+            let text = std::fs::read(&path).expect("the present one");
+            let aside = aside(&path, &PublicKey::parse(&known[known.len() - 1]).expect("a key"));
+            let left = left.map(|left| &text[..text.len().min(left)]);
+            left.into_iter().for_each(|left| std::fs::write(&aside, left).expect("the folder is ours"));
+            rotate(&mut known).expect("done");
+            assert_eq!(std::fs::read(&aside).expect("it is there"), text, "{left:?}");
+            assert_eq!(open(&path, "15cd", &known).expect("the next").public().vkey(), known[known.len() - 1]);
+        }
+        // Another key is there, which nobody may lose either.
+        let text = std::fs::read(&path).expect("the present one");
+        let aside = aside(&path, &PublicKey::parse(&known[4]).expect("a key"));
+        std::fs::write(&aside, &stranger).expect("the folder is ours");
+        assert!(matches!(rotate(&mut known), Err(Error::Io { .. })));
+        assert_eq!((known.len(), std::fs::read_to_string(&aside).expect("it is there")), (5, stranger));
+        std::fs::remove_file(&aside).expect("it is there");
+        // A rotation that was cut short is not finished either where that takes something away.
+        let later = Signer::parse(&make(&next(&path), "15cd", None).expect("made")).expect("a key");
+        known.push(later.public().vkey());
+        std::fs::create_dir(&aside).expect("the folder is ours");
+        assert!(matches!(open(&path, "15cd", &known), Err(Error::Io { .. })));
+        assert_eq!(std::fs::read(&path).expect("it is there"), text);
+        std::fs::remove_dir(&aside).expect("it is empty");
+        std::fs::write(&path, "age-encryption.org/v1").expect("the folder is ours");
+        assert!(matches!(open(&path, "15cd", &known), Err(Error::Malformed(_))));
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"age-encryption.org/v1");
+        std::fs::write(&path, &text).expect("the folder is ours");
+        assert_eq!(open(&path, "15cd", &known).expect("it is finished now").public(), later.public());
+        assert_eq!(std::fs::read(&aside).expect("it is there"), text);
     }
 }
