@@ -32,6 +32,8 @@ const WAITING_MAX: usize = 1_440;
 /// Between attempts.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// How often a checkpoint is refused before another one shows whether the anchor has something against this one, or takes none.
+const REFUSALS_MAX: u32 = 3;
 
 /// A checkpoint on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +59,10 @@ pub enum News {
     Took(usize),
     /// It took none, and is asked again: why.
     Refused(String),
-    /// It will never take one, which is given up: why.
+    /// It has something else in the place of one, which is given up: why.
     GaveUp(String),
+    /// It does not take one, although it takes others; that one is given up: why.
+    PassedOver(String),
 }
 
 /// Why a checkpoint is not taken, or a file of a delivery.
@@ -66,6 +70,8 @@ pub enum News {
 pub(in crate::archive) enum Refusal {
     /// For now.
     Now(String),
+    /// For now, and by what it says for what this one is.
+    ThisOne(String),
     /// Something else has its place.
     Forever(String),
 }
@@ -73,6 +79,31 @@ pub(in crate::archive) enum Refusal {
 impl From<String> for Refusal {
     fn from(why: String) -> Self {
         Self::Now(why)
+    }
+}
+
+impl Refusal {
+    fn at(self, url: &str) -> Self {
+        match self {
+            Self::Now(why) => Self::Now(format!("{url}: {why}")),
+            Self::ThisOne(why) => Self::ThisOne(format!("{url}: {why}")),
+            Self::Forever(why) => Self::Forever(format!("{url}: {why}")),
+        }
+    }
+}
+
+/// The first one that waits, where the anchor has something against it.
+#[derive(Debug)]
+struct Suspect {
+    signed: Arc<Signed>,
+    refusals: u32,
+    /// Another one was taken since.
+    is_alone: bool,
+}
+
+impl Suspect {
+    fn of(signed: &Arc<Signed>) -> Self {
+        Self { signed: signed.clone(), refusals: 0, is_alone: false }
     }
 }
 
@@ -174,24 +205,52 @@ impl Shared {
     /// Until it is closed and has brought away what it can.
     fn run(&self, place: &mut Place, news: &dyn Fn(News)) {
         let (mut pause, mut due) = (None, Instant::now());
+        let (mut suspect, mut is_closing): (Option<Suspect>, bool) = (None, false);
         while let Some(signed) = self.next(due) {
+            suspect = suspect.filter(|suspect| Arc::ptr_eq(&suspect.signed, &signed[0]));
+            // The last one vouches for all before it: where one of two can be brought, it is the better one.
+            let is_detour = signed.len() > 1
+                && suspect.as_ref().is_some_and(|it| !it.is_alone && (it.refusals >= REFUSALS_MAX || is_closing));
+            let tried = if is_detour { &signed[signed.len() - 1..] } else { &signed[..] };
             // What servers send is read by others' code; whatever that does, the thread goes on.
-            let brought = catch_unwind(AssertUnwindSafe(|| place.bring(&signed)));
-            let (taken, refusal) = brought.unwrap_or_else(|_| (0, Err("the attempt panicked".to_owned().into())));
-            let is_given_up = matches!(refusal, Err(Refusal::Forever(_)));
-            let is_closing = self.took(&signed[..taken + usize::from(is_given_up)]);
+            let brought = catch_unwind(AssertUnwindSafe(|| place.bring(tried)));
+            let (taken, refusal) =
+                brought.unwrap_or_else(|_| (0, Err(Refusal::ThisOne("the attempt panicked".into()))));
+            let is_given_up = match &refusal {
+                Err(Refusal::Forever(_)) => true,
+                Err(Refusal::ThisOne(_)) => !is_detour && suspect.as_ref().is_some_and(|suspect| suspect.is_alone),
+                _ => false,
+            };
+            is_closing = self.took(&tried[..taken + usize::from(is_given_up)]);
             if taken > 0 {
                 news(News::Took(taken));
+                pause = None;
+            }
+            // At the end each is tried once more, and another one than that which is refused for what it is.
+            let mut goes_on = !is_closing;
+            if let (Err(Refusal::ThisOne(_)), false) = (&refusal, is_given_up) {
+                let suspect = suspect.get_or_insert_with(|| Suspect::of(&signed[0]));
+                // After another one the first one is tried again, in turn.
+                suspect.refusals = if is_detour { REFUSALS_MAX - 1 } else { suspect.refusals + 1 };
+                goes_on |= !is_detour && signed.len() > 1;
             }
             due = match refusal {
+                Ok(()) if is_detour => {
+                    suspect.iter_mut().for_each(|suspect| suspect.is_alone = true);
+                    Instant::now()
+                }
                 Ok(()) => Instant::now() + self.interval,
                 Err(Refusal::Forever(why)) => {
                     news(News::GaveUp(why));
                     Instant::now()
                 }
-                Err(Refusal::Now(why)) => {
+                Err(Refusal::ThisOne(why)) if is_given_up => {
+                    news(News::PassedOver(why));
+                    Instant::now()
+                }
+                Err(Refusal::Now(why) | Refusal::ThisOne(why)) => {
                     news(News::Refused(why));
-                    if is_closing {
+                    if !goes_on {
                         return; // that was the last attempt
                     }
                     let length = pause.map_or(RETRY_FIRST, |pause: Duration| (pause * 2).min(RETRY_MAX));
@@ -199,9 +258,6 @@ impl Shared {
                     Instant::now() + length
                 }
             };
-            if taken > 0 {
-                pause = None;
-            }
         }
     }
 
@@ -258,14 +314,11 @@ impl Place {
         };
         let brought = match &self.config {
             Config::File(_) => Ok(()),
-            Config::Http(http) => collector::post(http, web, signed).map_err(Refusal::from),
+            Config::Http(http) => collector::post(http, web, signed),
             Config::S3(s3) => s3::put(s3, web, signed, &mut self.lock),
-            Config::TimeStamp(stamp) => stamps::stamp(stamp, web, signed).map_err(Refusal::from),
+            Config::TimeStamp(stamp) => stamps::stamp(stamp, web, signed),
         };
-        brought.map_err(|refusal| match refusal {
-            Refusal::Now(why) => Refusal::Now(format!("{url}: {why}")),
-            Refusal::Forever(why) => Refusal::Forever(format!("{url}: {why}")),
-        })
+        brought.map_err(|refusal| refusal.at(url))
     }
 }
 

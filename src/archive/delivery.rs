@@ -318,7 +318,7 @@ impl Courier<'_> {
             let parcel = Parcel { file: &file, key: &key, sha256, at: delivery.started_at, may_be_there };
             match put_file(&bucket, &web, &parcel, &mut known) {
                 Ok(()) => Ok(true),
-                Err(Refusal::Now(why)) => Err(refused(&bucket, &why)),
+                Err(Refusal::Now(why) | Refusal::ThisOne(why)) => Err(refused(&bucket, &why)),
                 Err(Refusal::Forever(why)) => {
                     outcome = Outcome::GivenUp(why);
                     Ok(false)

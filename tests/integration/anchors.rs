@@ -501,6 +501,100 @@ fn a_bucket_that_does_not_say_whether_it_locks_has_to_show_it() {
     refused(&anchor(&refusing), "403 Forbidden: AccessDenied");
 }
 
+/// A bucket that locks nothing until a time that is over. A checkpoint may be from before: of a clock that was years behind, or
+/// since it has waited for longer than it is to be kept.
+#[test]
+fn an_object_is_locked_from_now_on_where_its_checkpoint_is_older() {
+    let folder = folder();
+    let until = |request: &[u8]| {
+        let request = String::from_utf8_lossy(request).into_owned();
+        let field = between(&request, "x-amz-object-lock-retain-until-date: ", "\r\n");
+        field.first().map(|until| until.parse::<jiff::Timestamp>().expect("a time"))
+    };
+    let origin = Origin::start(move |request| match (&request[..4], until(request)) {
+        (b"GET ", _) => answer("200 OK", b"<ObjectLockEnabled>Enabled</ObjectLockEnabled>"),
+        (_, Some(until)) if until > jiff::Timestamp::now() => answer("200 OK", b""),
+        _ => answer("400 Bad Request", b"<Error><Code>InvalidArgument</Code></Error>"),
+    });
+    let anchor = format!(
+        "kind = \"s3\"\nurl = \"http://{}\"\nbucket = \"audit\"\ncredentials = {:?}\nretention = \"30d\"\n",
+        origin.address,
+        credentials(folder.path())
+    );
+    let mut old = Signed::clone(&signed(7));
+    old.checkpoint.at = 0;
+    assert_eq!(outcome(&anchor, &Arc::new(old)), News::Took(1));
+    let mut early = Signed::clone(&signed(8));
+    // Of a clock that was ahead: as long as it says.
+    early.checkpoint.at = (early.checkpoint.at / 1_000 + 3_600) * 1_000;
+    let wanted = jiff::Timestamp::from_millisecond(early.checkpoint.at).expect("a time");
+    assert_eq!(outcome(&anchor, &Arc::new(early)), News::Took(1));
+    let asked = origin.requests.lock().expect("no panic holds it").last().and_then(|last| until(last));
+    assert_eq!(asked, Some(wanted + jiff::SignedDuration::from_hours(24 * 30)));
+}
+
+/// What a server has against one checkpoint keeps no other one away; what it has against all of them takes none away.
+#[test]
+fn a_checkpoint_that_is_refused_for_what_it_is_blocks_no_other_one() {
+    let folder = folder();
+    let is_of = |request: &[u8], leaves: &str| {
+        find(request, format!("\n{leaves}\n").as_bytes()).or(find(request, format!("/{leaves}-").as_bytes())).is_some()
+    };
+    let refusing = move |status: &'static str, leaves: &'static str| {
+        Origin::start(move |request| match &request[..4] {
+            b"GET " => answer("403 Forbidden", b""),
+            _ => answer(if is_of(request, leaves) { status } else { "200 OK" }, b""),
+        })
+    };
+    let http = |origin: &Origin| format!("kind = \"http\"\nurl = \"http://{}/\"\n", origin.address);
+    let s3 = |origin: &Origin| {
+        let credentials = credentials(folder.path());
+        format!(
+            "kind = \"s3\"\nurl = \"http://{}\"\nbucket = \"audit\"\ncredentials = {credentials:?}\nlock = \"none\"\n",
+            origin.address
+        )
+    };
+    // At the stop: what the anchor said, in order, and what is left.
+    let at_the_stop = |toml: &str| {
+        let (thread, news) = start(toml);
+        thread.offer(signed(7));
+        assert!(matches!(news.recv_timeout(PATIENCE), Ok(News::Refused(_))));
+        thread.offer(signed(8));
+        thread.offer(signed(9));
+        let left = Anchor::close(vec![thread], PATIENCE).first().map_or(0, |(_, left)| *left);
+        (news.iter().filter(|one| !matches!(one, News::Refused(_))).collect::<Vec<_>>(), left)
+    };
+    let check = |toml: &str, words: &str| {
+        let (said, left) = at_the_stop(toml);
+        let [News::Took(1), News::PassedOver(why), News::Took(1)] = &said[..] else { panic!("{toml}: {said:?}") };
+        assert!(why.contains(words) && left == 0, "{why} {left}");
+    };
+    check(&http(&refusing("400 Bad Request", "7")), "it answers 400 Bad Request");
+    check(&http(&refusing("413 Payload Too Large", "7")), "413");
+    check(&s3(&refusing("400 Bad Request", "00000000000000000007")), "400");
+    // It is there, and cannot be compared.
+    check(&s3(&refusing("412 Precondition Failed", "00000000000000000007")), "403 Forbidden");
+    // All are refused, for what they are or for who we are.
+    for status in ["404 Not Found", "401 Unauthorized", "429 Too Many Requests", "503 Service Unavailable"] {
+        let origin = Origin::start(move |_| answer(status, b""));
+        assert_eq!(at_the_stop(&http(&origin)), (vec![], 3), "{status}");
+    }
+    // While it runs: after some attempts, the last one first.
+    let origin = refusing("400 Bad Request", "7");
+    let (thread, news) = start(&http(&origin));
+    (7..10).for_each(|leaves| thread.offer(signed(leaves)));
+    let said: Vec<News> = (0..6).map(|_| news.recv_timeout(PATIENCE).expect("news")).collect();
+    let [News::Refused(_), News::Refused(_), News::Refused(_), News::Took(1), News::PassedOver(_), News::Took(1)] =
+        &said[..]
+    else {
+        panic!("{said:?}")
+    };
+    assert_eq!(Anchor::close(vec![thread], PATIENCE), []);
+    let posted = origin.requests.lock().expect("no panic holds it").clone();
+    let taken: Vec<&str> = posted.iter().filter_map(|one| ["8", "9"].into_iter().find(|n| is_of(one, n))).collect();
+    assert_eq!(taken, ["9", "8"]);
+}
+
 /// An authority made of openssl.
 struct Authority(PathBuf);
 
@@ -666,6 +760,17 @@ fn an_authority_that_answers_something_else_is_not_believed() {
     let second = signed(8);
     assert_eq!(outcome(&anchor(&origin), &second), News::Took(1));
     assert_eq!(std::fs::read_to_string(stamps.join(format!("{}.note", first.stem()))).expect("it is there"), "another");
+    // As where the folder's sync failed after that: it is asked for no other stamp.
+    let kept = |signed: &Signed| std::fs::read(stamps.join(format!("{}.tsr", signed.stem())));
+    let (stamp, asked) = (kept(&second).expect("it is kept"), origin.received().len());
+    assert_eq!(outcome(&anchor(&origin), &second), News::Took(1));
+    assert_eq!((kept(&second).expect("it is kept"), origin.received().len()), (stamp, asked));
+    // What has the place of one keeps no later one away.
+    let (thread, news) = start(&anchor(&origin));
+    thread.offer(first.clone());
+    assert!(matches!(news.recv_timeout(PATIENCE), Ok(News::Refused(why)) if why.contains("File exists")));
+    thread.offer(signed(9));
+    assert_eq!(Anchor::close(vec![thread], PATIENCE), []);
     let before = std::fs::read_dir(&stamps).expect("it is there").count();
     assert!(look(&kind(&anchor(&origin))).is_ok());
     assert_eq!(std::fs::read_dir(&stamps).expect("it is there").count(), before, "a look leaves nothing behind");

@@ -4,14 +4,14 @@ use http::{Method, Request, Uri, header};
 
 use super::config::{Http, endpoint};
 use super::web::{Answer, Web};
-use super::{Signed, private_text};
+use super::{Refusal, Signed, private_text};
 
 /// Posts a checkpoint. After an answer that was lost it is posted again: the server may get one twice.
-pub(super) fn post(config: &Http, web: &Web, signed: &Signed) -> Result<(), String> {
+pub(super) fn post(config: &Http, web: &Web, signed: &Signed) -> Result<(), Refusal> {
     let answer = ask(config, web, Method::POST, signed.note.clone().into_bytes())?;
     match answer.status.is_success() {
         true => Ok(()),
-        false => Err(format!("it answers {}", answer.status)),
+        false => Err(answer.refusal(format!("it answers {}", answer.status))),
     }
 }
 

@@ -74,7 +74,7 @@ pub struct S3 {
     /// Who may still delete.
     #[serde(default)]
     pub lock: Lock,
-    /// How long an object is locked, from its checkpoint's time on.
+    /// How long an object is locked, from its checkpoint's time on, or from when it is put there if that is later.
     #[serde(default, deserialize_with = "units::duration")]
     pub retention: Duration,
     /// As [`Http::ca`].

@@ -75,16 +75,19 @@ fn no_lock(config: &S3) -> String {
 /// Puts a checkpoint there, once: what is there already has to be the same.
 pub(super) fn put(config: &S3, web: &Web, signed: &Signed, known: &mut Option<Known>) -> Result<(), Refusal> {
     let lock = lock_of(config, web, known)?;
-    let (path, at) = (key(config, signed), signed.checkpoint.at);
+    let (path, at) = (key(config, signed), from_now(signed.checkpoint.at));
     let bytes = signed.note.clone().into_bytes();
     let digests = (Md5::digest(&bytes).into(), Sha256::digest(&bytes).into());
     let request = once(config, &path, digests, at)?.header("content-type", "text/plain; charset=utf-8");
     let answer = exchange(config, web, request, bytes)?;
-    match answer.status {
-        StatusCode::OK => {}
-        StatusCode::PRECONDITION_FAILED => compare(config, web, signed, &path)?,
-        _ => return Err(refused(&answer).into()),
-    }
+    let at = match answer.status {
+        StatusCode::OK => at,
+        StatusCode::PRECONDITION_FAILED => {
+            compare(config, web, signed, &path)?;
+            signed.checkpoint.at // it was put there before
+        }
+        _ => return Err(answer.refusal(refused(&answer))),
+    };
     shown(config, web, lock, at, &path, known)
 }
 
@@ -97,7 +100,7 @@ pub(in crate::archive) struct Parcel<'p> {
     pub key: &'p str,
     /// Its SHA-256, hex.
     pub sha256: &'p str,
-    /// From when on it is locked, milliseconds since the epoch.
+    /// From when on it is locked, or from when it is put there if that is later; milliseconds since the epoch.
     pub at: i64,
     /// It may be there already: an earlier attempt was cut off.
     pub may_be_there: bool,
@@ -122,6 +125,7 @@ pub(in crate::archive) fn put_file(
     if hex(&digests.1) != sha256 {
         return Err(Refusal::Forever(format!("{} is not what was written there", parcel.file.display())));
     }
+    let at = from_now(at);
     let request =
         once(config, &path, digests, at)?.header("content-type", "application/octet-stream").header(CONTENT, sha256);
     let mut request = request.body(file).map_err(|error| error.to_string())?;
@@ -199,6 +203,11 @@ fn key(config: &S3, signed: &Signed) -> String {
     format!("{}{}/{}.note", config.prefix, signed.checkpoint.archive_id, signed.stem())
 }
 
+/// No service locks an object until a time that is over: that of a checkpoint may lie years back, where a clock was wrong.
+fn from_now(at: i64) -> i64 {
+    at.max(Timestamp::now().as_millisecond())
+}
+
 fn until(config: &S3, at: i64) -> Result<String, String> {
     let told = |_| "the time until which it is to be locked is beyond all calendars".to_owned();
     let retention = SignedDuration::try_from(config.retention).map_err(told)?;
@@ -214,6 +223,8 @@ fn compare(config: &S3, web: &Web, signed: &Signed, path: &str) -> Result<(), Re
         StatusCode::OK => Err(Refusal::Forever(format!(
             "ANOTHER CHECKPOINT IS AT {path}: this archive was copied and goes on in two places, or somebody else has its key"
         ))),
+        // Others need not be asked for: this one alone was put there already.
+        status if status.is_client_error() => Err(Refusal::ThisOne(refused(&answer))),
         _ => Err(refused(&answer).into()),
     }
 }

@@ -3,23 +3,28 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use http::{Request, Uri, header};
 
 use super::config::{TimeStamp, endpoint};
 use super::file::look_at_folder;
 use super::web::Web;
-use super::{Signed, random};
+use super::{Refusal, Signed, random};
 use crate::archive::time_stamp::{self, Nonce};
 use crate::store::seal::merkle::Hash;
 
-/// Has a checkpoint stamped, and keeps both.
-pub(super) fn stamp(config: &TimeStamp, web: &Web, signed: &Signed) -> Result<(), String> {
-    let note = signed.note.as_bytes();
-    let response = ask(config, web, &time_stamp::imprint(note))?;
-    let told = |error: io::Error| format!("{}: {error}", config.folder.display());
-    keep(&config.folder, &signed.stem(), note, &response).map_err(told)
+/// Has a checkpoint stamped, and keeps both. A stamp of it that is there already, of an attempt that failed after that, will do.
+pub(super) fn stamp(config: &TimeStamp, web: &Web, signed: &Signed) -> Result<(), Refusal> {
+    let (note, stem) = (signed.note.as_bytes(), signed.stem());
+    let imprint = time_stamp::imprint(note);
+    let kept = std::fs::read(file(&config.folder, &stem, "tsr"));
+    let is_kept = kept.is_ok_and(|kept| time_stamp::read(&kept).is_ok_and(|stamp| stamp.imprint == imprint));
+    let response = if is_kept { None } else { Some(ask(config, web, &imprint)?) };
+    keep(&config.folder, &stem, note, response.as_deref()).map_err(|error| {
+        let why = format!("{}: {error}", config.folder.display());
+        if error.kind() == io::ErrorKind::AlreadyExists { Refusal::ThisOne(why) } else { Refusal::Now(why) }
+    })
 }
 
 /// Whether the authority stamps, and the folder takes files. What it stamped is thrown away.
@@ -44,15 +49,19 @@ fn ask(config: &TimeStamp, web: &Web, imprint: &Hash) -> Result<Vec<u8>, String>
 }
 
 /// The checkpoint first: by itself it is worth something, too. Files that are there are never written to.
-fn keep(folder: &Path, stem: &str, note: &[u8], response: &[u8]) -> io::Result<()> {
-    for (ending, bytes) in [("note", note), ("tsr", response)] {
-        let path = folder.join(format!("{stem}.{ending}"));
+fn keep(folder: &Path, stem: &str, note: &[u8], response: Option<&[u8]>) -> io::Result<()> {
+    for (ending, bytes) in [("note", Some(note)), ("tsr", response)] {
+        let (path, Some(bytes)) = (file(folder, stem, ending), bytes) else { continue };
         if std::fs::read(&path).is_ok_and(|found| found == bytes) {
             continue; // of an attempt that failed after that
         }
         make(&path, bytes)?;
     }
     File::open(folder)?.sync_all()
+}
+
+fn file(folder: &Path, stem: &str, ending: &str) -> PathBuf {
+    folder.join(format!("{stem}.{ending}"))
 }
 
 /// What could not be written whole is taken away again, since it is ours.

@@ -10,6 +10,8 @@ use http::{HeaderMap, Request, StatusCode};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Error};
 
+use super::Refusal;
+
 /// For one exchange, from the look-up of the name to the answer's end. A checkpoint is some hundred bytes, and an authority
 /// takes a second for a stamp.
 const EXCHANGE_MAX: Duration = Duration::from_secs(10);
@@ -36,6 +38,16 @@ impl Answer {
     /// A header as text; empty where there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// What it means that it is no success: 4xx is about what was sent, unless it is about who sent it (401, 403, 407), how
+    /// fast or how early (408, 425, 429).
+    pub fn refusal(&self, why: String) -> Refusal {
+        match self.status.as_u16() {
+            401 | 403 | 407 | 408 | 425 | 429 => Refusal::Now(why),
+            400..500 => Refusal::ThisOne(why),
+            _ => Refusal::Now(why),
+        }
     }
 }
 

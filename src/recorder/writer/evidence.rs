@@ -76,14 +76,16 @@ struct Witness {
     recorder: Arc<Recorder>,
     refusals: Repeated,
     conflicts: Repeated,
+    passed_over: Repeated,
     /// Whether the log says that it takes none.
     is_told: AtomicBool,
 }
 
 impl Witness {
     fn new(name: String, recorder: &Arc<Recorder>) -> Self {
-        let (refusals, conflicts) = (Repeated::new(1, REFUSAL_TOLD), Repeated::new(1, REFUSAL_TOLD));
-        let witness = Self { name, recorder: recorder.clone(), refusals, conflicts, is_told: AtomicBool::new(false) };
+        let [refusals, conflicts, passed_over] = std::array::from_fn(|_| Repeated::new(1, REFUSAL_TOLD));
+        let is_told = AtomicBool::new(false);
+        let witness = Self { name, recorder: recorder.clone(), refusals, conflicts, passed_over, is_told };
         let metrics = &recorder.metrics;
         metrics.anchor_up.get_or_create(&witness.label()).set(1);
         for counter in [&metrics.anchor_checkpoints, &metrics.anchor_errors, &metrics.anchor_conflicts] {
@@ -118,6 +120,7 @@ impl Witness {
                 self.tell_conflict(&error);
                 self.recorder.evidence().conflicts.insert(self.name.clone(), error);
             }
+            News::PassedOver(error) => self.tell_passed_over(&error),
         }
     }
 
@@ -132,6 +135,18 @@ impl Witness {
         let Some(not_shown) = self.conflicts.admit(std::time::Instant::now()) else { return };
         let hint = "this checkpoint is given up, later ones go there; find out who else signs for this archive";
         tracing::error!(anchor = self.name, error, not_shown, hint, "the anchor will never take a checkpoint");
+    }
+
+    fn tell_passed_over(&self, error: &str) {
+        let Some(not_shown) = self.passed_over.admit(std::time::Instant::now()) else { return };
+        let hint = "this checkpoint is given up; later ones, which vouch for all before them, go there";
+        tracing::error!(
+            anchor = self.name,
+            error,
+            not_shown,
+            hint,
+            "the anchor refuses a checkpoint, and takes others"
+        );
     }
 }
 
