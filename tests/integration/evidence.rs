@@ -665,6 +665,11 @@ async fn a_key_is_changed_while_it_runs_and_the_former_one_counts_no_longer() {
         assert_eq!(told, wanted.collect::<Vec<_>>(), "{error}");
         let before = signed().await.expect("it runs");
         eventually("signed with it", async || (signed().await? > before + 1.0).then_some(())).await;
+        let log = server.log();
+        let mut told = log.lines().filter(|line| line.contains("checkpoints are signed with another key from here on"));
+        let key = keys.lines().last().expect("a key");
+        assert!(told.clone().count() == n + 1 && told.all(|line| line.contains("\"INFO\"")), "{log}");
+        assert_eq!(log.lines().filter(|line| line.contains(key)).count(), 1, "{log}");
     }
     let files =
         std::fs::read_dir(folder.path()).expect("the folder is ours").map(|found| found.expect("a file").path());

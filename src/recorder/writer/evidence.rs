@@ -13,9 +13,9 @@ use crate::archive::anchor::{Anchor, News, Signed};
 use crate::archive::note::{Checkpoint, Signer};
 use crate::archive::{self, key};
 use crate::recorder::{Recorder, now_ms};
+use crate::store::Error;
 use crate::store::seal::checkpoint::Standing;
 use crate::store::seal::late::Late;
-use crate::store::{Error, Store};
 use crate::telemetry::Repeated;
 use crate::telemetry::metrics::Labels;
 
@@ -34,6 +34,8 @@ pub(in crate::recorder) struct Evidence {
     config: archive::Config,
     /// With the archive that it is of.
     signer: Option<(String, Signer)>,
+    /// The public key of the last one.
+    vkey: Option<String>,
     anchors: Vec<Anchor>,
     next_checkpoint: Instant,
     /// One of this start, at least.
@@ -65,7 +67,26 @@ impl Evidence {
         let anchors = anchors.collect::<Result<_, _>>()?;
         let now = Instant::now();
         let late = LateSealing { next: now, rows: 0, last_told: None };
-        Ok(Self { config, signer: None, anchors, next_checkpoint: now, has_signed: false, is_shared, late })
+        Ok(Self { config, signer: None, vkey: None, anchors, next_checkpoint: now, has_signed: false, is_shared, late })
+    }
+}
+
+impl Evidence {
+    /// Told with the first key of an archive, and whenever it is another one.
+    fn sign_with(&mut self, archive_id: &str, signer: Signer, is_first: bool) {
+        let key = signer.public().vkey();
+        if is_first {
+            tracing::info!(
+                key,
+                "checkpoints are signed with this key: give it to your auditors, and keep its file in a backup of its own"
+            );
+        } else if self.vkey.as_ref().is_some_and(|former| *former != key) {
+            tracing::info!(
+                key,
+                "checkpoints are signed with another key from here on: keep its file in a backup of its own"
+            );
+        }
+        (self.vkey, self.signer) = (Some(key), Some((archive_id.into(), signer)));
     }
 }
 
@@ -216,10 +237,15 @@ impl Writer {
             let known = store.keys()?;
             let path = self.evidence.config.key_path(&self.options.path);
             match key::open(&path, archive_id, &known) {
-                Ok(signer) if introduce(store, &signer, &known)? => {
-                    self.evidence.signer = Some((archive_id.into(), signer));
+                Ok(signer) => {
+                    let vkey = signer.public().vkey();
+                    let is_first = !known.contains(&vkey);
+                    // The archive knows every key that signs for it from its first checkpoint on.
+                    if is_first && !store.add_key(&vkey, now_ms())? {
+                        return Ok(false); // it has got another one meanwhile
+                    }
+                    self.evidence.sign_with(archive_id, signer, is_first);
                 }
-                Ok(_) => return Ok(false),
                 Err(error) => {
                     self.note_no_checkpoints(&error);
                     return Ok(true);
@@ -313,20 +339,4 @@ fn say_first(size: u64, before: Option<(u64, i64)>) {
     let (signed, at) = before.unwrap_or_default();
     let newly_signed = size - signed.min(size);
     tracing::info!(leaves = size, newly_signed, last_checkpoint_at_ms = at, "checkpoints are signed from here on");
-}
-
-/// The archive knows every key that signs for it from its first checkpoint on. False where it has got another one meanwhile.
-fn introduce(store: &Store, signer: &Signer, known: &[String]) -> Result<bool, Error> {
-    let vkey = signer.public().vkey();
-    if known.contains(&vkey) {
-        return Ok(true);
-    }
-    let is_added = store.add_key(&vkey, now_ms())?;
-    if is_added {
-        tracing::info!(
-            key = vkey,
-            "checkpoints are signed with this key: give it to your auditors, and keep its file in a backup of its own"
-        );
-    }
-    Ok(is_added)
 }
