@@ -3,6 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gms_recorder::archive::note::{PublicKey, Signer};
@@ -17,10 +19,14 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
+use rustix::process::{Signal, kill_process};
 
 use crate::faults::Mount;
 use crate::spool::lock;
-use crate::support::{Archive, Chat, Client, Origin, Server, count, eventually, folder, get, json_answer, run};
+use crate::support::{
+    self, Archive, Chat, Client, Origin, Server, count, eventually, folder, get, json_answer, run, send_raw,
+};
+use crate::upgrade::upgrade;
 use crate::{backups, deliveries, removal};
 
 fn answer(database: &Path, anchors: &[&Path]) -> Answer {
@@ -843,6 +849,54 @@ async fn what_a_release_without_seals_writes_is_sealed_later() {
     alter(&server.database, "UPDATE events SET raw = '{ }' WHERE event_index = 700");
     assert!(faults(&self::answer(&server.database, &[])).contains("event_index 700: it is not as it was sealed"));
     simulator.stop().await;
+}
+
+/// What ended without saying so may write still, as long as the process does that an upgrade has replaced: and no longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_seals_what_has_no_end_once_its_predecessor_has_ended() {
+    let (folder, is_answered) = (folder(), Arc::new(AtomicBool::new(false)));
+    let answers = is_answered.clone();
+    let is_held = |request: &[u8]| request.starts_with(b"GET /held ");
+    let node = Origin::start(move |request| {
+        while is_held(request) && !answers.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        support::Answer { bytes: json_answer("{}"), close: false }
+    });
+    let settings = "[evidence]\ncheckpoint_interval = \"1h\"\n";
+    let mut server = Server::start_copy(folder.path(), &[node.address], settings);
+    let signed = async || server.metric("gms_recorder_checkpoints_total ").await;
+    eventually("signed, and nothing else is due for an hour", async || (signed().await? == 1.0).then_some(())).await;
+    alter(
+        &server.database,
+        "INSERT INTO runs (instance, version, started_at, deliver, when_unavailable, settings, config_hash)
+             VALUES ('former', '0.1.0', 1795400000000, 'after_commit', 'pass', '{}', 'h')",
+    );
+    let address = server.address;
+    let held = tokio::task::spawn_blocking(move || {
+        send_raw(address, b"GET /held HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    });
+    let received = || node.requests.lock().expect("no panic holds it").iter().any(|request| is_held(request));
+    eventually("it keeps the predecessor up", async || received().then_some(())).await;
+    let config = std::fs::read_to_string(&server.config).expect("it is there");
+    std::fs::write(&server.config, config.replace("\"1h\"", "\"50ms\"")).expect("the folder is ours");
+    let successor = upgrade(&server).await;
+    eventually("the successor signs", async || (signed().await? > 3.0).then_some(())).await;
+    let sealing = "SELECT sealing FROM runs WHERE instance = 'former'";
+    assert_eq!(Archive::open(&server.database).await.value(sealing).await, "nobody");
+    is_answered.store(true, Ordering::Relaxed);
+    assert!(held.await.expect("no panic").starts_with(b"HTTP/1.1 200"));
+    assert!(server.child().wait().expect("it is our child").success());
+    eventually("sealed", async || {
+        (Archive::open(&server.database).await.value(sealing).await == "later").then_some(())
+    })
+    .await;
+    let custody = Custody::open(&server.database).expect("an archive");
+    custody.check_all_is_sealed().expect("nothing keeps anybody from erasing");
+    custody.close().expect("closed");
+    kill_process(successor, Signal::TERM).expect("it runs");
+    eventually("it ends", async || (!support::runs(successor, &server.program)).then_some(())).await;
+    sound(&server.database);
 }
 
 /// Whenever it is killed, and whenever there is no room: rows and seals go together, and a checkpoint is there or not.

@@ -27,7 +27,7 @@ use crate::support::{
 };
 
 /// SIGUSR2, until another process serves.
-async fn upgrade(server: &Server) -> Pid {
+pub async fn upgrade(server: &Server) -> Pid {
     let before = server.serving().expect("the lock names it");
     kill_process(before, Signal::USR2).expect("it runs");
     eventually("another process serves", async || server.serving().filter(|pid| *pid != before)).await

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::process::{Pid, getppid};
 use tokio::time::Instant;
 
 use super::{LAZY_INTERVAL, Writer};
@@ -40,8 +41,8 @@ pub(in crate::recorder) struct Evidence {
     next_checkpoint: Instant,
     /// One of this start, at least.
     has_signed: bool,
-    /// Another process may write, too.
-    is_shared: bool,
+    /// The process that started this one in its place: it may write, too, until it has ended.
+    predecessor: Option<Pid>,
     late: LateSealing,
 }
 
@@ -67,11 +68,25 @@ impl Evidence {
         let anchors = anchors.collect::<Result<_, _>>()?;
         let now = Instant::now();
         let late = LateSealing { next: now, rows: 0, last_told: None };
-        Ok(Self { config, signer: None, vkey: None, anchors, next_checkpoint: now, has_signed: false, is_shared, late })
+        let predecessor = is_shared.then(getppid).flatten();
+        Ok(Self {
+            config,
+            signer: None,
+            vkey: None,
+            anchors,
+            next_checkpoint: now,
+            has_signed: false,
+            predecessor,
+            late,
+        })
     }
-}
 
-impl Evidence {
+    /// Whether another process may write: whoever loses its parent gets another one.
+    fn is_shared(&mut self) -> bool {
+        self.predecessor = self.predecessor.filter(|predecessor| getppid() == Some(*predecessor));
+        self.predecessor.is_some()
+    }
+
     /// Told with the first key of an archive, and whenever it is another one.
     fn sign_with(&mut self, archive_id: &str, signer: Signer, is_first: bool) {
         let key = signer.public().vkey();
@@ -293,10 +308,11 @@ impl Writer {
         if began < self.evidence.late.next {
             return Ok(());
         }
+        let is_shared = self.evidence.is_shared();
         let late = &mut self.evidence.late;
         late.next = began + LAZY_INTERVAL;
         while began.elapsed() < LATE_TIME {
-            match store.seal_later(now_ms(), self.evidence.is_shared)? {
+            match store.seal_later(now_ms(), is_shared)? {
                 Late::Nothing => {
                     late.next = began + self.evidence.config.checkpoint_interval;
                     break;
