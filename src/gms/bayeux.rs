@@ -75,6 +75,7 @@ impl Dialogue {
             query: None,
             request_content_type: None,
             request_body: b"",
+            request_complete: true,
             credentials: &self.credentials,
             status: 200,
             content_encoding: None,

@@ -74,6 +74,8 @@ fn as_text(bytes: &[u8]) -> (Cow<'_, str>, bool) {
 pub(super) struct Known<'a> {
     /// Of the request's fields.
     pub requested: &'a [Secret],
+    /// Of one of them only the beginning was seen.
+    pub begun: Option<&'a Secret>,
     /// Of the header fields of both sides.
     pub credentials: &'a [Secret],
     /// The chat of the path.
@@ -92,7 +94,7 @@ impl Known<'_> {
         let known: Vec<Secret> = chats.iter().flat_map(|chat| (self.of_chat)(chat)).collect();
         let public: Vec<&str> = chats.iter().map(ChatId::as_str).collect();
         let all = own.iter().chain(&known).chain(self.requested).chain(self.credentials);
-        Scrubber::new(all, &public)
+        Scrubber::new(all, &public).begun(self.begun, &public)
     }
 }
 

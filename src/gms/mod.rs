@@ -45,6 +45,8 @@ pub struct Exchange<'a> {
     pub request_content_type: Option<&'a str>,
     /// The start of the request body, up to the tap's cap.
     pub request_body: &'a [u8],
+    /// False where that cap was reached: the body may go on, and its last value with it.
+    pub request_complete: bool,
     /// Credentials of the request's and the answer's fields: Authorization, Cookie, API keys, Set-Cookie.
     pub credentials: &'a [Secret],
     /// The answer's HTTP status.
@@ -413,6 +415,7 @@ pub fn session(
         query: None,
         request_content_type,
         request_body,
+        request_complete: true,
         credentials: &[],
         status: 0,
         content_encoding: None,
@@ -438,6 +441,7 @@ fn inspect_answer(
     let path_chat = exchange.route.chat_id.as_deref().and_then(ChatId::parse).filter(|id| !is_secret(id));
     let known = Known {
         requested: &request.secrets,
+        begun: request.begun.as_ref(),
         credentials: exchange.credentials,
         path_chat: path_chat.as_ref(),
         of_chat: known_secrets,

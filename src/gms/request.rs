@@ -42,6 +42,8 @@ pub(super) struct Request<'a> {
     pub earlier: Vec<Message<'a>>,
     /// The values of all fields whose names say that they are secret.
     pub secrets: Vec<Secret>,
+    /// The beginning of one more, which goes on in what was not kept of the body.
+    pub begun: Option<Secret>,
 }
 
 /// The secrets that a request names as such, in its query or what was kept of its body.
@@ -93,10 +95,12 @@ impl<'a> Request<'a> {
                 request.take(owned);
             }
         }
+        request.begun.take_if(|_| exchange.request_complete);
         let forms = std::iter::once(&request.form).chain(request.messages.iter().map(|message| &message.form));
         let fields = forms.flat_map(|form| &form.fields).filter(|(name, _)| is_secret_name(name.as_bytes()));
         let named: Vec<Secret> = fields.filter_map(|(_, value)| Secret::new(&**value)).collect();
         request.secrets.extend(named);
+        request.secrets.extend(request.begun.clone());
         request
     }
 
@@ -107,8 +111,24 @@ impl<'a> Request<'a> {
             self.read_json(text, exchange.route.class == RouteClass::Cometd);
         } else if let Some(boundary) = boundary(content_type, text) {
             self.form.fields.extend(multipart(text, boundary));
+            let last = (!exchange.request_complete).then(|| cut_part(text, boundary)).flatten();
+            self.cut(last, exchange);
         } else {
             self.form.fields.extend(form_urlencoded::parse(text.as_bytes()));
+            let last = text.rsplit('&').next().and_then(|last| form_urlencoded::parse(last.as_bytes()).next());
+            self.cut(last, exchange);
+        }
+    }
+
+    /// Of a form that was kept in part: its last field, cut perhaps, is none.
+    fn cut(&mut self, last: Option<(Cow<'a, str>, Cow<'a, str>)>, exchange: &Exchange<'_>) {
+        if exchange.request_complete {
+            return;
+        }
+        self.form.is_unread = true;
+        if let Some((name, value)) = last {
+            self.form.fields.pop();
+            self.begun = Secret::new(whole_units(&value)).filter(|_| is_secret_name(name.as_bytes()));
         }
     }
 
@@ -116,8 +136,11 @@ impl<'a> Request<'a> {
         let Ok(tape) = Tape::read(text) else {
             // Cut by the cap, or no JSON after all. What it asked is unknown; what it must not tell is looked for.
             self.form.is_unread = true;
-            let values = fields_in(text.as_bytes()).into_iter().filter_map(|place| text.get(place));
-            self.secrets.extend(values.filter_map(Secret::new));
+            let places = fields_in(text.as_bytes());
+            let end = whole_units(text).len();
+            let last = places.last().filter(|place| place.end >= end);
+            self.begun = last.and_then(|place| text.get(place.start..end)).and_then(Secret::new);
+            self.secrets.extend(places.into_iter().filter_map(|place| text.get(place)).filter_map(Secret::new));
             return;
         };
         let root = tape.root(text);
@@ -162,6 +185,7 @@ impl<'a> Request<'a> {
     fn take(&mut self, other: Request<'_>) {
         self.form.take(other.form);
         self.secrets.extend(other.secrets);
+        self.begun = self.begun.take().or(other.begun);
         self.messages.extend(other.messages.into_iter().map(|message| {
             let mut form = Form::default();
             form.take(message.form);
@@ -199,7 +223,7 @@ impl<'a> Message<'a> {
 #[derive(Default)]
 pub(super) struct Form<'a> {
     fields: Vec<(Cow<'a, str>, Cow<'a, str>)>,
-    /// There was a body, and it could not be read.
+    /// There was a body, and not all of it could be read.
     is_unread: bool,
 }
 
@@ -307,6 +331,21 @@ pub(super) fn boundary_of(content_type: &str) -> Option<&str> {
     Some(named.trim_matches('"')).filter(|value| is_multipart && !value.is_empty())
 }
 
+/// A value that is cut, without the escape that the cut is in.
+fn whole_units(value: &str) -> &str {
+    let cut_in = |mark: char, length: usize| value.rfind(mark).filter(|at| value.len() - at < length);
+    let at = cut_in('%', "%25".len()).into_iter().chain(cut_in('\\', r"\u0025".len())).min();
+    &value[..at.unwrap_or(value.len())]
+}
+
+/// The field that a multipart body ends in, without what there is of the delimiter behind it. None where that is whole.
+fn cut_part<'a>(text: &'a str, boundary: &str) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
+    let (_, part) = text.rsplit_once(&*format!("--{boundary}"))?;
+    let delimiter = format!("\r\n--{boundary}");
+    let begun = delimiter.char_indices().map(|(at, _)| &delimiter[..at]).rev().find(|begun| part.ends_with(begun));
+    multipart_field(part.strip_suffix(begun.unwrap_or_default()).unwrap_or(part))
+}
+
 /// The fields of a multipart/form-data body (RFC 7578), without the files. The last may be cut.
 fn multipart<'a>(text: &'a str, boundary: &str) -> Vec<(Cow<'a, str>, Cow<'a, str>)> {
     let delimiter = format!("--{boundary}");
@@ -361,6 +400,7 @@ mod tests {
             query,
             request_content_type: Some(content_type),
             request_body: body,
+            request_complete: true,
             credentials: &[],
             status: 200,
             content_encoding: None,
@@ -441,6 +481,46 @@ mod tests {
         }
         let in_query = Request::read(&exchange(&route, Some("secureKey=0123abcd"), FORM, b""));
         assert_eq!(in_query.secrets.len(), 1);
+    }
+
+    /// Of a body that was kept in part the last field is none, and of a secret the beginning is known.
+    #[test]
+    fn what_is_cut_is_no_value() {
+        const PARTS: &str = "multipart/form-data; boundary=XX";
+        let part =
+            |name: &str, value: &str| format!("--XX\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}");
+        let whole = format!("{}\r\n", part("a", "1"));
+        let file = "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\nsecureKey=x";
+        let rows: [(&str, String, &[&str], Option<&str>); 14] = [
+            (FORM, "a=1&nickname=453917882275797".into(), &["a"], None),
+            (FORM, "a=1&nickname=4539178822757973&".into(), &["a", "nickname"], None),
+            (FORM, "a=1&userData%5Bx".into(), &["a"], None),
+            (FORM, "a=1&b=\u{fffd}".into(), &["a"], None),
+            (FORM, "a=1&secureKey=k12%3".into(), &["a"], Some("k12")),
+            (FORM, "a=1&secureKey=".into(), &["a"], None),
+            (FORM, r#"{"a":"1","userData":{"secureKey":"k12\u00"#.into(), &[], Some("k12")),
+            (FORM, r#"{"a":"1","secureKey":"k12","b":"4539178"#.into(), &[], None),
+            (PARTS, format!("{whole}{}", part("nickname", "453917882275797")), &["a"], None),
+            (PARTS, format!("{whole}{}", part("secureKey", "k12\r\n--X")), &["a"], Some("k12")),
+            (PARTS, format!("{whole}{}\r\n--XX", part("nickname", "4539")), &["a", "nickname"], None),
+            (PARTS, format!("{whole}{file}"), &["a"], None),
+            (PARTS, format!("{whole}--XX--\r\n"), &["a"], None),
+            (PARTS, format!("{whole}--XX\r\nContent-Dispo"), &["a"], None),
+        ];
+        let route = Route::parse("POST", "/genesys/2/chat/s", "/genesys");
+        for (content_type, body, names, begun) in rows {
+            let cut = Exchange { request_complete: false, ..exchange(&route, None, content_type, body.as_bytes()) };
+            let request = Request::read(&cut);
+            let fields: Vec<&str> = request.form.fields.iter().map(|(name, _)| &**name).collect();
+            assert_eq!((&*fields, request.begun.as_ref().map(Secret::expose)), (names, begun), "{body}");
+            assert_eq!(request.form.position(), Position::Unknown, "{body}");
+            assert!(request.begun.is_none_or(|begun| request.secrets.contains(&begun)));
+            let whole = Request::read(&Exchange { request_complete: true, ..cut });
+            assert!(whole.begun.is_none());
+        }
+        let cut = b"a=1&nickname=\xc3";
+        let cut = Exchange { request_complete: false, ..exchange(&route, None, FORM, cut) };
+        assert_eq!(Request::read(&cut).form.fields.len(), 1);
     }
 
     #[test]

@@ -132,6 +132,15 @@ pub(super) fn secret_leaves(root: Value<'_>) -> impl Iterator<Item = Value<'_>> 
 pub(super) struct Scrubber {
     secrets: Vec<Vec<u8>>,
     heads: Heads,
+    /// What one more begins with. How it goes on is not known: what follows is starred with it.
+    begun: Option<Begun>,
+}
+
+/// A secret that was cut.
+struct Begun {
+    known: Vec<u8>,
+    /// What begins like it and is none.
+    public: Vec<String>,
 }
 
 impl Scrubber {
@@ -148,7 +157,14 @@ impl Scrubber {
                 plain.push(value.as_bytes().to_vec());
             }
         }
-        Self { heads: Heads::of(&plain), secrets: plain }
+        Self { heads: Heads::of(&plain), secrets: plain, begun: None }
+    }
+
+    /// Takes the beginning of a secret that was cut.
+    pub fn begun(self, begun: Option<&Secret>, public: &[&str]) -> Self {
+        let public = || public.iter().map(ToString::to_string).collect();
+        let begun = begun.map(|known| Begun { known: known.expose().as_bytes().to_vec(), public: public() });
+        Self { begun, ..self }
     }
 
     /// Scrubs a JSON text through the tape read from it, and stars the leaves at `places`.
@@ -157,7 +173,7 @@ impl Scrubber {
             star_leaf(bytes, &place);
         }
         let mut escapes = Escapes { at: 0 };
-        for stretch in self.stretches(bytes) {
+        for stretch in self.stretches(bytes, TAIL_BYTES_MIN) {
             match tape.leaf_around(&stretch) {
                 Some((Kind::Number, place)) if place == stretch => star_leaf(bytes, &place),
                 Some((Kind::String | Kind::Key, place)) => {
@@ -181,7 +197,7 @@ impl Scrubber {
         for field in fields_in(bytes) {
             bytes[field].fill(b'*');
         }
-        for stretch in self.stretches(bytes) {
+        for stretch in self.stretches(bytes, 1) {
             bytes[stretch].fill(b'*');
         }
     }
@@ -194,7 +210,7 @@ impl Scrubber {
                 bytes[field].fill(b'*');
             }
         }
-        for stretch in self.stretches(&bytes) {
+        for stretch in self.stretches(&bytes, TAIL_BYTES_MIN) {
             bytes[stretch].fill(b'*');
         }
         *word = String::from_utf8_lossy(&bytes).into_owned();
@@ -212,12 +228,19 @@ impl Scrubber {
         }
     }
 
-    /// Where the secrets are: in the bytes as they are, and in what they decode to, level by level. In order.
-    fn stretches(&self, bytes: &[u8]) -> Vec<Range<usize>> {
-        if self.secrets.is_empty() {
+    /// Where the secrets are: in the bytes as they are, and in what they decode to, level by level. In order. One that was cut
+    /// is looked for if so much of it is known.
+    fn stretches(&self, bytes: &[u8], begun_bytes_min: usize) -> Vec<Range<usize>> {
+        let begun = self.begun.as_ref().filter(|begun| begun.known.len() >= begun_bytes_min);
+        if self.secrets.is_empty() && begun.is_none() {
             return Vec::new();
         }
-        let mut found = self.stretches_as_is(bytes);
+        let as_is = |bytes: &[u8]| {
+            let mut found = self.stretches_as_is(bytes);
+            found.extend(begun.into_iter().flat_map(|begun| begun.places_in(bytes)));
+            found
+        };
+        let mut found = as_is(bytes);
         let mut views: Vec<View> = Vec::new();
         let mut marks_without_view = 0;
         for mark in [b'\\', b'%'].into_iter().cycle().take(2 * LEVELS_MAX) {
@@ -229,7 +252,7 @@ impl Scrubber {
                 continue;
             };
             marks_without_view = 0;
-            let decoded = self.stretches_as_is(&view.bytes);
+            let decoded = as_is(&view.bytes);
             views.push(view);
             let source = |stretch| views.iter().rev().fold(stretch, |stretch, view| view.source_of(&stretch));
             found.extend(decoded.into_iter().map(source));
@@ -367,6 +390,28 @@ const fn bytes_of(words: &[&str]) -> [bool; 256] {
         at += 1;
     }
     found
+}
+
+impl Begun {
+    /// Where it is, to the end of what may be a key. What is known of it may be little: then it has to look like one.
+    fn places_in(&self, bytes: &[u8]) -> Vec<Range<usize>> {
+        let is_short = self.known.len() < SECRET_BYTES_MIN;
+        let forms = if is_short { vec![self.known.clone()] } else { forms_of(&self.known) };
+        let places = forms.iter().flat_map(|form| memmem::find_iter(bytes, form).map(|at| at..at + form.len()));
+        let whole = places.map(|known| {
+            let more = bytes[known.end..].iter().take_while(|byte| is_of_keys(byte)).count();
+            known.start..known.end + more
+        });
+        let is_apart = |at: usize| at.checked_sub(1).is_none_or(|before| !bytes[before].is_ascii_alphanumeric());
+        let is_secret =
+            |place: &Range<usize>| !is_short || is_apart(place.start) && looks_like_key(&bytes[place.clone()]);
+        whole.filter(is_secret).filter(|place| !self.is_public(&bytes[place.clone()])).collect()
+    }
+
+    fn is_public(&self, value: &[u8]) -> bool {
+        let is_within = |value: &str| is_in_public_word(value) || self.public.iter().any(|word| word.contains(value));
+        std::str::from_utf8(value).is_ok_and(is_within)
+    }
 }
 
 fn plus_as_space(bytes: &[u8]) -> Vec<u8> {
@@ -561,8 +606,11 @@ fn value_after(bytes: &[u8], name_end: usize) -> Option<Range<usize>> {
 
 /// In what a person wrote, `secureKey: …` is followed by a key only if it looks like one.
 fn looks_like_key(value: &[u8]) -> bool {
-    let of_keys = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'_' | b'-' | b'%');
-    value.len() >= SECRET_BYTES_MIN && value.iter().any(u8::is_ascii_digit) && value.iter().all(of_keys)
+    value.len() >= SECRET_BYTES_MIN && value.iter().any(u8::is_ascii_digit) && value.iter().all(is_of_keys)
+}
+
+fn is_of_keys(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'_' | b'-' | b'%')
 }
 
 #[cfg(test)]
@@ -673,6 +721,40 @@ mod tests {
             Scrubber::new(&secrets, &[]).tail(&mut bytes);
             assert_eq!(bytes, expected.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_secret_that_was_cut_is_starred_to_its_end() {
+        let begun = |begun: &str| {
+            let begun = Secret::new(begun).expect("not empty");
+            Scrubber::new([&begun], &[]).begun(Some(&begun), &["e407-room-17"])
+        };
+        let check = |known: &str, text: &str, expected: &str| {
+            let mut bytes = text.as_bytes().to_vec();
+            match Tape::read(text) {
+                Ok(tape) => begun(known).json(&mut bytes, &tape, Vec::new()),
+                Err(_) => begun(known).text(&mut bytes),
+            }
+            assert_eq!(String::from_utf8_lossy(&bytes), expected, "{known} in {text}");
+        };
+        for length in 1..KEY.len() {
+            let text = format!("bad {KEY}, else e is 1");
+            check(&KEY[..length], &text, &text.replace(KEY, &stars(KEY.len())));
+        }
+        for length in 5..KEY.len() {
+            let escaped = KEY.replacen('4', "\\u0034", 1).replacen('8', "%38", 1);
+            check(&KEY[..length], &format!(r#"["{KEY}\n"]"#), &format!(r#"["{}\n"]"#, stars(KEY.len())));
+            check(&KEY[..length], &format!(r#"["{escaped}"]"#), &format!(r#"["{}"]"#, stars(escaped.len())));
+        }
+        let encoded = URL_SAFE.encode(format!("a{KEY}!x"));
+        check(&KEY[..12], &encoded, &format!("{}{}", &encoded[..2], stars(encoded.len() - 2)));
+        check("e40", r#"["e4071047872b7820630f"]"#, r#"["e4071047872b7820630f"]"#);
+        check(
+            "e407",
+            "e407-room-17, e407, me4071047872, e407 is 12345678",
+            "e407-room-17, e407, me4071047872, e407 is 12345678",
+        );
+        check("statusCo", r#"{"statusCode":0}"#, r#"{"statusCode":0}"#);
     }
 
     #[test]
@@ -818,7 +900,7 @@ mod tests {
             let text: String = pieces.collect();
             let wrapped: Vec<Secret> = secrets.iter().filter_map(|secret| Secret::new(secret.as_str())).collect();
             let scrubber = Scrubber::new(&wrapped, &[]);
-            let stretches = scrubber.stretches(text.as_bytes());
+            let stretches = scrubber.stretches(text.as_bytes(), 1);
             prop_assert!(stretches.is_sorted_by_key(|stretch| stretch.start));
             let mut found: Vec<_> = stretches.into_iter().map(|stretch| (stretch.start, stretch.end)).collect();
             found.sort_unstable();

@@ -27,6 +27,7 @@ struct Case<'a> {
     status: u16,
     encoding: Option<&'a str>,
     complete: bool,
+    request_complete: bool,
     credentials: Vec<Secret>,
     keep_typing_text: bool,
 }
@@ -39,6 +40,7 @@ fn to(path: &str) -> Case<'static> {
         status: 200,
         encoding: None,
         complete: true,
+        request_complete: true,
         credentials: Vec::new(),
         keep_typing_text: false,
     }
@@ -56,6 +58,7 @@ impl Case<'_> {
             query: self.query,
             request_content_type: None,
             request_body: self.request,
+            request_complete: self.request_complete,
             credentials: &self.credentials,
             status: self.status,
             content_encoding: self.encoding,
@@ -588,4 +591,37 @@ fn a_secret_in_a_chat_s_place_is_no_chat() {
     // Elsewhere the path names the chat.
     let error = to(&path).answered(refused).errors.remove(0);
     assert_eq!(error.chat_id.as_ref().map(ChatId::as_str), Some(KEY));
+}
+
+/// A number that the cap of the request cut is in no attribute, and a cut secret in no finding.
+#[test]
+fn what_the_cap_of_a_request_cut_is_kept_nowhere() {
+    let opened = r#"{"statusCode":0,"chatId":"C1","secureKey":"0123456789abcdef0123","userId":"1"}"#;
+    for digits in 1..16 {
+        let form = format!("subject=x&nickname={}", &"4539178822757973"[..digits]);
+        let case = Case { request: form.as_bytes(), request_complete: false, ..to("/genesys/2/chat/support") };
+        let seen = case.answered(opened);
+        let of_request = seen.chats[0].attributes.iter().filter(|it| it.source == AttributeSource::Request);
+        assert_eq!(of_request.map(|it| &*it.name).collect::<Vec<_>>(), ["subject"], "{digits}");
+    }
+    for known in 1..KEY.len() {
+        let form = format!("subject=x&secureKey={}", &KEY[..known]);
+        let case = Case { request: form.as_bytes(), request_complete: false, ..refresh() };
+        let seen = case.answered(format!("{{bad {KEY}"));
+        assert_eq!(seen.findings[0].raw, format!("{{bad {}", "*".repeat(KEY.len())).as_bytes(), "{known}");
+    }
+}
+
+/// What is longer than an attribute may be is masked before it is cut.
+#[test]
+fn an_attribute_is_masked_before_it_is_cut() {
+    let opened = r#"{"statusCode":0,"chatId":"C1","userId":"1"}"#;
+    for digits in 1..16 {
+        let form = format!("nickname={}4539178822757973", "x".repeat(ATTRIBUTE_BYTES_MAX - digits));
+        let case = Case { request: form.as_bytes(), ..to("/genesys/2/chat/support") };
+        let seen = case.answered(opened);
+        let nickname = seen.chats[0].attributes.iter().find(|it| it.name == "nickname").expect("it was sent");
+        assert!(nickname.value.ends_with(&format!("x{}", "*".repeat(digits))), "{digits}");
+        assert_eq!((nickname.value.len(), nickname.maskings.len()), (ATTRIBUTE_BYTES_MAX, 1));
+    }
 }

@@ -357,6 +357,7 @@ impl Asked<'_> {
             query: self.request.target.query,
             request_content_type: self.noted.content_type,
             request_body,
+            request_complete: request_body.len() < self.gate.recorder.config().request_bytes_max,
             credentials: &[],
             status: 0,
             content_encoding: None,

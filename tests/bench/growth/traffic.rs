@@ -267,6 +267,7 @@ fn with_exchange<T>(answer: &Answer, look: impl FnOnce(&Exchange<'_>) -> T) -> T
         query: None,
         request_content_type: Some("application/x-www-form-urlencoded"),
         request_body: answer.form.as_bytes(),
+        request_complete: true,
         credentials: &[],
         status: 200,
         content_encoding: None,

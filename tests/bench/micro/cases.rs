@@ -109,6 +109,7 @@ fn bayeux_inspection() -> Case {
                 request_content_type: Some("application/json"),
                 request_body:
                     br#"[{"channel":"/meta/connect","connectionType":"long-polling","clientId":"5zk1","id":"5"}]"#,
+                request_complete: true,
                 credentials: &[],
                 status: 200,
                 content_encoding: None,

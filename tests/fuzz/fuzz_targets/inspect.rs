@@ -34,6 +34,7 @@ fuzz_target!(|input: &[u8]| {
         query: None,
         request_content_type: None,
         request_body,
+        request_complete: *encoding % 2 == 0,
         credentials: &credentials,
         status: STATUSES[usize::from(*status) % STATUSES.len()],
         content_encoding: ENCODINGS[usize::from(*encoding) % ENCODINGS.len()],
