@@ -19,6 +19,9 @@ const VALUE_BYTES: usize = 11;
 /// What a short answer has more than that.
 const VALUES_MORE: usize = 16;
 
+/// How far back the beginning of a container is looked for: a dozen members.
+const AROUND_NODES_MAX: usize = 32;
+
 /// Where a text stops being JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Invalid {
@@ -390,6 +393,18 @@ impl<'a> Value<'a> {
             let key = before.filter(|before| before.kind() == Kind::Key && node.kind != Kind::Key);
             (key, Value { at, ..self })
         })
+    }
+
+    /// The keys of the two containers around it, as far as they have some, the nearest first. One that begins more than
+    /// [`AROUND_NODES_MAX`] nodes before it is not looked for.
+    pub fn keys_around(self) -> impl Iterator<Item = Value<'a>> {
+        let is_around = move |at: &usize| {
+            let node = self.nodes[*at];
+            matches!(node.kind, Kind::Object | Kind::Array) && node.next as usize > self.at
+        };
+        let around = (self.at.saturating_sub(AROUND_NODES_MAX)..self.at).rev().filter(is_around).take(2);
+        let before = around.filter_map(move |at| Some(Value { at: at.checked_sub(1)?, ..self }));
+        before.filter(|before| before.kind() == Kind::Key)
     }
 
     /// The JSON pointer (RFC 6901) of what is at a place in it; of a key its value's, and `#` behind.
@@ -776,6 +791,10 @@ mod tests {
         assert_eq!(root.members().count(), 4);
         let first = root.members().next().map(|(_, value)| value).expect("a member");
         assert_eq!(first.elements().map(Value::raw).collect::<Vec<_>>(), ["1", r#"{"b":"x\n"}"#]);
+        let around = |value: Value<'_>| value.keys_around().map(Value::raw).collect::<Vec<_>>().join(" ");
+        let twice =
+            root.members().next().and_then(|(_, value)| value.elements().nth(1)?.get("b")).expect("it is there");
+        assert_eq!([twice, first.elements().next().expect("an element"), first].map(around), [r#""a""#, r#""a""#, ""]);
         assert_eq!(tape.leaf_around(&(0..1)), None);
         let x = text.find('x').expect("there");
         assert_eq!(tape.leaf_around(&(x..x + 1)), Some((Kind::String, x - 1..x + 4)));

@@ -21,7 +21,7 @@ use super::json::{Kind, Tape, Value};
 use super::scrub::View;
 use crate::chat::Masking;
 use cards::{cards_in, digit_of};
-use values::{may_have_value, values_in};
+use values::{is_value_name, may_have_value, value_alone, values_in};
 
 /// The rule that is named so finds card numbers.
 const CARDS: &str = "cards";
@@ -39,6 +39,8 @@ const DIGITS_MIN: usize = 3;
 /// The shortest text in which something is found: `cvv123`.
 const VALUE_BYTES_MIN: usize = 6;
 const QUOTES_BYTES: usize = 2;
+/// The longest string that is a verification value by its name: four digits, each two escapes, and some blanks.
+const NAMED_BYTES_MAX: usize = 64;
 /// What is left beside a number that was masked is looked at again. Hardly ever is something found then, and never so often.
 const ROUNDS_MAX: usize = 8;
 /// Maskings told apart in one text. The last one reaches to the end of all that follow.
@@ -77,24 +79,6 @@ impl Default for Config {
         Self { cards: true, rules: BTreeMap::new() }
     }
 }
-
-/// Members and fields that hold a verification value and nothing else.
-const VALUE_NAMES: [&str; 14] = [
-    "cvv",
-    "cvv2",
-    "cvc",
-    "cvc2",
-    "csc",
-    "cvn",
-    "cvn2",
-    "cav2",
-    "cardCvv",
-    "cardCvc",
-    "cvvCode",
-    "cvcCode",
-    "securityCode",
-    "cardSecurityCode",
-];
 
 /// The rules in force. Cheap to clone.
 #[derive(Clone)]
@@ -194,6 +178,12 @@ pub(super) struct Masked {
 }
 
 impl Masked {
+    /// Of a stretch of a text.
+    fn at(rule: &Arc<str>, text: &str, place: &Range<usize>) -> Self {
+        let [at, characters] = [&text[..place.start], &text[place.clone()]].map(|text| text.chars().count());
+        Self { rule: rule.clone(), at, characters }
+    }
+
     /// Says of which text.
     pub fn of(&self, field: &str) -> Masking {
         let field = field[..field.floor_char_boundary(FIELD_BYTES_MAX)].to_owned();
@@ -249,17 +239,48 @@ impl Masks {
         self.string(text, Spelling::Plain)
     }
 
-    /// Masks the value of a field that is named as one for verification values: `cvv`, `userData[cvv]`.
-    pub(super) fn named(&self, name: &str, value: &mut String) -> Option<Masked> {
-        let rule = self.values_rule()?;
-        let name = name.strip_prefix("userData[").and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-        if !is_named_value(name, value.trim().as_bytes()) {
-            return None;
+    /// Masks the value of a field: as a text, and as JSON where it is some. The place within it of each, and what was masked.
+    pub(super) fn field(&self, name: &str, value: &mut String) -> Vec<(String, Masked)> {
+        if !self.may_find(value.as_bytes(), Scope::All) {
+            return Vec::new();
         }
-        let at = value.find(|char: char| char.is_ascii_digit())?;
-        let characters = value.trim().len();
-        *value = value.replace(|char: char| char.is_ascii_digit(), "*");
-        Some(Masked { rule: rule.clone(), at: value[..at].chars().count(), characters })
+        let original = value.clone();
+        let of_text = self.named(name, value).into_iter().chain(self.plain(value));
+        let of_text: Vec<_> = of_text.map(|masked| (String::new(), masked)).collect();
+        match original.trim_start().starts_with(['{', '[']).then(|| Tape::read(&original)) {
+            Some(Ok(tape)) => [of_text, self.field_of_json(name, &original, &tape, value)].concat(),
+            _ => of_text,
+        }
+    }
+
+    /// Masks in a field's value what it holds as JSON, beside what was masked in it as a text.
+    fn field_of_json(&self, name: &str, original: &str, tape: &Tape, value: &mut String) -> Vec<(String, Masked)> {
+        let mut json = original.as_bytes().to_vec();
+        let mut found = self.json_of(Some(name), &mut json, tape.root(original));
+        let mut bytes = std::mem::take(value).into_bytes();
+        let is_left = |bytes: &[u8], at: usize| bytes[at] == original.as_bytes()[at];
+        found.retain(|(leaf, _)| leaf.clone().any(|at| is_left(&bytes, at) && !is_left(&json, at)));
+        // Both put the same star in the place of a character.
+        for (byte, (original, json)) in bytes.iter_mut().zip(original.bytes().zip(&json)) {
+            if *byte == original {
+                *byte = *json;
+            }
+        }
+        *value =
+            String::from_utf8(bytes).unwrap_or_else(|bytes| String::from_utf8_lossy(bytes.as_bytes()).into_owned());
+        let json = String::from_utf8_lossy(&json);
+        found.into_iter().map(|(leaf, masked)| (tape.root(&json).pointer_to(&leaf), masked)).collect()
+    }
+
+    /// Masks the value of a field that is named as one for verification values: `cvv`, `userData[cvv]`.
+    fn named(&self, name: &str, value: &mut String) -> Option<Masked> {
+        let rule = self.values_rule()?;
+        let digits = value_alone(value).filter(|_| is_value_name(name))?;
+        let masked = Masked::at(rule, value, &digits);
+        let mut bytes = std::mem::take(value).into_bytes();
+        star_each(&mut bytes, &digits, None);
+        *value = String::from_utf8(bytes).expect("a star has the bytes of what it stands for");
+        Some(masked)
     }
 
     /// Whether a card number is in a text.
@@ -285,8 +306,14 @@ impl Masks {
 
     /// Masks the strings, numbers and names in a JSON text, and says in which of them. `root` is of this text.
     pub(super) fn json(&self, bytes: &mut [u8], root: Value<'_>) -> Vec<(Range<usize>, Masked)> {
+        self.json_of(None, bytes, root)
+    }
+
+    /// The same of what is the value of a field, where the rules of the configuration look at the text as it is.
+    fn json_of(&self, field: Option<&str>, bytes: &mut [u8], root: Value<'_>) -> Vec<(Range<usize>, Masked)> {
         let mut masked = Vec::new();
-        let is_ruled = !self.0.own.is_empty();
+        let widest = if field.is_none() { Scope::All } else { Scope::CardsOnly };
+        let is_ruled = widest == Scope::All && !self.0.own.is_empty();
         // By far most leaves are shorter.
         let bytes_min = |kind| match kind {
             Kind::Key => cards::DIGITS_MIN + QUOTES_BYTES,
@@ -302,8 +329,8 @@ impl Masks {
         };
         for (key, leaf) in root.texts(named_min) {
             let place = leaf.place();
-            if place.len() <= VALUE_BYTES_MIN
-                && let Some(value) = self.named_value(bytes, key, leaf)
+            if may_be_value(&bytes[place.clone()])
+                && let Some(value) = self.named_value(field, bytes, key, leaf)
             {
                 masked.push((place, value));
                 continue;
@@ -315,8 +342,8 @@ impl Masks {
                 Kind::Key => (place.start + 1..place.end - 1, Scope::CardsOnly),
                 // No card begins so, and every time stamp does.
                 Kind::Number if bytes[place.start] == b'1' && !is_ruled => continue,
-                Kind::Number => (place.clone(), Scope::All),
-                _ => (place.start + 1..place.end - 1, Scope::All),
+                Kind::Number => (place.clone(), widest),
+                _ => (place.start + 1..place.end - 1, widest),
             };
             if !self.may_find(&bytes[inside.clone()], scope) {
                 continue;
@@ -331,21 +358,37 @@ impl Masks {
         masked
     }
 
-    /// Masks a leaf that is a verification value by the name of its member.
-    fn named_value(&self, bytes: &mut [u8], key: Option<Value<'_>>, leaf: Value<'_>) -> Option<Masked> {
+    /// Masks a leaf that is a verification value by the name of its member, or of the field, array or object that it is in.
+    #[cold]
+    fn named_value(
+        &self,
+        field: Option<&str>,
+        bytes: &mut [u8],
+        key: Option<Value<'_>>,
+        leaf: Value<'_>,
+    ) -> Option<Masked> {
         let rule = self.values_rule()?;
         let place = leaf.place();
-        let (inside, star) = match leaf.kind() {
-            Kind::Number => (place, b'1'),
-            Kind::String => (place.start + 1..place.end - 1, b'*'),
+        let inside = match leaf.kind() {
+            Kind::Number => place,
+            Kind::String => place.start + 1..place.end - 1,
             _ => return None,
         };
-        let value = &mut bytes[inside];
-        if !is_named_value(&key?.text()?, value) {
+        let written = &mut bytes[inside];
+        let view = View::of(written, b'\\');
+        let decoded = std::str::from_utf8(view.as_ref().map_or(written, |view| &view.bytes)).ok()?;
+        let digits = value_alone(decoded)?;
+        let is_named = |key: Value<'_>| key.text().is_some_and(|name| is_value_name(&name));
+        let is_a_key = key.is_some_and(|key| KEYS.iter().any(|name| key.is_named(name)));
+        if is_a_key || !(field.is_some_and(is_value_name) || key.into_iter().chain(leaf.keys_around()).any(is_named)) {
             return None;
         }
-        value.fill(star);
-        Some(Masked { rule: rule.clone(), at: 0, characters: value.len() })
+        let masked = Masked::at(rule, decoded, &digits);
+        match leaf.kind() {
+            Kind::Number => written[digits].fill(b'1'),
+            _ => star_each(written, &digits, view.as_ref()),
+        }
+        Some(masked)
     }
 
     /// Where verification values are looked for.
@@ -457,11 +500,20 @@ impl Rule {
     }
 }
 
-/// Three or four digits, under a name that says what they are.
-fn is_named_value(name: &str, value: &[u8]) -> bool {
-    (DIGITS_MIN..=DIGITS_MIN + 1).contains(&value.len())
-        && value.iter().all(u8::is_ascii_digit)
-        && VALUE_NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
+/// Whether a string or a number in JSON may be a verification value, in whatever way it is written. Most are too long, or begin
+/// with a letter.
+fn may_be_value(written: &[u8]) -> bool {
+    if written.len() > NAMED_BYTES_MAX {
+        return false;
+    }
+    let inside = written.strip_prefix(b"\"").unwrap_or(written);
+    match inside.first() {
+        Some(b'0'..=b'9') => {
+            inside.iter().take(DIGITS_MIN + 2).filter(|byte| byte.is_ascii_digit()).count() < DIGITS_MIN + 2
+        }
+        Some(first) => matches!(first, b'\\' | b' ') || !first.is_ascii(),
+        None => false,
+    }
 }
 
 /// Which rules look at the value of a member: none at keys and clocks.
@@ -510,6 +562,15 @@ fn evidence(text: &str, hits: &[Hit]) -> Vec<Masked> {
         masked.push(Masked { rule: hit.rule.clone(), at, characters: text[bytes..end].chars().count() });
     }
     masked
+}
+
+/// Puts stars in the place of each character of a stretch of what a text decodes to by a view, or of the text itself.
+fn star_each(written: &mut [u8], place: &Range<usize>, view: Option<&View>) {
+    let decoded = view.map_or(&*written, |view| &view.bytes);
+    let decoded = std::str::from_utf8(&decoded[place.clone()]).unwrap_or_default();
+    let chars = decoded.char_indices().map(|(at, char)| place.start + at..place.start + at + char.len_utf8());
+    let places: Vec<_> = chars.map(|char| view.map_or(char.clone(), |view| view.source_of(&char))).collect();
+    places.into_iter().for_each(|place| star(&mut written[place]));
 }
 
 /// Puts a star of as many bytes in the place of one character, however it is written.

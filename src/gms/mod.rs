@@ -205,11 +205,9 @@ pub struct Attribute {
 
 impl Attribute {
     fn mask(&mut self, masks: &Masks) {
-        let named = masks.named(&self.name, &mut self.value);
-        self.maskings.extend(named.map(|masked| masked.of("value")));
-        for (column, text) in [("name", &mut self.name), ("value", &mut self.value)] {
-            self.maskings.extend(masks.plain(text).iter().map(|masked| masked.of(column)));
-        }
+        let of_value = masks.field(&self.name, &mut self.value);
+        self.maskings.extend(masks.plain(&mut self.name).iter().map(|masked| masked.of("name")));
+        self.maskings.extend(of_value.iter().map(|(place, masked)| masked.of(&format!("value{place}"))));
     }
 
     fn bound(&mut self) {

@@ -122,14 +122,11 @@ fn attribute(masks: &Masks, columns: &mut Columns) -> Vec<Masking> {
     let name = columns[0].as_deref().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
     if let Some(value) = &mut columns[1] {
         let mut text = String::from_utf8_lossy(value).into_owned();
-        if let Some(masked) = masks.named(&name, &mut text) {
-            maskings.push(masked.of("value"));
-            *value = text.into_bytes();
-        }
+        let masked = masks.field(&name, &mut text);
+        maskings.extend(masked.iter().map(|(place, masked)| masked.of(&format!("value{place}"))));
+        *value = text.into_bytes();
     }
-    for (column, name) in columns.iter_mut().zip(["name", "value"]) {
-        maskings.extend(word(masks, name, column, false));
-    }
+    maskings.extend(word(masks, "name", &mut columns[0], false));
     maskings
 }
 

@@ -135,7 +135,18 @@ fn verification_values_are_masked_beside_their_words() {
     check("cvv 12345");
     check("cvv 12");
     check("it cost 123");
+    check("cvv: **[123]**");
+    check("cvv: *[1234]*, and **123**");
+    check("c.v.v. [123]");
+    check("C.V.C: [123]");
+    check("cardcvv: [123]");
+    check("card_cvv=[123]");
+    check("\"creditCardCvv\":\"[123]\"");
+    check("my_security_code: [123]");
+    check("CAV[123]");
     check("recvvs 1");
+    check("Cavendish Street 123");
+    check("**123** cvv **");
     check("the cider costs 123");
     check("order 123");
 }
@@ -288,12 +299,22 @@ fn a_field_for_verification_values_is_masked_by_its_name() {
         ),
         (r#"{"securityCode":"0123"}"#, r#"{"securityCode":"****"}"#, &[("cvv", "/securityCode", 0, 4)]),
         (r#"{"index":123,"room":"123","cvv":"12"}"#, r#"{"index":123,"room":"123","cvv":"12"}"#, &[]),
-        (r#"["123",{"cvv":["123"]},{"cvv":12345}]"#, r#"["123",{"cvv":["123"]},{"cvv":12345}]"#, &[]),
+        (
+            r#"["123",{"cvv":["123"]},{"cvv":12345}]"#,
+            r#"["123",{"cvv":["***"]},{"cvv":12345}]"#,
+            &[("cvv", "/1/cvv/0", 0, 3)],
+        ),
     ];
     for (text, expected, evidence) in rows {
         check_json(&plain, text, expected, evidence);
     }
     for (name, value, expected) in [
+        ("userData[card_cvv]", "123", "***"),
+        ("userData[card][cvv]", "123", "***"),
+        ("userData[cvv][0]", "123.0", "***.0"),
+        ("userData[cvv]", "\t１２３\n", "\t＊＊＊\n"),
+        ("userData[cvv]", "no 123", "no 123"),
+        ("userData[cvv]", "123.5", "123.5"),
         ("userData[cvv]", "123", "***"),
         ("cvc2", " 1234 ", " **** "),
         ("userData[cvv]", "12345", "12345"),
@@ -303,6 +324,160 @@ fn a_field_for_verification_values_is_masked_by_its_name() {
         let masked = plain.named(name, &mut found);
         assert_eq!((&*found, masked.is_some()), (expected, expected != value), "{name}={value}");
     }
+}
+
+#[test]
+fn a_value_is_masked_however_it_is_written_behind_its_name() {
+    let plain = Masks::default();
+    let escaped = r#"\u0037\u0033\u0039"#;
+    let stars = r#"\u002a\u002a\u002a"#;
+    let pairs = r#"\ud835\udfd5\ud835\udfd1\ud835\udfd7\ud835\udfd7"#;
+    let rows = [
+        (format!(r#""{escaped}""#), format!(r#""{stars}""#), "", (0, 3)),
+        (format!(r#""{pairs}""#), format!(r#""{}""#, r"\ud83d\udfb6".repeat(4)), "", (0, 4)),
+        (r#"" 739 ""#.into(), r#"" *** ""#.into(), "", (1, 3)),
+        (r#""\u00a0\t739\n""#.into(), r#""\u00a0\t***\n""#.into(), "", (2, 3)),
+        (r#""\u3000７３９""#.into(), r#""\u3000＊＊＊""#.into(), "", (1, 3)),
+        (r#""739.0""#.into(), r#""***.0""#.into(), "", (0, 3)),
+        ("739.00".into(), "111.00".into(), "", (0, 3)),
+        (r#"["739"]"#.into(), r#"["***"]"#.into(), "/0", (0, 3)),
+        (r#"[["739"]]"#.into(), r#"[["***"]]"#.into(), "/0/0", (0, 3)),
+        (r#"{"value":"739"}"#.into(), r#"{"value":"***"}"#.into(), "/value", (0, 3)),
+        (r#"{"a":[null,739]}"#.into(), r#"{"a":[null,111]}"#.into(), "/a/1", (0, 3)),
+        (r#"[{"code":" 7390"}]"#.into(), r#"[{"code":" ****"}]"#.into(), "/0/code", (1, 4)),
+    ];
+    for (value, expected, place, (at, characters)) in rows {
+        let [text, expected] = [value, expected].map(|value| format!(r#"{{"a":1,"userData":{{"c\u0076v":{value}}}}}"#));
+        check_json(&plain, &text, &expected, &[("cvv", &format!("/userData/cvv{place}"), at, characters)]);
+        assert_eq!(Masks::default().again(&expected), expected);
+    }
+    for value in
+        ["73", "73905", "-739", "7.39", "739.5", "7.39e2", r#""a739""#, r#""73 9""#, r#"{"index":739}"#, "true"]
+    {
+        let text = format!(r#"{{"userData":{{"cvv":{value},"x":"739","y":[739,{{"code":"7390"}}]}}}}"#);
+        check_json(&plain, &text, &text, &[]);
+    }
+    // Beside it, and too far inside.
+    for text in [r#"[{"cvv":[]},"739",{"x":739}]"#, r#"{"cvv":{"a":{"b":{"c":"739"}}}}"#] {
+        check_json(&plain, text, text, &[]);
+    }
+}
+
+#[test]
+fn a_name_for_verification_values_is_known_by_its_parts() {
+    for name in [
+        "cvv",
+        "CVV",
+        "Cvc2",
+        "csc",
+        "cvn",
+        "CVN2",
+        "cav2",
+        "cardCvv",
+        "CARDCVC",
+        "cvvCode",
+        "cvccode",
+        "securityCode",
+        "SECURITYCODE",
+        "cardsecuritycode",
+        "card_cvv",
+        "cvv_code",
+        "cvv-code",
+        "cvv.code",
+        "security_code",
+        "security-code",
+        "Security Code",
+        "cvvNumber",
+        "creditCardCvv",
+        "credit_card_cvv",
+        "creditcardcvv",
+        "CC_CVV2",
+        "userData[card][cvv]",
+        "userData[cvv][0]",
+        "cardCode",
+        "card_code",
+        "CardVerificationValue",
+        "card-verification-number",
+        "payment.card.csc",
+        "codigo_de_seguridad",
+        "códigoDeSeguridad",
+        "Prüfziffer",
+        "karten_pruefnummer",
+        "sicherheitscode",
+        "安全码",
+    ] {
+        assert!(is_value_name(name), "{name}");
+    }
+    for name in [
+        "",
+        "index",
+        "code",
+        "statusCode",
+        "participantId",
+        "cid",
+        "caseId",
+        "card",
+        "cardNumber",
+        "cardType",
+        "postcode",
+        "cavity",
+        "cave_depth",
+        "Cavendish",
+        "discount",
+        "disc_space",
+        "security",
+        "social_security",
+        "zipCode",
+        "countryCode",
+        "count",
+        "pscsc",
+        "room",
+        "kodak",
+        "pin",
+        "checksum",
+        "priceCents",
+        "userData[code]",
+        "cvt",
+        "recv",
+        "recvCount",
+    ] {
+        assert!(!is_value_name(name), "{name}");
+    }
+}
+
+#[test]
+fn a_field_is_masked_as_json_and_as_a_text() {
+    let check = |name: &str, value: &str, expected: &str, told: &[Told<'_>]| {
+        let mut found = value.to_owned();
+        let masks = masks(&[("odd", r"q\S*")]);
+        let masked = masks.field(name, &mut found);
+        assert_eq!(found, expected);
+        let seen: Vec<_> = masked.iter().map(|(place, it)| (&*it.rule, &**place, it.at, it.characters)).collect();
+        assert_eq!(seen, told);
+    };
+    check("userData[cvv]", r#"["739"]"#, r#"["***"]"#, &[("cvv", "/0", 0, 3)]);
+    check("userData[cvv]", r#"{"value":739.0}"#, r#"{"value":111.0}"#, &[("cvv", "/value", 0, 3)]);
+    check("userData[card]", r#"{"cvv":"739"}"#, r#"{"cvv":"***"}"#, &[("cvv", "", 8, 3)]);
+    check(
+        "userData[a]",
+        r#"{"b":"\u0034111111111111111"}"#,
+        r#"{"b":"\u002a***************"}"#,
+        &[("cards", "/b", 0, 16)],
+    );
+    check(
+        "userData[a]",
+        r#"{"n":"4111111111111111","exp":"12/27","code":"739"}"#,
+        r#"{"n":"****************","exp":"12/27","code":"***"}"#,
+        &[("cards", "", 6, 16), ("cvv", "", 46, 3)],
+    );
+    check(
+        "userData[a]",
+        r#"{"n":4111111111111111,"b":"4111111111111111 \u0034111111111111111"}"#,
+        r#"{"n":****************,"b":"**************** \u002a***************"}"#,
+        &[("cards", "", 5, 16), ("cards", "", 27, 16), ("cards", "/b", 0, 16), ("cards", "/b", 17, 16)],
+    );
+    check("note", "{4111111111111111", "{****************", &[("cards", "", 1, 16)]);
+    check("note", r#"["q123"]"#, r#"["******"#, &[("odd", "", 2, 6)]);
 }
 
 #[test]

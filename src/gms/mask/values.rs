@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::cards::Card;
+use super::cards::{Card, digit_of};
 
 /// How far from a card its verification value, or the word for one, is looked for, in bytes: an expiry date and two words.
 const BESIDE_BYTES_MAX: usize = 120;
@@ -34,10 +34,46 @@ pub(super) fn may_have_value(text: &str) -> bool {
     false
 }
 
+/// The digits of a text that is a verification value and nothing else: three or four, with blanks around them, or a fraction
+/// of zeros behind.
+pub(super) fn value_alone(text: &str) -> Option<Range<usize>> {
+    let start = text.len() - text.trim_start().len();
+    let digits = || text[start..].chars().take(5).map_while(|char| digit_of(char).map(|_| char));
+    let end = start + digits().map(char::len_utf8).sum::<usize>();
+    let rest = text[end..].trim_end();
+    let is_zeros = |zeros: &str| !zeros.is_empty() && zeros.bytes().all(|byte| byte == b'0');
+    let is_whole = rest.is_empty() || rest.strip_prefix('.').is_some_and(is_zeros);
+    (is_whole && matches!(digits().count(), 3 | 4)).then_some(start..end)
+}
+
+/// Whether a field's name has a word for a verification value in it, however its parts are joined: `card_cvv`,
+/// `userData[card][securityCode]`.
+pub(super) fn is_value_name(name: &str) -> bool {
+    let may_be = |byte: u8| LETTERS_OF_WORDS.contains(&byte.to_ascii_lowercase()) || !byte.is_ascii();
+    name.bytes().any(may_be) && (NAME.is_match(name) || NAME.is_match(&parts_of(name)))
+}
+
+/// The parts of a name, with blanks between them: what is between other signs than letters and digits, and between a small
+/// letter and a large one.
+fn parts_of(name: &str) -> String {
+    let mut parts = String::with_capacity(2 * name.len());
+    let mut was_small = false;
+    for char in name.chars() {
+        if was_small && char.is_uppercase() {
+            parts.push(' ');
+        }
+        parts.push(if char.is_alphanumeric() { char } else { ' ' });
+        was_small = char.is_lowercase();
+    }
+    parts
+}
+
 /// The verification values in a text: beside the words for one, and beside its cards.
 pub(super) fn values_in(text: &str, cards: &[Card]) -> Vec<Range<usize>> {
     let before_word = if cards.is_empty() { &BEFORE_ABBREVIATION } else { &BEFORE_WORD };
-    let beside = [&*BEHIND_WORD, before_word].into_iter().flat_map(|words| words.captures_iter(text));
+    let behind_stars = text.contains('*').then_some(&*BEHIND_WORD_AND_STARS);
+    let beside =
+        [&*BEHIND_WORD, before_word].into_iter().chain(behind_stars).flat_map(|words| words.captures_iter(text));
     let beside = beside.filter_map(|found| found.get(1)).map(|value| value.range());
     let behind = cards.iter().filter_map(|card| value_behind(text, card));
     let is_apart =
@@ -52,18 +88,34 @@ pub(super) fn values_in(text: &str, cards: &[Card]) -> Vec<Range<usize>> {
 const ABBREVIATIONS: &str = "(?:cvv|cvc)";
 
 /// The words for a verification value, in the languages that GMS is sold in.
-const WORDS: &str = r"(?:\b(?:cvv|cvc|cvn|cav)2?|\b(?:csc|cid|cvd)\b|\bcard[ -]?(?:verification|security)[ -]?(?:code|value|number|no)\b|\bsecurity[ -]?(?:code|number)\b|\b(?:karten)?sicherheits(?:code|nummer|zahl)\b|\b(?:karten)?pr(?:ü|ue)f(?:ziffern?|nummer|zahl|code)\b|\bcryptogramme\b|\bcode de s[ée]curit[ée]\b|\bc[óo]digo de seguridad\b|\bc[óo]digo de seguran[çc]a\b|\bcodice di sicurezza\b|\b(?:beveiligings|veiligheids)code\b|\bs[äa]kerhetskod\b|\bsikkerhed?s?kode\b|\bturvakoodi\b|\bkod (?:bezpieczeństwa|zabezpieczający)\b|\bgüvenlik kodu\b|\bкод безопасности\b|安全码|校验码|セキュリティコード|보안 ?코드|رمز الأمان|קוד אבטחה)";
+const WORDS: &str = r"(?:(?:\b|_)(?:(?:credit|debit)?[ _-]?card[ _-]?)?(?:cvv|cvc)2?|\bc\.v\.[vc]\b\.?|(?:\b|_)(?:cvn|cav)2?(?:\b|_)|(?:\b|_)(?:csc|cvd)(?:\b|_)|(?:\b|_)card[ _-]?(?:verification|security)[ _-]?(?:code|value|number|no)\b|(?:\b|_)security[ _-]?(?:code|number)\b|\b(?:karten)?sicherheits(?:code|nummer|zahl)\b|\b(?:karten)?pr(?:ü|ue)f(?:ziffern?|nummer|zahl|code)\b|\bcryptogramme\b|\bcode de s[ée]curit[ée]\b|\bc[óo]digo de seguridad\b|\bc[óo]digo de seguran[çc]a\b|\bcodice di sicurezza\b|\b(?:beveiligings|veiligheids)code\b|\bs[äa]kerhetskod\b|\bsikkerhed?s?kode\b|\bturvakoodi\b|\bkod (?:bezpieczeństwa|zabezpieczający)\b|\bgüvenlik kodu\b|\bкод безопасности\b|安全码|校验码|セキュリティコード|보안 ?코드|رمز الأمان|קוד אבטחה)";
+
+/// One more in what people write. In a field's name it is as often a call's or a customer's id.
+const CID: &str = r"\bcid\b";
+
+/// One more in a field's name.
+const CARD_CODE: &str = r"\bcard ?code\b";
+
+/// Letters that every one of [`WORDS`] has one of, if it is written in ASCII only.
+const LETTERS_OF_WORDS: [u8; 3] = [b'c', b'k', b'p'];
 
 /// Three or four digits, typed together or apart.
 const VALUE: &str = r"(\d(?:[ .-]?\d){2,3})(?:[^\d*]|$)";
 
-static BEHIND_WORD: LazyLock<Regex> = LazyLock::new(|| expression(&format!(r"{WORDS}[^\d*]{{0,24}}{VALUE}")));
+static BEHIND_WORD: LazyLock<Regex> =
+    LazyLock::new(|| expression(&format!(r"(?:(?:{WORDS}|{CID})[^\d*]{{0,24}}|\b(?:cvn|cav)){VALUE}")));
+
+/// With stars that make it bold: `cvv: **123**`.
+static BEHIND_WORD_AND_STARS: LazyLock<Regex> =
+    LazyLock::new(|| expression(&format!(r"(?:{WORDS}|{CID})[^\d*]{{0,24}}\*{{1,2}}(\d{{3,4}})\*{{1,2}}(?:[^\d*]|$)")));
+
+static NAME: LazyLock<Regex> = LazyLock::new(|| expression(&format!("(?:{WORDS}|{CARD_CODE})")));
 
 /// `123 is my cvv`.
 static BEFORE_ABBREVIATION: LazyLock<Regex> = LazyLock::new(|| before(ABBREVIATIONS));
 
 /// `123 is my security code`.
-static BEFORE_WORD: LazyLock<Regex> = LazyLock::new(|| before(&format!("(?:{ABBREVIATIONS}|{WORDS})")));
+static BEFORE_WORD: LazyLock<Regex> = LazyLock::new(|| before(&format!("(?:{ABBREVIATIONS}|{WORDS}|{CID})")));
 
 fn before(words: &str) -> Regex {
     const IS: &str = r"(?:(?:is|ist|est|es|è|é|er|är|jest)(?: \pL{1,8}){0,2} |= ?)";
@@ -71,7 +123,7 @@ fn before(words: &str) -> Regex {
 }
 
 /// At the end of what is before a card: `cvv for 4111…`.
-static WORD_FOR_CARD: LazyLock<Regex> = LazyLock::new(|| expression(&format!(r"{WORDS}[^\d*]{{0,24}}$")));
+static WORD_FOR_CARD: LazyLock<Regex> = LazyLock::new(|| expression(&format!(r"(?:{WORDS}|{CID})[^\d*]{{0,24}}$")));
 
 /// Then behind it: ` is 123`.
 static BEHIND_WORD_AND_CARD: LazyLock<Regex> = LazyLock::new(|| expression(&format!(r"^[^\d*]{{1,24}}{VALUE}")));
