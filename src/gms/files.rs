@@ -75,7 +75,7 @@ pub struct FileRequest {
     pub direction: Direction,
     /// The chat; none where the request names none.
     pub chat: Option<ChatKey>,
-    /// The file, where the request names one: downloads do.
+    /// The file, where the request names one: downloads do. Masked.
     pub file_id: Option<String>,
 }
 
@@ -97,11 +97,15 @@ impl FileRequest {
             _ => return None,
         };
         let path_chat = exchange.route.chat_id.as_deref().and_then(named).and_then(|id| ChatId::parse(&id));
+        let masked = |mut id: String| {
+            policy.masks.words([("file_id", &mut id)]);
+            id
+        };
         let by_key = || request.form.secure_key().map(|key| ChatKey::SecureKey(key_digest(&policy.digest_key, &key)));
         Some(Self {
             direction,
             chat: path_chat.map(ChatKey::Id).or_else(by_key),
-            file_id: file_id.as_deref().and_then(named),
+            file_id: file_id.as_deref().and_then(named).map(masked),
         })
     }
 }

@@ -222,3 +222,69 @@ async fn a_later_rule_makes_no_variant_of_what_is_stored() {
     let variant = Archive::open(&server.database).await.value("SELECT kind || ' ' || raw FROM event_variants").await;
     assert_eq!(variant, r#"changed {"index":1,"type":"Message","text":"Patient ****** is gone"}"#);
 }
+
+/// A cap within a number or a secret: what is kept of a request and its answer has no part of them. A value is known by the
+/// name of its field; a file by its id, which may look like a card.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cut_named_or_a_files_id_is_in_no_file() {
+    const CUT: &str = "453917882275797";
+    const SECRET: &str = "k5b1dd0c4e9a2f7730";
+    const DATA: &str =
+        r#"{"card_cvv":"\u0037\u0033\u0037","cvv":["737"],"security_code":{"value":" 737 "},"cvvNumber":737.0}"#;
+    let node = Origin::start(|request| {
+        let text = String::from_utf8_lossy(request);
+        let answer = match text.split(' ').nth(1).unwrap_or_default() {
+            path if path.ends_with("/download") => {
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/pdf\r\nContent-Length: 4\r\n\r\n%PDF".to_vec()
+            }
+            path if path.ends_with("/refresh") => json_answer(&format!(
+                r#"{{"statusCode":0,"chatId":"C1","nextPosition":2,"messages":[{{"index":1,"type":"Message","text":"x","userData":{DATA}}}]}}"#
+            )),
+            path if path.ends_with("/startTyping") => json_answer(&format!("{{bad {SECRET}")),
+            _ => json_answer(r#"{"statusCode":0,"chatId":"C1","userId":"U1"}"#),
+        };
+        Answer { bytes: answer, close: false }
+    });
+    let folder = folder();
+    let capped = "[recording]\nrequest_bytes_max = '1KiB'\n";
+    let server = Server::start(folder.path(), &[node.address], capped);
+    let mut client = Client::new(server.address);
+    let up_to_cap = |last: &str, known: usize| {
+        let begun = format!("userData[card_cvv]=+737+&subject=x&text={{}}&{last}");
+        let fill = (1 << 10) + 2 - begun.len() - known;
+        begun.replace("{}", &"x".repeat(fill))
+    };
+    ask(&mut client, "/genesys/2/chat/support", up_to_cap("nickname=", CUT.len()) + CUT + "3").await;
+    let got = ask(&mut client, REFRESH, "transcriptPosition=1".into()).await;
+    assert!(find(&got.body, DATA.as_bytes()).is_some(), "clients get what the node said");
+    for known in [3, 12] {
+        let form = up_to_cap("secureKey=", known) + SECRET;
+        ask(&mut client, "/genesys/2/chat/support/C1/startTyping", form).await;
+    }
+    ask(&mut client, &format!("/genesys/2/chat/support/C1/file/{ADVICE}/download"), "x=1".into()).await;
+    let mut archive = Archive::open(&server.database).await;
+    eventually("all is written", async || {
+        let counted = "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM file_transfers) + (SELECT count(*) FROM findings)
+            + (SELECT count(*) FROM chat_attributes WHERE source = 'request')";
+        (archive.value(counted).await == "5").then_some(())
+    })
+    .await;
+    for (name, bytes) in files(folder.path()) {
+        for never in [&CUT[..7], &SECRET[3..], " 737 ", "\"737", "+737+", "737.0", "u0037", ADVICE] {
+            assert!(find(&bytes, never.as_bytes()).is_none(), "{never} is in {name}");
+        }
+    }
+    let attributes = "SELECT name || '=' || value FROM chat_attributes WHERE source = 'request' ORDER BY 1";
+    assert_eq!(archive.rows(attributes).await.concat(), ["subject=x", "userData[card_cvv]= *** "]);
+    let evidence = "SELECT field, at_character, characters FROM maskings WHERE what = 'event' ORDER BY id";
+    assert_eq!(
+        archive.rows(evidence).await,
+        [
+            ["/userData/card_cvv", "0", "3"],
+            ["/userData/cvv/0", "0", "3"],
+            ["/userData/security_code/value", "1", "3"],
+            ["/userData/cvvNumber", "0", "3"],
+        ]
+    );
+    assert_eq!(archive.value("SELECT file_id FROM file_transfers").await, "*".repeat(ADVICE.len()));
+}
