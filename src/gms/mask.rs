@@ -50,6 +50,8 @@ const FIELD_BYTES_MAX: usize = 256;
 
 /// Members that are keys and clocks: never masked, whatever they look like.
 const KEYS: [&str; 5] = ["chatId", "index", "utcTime", "nextPosition", "transcriptPosition"];
+/// Members that often have three digits, and never a verification value.
+const NUMBERS: [&str; 2] = ["alias", "participantId"];
 /// Members by which an answer is understood: rules of the configuration leave them alone.
 const WORDS: [&str; 10] = [
     "type",
@@ -368,6 +370,9 @@ impl Masks {
         leaf: Value<'_>,
     ) -> Option<Masked> {
         let rule = self.values_rule()?;
+        if key.is_some_and(|key| KEYS.iter().chain(&NUMBERS).any(|name| key.is_named(name))) {
+            return None;
+        }
         let place = leaf.place();
         let inside = match leaf.kind() {
             Kind::Number => place,
@@ -379,8 +384,7 @@ impl Masks {
         let decoded = std::str::from_utf8(view.as_ref().map_or(written, |view| &view.bytes)).ok()?;
         let digits = value_alone(decoded)?;
         let is_named = |key: Value<'_>| key.text().is_some_and(|name| is_value_name(&name));
-        let is_a_key = key.is_some_and(|key| KEYS.iter().any(|name| key.is_named(name)));
-        if is_a_key || !(field.is_some_and(is_value_name) || key.into_iter().chain(leaf.keys_around()).any(is_named)) {
+        if !(field.is_some_and(is_value_name) || key.into_iter().chain(leaf.keys_around()).any(is_named)) {
             return None;
         }
         let masked = Masked::at(rule, decoded, &digits);
@@ -508,9 +512,8 @@ fn may_be_value(written: &[u8]) -> bool {
     }
     let inside = written.strip_prefix(b"\"").unwrap_or(written);
     match inside.first() {
-        Some(b'0'..=b'9') => {
-            inside.iter().take(DIGITS_MIN + 2).filter(|byte| byte.is_ascii_digit()).count() < DIGITS_MIN + 2
-        }
+        // Most have a fifth digit.
+        Some(b'0'..=b'9') => !inside.get(3..5).is_some_and(|more| more.iter().all(u8::is_ascii_digit)),
         Some(first) => matches!(first, b'\\' | b' ') || !first.is_ascii(),
         None => false,
     }

@@ -111,20 +111,20 @@ impl<'a> Request<'a> {
             self.read_json(text, exchange.route.class == RouteClass::Cometd);
         } else if let Some(boundary) = boundary(content_type, text) {
             self.form.fields.extend(multipart(text, boundary));
-            let last = (!exchange.request_complete).then(|| cut_part(text, boundary)).flatten();
-            self.cut(last, exchange);
+            if !exchange.request_complete {
+                self.cut(cut_part(text, boundary));
+            }
         } else {
             self.form.fields.extend(form_urlencoded::parse(text.as_bytes()));
-            let last = text.rsplit('&').next().and_then(|last| form_urlencoded::parse(last.as_bytes()).next());
-            self.cut(last, exchange);
+            if !exchange.request_complete {
+                let last = text.rsplit('&').next().unwrap_or_default();
+                self.cut(form_urlencoded::parse(last.as_bytes()).next());
+            }
         }
     }
 
     /// Of a form that was kept in part: its last field, cut perhaps, is none.
-    fn cut(&mut self, last: Option<(Cow<'a, str>, Cow<'a, str>)>, exchange: &Exchange<'_>) {
-        if exchange.request_complete {
-            return;
-        }
+    fn cut(&mut self, last: Option<(Cow<'a, str>, Cow<'a, str>)>) {
         self.form.is_unread = true;
         if let Some((name, value)) = last {
             self.form.fields.pop();
