@@ -75,7 +75,7 @@ pub(super) struct Known<'a> {
     /// Of the request's fields.
     pub requested: &'a [Secret],
     /// Of one of them only the beginning was seen.
-    pub begun: Option<&'a Secret>,
+    pub begun: Option<&'a str>,
     /// Of the header fields of both sides.
     pub credentials: &'a [Secret],
     /// The chat of the path.

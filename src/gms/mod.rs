@@ -439,7 +439,7 @@ fn inspect_answer(
     let path_chat = exchange.route.chat_id.as_deref().and_then(ChatId::parse).filter(|id| !is_secret(id));
     let known = Known {
         requested: &request.secrets,
-        begun: request.begun.as_ref(),
+        begun: request.begun.as_deref(),
         credentials: exchange.credentials,
         path_chat: path_chat.as_ref(),
         of_chat: known_secrets,

@@ -42,8 +42,8 @@ pub(super) struct Request<'a> {
     pub earlier: Vec<Message<'a>>,
     /// The values of all fields whose names say that they are secret.
     pub secrets: Vec<Secret>,
-    /// The beginning of one more, which goes on in what was not kept of the body.
-    pub begun: Option<Secret>,
+    /// The beginning of one more, which goes on in what was not kept of the body. It may be empty.
+    pub begun: Option<String>,
 }
 
 /// The secrets that a request names as such, in its query or what was kept of its body.
@@ -100,7 +100,7 @@ impl<'a> Request<'a> {
         let fields = forms.flat_map(|form| &form.fields).filter(|(name, _)| is_secret_name(name.as_bytes()));
         let named: Vec<Secret> = fields.filter_map(|(_, value)| Secret::new(&**value)).collect();
         request.secrets.extend(named);
-        request.secrets.extend(request.begun.clone());
+        request.secrets.extend(request.begun.clone().and_then(Secret::new));
         request
     }
 
@@ -128,7 +128,7 @@ impl<'a> Request<'a> {
         self.form.is_unread = true;
         if let Some((name, value)) = last {
             self.form.fields.pop();
-            self.begun = Secret::new(whole_units(&value)).filter(|_| is_secret_name(name.as_bytes()));
+            self.begun = is_secret_name(name.as_bytes()).then(|| whole_units(&value).to_owned());
         }
     }
 
@@ -139,7 +139,7 @@ impl<'a> Request<'a> {
             let places = fields_in(text.as_bytes());
             let end = whole_units(text).len();
             let last = places.last().filter(|place| place.end >= end);
-            self.begun = last.and_then(|place| text.get(place.start..end)).and_then(Secret::new);
+            self.begun = last.and_then(|place| text.get(place.start..end)).map(String::from);
             self.secrets.extend(places.into_iter().filter_map(|place| text.get(place)).filter_map(Secret::new));
             return;
         };
@@ -497,7 +497,7 @@ mod tests {
             (FORM, "a=1&userData%5Bx".into(), &["a"], None),
             (FORM, "a=1&b=\u{fffd}".into(), &["a"], None),
             (FORM, "a=1&secureKey=k12%3".into(), &["a"], Some("k12")),
-            (FORM, "a=1&secureKey=".into(), &["a"], None),
+            (FORM, "a=1&secureKey=".into(), &["a"], Some("")),
             (FORM, r#"{"a":"1","userData":{"secureKey":"k12\u00"#.into(), &[], Some("k12")),
             (FORM, r#"{"a":"1","secureKey":"k12","b":"4539178"#.into(), &[], None),
             (PARTS, format!("{whole}{}", part("nickname", "453917882275797")), &["a"], None),
@@ -512,9 +512,9 @@ mod tests {
             let cut = Exchange { request_complete: false, ..exchange(&route, None, content_type, body.as_bytes()) };
             let request = Request::read(&cut);
             let fields: Vec<&str> = request.form.fields.iter().map(|(name, _)| &**name).collect();
-            assert_eq!((&*fields, request.begun.as_ref().map(Secret::expose)), (names, begun), "{body}");
+            assert_eq!((&*fields, request.begun.as_deref()), (names, begun), "{body}");
             assert_eq!(request.form.position(), Position::Unknown, "{body}");
-            assert!(request.begun.is_none_or(|begun| request.secrets.contains(&begun)));
+            assert!(request.begun.and_then(Secret::new).is_none_or(|begun| request.secrets.contains(&begun)));
             let whole = Request::read(&Exchange { request_complete: true, ..cut });
             assert!(whole.begun.is_none());
         }
