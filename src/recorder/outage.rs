@@ -24,6 +24,8 @@ pub struct Outages {
 #[derive(Debug, Default)]
 struct Log {
     current: Option<Outage>,
+    /// When the one began that is being written ([`Outages::take`]): it goes on until it is.
+    taken: Option<i64>,
     /// What is wrong now; the row keeps what it began with, and the rest as its detail.
     latest: (String, String),
     finished: Vec<Outage>,
@@ -70,7 +72,8 @@ impl Outages {
     pub fn current(&self) -> Option<(i64, String, String)> {
         let log = self.lock();
         let (reason, detail) = log.latest.clone();
-        log.current.as_ref().map(|outage| (outage.started_at, reason, detail))
+        let since = log.taken.or(log.current.as_ref().map(|outage| outage.started_at));
+        since.map(|since| (since, reason, detail))
     }
 
     /// Recording is down. True where that is news, or its reason is.
@@ -135,7 +138,9 @@ impl Outages {
 
     /// The present outage as it will be when a batch is committed, taken out: its row goes with that batch.
     pub fn take(&self, now: i64) -> Option<Outage> {
-        let mut outage = self.lock().current.take()?;
+        let mut log = self.lock();
+        let mut outage = log.current.take()?;
+        log.taken = Some(outage.started_at);
         outage.ended_at = now;
         Some(outage)
     }
@@ -143,6 +148,7 @@ impl Outages {
     /// That batch was not committed.
     pub fn put_back(&self, outage: Outage) {
         let mut log = self.lock();
+        log.taken = None;
         let later = log.current.take();
         log.current = Some(match later {
             None => outage,
@@ -152,6 +158,7 @@ impl Outages {
 
     /// That batch was committed.
     pub fn end_written(&self) {
+        self.lock().taken = None;
         self.down.store(false, Ordering::Release);
     }
 
@@ -321,7 +328,8 @@ pub(super) mod tests {
         touch(&outages, Effect::Dropped, 4, 0..0);
         touch(&outages, Effect::Spooled, 8, 0..0);
         let row = outages.take(5).expect("there is one");
-        assert_eq!((row.ended_at, outages.current(), outages.is_down()), (5, None, true));
+        let told = Some((1, "busy".into(), "locked".into()));
+        assert_eq!((row.ended_at, outages.current(), outages.is_down()), (5, told, true), "until it is written");
         touch(&outages, Effect::DeliveredEarly, 100, 1..4);
         touch(&outages, Effect::Refused, 200, 0..0);
         touch(&outages, Effect::Dropped, 400, 0..0);
