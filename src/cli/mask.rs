@@ -82,6 +82,7 @@ fn mask(args: &Args, custody: Custody, config: &Config, rule: &Masks) -> anyhow:
         let found = custody.would_mask(rule, &mut progress("rows"))?;
         return Ok(Told { found, unclean: None });
     }
+    custody.check_spool()?;
     let actor = actor(args.case.case.as_deref());
     let asked = json!({ "command": "mask", "rule": args.rule, "expression": rule.expression(&args.rule) });
     let reason = args.reason.as_deref();

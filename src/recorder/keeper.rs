@@ -18,6 +18,11 @@ const CLEAN_INTERVAL: Duration = Duration::from_secs(60);
 /// Between looks at what is due: schedules count in days.
 const PURGE_INTERVAL: Duration = Duration::from_secs(3_600);
 
+/// How far the clock may be ahead of what the archive knows of it.
+const AHEAD_MAX_MS: i64 = 7 * 86_400_000;
+/// How long nothing is purged after that, and after a backup was put in the archive's place: somebody is to look first.
+const WAIT: Duration = Duration::from_secs(86_400);
+
 static TROUBLE: Repeated = Repeated::new(1, Duration::from_secs(3_600));
 
 /// The thread.
@@ -36,7 +41,8 @@ impl Keeper {
         targets: Vec<String>,
     ) -> std::io::Result<Self> {
         let next_purge = Instant::now();
-        let keeping = move |turns: Turns| Keeping { path, spool, schedule, targets, next_purge }.run(&turns);
+        let clock = Clock::default();
+        let keeping = move |turns: Turns| Keeping { path, spool, schedule, targets, next_purge, clock }.run(&turns);
         Background::start("keeper", keeping).map(Self)
     }
 
@@ -52,6 +58,32 @@ struct Keeping {
     schedule: retention::Config,
     targets: Vec<String>,
     next_purge: Instant,
+    clock: Clock,
+}
+
+/// Whether what is due by the clock is to be believed: what is purged never comes back.
+#[derive(Debug, Default)]
+struct Clock {
+    /// What it showed, and when that was by the other clock, which nobody sets.
+    last: Option<(Instant, i64)>,
+    doubted: Option<Instant>,
+}
+
+impl Clock {
+    /// It shows `now`, milliseconds since the epoch; `known` is when the archive was last signed before this run.
+    fn look(&mut self, now: i64, known: Option<i64>) {
+        let elapsed = |(at, then): (Instant, i64)| then.saturating_add(at.elapsed().as_millis() as i64);
+        match self.last.map(elapsed).or(known) {
+            Some(expected) if now.saturating_sub(expected) > AHEAD_MAX_MS => self.doubted = Some(Instant::now()),
+            Some(expected) if expected.saturating_sub(now) > AHEAD_MAX_MS => self.doubted = None, // it was put right
+            _ => {}
+        }
+        self.last = Some((Instant::now(), now));
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.doubted.is_some_and(|since| since.elapsed() < WAIT)
+    }
 }
 
 impl Keeping {
@@ -69,9 +101,14 @@ impl Keeping {
     fn look(&mut self, turns: &Turns) -> Result<(), Error> {
         let purges = self.schedule.automatic && self.schedule.is_limited() && Instant::now() >= self.next_purge;
         let custody = Custody::open(&self.path)?.with_spool(self.spool.clone()).until(turns.stop.clone());
+        let now = now_ms();
+        self.clock.look(now, custody.signed_before_this_run()?);
         if purges {
             self.next_purge = Instant::now() + PURGE_INTERVAL;
-            self.purge(&custody)?;
+            match self.reason_to_wait(&custody, now)? {
+                None => self.purge(&custody)?,
+                Some(why) => say_trouble(&self.path, why),
+            }
         }
         if !custody.is_unclean()? {
             return Ok(());
@@ -81,6 +118,19 @@ impl Keeping {
             Cleaned::NotYet(why) => say_trouble(&self.path, &why),
         }
         Ok(())
+    }
+
+    fn reason_to_wait(&self, custody: &Custody, now: i64) -> Result<Option<&'static str>, Error> {
+        if self.clock.is_doubted() {
+            return Ok(Some(
+                "the clock is more than a week ahead of the archive's last checkpoint before this, or was set ahead: for a day \
+                            nothing is purged by it. Is it right? Then `gms-recorder purge` does it now",
+            ));
+        }
+        let since = custody.restored_at()?.map(|at| now.saturating_sub(at));
+        let is_fresh = since.is_some_and(|since| (0..WAIT.as_millis() as i64).contains(&since));
+        Ok(is_fresh.then_some("a backup has taken the archive's place less than a day ago, and holds that were set after it are to be set \
+                               again first. `gms-recorder purge` does it now"))
     }
 
     fn purge(&self, custody: &Custody) -> Result<(), Error> {
@@ -108,5 +158,31 @@ fn host() -> String {
 fn say_trouble(path: &Path, why: &str) {
     if let Some(not_shown) = TROUBLE.admit(Instant::now()) {
         tracing::warn!(path = %path.display(), why, not_shown, "what is due in the archive is not done yet; it is tried again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_runs_ahead_is_doubted_until_it_is_put_right() {
+        const DAY: i64 = 86_400_000;
+        let shows = |known: Option<i64>, times: &[i64]| {
+            let mut clock = Clock::default();
+            times.iter().for_each(|now| clock.look(*now, known));
+            clock.is_doubted()
+        };
+        for (known, times, is_doubted) in [
+            (None, &[400 * DAY][..], false),
+            (Some(0), &[6 * DAY], false),
+            (Some(0), &[8 * DAY], true),
+            (Some(0), &[8 * DAY, 8 * DAY], true),
+            (Some(0), &[400 * DAY, DAY], false),
+            (Some(0), &[DAY, DAY + 60_000, 400 * DAY], true),
+            (Some(400 * DAY), &[0, 60_000], false),
+        ] {
+            assert_eq!(shows(known, times), is_doubted, "{known:?} {times:?}");
+        }
     }
 }

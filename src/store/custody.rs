@@ -213,7 +213,7 @@ impl Custody {
             return Ok(());
         }
         let what = format!(
-            "the spool {} has chats that are not in the archive yet, so that not all of one could be removed: `serve` brings them there \
+            "the spool {} has chats that are not in the archive yet, so that not all of one could be removed or masked: `serve` brings them there \
              as soon as it can write to the archive; run this again then",
             self.spool.display()
         );
@@ -260,6 +260,25 @@ impl Custody {
     ) -> Result<Option<String>, Error> {
         self.check_in_place()?;
         checkpoint::sign(&self.connection, at, vkey, sign)
+    }
+
+    /// When the archive was last signed before the present run of a `serve` began, milliseconds since the epoch.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn signed_before_this_run(&self) -> Result<Option<i64>, Error> {
+        let sql =
+            "SELECT max(at) FROM checkpoints WHERE at < (SELECT started_at FROM runs ORDER BY run_id DESC LIMIT 1)";
+        Ok(self.connection.prepare_cached(sql)?.query_row((), |row| row.get(0))?)
+    }
+
+    /// When a backup last took the archive's place.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn restored_at(&self) -> Result<Option<i64>, Error> {
+        let sql = "SELECT max(at) FROM acts WHERE kind = 'restore'";
+        Ok(self.connection.prepare_cached(sql)?.query_row((), |row| row.get(0))?)
     }
 
     /// Notes what is about to be done. Its number.
