@@ -192,7 +192,7 @@ impl Config {
             let (rows, altered) = custody.remove_of_no_chat(act_id, planned.before, &services, &now)?;
             (purged.rows, purged.altered) = (purged.rows + rows, purged.altered + altered);
         }
-        custody.forget_released(act_id, How::Purged, now())?;
+        purged.rows += custody.forget_released(act_id, How::Purged, now())?;
         custody.end(act_id, now(), purged.rows)?;
         Ok(purged)
     }

@@ -22,8 +22,8 @@ use super::read::{has_wal, immutable_uri};
 use super::seal::destroyed::unpacked;
 use super::seal::merkle::{Hash, Tree};
 use super::seal::{
-    ACTS, ARCHIVE, CHATS, DELIVERIES, ERASURES, FINDINGS, FORMS, Form, KEYS, KeyValue, MERGES, OUTAGES, RUNS,
-    SEEN_STEP_MS, SPOOLS, VARIANTS, WAITING, row_name,
+    ACTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, FORMS, Form, HOLDS, KEYS, KeyValue,
+    MASKINGS, MERGES, RUNS, SEEN_STEP_MS, SPOOLS, VARIANTS, row_name,
 };
 use super::{Error, ErrorKind, MIGRATIONS};
 
@@ -38,6 +38,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS_MAX: usize = 8;
 /// What all of them may keep of the file in memory.
 const CACHE_KIB: usize = 64 << 10;
+/// How far a clock may be set back from one run to the next: it is put right by some seconds, or by an hour.
+const CLOCK_SET_BACK_MS: i64 = 86_400_000;
 /// How often it is tried to have them see the same.
 const ATTEMPTS: usize = 100;
 
@@ -314,6 +316,12 @@ struct Walk<'s> {
     /// Leaves of rows that were masked, and those rows until a later leaf of theirs comes.
     masked_leaves: Marks,
     masked: BTreeSet<(u8, Vec<KeyValue>)>,
+    /// Rows whose latest leaf is of the time before they ended ([`Form::set_later`]), by form and rowid.
+    before: BTreeSet<(u8, i64)>,
+    /// The latest leaf of each act that has one.
+    acts: BTreeMap<i64, u64>,
+    /// The pack of each erasure, by its first leaf.
+    erasures: BTreeMap<i64, u64>,
     /// Tables that are told to be gone.
     dropped: BTreeSet<u8>,
     /// Leaves by their numbers: that their salts were destroyed is said (named), and so it is (fits).
@@ -342,6 +350,9 @@ impl<'s> Walk<'s> {
             runs: BTreeMap::new(),
             masked_leaves: Marks::new(true),
             masked: BTreeSet::new(),
+            before: BTreeSet::new(),
+            acts: BTreeMap::new(),
+            erasures: BTreeMap::new(),
             dropped: BTreeSet::new(),
             erased: Marks::new(true),
             has_merges: false,
@@ -380,13 +391,22 @@ impl<'s> Walk<'s> {
         self.check_definitions(&applied)
     }
 
-    /// A row is told from others by its rowid, which a column of that name would hide.
+    /// A row is told from others by its rowid, which a column of that name would hide; or where there is none by its key, which
+    /// is that of its table. Whatever release has made them.
     fn check_names(&mut self) -> Result<(), Error> {
         let sql = "SELECT 1 FROM pragma_table_xinfo(?) WHERE lower(name) IN ('rowid', '_rowid_', 'oid')";
         let mut hides = self.connection.prepare(sql)?;
         for form in FORMS.iter().filter(|form| self.forms.contains(&form.number)) {
             if hides.exists([form.table])? {
                 let what = "a column of it has the name of the rowid: rows are not told apart by it any longer";
+                self.found.faults.add(format!("table {}", form.table), what);
+            }
+        }
+        let mut key_of = self.connection.prepare("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk")?;
+        for form in FORMS.iter().filter(|form| self.forms.contains(&form.number) && !form.has_rowid()) {
+            let key: Vec<String> = key_of.query_map([form.table], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            if !form.key.iter().map(|column| column.0).eq(&key) {
+                let what = "its key is another one: rows are not told apart by what is sealed of it";
                 self.found.faults.add(format!("table {}", form.table), what);
             }
         }
@@ -479,14 +499,19 @@ impl<'s> Walk<'s> {
         match (form.number, &key[..]) {
             (KEYS, _) => self.found.keys.push(leaf),
             (RUNS, [KeyValue::Integer(run_id)]) => drop(self.runs.insert(*run_id, leaf)),
+            (ERASURES, [KeyValue::Integer(id)]) => drop(self.erasures.insert(*id, self.tree.size())),
             _ => {}
         }
         if !matches!(held, Held::Dropped | Held::Destroyed(_)) && !self.masked.is_empty() {
             self.masked.remove(&(form.number, key.clone()));
         }
         match *held {
-            Held::Fits(rowid) => self.sealed(form, key, rowid, true),
-            Held::Differs(rowid) => self.sealed(form, key, rowid, false),
+            Held::Fits(rowid) => self.sealed(form, key, rowid, true, leaf),
+            Held::Before(rowid) => {
+                self.before.insert((form.number, rowid));
+                self.sealed(form, key, rowid, false, leaf);
+            }
+            Held::Differs(rowid) => self.sealed(form, key, rowid, false, leaf),
             Held::Gone => self.found.faults.add(row_name(form, key), "it was sealed, and is gone"),
             Held::Dropped if self.dropped.insert(form.number) => {
                 self.found.faults.add(format!("table {}", form.table), "rows of it are sealed, and it was dropped");
@@ -496,15 +521,27 @@ impl<'s> Walk<'s> {
         }
     }
 
-    fn sealed(&mut self, form: &'static Form, key: &[KeyValue], rowid: i64, fits: bool) {
+    fn sealed(&mut self, form: &'static Form, key: &[KeyValue], rowid: i64, fits: bool, leaf: u64) {
         let marks = &mut self.marks[form.place()];
-        let (is_sealed, _) = marks.of(rowid, key);
+        let (is_sealed, did_fit) = marks.of(rowid, key);
         marks.set(rowid, key, fits);
         if is_sealed && form.is_final() {
             self.found.faults.add(
                 row_name(form, key),
                 "it was sealed a second time, as something else perhaps: such rows never change",
             );
+        }
+        if form.set_later().is_empty() {
+            return;
+        }
+        // What came first, if anything, is the row before its end.
+        let was_before = self.before.contains(&(form.number, rowid)) && fits;
+        if is_sealed && (did_fit || !was_before) {
+            let what = "it was sealed as something else before: of such rows nothing changes but how they ended";
+            self.found.faults.add(row_name(form, key), what);
+        }
+        if form.number == ACTS {
+            self.acts.insert(rowid, leaf);
         }
     }
 
@@ -554,13 +591,19 @@ impl<'s> Walk<'s> {
             return;
         }
         self.erased.set(leaf, &[], true);
-        let never = [KEYS, RUNS, ARCHIVE, ERASURES, OUTAGES, SPOOLS, WAITING, DELIVERIES];
-        if never.contains(&form.number) {
+        let is_masked = self.masked_leaves.of(leaf, &[]).0;
+        let may_be = match form.number {
+            EVENTS | VARIANTS | ATTRIBUTES | ERRORS | FINDINGS | HOLDS => true,
+            CHATS | COVERAGE | MASKINGS | FILES => !is_masked,
+            ACTS => is_masked,
+            _ => false,
+        };
+        if !may_be {
             self.found
                 .faults
                 .add(row_name(form, key), "its salt was destroyed, and no act of gms-recorder does that to such a row");
         }
-        match self.masked_leaves.of(leaf, &[]).0 {
+        match is_masked {
             // A variant's key is of its content, and is another one then.
             true if form.number != VARIANTS => drop(self.masked.insert((form.number, key.to_vec()))),
             true => {}
@@ -568,6 +611,7 @@ impl<'s> Walk<'s> {
         }
         if let Some(rowid) = rowid {
             self.marks[form.place()].forget(rowid, key);
+            self.before.remove(&(form.number, rowid));
         }
     }
 
@@ -578,6 +622,7 @@ impl<'s> Walk<'s> {
                 "an act says that it was masked, and it was not sealed anew after that: it was removed, or put there";
             self.found.faults.add(row_name(form, &key), what);
         }
+        self.check_acts()?;
         let sql = "SELECT 1 FROM late_sealing WHERE NOT EXISTS (SELECT 1 FROM runs WHERE sealing = 'pending')";
         if self.connection.prepare(sql)?.exists(())? {
             let what = "no run is waiting to be sealed later: somebody would have rows sealed anew";
@@ -587,6 +632,38 @@ impl<'s> Walk<'s> {
             let what =
                 "an act says that it was erased, and its salt is there still: somebody put the act or the salt there";
             self.found.faults.add(format!("leaf {leaf}"), what);
+        }
+        Ok(())
+    }
+
+    /// What was removed by an act was removed before its end, and its end says how much that was: who would remove something
+    /// later in the name of an act that was, changes it.
+    fn check_acts(&mut self) -> Result<(), Error> {
+        if !self.forms.contains(&ERASURES) || !self.forms.contains(&ACTS) {
+            return Ok(());
+        }
+        let sql = "SELECT e.id, e.act_id FROM erasures e JOIN acts a ON a.id = e.act_id WHERE a.ended_at IS NOT NULL";
+        let mut select = self.connection.prepare(sql)?;
+        let mut rows = select.query(())?;
+        while let Some(row) = rows.next()? {
+            let (id, act_id): (i64, i64) = (row.get(0)?, row.get(1)?);
+            if let (Some(pack), Some(end)) = (self.erasures.get(&id), self.acts.get(&act_id))
+                && pack > end
+            {
+                let what = format!("act {act_id}, which it names, had ended by then: somebody put it there");
+                self.found.faults.add(format!("erasures, id {id}"), what);
+            }
+        }
+        let sql = "SELECT a.id, a.found, coalesce(sum(e.rows), 0) FROM acts a LEFT JOIN erasures e ON e.act_id = a.id
+                AND (a.kind = 'erase' AND e.how = 'erased' AND e.chat_id IS NOT NULL OR a.kind = 'purge' AND e.how = 'purged')
+            WHERE a.kind IN ('erase', 'purge') AND a.ended_at IS NOT NULL GROUP BY a.id HAVING a.found IS NOT coalesce(sum(e.rows), 0)";
+        let mut select = self.connection.prepare(sql)?;
+        let mut rows = select.query(())?;
+        while let Some(row) = rows.next()? {
+            let (id, told, found): (i64, Option<i64>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let told = told.map_or("nothing".into(), |told| told.to_string());
+            let what = format!("it says that it removed {told} rows, and {found} are said to be removed by it");
+            self.found.faults.add(format!("acts, id {id}"), what);
         }
         Ok(())
     }
@@ -628,6 +705,14 @@ impl<'s> Walk<'s> {
         let last: Option<i64> = self.connection.query_row(&sql, (), |row| row.get(0)).optional()?;
         self.found.last_stop = last.and_then(|run_id| Some((run_id, *self.runs.get(&run_id)?)));
         let unsealed_runs = self.unsealed_runs()?;
+        // Of this only the five minutes are sealed that it lies in.
+        let sql = "SELECT CAST(chat_id AS TEXT) FROM chats WHERE typeof(last_seen_at) <> 'integer'";
+        let mut select = self.connection.prepare(sql)?;
+        for chat_id in select.query_map((), |row| row.get::<_, String>(0))? {
+            self.found
+                .faults
+                .add(format!("chats, chat_id {:?}", chat_id?), "its last_seen_at is no number: it was changed");
+        }
         let forms = self.forms.clone();
         for form in FORMS.iter().filter(|form| forms.contains(&form.number)) {
             let mut marks = std::mem::replace(&mut self.marks[form.place()], Marks::new(true));
@@ -707,11 +792,26 @@ impl<'s> Walk<'s> {
         Ok(())
     }
 
-    /// Since when they ran, by their numbers.
-    fn unsealed_runs(&self) -> Result<BTreeMap<i64, i64>, Error> {
-        let sql = "SELECT run_id, CAST(started_at AS INTEGER) FROM runs WHERE sealing IN ('nobody', 'pending')";
-        let mut select = self.connection.prepare(sql)?;
-        let runs = select.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(runs.collect::<Result<_, _>>()?)
+    /// Since when they ran, by their numbers. One that would have begun before a run with a lower number excuses nothing.
+    fn unsealed_runs(&mut self) -> Result<BTreeMap<i64, i64>, Error> {
+        let is_own = if self.has_merges { "run_id NOT IN (SELECT id FROM merged_rows WHERE form = 9)" } else { "1" };
+        let sql = format!(
+            "SELECT run_id, CAST(started_at AS INTEGER), sealing IN ('nobody', 'pending') FROM runs WHERE {is_own} ORDER BY run_id"
+        );
+        let mut select = self.connection.prepare(&sql)?;
+        let mut rows = select.query(())?;
+        let (mut unsealed, mut last) = (BTreeMap::new(), i64::MIN);
+        while let Some(row) = rows.next()? {
+            let (run_id, began, is_unsealed): (i64, i64, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            match is_unsealed {
+                true if began < last.saturating_sub(CLOCK_SET_BACK_MS) => {
+                    let what = "it is said to have begun before runs that were there already, and was not sealed: somebody put it there";
+                    self.found.faults.add(format!("runs, run_id {run_id}"), what);
+                }
+                true => drop(unsealed.insert(run_id, began)),
+                false => last = last.max(began),
+            }
+        }
+        Ok(unsealed)
     }
 }

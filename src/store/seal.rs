@@ -195,6 +195,17 @@ impl Form {
         matches!(self.number, EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS | ERASURES | DELIVERIES)
     }
 
+    /// Columns that are set once, later, where nothing else of a row ever changes; but for words that become stars, and then no
+    /// earlier leaf keeps its salt. Empty for tables whose rows change otherwise, or never.
+    pub fn set_later(&self) -> &'static [&'static str] {
+        match self.number {
+            ACTS => &["ended_at", "found"],
+            HOLDS => &["released_at", "released_by"],
+            WAITING => &["done_by"],
+            _ => &[],
+        }
+    }
+
     /// The same of one row by its key.
     pub fn select_by_key(&self) -> &'static str {
         &BY_KEY[self.place()]
@@ -264,9 +275,21 @@ impl Canonical {
 
     /// A whole row of [`Form::select`].
     pub fn row(&mut self, salt: &[u8], form: &Form, row: &Row<'_>) -> Result<(), rusqlite::Error> {
+        self.row_without(salt, form, row, &[])
+    }
+
+    /// The same as if some columns of it were NULL.
+    pub fn row_without(
+        &mut self,
+        salt: &[u8],
+        form: &Form,
+        row: &Row<'_>,
+        columns: &[&str],
+    ) -> Result<(), rusqlite::Error> {
         self.begin(salt, form.table);
-        for at in 1..=form.columns.len() {
+        for (at, column) in (1..).zip(form.columns) {
             match row.get_ref(at)? {
+                _ if columns.contains(column) => self.0.push(b'N'),
                 ValueRef::Null => self.0.push(b'N'),
                 ValueRef::Integer(number) => self.integer(Some(number)),
                 ValueRef::Real(number) => {

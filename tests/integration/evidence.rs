@@ -311,6 +311,32 @@ async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found
         ("CREATE TRIGGER t AFTER INSERT ON events BEGIN DELETE FROM events; END", "trigger t"),
         ("DROP VIEW transcript; CREATE VIEW transcript AS SELECT 'all is well' AS text", "view transcript"),
         ("DROP VIEW error_audit", "view error_audit"),
+        // Rows that hide behind others: a column that has the rowid's name, a longer key.
+        (
+            "INSERT INTO chat_attributes (id, chat_id, name, value, source, observed_at, run_id)
+                SELECT 0, chat_id, name, 'forged@example.com', source, observed_at, run_id FROM chat_attributes WHERE id = 1;
+             ALTER TABLE chat_attributes ADD COLUMN rowid INTEGER AS (CASE id WHEN 0 THEN 1 ELSE id END) VIRTUAL",
+            "table chat_attributes: a column of it has the name of the rowid",
+        ),
+        (
+            "CREATE TABLE c (chat_id TEXT NOT NULL, from_position INTEGER NOT NULL, next_position INTEGER NOT NULL, node TEXT NOT NULL,
+                run_id INTEGER NOT NULL, at INTEGER NOT NULL,
+                PRIMARY KEY (chat_id, from_position, run_id, node, next_position)) WITHOUT ROWID;
+             INSERT INTO c SELECT chat_id, from_position, next_position, node, run_id, at FROM coverage;
+             INSERT INTO c SELECT chat_id, from_position, next_position + 10, node, run_id, at FROM coverage;
+             PRAGMA legacy_alter_table = ON; DROP TABLE coverage; ALTER TABLE c RENAME TO coverage;
+             INSERT INTO _sqlx_migrations VALUES (999, 'newer', '2026-01-01', 1, X'00', 0)",
+            "table coverage: its key is another one",
+        ),
+        ("ALTER TABLE events ADD COLUMN extra TEXT", "table events: it is not as gms-recorder makes it"),
+        ("DROP INDEX maskings_by_chat", "index maskings_by_chat: it was dropped"),
+        ("UPDATE chats SET last_seen_at = last_seen_at || ' forged'", "its last_seen_at is no number"),
+        // A run that is said to have begun long before does not excuse what was sealed since.
+        (
+            "INSERT INTO runs (run_id, instance, version, started_at, deliver, when_unavailable, settings, config_hash, sealing)
+                VALUES (99, 'i', '0', 0, 'd', 'w', '{}', 'h', 'nobody'); UPDATE findings SET detail = 'nothing'",
+            "runs, run_id 99: it is said to have begun before",
+        ),
     ] {
         let altered = copy(&database, folder.path());
         alter(&altered, sql);
@@ -812,7 +838,7 @@ async fn what_a_release_without_seals_writes_is_sealed_later() {
         &server.database,
         &format!(
             "INSERT INTO runs (instance, version, started_at, deliver, when_unavailable, settings, config_hash)
-                 VALUES ('i', '0.1.0', 1795400000000, 'after_commit', 'pass', '{{}}', 'h');
+                 VALUES ('i', '0.1.0', strftime('%s', 'now') * 1000, 'after_commit', 'pass', '{{}}', 'h');
              WITH RECURSIVE n(n) AS (SELECT 100 UNION ALL SELECT n + 1 FROM n WHERE n < 2599)
              INSERT INTO events (chat_id, event_index, raw, recorded_at, run_id)
                  SELECT '{id}', n, '{{}}', 1795400000000, (SELECT max(run_id) FROM runs) FROM n;

@@ -43,7 +43,8 @@ fn erase(database: &Path, chats: &[&str]) -> Vec<Outcome> {
     custody
         .remove(act_id, How::Erased, &targets, || 1_795_600_000_001, &mut |_, outcome| outcomes.push(outcome))
         .expect("removed");
-    custody.end(act_id, 1_795_600_000_002, outcomes.len() as i64).expect("noted");
+    let rows = |outcome: &Outcome| if let Outcome::Removed { rows, .. } = outcome { *rows } else { 0 };
+    custody.end(act_id, 1_795_600_000_002, outcomes.iter().map(rows).sum()).expect("noted");
     assert_eq!(custody.clean(&mut |_, _| {}).expect("cleaned"), Cleaned::All);
     outcomes
 }
@@ -109,7 +110,7 @@ async fn what_is_erased_is_gone_and_the_rest_is_as_it_was_sealed() {
     let texts: Vec<String> =
         ["3", "50"].iter().flat_map(|chat| (0..30).map(move |n| format!("message {n} of chat {chat}:"))).collect();
     gone(&database, &texts);
-    assert_eq!(erase(&database, &chats), [Outcome::GoneBefore; 2]);
+    assert_eq!(erase(&database, &chats), vec![Outcome::GoneBefore; 2]);
     sealed(&database);
 
     let mut store = Store::open(&options(&database), &a_run()).await.expect("an archive");
@@ -852,6 +853,47 @@ async fn a_removal_that_was_made_up_is_found() {
     }
 }
 
+/// With this program's own code: what is sealed anew is what is told to be so, and an act that has ended removes nothing.
+#[tokio::test]
+async fn an_act_that_was_is_not_made_another_one() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    many(&database, 6).await;
+    assert_eq!(erase(&database, &["chat000000000001"]).len(), 1);
+    let custody = Custody::open(&database).expect("an archive");
+    let actor = actor();
+    let held = custody.hold(&act(Kind::Hold, &actor), &Scope::Chat(name_of(2))).expect("held");
+    let read = custody.note(&act(Kind::Read, &actor), 7).expect("noted");
+    drop(custody);
+    sealed(&database);
+    let altered = folder.path().join("altered.db");
+    let open = |sql: &str| {
+        std::fs::copy(&database, &altered).expect("there is room");
+        Connection::open(&altered).expect("an archive").execute_batch(sql).expect(sql);
+        Custody::open(&altered).expect("an archive")
+    };
+    let found = |subject: &str| {
+        let (code, said, error) = command(&altered, &["verify"]);
+        assert!(code == 1 && said.contains(subject), "{subject}\n{said}{error}");
+    };
+    // Another one is said to have read; what is on hold is another chat.
+    let custody = open("UPDATE acts SET who = 'somebody' WHERE kind = 'read'");
+    custody.end(read, 1_795_600_000_000, 7).expect("sealed anew");
+    drop(custody);
+    found("it was sealed as something else before");
+    let custody = open("UPDATE holds SET chat_id = 'chat000000000004'");
+    assert!(custody.release(&act(Kind::Unhold, &actor), held).expect("sealed anew"));
+    drop(custody);
+    found("it was sealed as something else before");
+    // Chats are removed in the name of an erasure that was.
+    let custody = open("SELECT 1");
+    let targets = [Target::of(name_of(3))];
+    custody.remove(1, How::Erased, &targets, || 1_795_600_000_001, &mut |_, _| {}).expect("removed");
+    drop(custody);
+    found("act 1, which it names, had ended by then");
+    found("it says that it removed");
+}
+
 /// Chats go on while they are erased, in an archive whose seals take a while to look through.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chat_is_erased_while_it_goes_on() {
@@ -904,6 +946,8 @@ async fn nothing_is_erased_while_something_of_it_may_be_in_the_spool() {
     sqlx::query("ROLLBACK").execute(&mut shell).await.expect("it is ours");
     std::mem::drop(shell);
     let (code, said, error) = command(&server.database, &["erase", "--chat", &chat.id, "--reason", "asked"]);
+    assert!(code == 1 && error.contains("the spool"), "{said}{error}");
+    let (code, said, error) = command(&server.database, &["mask", "--rule", "cards", "--reason", "asked"]);
     assert!(code == 1 && error.contains("the spool"), "{said}{error}");
     server.start_again();
     eventually("the spool is in the archive", async || {

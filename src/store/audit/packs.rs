@@ -65,6 +65,8 @@ pub(super) struct Named {
 pub(super) enum Held {
     /// It is of the row as it is.
     Fits(i64),
+    /// It is of the row as it was before the columns were set that are set later.
+    Before(i64),
     /// It is of something else.
     Differs(i64),
     /// There is no such row.
@@ -197,7 +199,17 @@ impl<'c> Look<'c> {
         let Some(row) = row else { return Ok(Held::Gone) };
         self.bytes.row(&salt, form, row)?;
         let rowid = row.get(0)?;
-        Ok(if self.bytes.hash() == *hash { Held::Fits(rowid) } else { Held::Differs(rowid) })
+        if self.bytes.hash() == *hash {
+            return Ok(Held::Fits(rowid));
+        }
+        let later = form.set_later();
+        if !later.is_empty() {
+            self.bytes.row_without(&salt, form, row, later)?;
+            if self.bytes.hash() == *hash {
+                return Ok(Held::Before(rowid));
+            }
+        }
+        Ok(Held::Differs(rowid))
     }
 }
 

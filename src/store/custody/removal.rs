@@ -187,14 +187,14 @@ impl Custody {
         was_removed(&self.connection, chat_id)
     }
 
-    /// Removes released holds on customers of whom there is no chat any longer: they stand in them.
+    /// Removes released holds on customers of whom there is no chat any longer: they stand in them. How many.
     ///
     /// # Errors
     /// As writing goes wrong.
-    pub fn forget_released(&self, act_id: i64, how: How, at: i64) -> Result<(), Error> {
+    pub fn forget_released(&self, act_id: i64, how: How, at: i64) -> Result<i64, Error> {
         let released = hold::released_on_nobody(&self.connection)?;
         if released.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let rows: Vec<RowName> = released.into_iter().map(|id| (HOLDS, vec![KeyValue::Integer(id)])).collect();
         let mut located = Located::wanting(rows.iter().cloned());
@@ -203,8 +203,7 @@ impl Custody {
             let (connection, looked_until) = (&self.connection, located.until);
             located.find_rest(connection, &rows, looked_until)?;
             let removal = Removal { connection, act_id, how, at, looked_until };
-            removal.write(pack, None, &Facts::default(), &rows, &located)?;
-            Ok(())
+            removal.write(pack, None, &Facts::default(), &rows, &located)
         })
     }
 
