@@ -98,12 +98,17 @@ def is_of(proof, row):
     """Of the chat or act that the proof is about; or an act that erased something of the chat."""
     fields = {field: content for field, _kind, content in row["fields"]}
     if "act_id" in proof:
-        return proof["act_id"] == (fields["id"] if row["table"] == "acts" else fields["act_id"])
+        act = proof["act_id"]
+        if row["table"] == "acts":
+            return fields["id"] in [act] + [waiting["act_id"] for waiting in rows_of(proof, "waiting_erasures") if waiting["done_by"] == act]
+        return act in (fields["act_id"], fields.get("done_by"))
     if row["table"] != "acts":
         return fields["chat_id"] == proof["chat_id"]
-    erasures = [dict((field, content) for field, _, content in other["fields"])
-                for other in proof["rows"] if other["table"] == "erasures"]
-    return any(erasure["act_id"] == fields["id"] for erasure in erasures)
+    return any(erasure["act_id"] == fields["id"] for erasure in rows_of(proof, "erasures"))
+
+
+def rows_of(proof, table):
+    return [{name: content for name, _, content in row["fields"]} for row in proof["rows"] if row["table"] == table]
 
 
 def check(proof, vkeys):
@@ -124,11 +129,14 @@ def check(proof, vkeys):
     subject = proof.get("chat_id", "act %s" % proof.get("act_id"))
     told = ["%d rows of %s are among the %d leaves that %s signed" % (len(proof["rows"]), subject, size, origin)]
     for table in COLUMNS:
-        rows = [{name: content for name, _, content in row["fields"]} for row in proof["rows"] if row["table"] == table]
+        rows = rows_of(proof, table)
         if rows and table == "acts":
             told += ["act %(id)s: %(kind)s by %(who)s on %(host)s, case %(case_ref)s, because: %(reason)s" % row for row in rows]
         elif rows and table == "erasures":
             told += ["%(how)s by act %(act_id)s: %(events)s events, %(rows)s rows of chat %(chat_id)s" % row for row in rows]
+        elif rows and table == "waiting_erasures":
+            told += ["chat %(chat_id)s was to be erased by act %(act_id)s, and hold %(held_by)s was in the way; done by act %(done_by)s" % row
+                     for row in rows]
         elif rows:
             told.append("%d of %s" % (len(rows), table))
     told += ["act %d erased nothing" % act for act in erased_nothing(proof)]
@@ -138,10 +146,9 @@ def check(proof, vkeys):
 
 def erased_nothing(proof):
     """The erasure that the proof is of, where it is of all that it did and there is nothing of it."""
-    rows = [(row["table"], {name: content for name, _, content in row["fields"]}) for row in proof["rows"]]
-    if proof["newer_rows"] or any(table == "erasures" for table, _ in rows):
+    if proof["newer_rows"] or rows_of(proof, "erasures"):
         return []
-    return [fields["id"] for table, fields in rows if table == "acts" and fields["kind"] == "erase"]
+    return [act["id"] for act in rows_of(proof, "acts") if act["kind"] == "erase"]
 
 
 def known_keys(proof, vkeys):

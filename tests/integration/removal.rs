@@ -515,6 +515,31 @@ async fn a_certificate_of_nothing_says_so_and_a_missing_key_is_named() {
         let (is_proved, told) = crate::evidence::prove_py(&path(name), &vkey);
         assert_eq!((is_proved, told.contains(&format!("act {act} erased nothing"))), (true, nothing), "{told}");
     }
+    // What had to wait leads back to who had asked for it.
+    assert_eq!(command(&database, &["hold", "--chat", "chat000000000002", "--reason", "court"]).0, 0);
+    let asked = ["erase", "--chat", "chat000000000002", "--reason", "Art. 17", "--case", "UW"];
+    assert_eq!(command(&database, &asked).0, 1);
+    let last = || {
+        let connection = Connection::open(&database).expect("an archive");
+        connection.query_row("SELECT max(id) FROM acts", (), |row| row.get::<_, i64>(0)).expect("there are some")
+    };
+    let request = last();
+    let hold = (request - 1).to_string();
+    assert_eq!(command(&database, &["unhold", &hold, "--reason", "settled"]).0, 0);
+    let certificate = path("3.json").display().to_string();
+    let waiting = ["erase", "--waiting", "--reason", "free now", "--certificate", &certificate];
+    assert_eq!(command(&database, &waiting).0, 0);
+    let (is_proved, told) = crate::evidence::prove_py(&path("3.json"), &vkey);
+    let leads = [
+        format!(
+            "chat chat000000000002 was to be erased by act {request}, and hold {hold} was in the way; done by act {}",
+            last()
+        ),
+        format!("act {request}: erase by "),
+        "case UW, because: Art. 17".into(),
+        "because: free now".into(),
+    ];
+    assert!(is_proved && leads.iter().all(|words| told.contains(words)), "{told}");
     // Who is told to wait for a `serve` waits in vain where it has no key.
     let (key, elsewhere) = (path("a.db.key"), tempfile::tempdir().expect("there is room"));
     let other = elsewhere.path().join("other.db");

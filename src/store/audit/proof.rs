@@ -134,6 +134,10 @@ impl Snapshot {
                 for number in OF_ACT {
                     self.add_rows(number, "act_id = ?", &[id], &mut found)?;
                 }
+                // What it did that had waited, and who had asked for it then.
+                self.add_rows(WAITING, "done_by = ?", &[id], &mut found)?;
+                let asked = "id IN (SELECT act_id FROM waiting_erasures WHERE done_by = ?)";
+                self.add_rows(ACTS, asked, &[id], &mut found)?;
             }
         }
         Ok(found)
