@@ -4,6 +4,7 @@
 
 pub mod check;
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -174,13 +175,16 @@ impl Rows {
         stop: &AtomicBool,
     ) -> Result<(), Error> {
         let with_errors = plan.errors != Errors::Without;
+        let mut here = HashSet::new();
         snapshot.each_chat::<Error>(&plan.scope, |chat| {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Stopped);
             }
-            leaves.each_of_chat(chat.text("chat_id").unwrap_or_default(), with_errors, |row| self.row(&row))
+            let chat_id = chat.text("chat_id").unwrap_or_default();
+            here.insert(chat_id.to_owned());
+            leaves.each_of_chat(chat_id, with_errors, |row| self.row(&row))
         })?;
-        for chat_id in snapshot.removed(&plan.scope)? {
+        for chat_id in snapshot.removed(&plan.scope)?.into_iter().filter(|chat_id| !here.contains(chat_id)) {
             leaves.each_of_chat(&chat_id, with_errors, |row| self.row(&row))?;
         }
         leaves.each_other(&plan.scope, with_errors, times, |row| self.row(&row))

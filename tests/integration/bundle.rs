@@ -308,3 +308,22 @@ async fn a_bundle_of_many_chats_is_verified() {
     std::fs::write(mails.join(&one), content).expect("ours");
     unsound(&bundle, &key, "a mail in the midst");
 }
+
+/// What came of a chat after its erasure, and is not signed yet, is in a bundle once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chat_that_went_on_after_its_erasure_is_in_it_once() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    fill(&database, 90).await;
+    let key = signed(folder.path(), &database);
+    let chat = "chat000000000001";
+    let line = ["erase", "--chat", chat, "--reason", "asked", "--database", &database.display().to_string()]
+        .map(str::to_owned);
+    assert_eq!(run(&line.each_ref().map(String::as_str)).0, 0);
+    crate::deliveries::append(&database, &[crate::deliveries::event(1, 41, "after")]).await;
+    let bundle = folder.path().join("bundle");
+    export(&database, &bundle, &["--bundle", "--format", "jsonl", "--chat", chat]);
+    sound(&bundle, &key);
+    let unproved = std::fs::read_to_string(bundle.join("data/unproved.jsonl")).expect("there");
+    assert_eq!(unproved.lines().filter(|line| line.contains("after")).count(), 1, "{unproved}");
+}

@@ -52,7 +52,7 @@ fn list(config: &Path) -> Vec<Value> {
 }
 
 /// As the writer does.
-async fn append(database: &Path, entries: &[Entry]) {
+pub async fn append(database: &Path, entries: &[Entry]) {
     let mut store = Store::open(&options(database), &a_run()).await.expect("an archive");
     store.append(entries, &[], true).expect("stored");
     store.finish(1_795_500_000_000, "{}").expect("noted");
@@ -60,7 +60,7 @@ async fn append(database: &Path, entries: &[Entry]) {
 }
 
 /// One more event of a chat of [`fill`]'s; with other words of one that is there a variant.
-fn event(chat: u64, index: i64, text: &str) -> Entry {
+pub fn event(chat: u64, index: i64, text: &str) -> Entry {
     let [mut entry] = <[Entry; 1]>::try_from(entries(chat * 30, 3)).expect("three events make one");
     let mut event = entry.chats[0].events[0].clone();
     event.index = EventIndex::new(index).expect("from 1 on");
