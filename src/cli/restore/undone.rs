@@ -70,6 +70,11 @@ pub(super) fn commands(undone: &Undone, place: &Place<'_>) -> Vec<String> {
         let why = why(&Some(hold.reason.clone()), &hold.set_by.case_ref);
         commands.push(format!("gms-recorder hold{on}{why}{ends}"));
     }
+    // By its id too: what its hold goes by may be known since then only.
+    for chat_id in &undone.held {
+        let why = option("reason", "it was on hold before the restore");
+        commands.push(format!("gms-recorder hold{}{why}{ends}", option("chat", chat_id)));
+    }
     for Done { what, reason, case_ref } in &undone.released {
         commands.push(format!("gms-recorder unhold {what}{}{ends}", why(reason, case_ref)));
     }
@@ -150,7 +155,8 @@ mod tests {
         let undone = Undone {
             holds: vec![hold],
             released: vec![released],
-            waiting: vec!["w".into()],
+            waiting: vec!["v".into(), "w".into()],
+            held: vec!["w".into()],
             masked: vec![masked],
             ..Undone::default()
         };
@@ -159,9 +165,10 @@ mod tests {
         let again = "--reason='again, after a restore'";
         let wanted = [
             format!("gms-recorder hold --query='SELECT chat_id\n\tFROM chats' --reason=audit --case=L-1 {ends}"),
+            format!("gms-recorder hold --chat=w --reason='it was on hold before the restore' {ends}"),
             format!("gms-recorder unhold 7 --reason=-settled --case='L 12' {ends}"),
             format!("gms-recorder mask --rule=account {again} {ends}"),
-            format!("gms-recorder erase --chat=w {again} {ends}"),
+            format!("gms-recorder erase --chat=v --chat=w {again} {ends}"),
         ];
         assert_eq!(told, wanted);
         // What cannot be shown is not made something else, and nothing that it may hold is removed.
@@ -169,7 +176,7 @@ mod tests {
         odd.holds[0].reason = "\u{1b}[2J".into();
         let told = self::told(&odd, None);
         assert!(told.len() == 1 && told[0].starts_with("echo ") && is_printable(&told[0]), "{told:?}");
-        let said = "1 rule applied by `mask`, 1 hold set, 1 hold released, 1 erasure put off by a hold after";
+        let said = "1 rule applied by `mask`, 1 hold set, 1 hold released, 2 erasures put off by a hold after";
         assert!(in_words(&undone).is_some_and(|words| words.starts_with(said)));
     }
 }

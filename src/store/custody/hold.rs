@@ -277,7 +277,7 @@ fn version(connection: &Connection) -> Result<(i64, i64), Error> {
 }
 
 impl InForce {
-    fn read(connection: &Connection) -> Result<Self, Error> {
+    pub(super) fn read(connection: &Connection) -> Result<Self, Error> {
         let began = Instant::now();
         let (chats, customers, queries) = (HashMap::new(), Vec::new(), Vec::new());
         let (version, took) = (version(connection)?, Duration::ZERO);

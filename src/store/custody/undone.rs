@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::hold::{Hold, holds};
+use super::hold::{Hold, InForce, holds};
 use crate::store::Error;
 use crate::store::audit::Snapshot;
 
@@ -39,6 +39,8 @@ pub struct Undone {
     pub released: Vec<Done<i64>>,
     /// Chats whose erasure waits for a hold.
     pub waiting: Vec<String>,
+    /// Those of them that are on hold, as far as that can be told.
+    pub held: Vec<String>,
     /// Rules that were applied to what was stored.
     pub masked: Vec<Done<String>>,
 }
@@ -89,12 +91,21 @@ impl Undone {
             true => backup.prepare("SELECT 1 FROM waiting_erasures WHERE chat_id = ? AND done_by IS NULL")?,
             false => backup.prepare("SELECT 1 WHERE ? IS NULL")?,
         };
+        let in_force = InForce::read(former);
         let mut select = former.prepare("SELECT DISTINCT chat_id FROM waiting_erasures WHERE done_by IS NULL")?;
         for chat_id in select.query_map((), |row| row.get::<_, String>(0))? {
             let chat_id = chat_id?;
-            if !waits.exists([&chat_id])? {
-                self.waiting.push(chat_id);
+            if waits.exists([&chat_id])? {
+                continue;
             }
+            let is_held = match &in_force {
+                Ok(in_force) => in_force.on(former, &chat_id)?.is_some(),
+                Err(_) => true, // a query of a hold fails
+            };
+            if is_held {
+                self.held.push(chat_id.clone());
+            }
+            self.waiting.push(chat_id);
         }
         Ok(())
     }
