@@ -409,6 +409,16 @@ fn a_name_for_verification_values_is_known_by_its_parts() {
         assert!(is_value_name(name), "{name}");
     }
     for name in [
+        "cvCategory",
+        "cvcategory",
+        "cvContact",
+        "CvCompany",
+        "cvcYear",
+        "cvvErrorCode",
+        "cvv_attempts",
+        "cvvResult",
+        "securityCodeSentAt",
+        "cscDepartment",
         "",
         "index",
         "code",

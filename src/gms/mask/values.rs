@@ -50,7 +50,11 @@ pub(super) fn value_alone(text: &str) -> Option<Range<usize>> {
 /// `userData[card][securityCode]`.
 pub(super) fn is_value_name(name: &str) -> bool {
     let may_be = |byte: u8| LETTERS_OF_WORDS.contains(&byte.to_ascii_lowercase()) || !byte.is_ascii();
-    name.bytes().any(may_be) && (NAME.is_match(name) || NAME.is_match(&parts_of(name)))
+    if !name.bytes().any(may_be) {
+        return false;
+    }
+    let parts = parts_of(name);
+    NAME.is_match(&parts) && !OF_SOMETHING_ELSE.is_match(&parts)
 }
 
 /// The parts of a name, with blanks between them: what is between other signs than letters and digits, and between a small
@@ -109,7 +113,22 @@ static BEHIND_WORD: LazyLock<Regex> =
 static BEHIND_WORD_AND_STARS: LazyLock<Regex> =
     LazyLock::new(|| expression(&format!(r"(?:{WORDS}|{CID})[^\d*]{{0,24}}\*{{1,2}}(\d{{3,4}})\*{{1,2}}(?:[^\d*]|$)")));
 
-static NAME: LazyLock<Regex> = LazyLock::new(|| expression(&format!("(?:{WORDS}|{CARD_CODE})")));
+static NAME: LazyLock<Regex> = LazyLock::new(|| {
+    // In a name something joined to it may be another word: `cvCategory` is no `cvc`.
+    let abbreviations = r"\b(?:credit|debit)? ?(?:card)? ?(?:cvv|cvc)2?(?:\b|code|number|value|nr|no\b)";
+    let words = WORDS.replacen(WORDS_FIRST, abbreviations, 1);
+    expression(&format!("(?:{words}|{CARD_CODE})"))
+});
+
+/// The first of [`WORDS`], behind which a number may stand at once.
+const WORDS_FIRST: &str = r"(?:\b|_)(?:(?:credit|debit)?[ _-]?card[ _-]?)?(?:cvv|cvc)2?";
+
+/// Fields about one, which have numbers of another kind.
+static OF_SOMETHING_ELSE: LazyLock<Regex> = LazyLock::new(|| {
+    expression(
+        r"\b(?:errors?|status|attempts?|tries|retries|results?|sent|at|time|date|count|year|length|type|category|department|region|cases)\b",
+    )
+});
 
 /// `123 is my cvv`.
 static BEFORE_ABBREVIATION: LazyLock<Regex> = LazyLock::new(|| before(ABBREVIATIONS));
