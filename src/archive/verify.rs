@@ -94,6 +94,10 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
     let mut snapshot = Snapshot::open_whole(path)?;
     let (size, stored) = (snapshot.size()?, snapshot.checkpoints()?);
     let mut faults = Faults::default();
+    if store::has_journal(path) {
+        let what = "a rollback journal lies beside it, which SQLite would write into it: gms-recorder makes none";
+        faults.add(path.display(), what);
+    }
     let own_keys = keys_of(&snapshot, &mut faults)?;
     let later = question.copy_of.iter().flat_map(|of| later_keys(of, &snapshot, &own_keys));
     let known: Vec<OwnKey> = own_keys.iter().cloned().chain(later).collect();

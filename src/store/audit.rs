@@ -27,7 +27,7 @@ use super::seal::{
 };
 use super::{Error, ErrorKind, MIGRATIONS};
 
-use marks::Marks;
+use marks::{Chats, Marks};
 use packs::{Held, Looked, Named};
 
 /// Faults that are told one by one; the others are counted.
@@ -286,7 +286,8 @@ impl Snapshot {
 /// How tables, indexes and views are made, by kind and name. The full-text index is made of the rows, and not sealed.
 fn definitions(connection: &Connection) -> Result<BTreeMap<(String, String), String>, rusqlite::Error> {
     let sql = "SELECT type, name, sql FROM sqlite_schema
-        WHERE type IN ('table', 'index', 'view') AND sql IS NOT NULL AND name NOT LIKE 'search%' AND name NOT LIKE 'sqlite%'";
+        WHERE type IN ('table', 'index', 'view') AND sql IS NOT NULL
+            AND NOT (type = 'table' AND name LIKE 'search%') AND name NOT LIKE 'sqlite%'";
     let mut select = connection.prepare(sql)?;
     let rows = select.query_map((), |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))?;
     rows.collect()
@@ -322,6 +323,10 @@ struct Walk<'s> {
     acts: BTreeMap<i64, u64>,
     /// The pack of each erasure, by its first leaf.
     erasures: BTreeMap<i64, u64>,
+    /// How many leaves of each hold have lost their salts: one that was released had two.
+    holds: BTreeMap<i64, u64>,
+    /// Of which chats leaves are said to be erased.
+    chats: Chats,
     /// Tables that are told to be gone.
     dropped: BTreeSet<u8>,
     /// Leaves by their numbers: that their salts were destroyed is said (named), and so it is (fits).
@@ -353,6 +358,8 @@ impl<'s> Walk<'s> {
             before: BTreeSet::new(),
             acts: BTreeMap::new(),
             erasures: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            chats: Chats::default(),
             dropped: BTreeSet::new(),
             erased: Marks::new(true),
             has_merges: false,
@@ -365,14 +372,24 @@ impl<'s> Walk<'s> {
     /// What others understand the file by, and what changes rows behind our back.
     fn check_schema(&mut self) -> Result<(), Error> {
         let faults = &mut self.found.faults;
-        let mut triggers = self.connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'trigger'")?;
-        let names = triggers.query_map((), |row| row.get::<_, String>(0))?;
-        for name in names {
-            faults.add(format!("trigger {}", name?), "gms-recorder makes none: somebody changes rows by it");
+        // SQLite itself takes these words in whatever case.
+        let sql = "SELECT CAST(type AS TEXT), CAST(name AS TEXT) FROM sqlite_schema WHERE type NOT IN ('table', 'index', 'view')";
+        let mut others = self.connection.prepare(sql)?;
+        for found in others.query_map((), |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))? {
+            let (kind, name) = found?;
+            faults.add(format!("{kind} {name}"), "gms-recorder makes none: somebody changes rows by it");
         }
         let mut select = self.connection.prepare("SELECT version FROM _sqlx_migrations ORDER BY version")?;
         let applied = select.query_map((), |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
         self.has_merges = self.forms.contains(&MERGES);
+        let newest = applied.last().copied().unwrap_or_default();
+        let is_ours = |version: &i64| MIGRATIONS.iter().any(|(ours, ..)| ours == version);
+        for version in (1..=newest).filter(|version| is_ours(version) && !applied.contains(version)) {
+            faults.add(format!("_sqlx_migrations, version {version}"), "it is gone, and later ones are there");
+        }
+        for version in applied.iter().filter(|version| **version < 1) {
+            faults.add(format!("_sqlx_migrations, version {version}"), "no release has such a one");
+        }
         for form in FORMS.iter().filter(|form| applied.contains(&form.since()) && !self.forms.contains(&form.number)) {
             faults.add(format!("table {}", form.table), "it was dropped, with everything in it");
         }
@@ -428,14 +445,25 @@ impl<'s> Walk<'s> {
         let of_then = MIGRATIONS.iter().filter(|(version, ..)| applied.contains(version));
         model.execute_batch(&of_then.map(|(_, _, sql)| *sql).collect::<String>())?;
         let (found, wanted) = (definitions(self.connection)?, definitions(&model)?);
+        // Indexes on our tables, by whomever.
+        let ours = |table: &str| wanted.keys().any(|(kind, name)| kind == "table" && name.eq_ignore_ascii_case(table));
+        let mut select = self.connection.prepare("SELECT name, tbl_name FROM sqlite_schema WHERE type = 'index'")?;
+        let indexes = select.query_map((), |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+        let indexes = indexes.collect::<Result<Vec<_>, _>>()?;
+        let on_ours: BTreeSet<String> =
+            indexes.into_iter().filter(|(_, table)| ours(table)).map(|(name, _)| name).collect();
         for (kind, name) in found.keys().chain(wanted.keys()).collect::<BTreeSet<_>>() {
             let name_and_kind = (kind.clone(), name.clone());
             let (found, wanted) = (found.get(&name_and_kind), wanted.get(&name_and_kind));
-            if found == wanted || wanted.is_none() && kind != "view" {
+            let is_foreign = wanted.is_none() && (kind == "table" || kind == "index" && !on_ours.contains(name));
+            if found == wanted || is_foreign {
                 continue;
             }
             let what = match (kind.as_str(), found) {
                 ("view", _) => "it is not as gms-recorder makes it: do not read by it",
+                ("index", Some(_)) if wanted.is_none() => {
+                    "gms-recorder makes none such on its tables: rows are found by it, or refused"
+                }
                 (_, None) => "it was dropped",
                 (_, Some(_)) => "it is not as gms-recorder makes it: what it shows is not to be believed",
             };
@@ -554,7 +582,7 @@ impl<'s> Walk<'s> {
         let sql = "SELECT e.id, CAST(e.leaves AS BLOB), e.how = 'masked', coalesce(CASE e.how
                 WHEN 'erased' THEN a.kind = 'erase' OR a.kind = 'purge' AND e.chat_id IS NULL
                 WHEN 'purged' THEN a.kind = 'purge' ELSE a.kind IN ('mask', 'erase', 'purge') END, 0)
-                OR length(e.leaves) = 0 AND a.kind = 'merge'
+                OR length(e.leaves) = 0 AND a.kind = 'merge', CAST(e.chat_id AS TEXT)
             FROM erasures e NOT INDEXED LEFT JOIN acts a ON a.id = e.act_id";
         let mut select = self.connection.prepare(sql)?;
         let mut rows = select.query(())?;
@@ -564,10 +592,12 @@ impl<'s> Walk<'s> {
                 let what = "there is no act that would have removed that: somebody put it there";
                 self.found.faults.add(format!("erasures, id {id}"), what);
             }
+            let chat_id: Option<String> = row.get(4)?;
             let mut bytes_read = 0;
             for leaf in unpacked(row.get_ref(1)?.as_blob().unwrap_or_default()) {
                 bytes_read += 1;
                 self.erased.set(leaf.cast_signed(), &[], false);
+                self.chats.set(leaf, chat_id.as_deref());
                 if is_masked {
                     self.masked_leaves.set(leaf.cast_signed(), &[], true);
                 }
@@ -591,6 +621,15 @@ impl<'s> Walk<'s> {
             return;
         }
         self.erased.set(leaf, &[], true);
+        if let ("chat_id", KeyValue::Text(chat_id)) = (form.key[0].0, &key[0])
+            && !self.chats.are(leaf.cast_unsigned(), chat_id)
+        {
+            let what = "its salt was destroyed, and the act that says so says it of another chat, or of none";
+            self.found.faults.add(row_name(form, key), what);
+        }
+        if let (HOLDS, [KeyValue::Integer(id)]) = (form.number, key) {
+            *self.holds.entry(*id).or_default() += 1;
+        }
         let is_masked = self.masked_leaves.of(leaf, &[]).0;
         let may_be = match form.number {
             EVENTS | VARIANTS | ATTRIBUTES | ERRORS | FINDINGS | HOLDS => true,
@@ -652,6 +691,31 @@ impl<'s> Walk<'s> {
             {
                 let what = format!("act {act_id}, which it names, had ended by then: somebody put it there");
                 self.found.faults.add(format!("erasures, id {id}"), what);
+            }
+        }
+        for (table, sql, what) in [
+            (
+                "holds",
+                "SELECT h.id FROM holds h WHERE h.released_at IS NOT NULL
+                    AND NOT EXISTS (SELECT 1 FROM acts a WHERE a.id = h.released_by AND a.kind = 'unhold')",
+                "it is said to be released, and no act has done that",
+            ),
+            (
+                "waiting_erasures",
+                "SELECT w.id FROM waiting_erasures w WHERE w.done_by IS NOT NULL
+                    AND NOT EXISTS (SELECT 1 FROM acts a WHERE a.id = w.done_by AND a.kind IN ('erase', 'purge'))",
+                "it is said to be done, and no act has done that",
+            ),
+        ] {
+            let mut select = self.connection.prepare(sql)?;
+            for id in select.query_map((), |row| row.get::<_, i64>(0))? {
+                self.found.faults.add(format!("{table}, id {}", id?), what);
+            }
+        }
+        for (id, leaves) in std::mem::take(&mut self.holds) {
+            let is_here = "SELECT 1 FROM holds WHERE id = ?";
+            if leaves < 2 && !self.connection.prepare_cached(is_here)?.exists([id])? {
+                self.found.faults.add(format!("holds, id {id}"), "it was removed, and had never been released");
             }
         }
         let sql = "SELECT a.id, a.found, coalesce(sum(e.rows), 0) FROM acts a LEFT JOIN erasures e ON e.act_id = a.id
@@ -794,19 +858,29 @@ impl<'s> Walk<'s> {
 
     /// Since when they ran, by their numbers. One that would have begun before a run with a lower number excuses nothing.
     fn unsealed_runs(&mut self) -> Result<BTreeMap<i64, i64>, Error> {
-        let is_own = if self.has_merges { "run_id NOT IN (SELECT id FROM merged_rows WHERE form = 9)" } else { "1" };
-        let sql = format!(
-            "SELECT run_id, CAST(started_at AS INTEGER), sealing IN ('nobody', 'pending') FROM runs WHERE {is_own} ORDER BY run_id"
-        );
-        let mut select = self.connection.prepare(&sql)?;
+        let sql =
+            "SELECT run_id, CAST(started_at AS INTEGER), sealing IN ('nobody', 'pending'), sealing = 'nobody' FROM runs
+            ORDER BY run_id";
+        let mut select = self.connection.prepare(sql)?;
         let mut rows = select.query(())?;
         let (mut unsealed, mut last) = (BTreeMap::new(), i64::MIN);
         while let Some(row) = rows.next()? {
             let (run_id, began, is_unsealed): (i64, i64, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let subject = || format!("runs, run_id {run_id}");
+            if run_id < 1 {
+                self.found.faults.add(subject(), "no run has such a number: somebody put it there");
+                continue;
+            }
+            if row.get(3)? && self.runs.contains_key(&run_id) {
+                self.found
+                    .faults
+                    .add(subject(), "it is sealed, and says that nobody did that: it was sealed anew as another one");
+                continue;
+            }
             match is_unsealed {
                 true if began < last.saturating_sub(CLOCK_SET_BACK_MS) => {
                     let what = "it is said to have begun before runs that were there already, and was not sealed: somebody put it there";
-                    self.found.faults.add(format!("runs, run_id {run_id}"), what);
+                    self.found.faults.add(subject(), what);
                 }
                 true => drop(unsealed.insert(run_id, began)),
                 false => last = last.max(began),

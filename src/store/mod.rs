@@ -313,6 +313,11 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Whether something lies beside a file that SQLite would take for its rollback journal. Archives have a write-ahead log.
+pub fn has_journal(path: &Path) -> bool {
+    std::fs::metadata(beside(path, "-journal")).is_ok_and(|found| found.len() > 0)
+}
+
 /// Whether opening an archive that nobody serves would leave a -wal and a -shm beside it that are this user's: then whoever
 /// owns it, and serves it next, could not write to them. Root gives them to the owner.
 fn leaves_files_of_its_own(path: &Path) -> bool {

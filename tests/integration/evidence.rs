@@ -329,6 +329,22 @@ async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found
             "table coverage: its key is another one",
         ),
         ("ALTER TABLE events ADD COLUMN extra TEXT", "table events: it is not as gms-recorder makes it"),
+        (
+            "CREATE TRIGGER t AFTER INSERT ON events BEGIN DELETE FROM events; END; PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET type = 'TRIGGER' WHERE type = 'trigger'",
+            "TRIGGER t: gms-recorder makes none",
+        ),
+        ("CREATE INDEX zz ON events (text)", "index zz: gms-recorder makes none such"),
+        ("DELETE FROM _sqlx_migrations WHERE version = 4", "_sqlx_migrations, version 4: it is gone"),
+        ("INSERT INTO _sqlx_migrations VALUES (-1, 'older', '2026-01-01', 1, X'00', 0)", "_sqlx_migrations, version -1"),
+        ("UPDATE holds SET released_at = 1, released_by = 999", "no act has done that"),
+        ("UPDATE waiting_erasures SET done_by = 999", "no act has done that"),
+        ("UPDATE erasures SET chat_id = NULL", "says it of another chat, or of none"),
+        (
+            "INSERT INTO runs (run_id, instance, version, started_at, deliver, when_unavailable, settings, config_hash, sealing)
+                VALUES (0, 'i', '0', 0, 'd', 'w', '{}', 'h', 'nobody'); UPDATE findings SET detail = 'nothing'",
+            "runs, run_id 0: no run has such a number",
+        ),
         ("DROP INDEX maskings_by_chat", "index maskings_by_chat: it was dropped"),
         ("UPDATE chats SET last_seen_at = last_seen_at || ' forged'", "its last_seen_at is no number"),
         // A run that is said to have begun long before does not excuse what was sealed since.
@@ -371,6 +387,12 @@ async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found
     alter(&altered, &format!("{newer}; DROP VIEW transcript; CREATE VIEW transcript AS SELECT 'all is well' AS text"));
     let warnings = sound(&altered).warnings;
     assert!(warnings.len() == 1 && warnings[0].contains("views were not compared"), "{warnings:?}");
+    // What SQLite would write into it when it is opened next.
+    let altered = copy(&database, folder.path());
+    let journal = PathBuf::from(format!("{}-journal", altered.display()));
+    std::fs::write(&journal, "pages").expect("the folder is ours");
+    assert!(faults(&self::answer(&altered, &[])).contains("a rollback journal lies beside it"));
+    std::fs::remove_file(&journal).expect("it is there");
     // What is no change is none.
     for sql in ["VACUUM", "UPDATE events SET text = text", "REINDEX", "ANALYZE", &format!("SELECT {other}")] {
         let altered = copy(&database, folder.path());

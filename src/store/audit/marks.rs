@@ -75,6 +75,33 @@ impl Marks {
     }
 }
 
+/// Of which chat leaves are, a byte each: a hash that nobody can foresee, and so many leaves that none is met by chance for all of them.
+#[derive(Debug, Default)]
+pub(super) struct Chats {
+    pieces: BTreeMap<u64, Box<[u8; PIECE as usize]>>,
+    hasher: RandomState,
+}
+
+impl Chats {
+    /// A leaf is of this chat, or of none.
+    pub(super) fn set(&mut self, leaf: u64, chat_id: Option<&str>) {
+        let byte = chat_id.map_or(0, |chat_id| self.byte(chat_id));
+        let piece = self.pieces.entry(leaf / PIECE as u64).or_insert_with(|| Box::new([0; PIECE as usize]));
+        piece[(leaf % PIECE as u64) as usize] = byte;
+    }
+
+    /// Whether a leaf is of this chat.
+    pub(super) fn are(&self, leaf: u64, chat_id: &str) -> bool {
+        let byte = self.pieces.get(&(leaf / PIECE as u64)).map(|piece| piece[(leaf % PIECE as u64) as usize]);
+        byte == Some(self.byte(chat_id))
+    }
+
+    /// Not 0.
+    fn byte(&self, chat_id: &str) -> u8 {
+        (self.hasher.hash_one(chat_id) % 255 + 1) as u8
+    }
+}
+
 fn hash([one, other]: &[RandomState; 2], key: &[KeyValue]) -> u128 {
     u128::from(one.hash_one(key)) << 64 | u128::from(other.hash_one(key))
 }
