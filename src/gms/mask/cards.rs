@@ -402,7 +402,12 @@ fn separator_at(text: &str) -> Option<usize> {
     match first {
         '%' => {
             let byte = percent_byte(text.as_bytes())?;
-            (matches!(byte, b' ' | b'-' | b'.' | b'/' | b'+') || !byte.is_ascii()).then_some(3)
+            match byte {
+                b' ' | b'-' | b'.' | b'/' | b'+' => Some(3),
+                0xa0 | 0xad => Some(3), // a blank and a hyphen in Latin-1
+                // `%B4111…` is how a card's first track begins, and no separator.
+                _ => spelt_in_utf8(text).filter(|(char, _)| is_separator(*char)).map(|(_, length)| length),
+            }
         }
         '\\' => match escape_at(text.as_bytes())? {
             (Escape::Char(char), length) if is_separator(char) => Some(length),
@@ -413,6 +418,15 @@ fn separator_at(text: &str) -> Option<usize> {
         }
         char => is_separator(char).then_some(char.len_utf8()),
     }
+}
+
+/// A character of several bytes that a text begins with, percent-encoded, and how long it is written.
+fn spelt_in_utf8(text: &str) -> Option<(char, usize)> {
+    let bytes: Vec<u8> = text.as_bytes().chunks(3).take(4).map_while(percent_byte).collect();
+    (2..=bytes.len()).find_map(|length| {
+        let char = std::str::from_utf8(&bytes[..length]).ok()?.chars().next()?;
+        (char.len_utf8() == length).then_some((char, 3 * length))
+    })
 }
 
 /// Blanks, dashes, dots, slashes, commas, and what cannot be seen.

@@ -120,6 +120,7 @@ fn numbers_stand_among_others_and_in_other_digits() {
 #[test]
 fn verification_values_are_masked_beside_their_words() {
     check("cvv [123]");
+    check("ccv [123]");
     check("CVV: [1234]");
     check("cvc2=[123]");
     check("CVV[123]");
@@ -216,6 +217,9 @@ fn commas_and_other_separators_stand_between_a_cards_digits() {
         "[4 1 1 1, 1 1 1 1, 1 1 1 1, 1 1 1 1]",
         "[4111 1111 1111 1111], [5555 5555 5555 4444]",
         "number: [4111&nbsp;1111&nbsp;1111&nbsp;1111]; 12 pieces",
+        "%B[4111111111111111]^BERG/ANNA^2712",
+        "a%B[4111111111111111]^A",
+        "[4111%A01111%C2%A01111%E2%80%911111]",
     ] {
         check(row);
     }
@@ -392,6 +396,8 @@ fn a_name_for_verification_values_is_known_by_its_parts() {
         "credit_card_cvv",
         "creditcardcvv",
         "CC_CVV2",
+        "ccv",
+        "cardCcv",
         "userData[card][cvv]",
         "userData[cvv][0]",
         "cardCode",

@@ -89,10 +89,10 @@ pub(super) fn values_in(text: &str, cards: &[Card]) -> Vec<Range<usize>> {
 }
 
 /// What nobody says of anything else. Before the other words a number counts beside a card only: it may be for a door.
-const ABBREVIATIONS: &str = "(?:cvv|cvc)";
+const ABBREVIATIONS: &str = "(?:cvv|cvc|ccv)";
 
 /// The words for a verification value, in the languages that GMS is sold in.
-const WORDS: &str = r"(?:(?:\b|_)(?:(?:credit|debit)?[ _-]?card[ _-]?)?(?:cvv|cvc)2?|\bc\.v\.[vc]\b\.?|(?:\b|_)(?:cvn|cav)2?(?:\b|_)|(?:\b|_)(?:csc|cvd)(?:\b|_)|(?:\b|_)card[ _-]?(?:verification|security)[ _-]?(?:code|value|number|no)\b|(?:\b|_)security[ _-]?(?:code|number)\b|\b(?:karten)?sicherheits(?:code|nummer|zahl)\b|\b(?:karten)?pr(?:ü|ue)f(?:ziffern?|nummer|zahl|code)\b|\bcryptogramme\b|\bcode de s[ée]curit[ée]\b|\bc[óo]digo de seguridad\b|\bc[óo]digo de seguran[çc]a\b|\bcodice di sicurezza\b|\b(?:beveiligings|veiligheids)code\b|\bs[äa]kerhetskod\b|\bsikkerhed?s?kode\b|\bturvakoodi\b|\bkod (?:bezpieczeństwa|zabezpieczający)\b|\bgüvenlik kodu\b|\bкод безопасности\b|安全码|校验码|セキュリティコード|보안 ?코드|رمز الأمان|קוד אבטחה)";
+const WORDS: &str = r"(?:(?:\b|_)(?:(?:credit|debit)?[ _-]?card[ _-]?)?(?:cvv|cvc|ccv)2?|\bc\.v\.[vc]\b\.?|(?:\b|_)(?:cvn|cav)2?(?:\b|_)|(?:\b|_)(?:csc|cvd)(?:\b|_)|(?:\b|_)card[ _-]?(?:verification|security)[ _-]?(?:code|value|number|no)\b|(?:\b|_)security[ _-]?(?:code|number)\b|\b(?:karten)?sicherheits(?:code|nummer|zahl)\b|\b(?:karten)?pr(?:ü|ue)f(?:ziffern?|nummer|zahl|code)\b|\bcryptogramme\b|\bcode de s[ée]curit[ée]\b|\bc[óo]digo de seguridad\b|\bc[óo]digo de seguran[çc]a\b|\bcodice di sicurezza\b|\b(?:beveiligings|veiligheids)code\b|\bs[äa]kerhetskod\b|\bsikkerhed?s?kode\b|\bturvakoodi\b|\bkod (?:bezpieczeństwa|zabezpieczający)\b|\bgüvenlik kodu\b|\bкод безопасности\b|安全码|校验码|セキュリティコード|보안 ?코드|رمز الأمان|קוד אבטחה)";
 
 /// One more in what people write. In a field's name it is as often a call's or a customer's id.
 const CID: &str = r"\bcid\b";
@@ -115,13 +115,13 @@ static BEHIND_WORD_AND_STARS: LazyLock<Regex> =
 
 static NAME: LazyLock<Regex> = LazyLock::new(|| {
     // In a name something joined to it may be another word: `cvCategory` is no `cvc`.
-    let abbreviations = r"\b(?:credit|debit)? ?(?:card)? ?(?:cvv|cvc)2?(?:\b|code|number|value|nr|no\b)";
+    let abbreviations = r"\b(?:credit|debit)? ?(?:card)? ?(?:cvv|cvc|ccv)2?(?:\b|code|number|value|nr|no\b)";
     let words = WORDS.replacen(WORDS_FIRST, abbreviations, 1);
     expression(&format!("(?:{words}|{CARD_CODE})"))
 });
 
 /// The first of [`WORDS`], behind which a number may stand at once.
-const WORDS_FIRST: &str = r"(?:\b|_)(?:(?:credit|debit)?[ _-]?card[ _-]?)?(?:cvv|cvc)2?";
+const WORDS_FIRST: &str = r"(?:\b|_)(?:(?:credit|debit)?[ _-]?card[ _-]?)?(?:cvv|cvc|ccv)2?";
 
 /// Fields about one, which have numbers of another kind.
 static OF_SOMETHING_ELSE: LazyLock<Regex> = LazyLock::new(|| {
