@@ -23,6 +23,11 @@ const AHEAD_MAX_MS: i64 = 7 * 86_400_000;
 /// How long nothing is purged after that, and after a backup was put in the archive's place: somebody is to look first.
 const WAIT: Duration = Duration::from_secs(86_400);
 
+const CLOCK_AHEAD: &str = "the clock is more than a week ahead of the archive's last checkpoint before this run, or was set ahead: for \
+    a day nothing is purged by it. Is it right? Then `gms-recorder purge` does it now";
+const RESTORED: &str = "a backup has taken the archive's place less than a day ago, and holds that were set after it are to be set again \
+    first. `gms-recorder purge` does it now";
+
 static TROUBLE: Repeated = Repeated::new(1, Duration::from_secs(3_600));
 
 /// The thread.
@@ -99,11 +104,14 @@ impl Keeping {
     }
 
     fn look(&mut self, turns: &Turns) -> Result<(), Error> {
-        let purges = self.schedule.automatic && self.schedule.is_limited() && Instant::now() >= self.next_purge;
+        let is_automatic = self.schedule.automatic && self.schedule.is_limited();
         let custody = Custody::open(&self.path)?.with_spool(self.spool.clone()).until(turns.stop.clone());
         let now = now_ms();
-        self.clock.look(now, custody.signed_before_this_run()?);
-        if purges {
+        if is_automatic {
+            let is_first = self.clock.last.is_none();
+            self.clock.look(now, if is_first { custody.signed_before_this_run()? } else { None });
+        }
+        if is_automatic && Instant::now() >= self.next_purge {
             self.next_purge = Instant::now() + PURGE_INTERVAL;
             match self.reason_to_wait(&custody, now)? {
                 None => self.purge(&custody)?,
@@ -122,15 +130,11 @@ impl Keeping {
 
     fn reason_to_wait(&self, custody: &Custody, now: i64) -> Result<Option<&'static str>, Error> {
         if self.clock.is_doubted() {
-            return Ok(Some(
-                "the clock is more than a week ahead of the archive's last checkpoint before this, or was set ahead: for a day \
-                            nothing is purged by it. Is it right? Then `gms-recorder purge` does it now",
-            ));
+            return Ok(Some(CLOCK_AHEAD));
         }
         let since = custody.restored_at()?.map(|at| now.saturating_sub(at));
         let is_fresh = since.is_some_and(|since| (0..WAIT.as_millis() as i64).contains(&since));
-        Ok(is_fresh.then_some("a backup has taken the archive's place less than a day ago, and holds that were set after it are to be set \
-                               again first. `gms-recorder purge` does it now"))
+        Ok(is_fresh.then_some(RESTORED))
     }
 
     fn purge(&self, custody: &Custody) -> Result<(), Error> {

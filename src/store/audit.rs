@@ -319,7 +319,7 @@ struct Walk<'s> {
     masked: BTreeSet<(u8, Vec<KeyValue>)>,
     /// Rows whose latest leaf is of the time before they ended ([`Form::set_later`]), by form and rowid.
     before: BTreeSet<(u8, i64)>,
-    /// The latest leaf of each act that has one.
+    /// The latest leaf of each act that has removed or masked something.
     acts: BTreeMap<i64, u64>,
     /// The pack of each erasure, by its first leaf.
     erasures: BTreeMap<i64, u64>,
@@ -563,13 +563,13 @@ impl<'s> Walk<'s> {
             return;
         }
         // What came first, if anything, is the row before its end.
-        let was_before = self.before.contains(&(form.number, rowid)) && fits;
+        let was_before = fits && self.before.remove(&(form.number, rowid));
         if is_sealed && (did_fit || !was_before) {
             let what = "it was sealed as something else before: of such rows nothing changes but how they ended";
             self.found.faults.add(row_name(form, key), what);
         }
         if form.number == ACTS {
-            self.acts.insert(rowid, leaf);
+            self.acts.entry(rowid).and_modify(|last| *last = leaf);
         }
     }
 
@@ -582,7 +582,7 @@ impl<'s> Walk<'s> {
         let sql = "SELECT e.id, CAST(e.leaves AS BLOB), e.how = 'masked', coalesce(CASE e.how
                 WHEN 'erased' THEN a.kind = 'erase' OR a.kind = 'purge' AND e.chat_id IS NULL
                 WHEN 'purged' THEN a.kind = 'purge' ELSE a.kind IN ('mask', 'erase', 'purge') END, 0)
-                OR length(e.leaves) = 0 AND a.kind = 'merge', CAST(e.chat_id AS TEXT)
+                OR length(e.leaves) = 0 AND a.kind = 'merge', CAST(e.chat_id AS TEXT), a.id
             FROM erasures e NOT INDEXED LEFT JOIN acts a ON a.id = e.act_id";
         let mut select = self.connection.prepare(sql)?;
         let mut rows = select.query(())?;
@@ -593,6 +593,7 @@ impl<'s> Walk<'s> {
                 self.found.faults.add(format!("erasures, id {id}"), what);
             }
             let chat_id: Option<String> = row.get(4)?;
+            self.acts.extend(row.get::<_, Option<i64>>(5)?.map(|act_id| (act_id, 0)));
             let mut bytes_read = 0;
             for leaf in unpacked(row.get_ref(1)?.as_blob().unwrap_or_default()) {
                 bytes_read += 1;

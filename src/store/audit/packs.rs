@@ -19,8 +19,9 @@ const LEAVES_AT_ONCE: usize = 2_000;
 /// How often a thread is given some before what came of the first ones is taken.
 const AHEAD: usize = 2;
 
-const SELECT: &str =
-    "SELECT first_leaf, leaves, sealed_later_at, refs, seed, salts, hashes FROM seals ORDER BY first_leaf";
+/// Rows for [`Pack::of`], from a leaf on, in the order of their leaves.
+pub(super) const SELECT: &str = "SELECT first_leaf, leaves, sealed_later_at, refs, seed, salts, hashes FROM seals
+    WHERE first_leaf >= ? ORDER BY first_leaf";
 
 /// A row of `seals`, as it is.
 #[derive(Debug)]
@@ -259,7 +260,7 @@ pub(super) fn each(
     take: &mut dyn FnMut(Option<Looked>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut select = connection.prepare(SELECT)?;
-    let mut rows = select.query(())?;
+    let mut rows = select.query([i64::MIN])?; // no number is too odd to be looked at
     if others.is_empty() {
         let mut look = Look::of(connection, forms);
         while let Some(row) = rows.next()? {

@@ -6,7 +6,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Row, ToSql};
 
 use super::Snapshot;
-use super::packs::Pack;
+use super::packs::{self, Pack};
 use crate::store::seal::destroyed::RowName;
 use crate::store::seal::merkle::{HASH_BYTES, Hash, Paths};
 use crate::store::seal::{
@@ -191,9 +191,7 @@ impl Snapshot {
         leaf: u64,
         mut take: impl FnMut(&Pack) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let sql = "SELECT first_leaf, leaves, sealed_later_at, refs, seed, salts, hashes FROM seals
-            WHERE first_leaf >= ? ORDER BY first_leaf";
-        let mut select = self.connection.prepare_cached(sql)?;
+        let mut select = self.connection.prepare_cached(packs::SELECT)?;
         let mut rows = select.query([leaf.cast_signed()])?;
         while let Some(row) = rows.next()? {
             let pack = Pack::of(row)?.filter(|pack| pack.flaw().is_none()).ok_or_else(damaged)?;
