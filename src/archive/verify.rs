@@ -278,6 +278,17 @@ impl Answer {
                         tables";
             self.warnings.push(what.into());
         }
+        if let [first, ..] = self.found.open_acts[..] {
+            let others = match self.found.open_acts.len() - 1 {
+                0 => String::new(),
+                others => format!(" and {others} more"),
+            };
+            let what = format!(
+                "act {first}{others} of erasing, purging or masking has no end: it is under way, or was killed, and then a `serve` ends it within a \
+                 minute; what is removed in its name before that is taken for its own (`gms-recorder access`)"
+            );
+            self.warnings.push(what);
+        }
         if has_keys && self.checkpoints == 0 && !self.is_of_later_key {
             let what = "the archive has a key and no checkpoint that holds: it was killed in its first moments, or checkpoints were \
                         taken away";

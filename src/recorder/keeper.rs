@@ -107,6 +107,10 @@ impl Keeping {
         let is_automatic = self.schedule.automatic && self.schedule.is_limited();
         let custody = Custody::open(&self.path)?.with_spool(self.spool.clone()).until(turns.stop.clone());
         let now = now_ms();
+        let killed = custody.end_killed()?;
+        if killed > 0 {
+            tracing::info!(acts = killed, "acts that were killed have an end now: see `gms-recorder access`");
+        }
         if is_automatic {
             let is_first = self.clock.last.is_none();
             self.clock.look(now, if is_first { custody.signed_before_this_run()? } else { None });

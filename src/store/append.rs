@@ -609,7 +609,7 @@ impl<'s> Batch<'s> {
             return Ok(());
         }
         let id = self.insert_error(at, record)?;
-        self.pack.touch(seal::ERRORS, [KeyValue::Integer(id)]);
+        self.pack.touch_whole(seal::ERRORS, [KeyValue::Integer(id)]);
         let (error, exchange) = (&record.error, &record.exchange);
         let of = Evidence { chat_id: error.chat_id.as_ref(), row_id: Some(id), ..Evidence::of("error", at) };
         self.write_maskings(&of, &error.maskings)?;
@@ -675,8 +675,10 @@ impl<'s> Batch<'s> {
             self.run_id,
         ];
         let (id, repeats): (i64, i64) = upsert.query_row(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
-        self.pack.touch(seal::FINDINGS, [KeyValue::Integer(id)]);
-        if repeats == 1 {
+        if repeats > 1 {
+            self.pack.touch(seal::FINDINGS, [KeyValue::Integer(id)]);
+        } else {
+            self.pack.touch_whole(seal::FINDINGS, [KeyValue::Integer(id)]);
             let of = Evidence { chat_id: finding.chat_id.as_ref(), row_id: Some(id), ..Evidence::of("finding", at) };
             self.write_maskings(&of, &finding.maskings)?;
         }

@@ -135,6 +135,8 @@ pub struct Found {
     pub removals: (i64, i64),
     /// Of how many chats rows were masked later.
     pub masked_chats: i64,
+    /// Acts that remove or mask, and have no end.
+    pub open_acts: Vec<i64>,
     /// Text that was removed may still be in unused space.
     pub is_unclean: bool,
     /// A release that is not known has changed the archive, or somebody says so: views were not looked at.
@@ -283,6 +285,14 @@ impl Snapshot {
     }
 }
 
+/// Whether it is the version of a later release than this one.
+fn is_newer(version: &str) -> bool {
+    let parts = |version: &str| {
+        version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).take(3).collect::<Vec<u64>>()
+    };
+    parts(version) > parts(env!("CARGO_PKG_VERSION"))
+}
+
 /// How tables, indexes and views are made, by kind and name. The full-text index is made of the rows, and not sealed.
 fn definitions(connection: &Connection) -> Result<BTreeMap<(String, String), String>, rusqlite::Error> {
     let sql = "SELECT type, name, sql FROM sqlite_schema
@@ -328,7 +338,9 @@ struct Walk<'s> {
     /// Of which chats leaves are said to be erased.
     chats: Chats,
     /// Tables that are told to be gone.
-    dropped: BTreeSet<u8>,
+    dropped: BTreeSet<&'static str>,
+    /// Rows that are told to be gone, and have a core, by form and key.
+    gone: BTreeSet<(u8, Vec<KeyValue>)>,
     /// Leaves by their numbers: that their salts were destroyed is said (named), and so it is (fits).
     erased: Marks,
     /// False of a backup of an earlier release.
@@ -341,7 +353,8 @@ impl<'s> Walk<'s> {
         let mut is_here = connection.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?")?;
         let mut forms = BTreeSet::new();
         for form in &FORMS {
-            if is_here.exists([form.table])? {
+            // A core is not a table of its own.
+            if is_here.exists([form.table])? && (form.whole().is_none() || form.is_known(connection)?) {
                 forms.insert(form.number);
             }
         }
@@ -361,6 +374,7 @@ impl<'s> Walk<'s> {
             holds: BTreeMap::new(),
             chats: Chats::default(),
             dropped: BTreeSet::new(),
+            gone: BTreeSet::new(),
             erased: Marks::new(true),
             has_merges: false,
             found: Found::default(),
@@ -391,7 +405,13 @@ impl<'s> Walk<'s> {
             faults.add(format!("_sqlx_migrations, version {version}"), "no release has such a one");
         }
         for form in FORMS.iter().filter(|form| applied.contains(&form.since()) && !self.forms.contains(&form.number)) {
-            faults.add(format!("table {}", form.table), "it was dropped, with everything in it");
+            match form.whole() {
+                None => faults.add(format!("table {}", form.table), "it was dropped, with everything in it"),
+                Some(whole) if self.forms.contains(&whole.number) => {
+                    faults.add(format!("sealed_forms, form {}", form.number), "it was deleted");
+                }
+                Some(_) => {}
+            }
         }
         for form in FORMS.iter().filter(|form| self.forms.contains(&form.number)) {
             let key: Vec<&str> = form.key.iter().map(|column| column.0).collect();
@@ -437,9 +457,15 @@ impl<'s> Walk<'s> {
     /// Tables and indexes that are not made as ours hold other rows than they seem to; a view that shows something else than the
     /// tables hold deceives whoever reads by it. Others beside them are nobody's fault, but for views.
     fn check_definitions(&mut self, applied: &[i64]) -> Result<(), Error> {
-        if applied.iter().any(|version| MIGRATIONS.iter().all(|(ours, ..)| ours != version)) {
-            self.found.has_unknown_views = true; // or somebody says so
-            return Ok(());
+        let unknown = applied.iter().find(|version| MIGRATIONS.iter().all(|(ours, ..)| ours != *version));
+        if let Some(version) = unknown.filter(|version| **version > 0) {
+            if self.has_newer_run()? {
+                self.found.has_unknown_views = true;
+                return Ok(());
+            }
+            let what =
+                "only a newer release would have applied it, and none has ever recorded here: somebody put it there";
+            self.found.faults.add(format!("_sqlx_migrations, version {version}"), what);
         }
         let model = Connection::open_in_memory()?;
         let of_then = MIGRATIONS.iter().filter(|(version, ..)| applied.contains(version));
@@ -473,6 +499,13 @@ impl<'s> Walk<'s> {
             }
         }
         Ok(())
+    }
+
+    /// Whoever migrates an archive begins a run in it, and a run is sealed.
+    fn has_newer_run(&self) -> Result<bool, Error> {
+        let mut select = self.connection.prepare("SELECT DISTINCT CAST(version AS TEXT) FROM runs")?;
+        let versions = select.query_map((), |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+        Ok(versions.iter().any(|version| is_newer(version)))
     }
 
     fn packs(&mut self, others: Vec<Connection>, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
@@ -540,8 +573,16 @@ impl<'s> Walk<'s> {
                 self.sealed(form, key, rowid, false, leaf);
             }
             Held::Differs(rowid) => self.sealed(form, key, rowid, false, leaf),
-            Held::Gone => self.found.faults.add(row_name(form, key), "it was sealed, and is gone"),
-            Held::Dropped if self.dropped.insert(form.number) => {
+            Held::Gone => {
+                let is_told = form.whole().is_some_and(|whole| self.gone.contains(&(whole.number, key.clone())));
+                if !is_told {
+                    self.found.faults.add(row_name(form, key), "it was sealed, and is gone");
+                }
+                if form.core().is_some() {
+                    self.gone.insert((form.number, key.clone()));
+                }
+            }
+            Held::Dropped if self.dropped.insert(form.table) => {
                 self.found.faults.add(format!("table {}", form.table), "rows of it are sealed, and it was dropped");
             }
             Held::Dropped => {}
@@ -632,7 +673,10 @@ impl<'s> Walk<'s> {
             *self.holds.entry(*id).or_default() += 1;
         }
         let is_masked = self.masked_leaves.of(leaf, &[]).0;
-        let may_be = match form.number {
+        let may_be = match form.whole().unwrap_or(form).number {
+            // What was typed is not in a core.
+            HOLDS if form.whole().is_some() => !is_masked,
+            ACTS if form.whole().is_some() => false,
             EVENTS | VARIANTS | ATTRIBUTES | ERRORS | FINDINGS | HOLDS => true,
             CHATS | COVERAGE | MASKINGS | FILES => !is_masked,
             ACTS => is_masked,
@@ -719,17 +763,20 @@ impl<'s> Walk<'s> {
                 self.found.faults.add(format!("holds, id {id}"), "it was removed, and had never been released");
             }
         }
+        // One that was killed counts nothing.
         let sql = "SELECT a.id, a.found, coalesce(sum(e.rows), 0) FROM acts a LEFT JOIN erasures e ON e.act_id = a.id
                 AND (a.kind = 'erase' AND e.how = 'erased' AND e.chat_id IS NOT NULL OR a.kind = 'purge' AND e.how = 'purged')
-            WHERE a.kind IN ('erase', 'purge') AND a.ended_at IS NOT NULL GROUP BY a.id HAVING a.found IS NOT coalesce(sum(e.rows), 0)";
+            WHERE a.kind IN ('erase', 'purge') AND a.found IS NOT NULL GROUP BY a.id HAVING a.found <> coalesce(sum(e.rows), 0)";
         let mut select = self.connection.prepare(sql)?;
         let mut rows = select.query(())?;
         while let Some(row) = rows.next()? {
-            let (id, told, found): (i64, Option<i64>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            let told = told.map_or("nothing".into(), |told| told.to_string());
+            let (id, told, found): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let what = format!("it says that it removed {told} rows, and {found} are said to be removed by it");
             self.found.faults.add(format!("acts, id {id}"), what);
         }
+        let sql = "SELECT id FROM acts WHERE kind IN ('erase', 'purge', 'mask') AND ended_at IS NULL ORDER BY id";
+        let mut select = self.connection.prepare(sql)?;
+        self.found.open_acts = select.query_map((), |row| row.get(0))?.collect::<Result<_, _>>()?;
         Ok(())
     }
 
@@ -779,6 +826,7 @@ impl<'s> Walk<'s> {
                 .add(format!("chats, chat_id {:?}", chat_id?), "its last_seen_at is no number: it was changed");
         }
         let forms = self.forms.clone();
+        let mut told: BTreeSet<(u8, i64)> = BTreeSet::new();
         for form in FORMS.iter().filter(|form| forms.contains(&form.number)) {
             let mut marks = std::mem::replace(&mut self.marks[form.place()], Marks::new(true));
             let sql = match form.has_rowid() {
@@ -791,9 +839,17 @@ impl<'s> Walk<'s> {
                 let rowid: i64 = row.get(0)?;
                 let key = if form.has_rowid() { None } else { form.key_of(row)? };
                 match marks.of(rowid, key.as_deref().unwrap_or_default()) {
+                    (_, true) if form.whole().is_some() => {}
                     (_, true) => self.found.rows += 1,
+                    // That of an earlier release has no core; and the row says it all.
+                    (is_named, false)
+                        if form.whole().is_some_and(|whole| !is_named || told.contains(&(whole.number, rowid))) => {}
                     (is_named, false) if form.has_rowid() => {
-                        self.unfit_by_rowid(form, rowid, is_named, &unsealed_runs)?
+                        let before = self.found.faults.count;
+                        self.unfit_by_rowid(form, rowid, is_named, &unsealed_runs)?;
+                        if form.core().is_some() && self.found.faults.count > before {
+                            told.insert((form.number, rowid));
+                        }
                     }
                     (is_named, false) => self.unfit(form, row, is_named, &unsealed_runs)?,
                 }
@@ -888,5 +944,17 @@ impl<'s> Walk<'s> {
             }
         }
         Ok(unsealed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_release_is_known_by_its_version() {
+        let ours = env!("CARGO_PKG_VERSION");
+        assert!(!is_newer(ours) && !is_newer("0.0.9") && !is_newer("nonsense") && !is_newer(""));
+        assert!(is_newer("999.0.0") && is_newer("999.0.0-rc.1"));
     }
 }

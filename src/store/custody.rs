@@ -3,6 +3,7 @@
 //!
 //! It knows rows, leaves and pages; who may do what, and why, is for others to say.
 
+mod act;
 mod clean;
 pub mod delivery;
 mod hold;
@@ -14,21 +15,24 @@ mod removal;
 mod undone;
 mod words;
 
+use std::cell::OnceCell;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use rustix::fs::Access;
 
+use super::seal;
 use super::seal::checkpoint::{self, Standing};
-use super::seal::{self, KeyValue};
 use super::{
     APPLICATION_ID, Error, ErrorKind, FileIdentity, WRITER_PRAGMAS, beside, connect, gives_files_to_the_owner,
     identity, inspect, leaves_files_of_its_own, wal,
 };
 
+pub use act::{Act, Actor, Kind};
 pub use clean::Cleaned;
 pub use hold::{Asker, Customer, Hold, InForce, Scope};
 pub use merge::{Merged, Other};
@@ -56,74 +60,8 @@ pub struct Custody {
     is_served: bool,
     file: FileIdentity,
     stop: Arc<AtomicBool>,
-}
-
-/// What is done, as `acts.kind` has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Content was read.
-    Read,
-    /// Chats are erased.
-    Erase,
-    /// What is older than the schedule says is removed.
-    Purge,
-    /// A rule of masking is applied to what is stored.
-    Mask,
-    /// Something may not be removed.
-    Hold,
-    /// It may again.
-    Unhold,
-    /// The signing key was changed.
-    Key,
-    /// A backup took the place of the archive.
-    Restore,
-    /// Another proxy's archive was brought in.
-    Merge,
-}
-
-impl Kind {
-    /// As acts name it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Erase => "erase",
-            Self::Purge => "purge",
-            Self::Mask => "mask",
-            Self::Hold => "hold",
-            Self::Unhold => "unhold",
-            Self::Key => "key",
-            Self::Restore => "restore",
-            Self::Merge => "merge",
-        }
-    }
-}
-
-/// Who does something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Actor {
-    /// The user of the operating system, or `serve`.
-    pub who: String,
-    /// Who called sudo.
-    pub via: Option<String>,
-    /// The host.
-    pub host: String,
-    /// A case, a ticket.
-    pub case_ref: Option<String>,
-}
-
-/// What somebody does: a row of `acts`.
-#[derive(Debug, Clone)]
-pub struct Act<'a> {
-    /// What.
-    pub kind: Kind,
-    /// Milliseconds since the epoch.
-    pub at: i64,
-    /// Who.
-    pub actor: &'a Actor,
-    /// The command, and what it was given; becomes JSON.
-    pub asked: serde_json::Value,
-    /// Why.
-    pub reason: Option<&'a str>,
+    /// The archive's folder, locked while something is removed or masked.
+    at_work: OnceCell<File>,
 }
 
 impl Custody {
@@ -174,7 +112,16 @@ impl Custody {
         }
         let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
         let (path, spool) = (path.to_owned(), beside(path, "-spool"));
-        Ok(Self { connection, path, spool, archive_id, is_served, file, stop: Arc::default() })
+        Ok(Self {
+            connection,
+            path,
+            spool,
+            archive_id,
+            is_served,
+            file,
+            stop: Arc::default(),
+            at_work: OnceCell::new(),
+        })
     }
 
     /// Where nobody serves the archive, its log goes into the file: readers would meet one that they may not open.
@@ -281,14 +228,6 @@ impl Custody {
         Ok(self.connection.prepare_cached(sql)?.query_row((), |row| row.get(0))?)
     }
 
-    /// Notes what is about to be done. Its number.
-    ///
-    /// # Errors
-    /// As writing goes wrong.
-    pub fn begin(&self, act: &Act<'_>) -> Result<i64, Error> {
-        self.change(|pack| begin(&self.connection, pack, act))
-    }
-
     /// One transaction. Both files beside the archive are found by its name: where another file has taken its place they are that
     /// one's, and what is written through them by this connection would destroy it.
     fn change<T>(&self, change: impl FnOnce(&mut seal::Pack) -> Result<T, Error>) -> Result<T, Error> {
@@ -325,27 +264,6 @@ impl Custody {
             false => Ok(()),
         }
     }
-
-    /// One act, whole: begun and ended in a transaction.
-    ///
-    /// # Errors
-    /// As writing goes wrong.
-    pub fn note(&self, act: &Act<'_>, found: i64) -> Result<i64, Error> {
-        let connection = &self.connection;
-        self.change(|pack| {
-            let act_id = begin(connection, pack, act)?;
-            end(connection, pack, act_id, act.at, found)?;
-            Ok(act_id)
-        })
-    }
-
-    /// Notes that it is done, and how many rows that were.
-    ///
-    /// # Errors
-    /// As writing goes wrong.
-    pub fn end(&self, act_id: i64, at: i64, found: i64) -> Result<(), Error> {
-        self.change(|pack| end(&self.connection, pack, act_id, at, found))
-    }
 }
 
 /// SQLite opens a file that may not be written for reading alone.
@@ -378,23 +296,4 @@ fn check_is_no_copy(connection: &Connection) -> Result<(), Error> {
     let what =
         "this is a copy (`snapshot`), and what is noted in a copy is not in the archive; that the copy was made is";
     Err(Error::new(ErrorKind::Other, what))
-}
-
-fn begin(connection: &Connection, pack: &mut seal::Pack, act: &Act<'_>) -> Result<i64, Error> {
-    let insert = "INSERT INTO acts (kind, at, who, via, host, case_ref, asked, reason, version)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    let Actor { who, via, host, case_ref } = act.actor;
-    let (kind, asked) = (act.kind.as_str(), act.asked.to_string());
-    let version = concat!("gms-recorder ", env!("CARGO_PKG_VERSION"));
-    let values = params![kind, act.at, who, via, host, case_ref, asked, act.reason, version];
-    let id = connection.prepare_cached(insert)?.insert(values)?;
-    pack.touch(seal::ACTS, [KeyValue::Integer(id)]);
-    Ok(id)
-}
-
-fn end(connection: &Connection, pack: &mut seal::Pack, act_id: i64, at: i64, found: i64) -> Result<(), Error> {
-    let update = "UPDATE acts SET ended_at = ?, found = ? WHERE id = ?";
-    connection.prepare_cached(update)?.execute(params![at, found, act_id])?;
-    pack.touch(seal::ACTS, [KeyValue::Integer(act_id)]);
-    Ok(())
 }

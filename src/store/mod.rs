@@ -49,7 +49,7 @@ pub const APPLICATION_ID: i64 = 0x474D_5352;
 const ENGINE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
 /// The schema's history. Only added to; a landed migration is never edited.
-pub const MIGRATIONS: [(i64, &str, &str); 11] = [
+pub const MIGRATIONS: [(i64, &str, &str); 12] = [
     (1, "archive", include_str!("../../migrations/0001_archive.sql")),
     (2, "spool", include_str!("../../migrations/0002_spool.sql")),
     (3, "traces", include_str!("../../migrations/0003_traces.sql")),
@@ -61,6 +61,7 @@ pub const MIGRATIONS: [(i64, &str, &str); 11] = [
     (9, "search", include_str!("../../migrations/0009_search.sql")),
     (10, "deliveries", include_str!("../../migrations/0010_deliveries.sql")),
     (11, "accounts", include_str!("../../migrations/0011_accounts.sql")),
+    (12, "cores", include_str!("../../migrations/0012_cores.sql")),
 ];
 
 /// What goes wrong between the program and its file. The kind decides what the recorder does about it.
@@ -405,12 +406,19 @@ impl Store {
             )?;
             write_catalogue(connection)?;
             let archive_id: String = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-            let run_id = match &run.resumes {
-                Some((resumed, run_id)) if *resumed == archive_id => resume_run(connection, *run_id)?,
-                _ => insert_run(connection, run)?,
-            };
             pack.touch(seal::ARCHIVE, [KeyValue::Integer(1)]);
-            pack.touch(seal::RUNS, [KeyValue::Integer(run_id)]);
+            let run_id = match &run.resumes {
+                Some((resumed, run_id)) if *resumed == archive_id => {
+                    resume_run(connection, *run_id)?;
+                    pack.touch(seal::RUNS, [KeyValue::Integer(*run_id)]);
+                    *run_id
+                }
+                _ => {
+                    let run_id = insert_run(connection, run)?;
+                    pack.touch_whole(seal::RUNS, [KeyValue::Integer(run_id)]);
+                    run_id
+                }
+            };
             Ok((archive_id, run_id))
         })?;
         (self.archive_id, self.run_id) = (archive_id, run_id);
@@ -532,9 +540,9 @@ impl Store {
 }
 
 /// A write, so that a file that takes none is noticed here.
-fn resume_run(connection: &rusqlite::Connection, run_id: i64) -> Result<i64, Error> {
+fn resume_run(connection: &rusqlite::Connection, run_id: i64) -> Result<(), Error> {
     connection.execute("UPDATE runs SET clean = 0 WHERE run_id = ?", [run_id])?;
-    Ok(run_id)
+    Ok(())
 }
 
 fn insert_run(connection: &rusqlite::Connection, run: &Run) -> Result<i64, Error> {

@@ -78,13 +78,27 @@ pub(super) const WAITING: u8 = 18;
 pub(super) const MERGES: u8 = 19;
 pub(super) const DELIVERIES: u8 = 20;
 pub(super) const ACCOUNTS: u8 = 21;
+const CORE_OF_ERRORS: u8 = 22;
+const CORE_OF_FINDINGS: u8 = 23;
+const CORE_OF_ACTS: u8 = 24;
+const CORE_OF_RUNS: u8 = 25;
+const CORE_OF_HOLDS: u8 = 26;
+
+/// What of rows that change never does is sealed apart, once: forms, and those of their cores.
+const CORES: [(u8, u8); 5] = [
+    (ERRORS, CORE_OF_ERRORS),
+    (FINDINGS, CORE_OF_FINDINGS),
+    (ACTS, CORE_OF_ACTS),
+    (RUNS, CORE_OF_RUNS),
+    (HOLDS, CORE_OF_HOLDS),
+];
 
 /// `last_seen_at` follows every poll; of it the five minutes are sealed that it lies in.
 pub(super) const SEEN_STEP_MS: i64 = 300_000;
 
 /// All of them, by number.
 #[rustfmt::skip]
-pub static FORMS: [Form; 21] = [
+pub static FORMS: [Form; 26] = [
     Form { number: EVENTS, table: "events", key: &[Column("chat_id", Text), Column("event_index", Integer)],
         columns: &["chat_id", "event_index", "type", "utc_time", "participant_id", "nickname", "party_type", "text",
             "message_type", "user_data", "event_attributes", "raw", "recorded_at", "node", "run_id"] },
@@ -140,6 +154,19 @@ pub static FORMS: [Form; 21] = [
     Form { number: ACCOUNTS, table: "accounts", key: &[Column("run_id", Integer), Column("hour", Integer)],
         columns: &["run_id", "hour", "at", "seen", "new", "duplicate", "variant", "finding", "suppressed", "refused",
             "dropped", "in_flight", "delivered_early"] },
+    Form { number: CORE_OF_ERRORS, table: "api_errors", key: &[Column("id", Integer)],
+        columns: &["id", "observed_at", "origin", "http_status", "status_code", "format", "code", "meaning", "class",
+            "field", "detail", "advice", "reference_id", "service", "operation", "chat_id", "alias", "method", "path",
+            "node", "client", "request_id", "duration_ms", "run_id", "trace_id"] },
+    Form { number: CORE_OF_FINDINGS, table: "findings", key: &[Column("id", Integer)],
+        columns: &["id", "kind", "chat_id", "detail", "raw", "raw_length", "digest", "run_id"] },
+    Form { number: CORE_OF_ACTS, table: "acts", key: &[Column("id", Integer)],
+        columns: &["id", "kind", "at", "who", "via", "host", "version"] },
+    Form { number: CORE_OF_RUNS, table: "runs", key: &[Column("run_id", Integer)],
+        columns: &["run_id", "instance", "version", "started_at", "deliver", "when_unavailable", "settings",
+            "config_hash", "sealing"] },
+    Form { number: CORE_OF_HOLDS, table: "holds", key: &[Column("id", Integer)],
+        columns: &["id", "act_id", "at", "chat_id", "name", "value"] },
 ];
 
 /// `SELECT` of a row by its key, of each form: first its rowid, then its columns. Of a key that an index has, SQLite would take
@@ -175,8 +202,29 @@ impl Form {
             MERGES => 8,
             DELIVERIES => 10,
             ACCOUNTS => 11,
+            CORE_OF_ERRORS.. => 12,
             _ => 7,
         }
+    }
+
+    /// Its core, where it has one.
+    pub fn core(&self) -> Option<&'static Self> {
+        CORES.iter().find(|(whole, _)| *whole == self.number).and_then(|(_, core)| Self::of(*core))
+    }
+
+    /// Of a core: the form of the whole row.
+    pub fn whole(&self) -> Option<&'static Self> {
+        CORES.iter().find(|(_, core)| *core == self.number).and_then(|(whole, _)| Self::of(*whole))
+    }
+
+    /// Whether the archive knows of it: one of an earlier release has fewer.
+    ///
+    /// # Errors
+    /// As SQLite.
+    pub fn is_known(&self, connection: &Connection) -> Result<bool, rusqlite::Error> {
+        let has_forms = "SELECT 1 FROM sqlite_schema WHERE name = 'sealed_forms'";
+        Ok(connection.prepare_cached(has_forms)?.exists(())?
+            && connection.prepare_cached("SELECT 1 FROM sealed_forms WHERE form = ?")?.exists([self.number])?)
     }
 
     /// Whether its table has rowids.
@@ -192,7 +240,11 @@ impl Form {
 
     /// Whether its rows never change: each of them is sealed once.
     pub fn is_final(&self) -> bool {
-        matches!(self.number, EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS | ERASURES | DELIVERIES)
+        let is_of_final = matches!(
+            self.number,
+            EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS | ERASURES | DELIVERIES | OUTAGES
+        );
+        is_of_final || self.whole().is_some()
     }
 
     /// Columns that are set once, later, where nothing else of a row ever changes; but for words that become stars, and then no
@@ -202,6 +254,7 @@ impl Form {
             ACTS => &["ended_at", "found"],
             HOLDS => &["released_at", "released_by"],
             WAITING => &["done_by"],
+            MERGES => &["ended_at", "brought"],
             _ => &[],
         }
     }
@@ -446,6 +499,15 @@ impl Pack {
         self.touched.insert((form, key.into()));
     }
 
+    /// The same of a row that was inserted, or masked: its core is sealed, too, if it has one.
+    pub(super) fn touch_whole(&mut self, form: u8, key: impl Into<Vec<KeyValue>>) {
+        let key = key.into();
+        if let Some(core) = Form::of(form).and_then(Form::core) {
+            self.touch(core.number, key.clone());
+        }
+        self.touch(form, key);
+    }
+
     /// A row of [`Form::select`], as it is. False where it is none of ours.
     pub(super) fn row(&mut self, form: &Form, row: &Row<'_>) -> Result<bool, Error> {
         let Some(key) = form.key_of(row)? else { return Ok(false) };
@@ -468,6 +530,9 @@ impl Pack {
     pub(super) fn close(mut self, connection: &Connection, sealed_later_at: Option<i64>) -> Result<(), Error> {
         for (form, key) in std::mem::take(&mut self.touched) {
             let form = Form::of(form).expect("touched by its number here");
+            if form.whole().is_some() && !form.is_known(connection)? {
+                continue;
+            }
             let mut select = connection.prepare_cached(form.select_by_key())?;
             let mut rows = select.query(rusqlite::params_from_iter(&key))?;
             // A row that was taken back within its transaction is none.
@@ -717,7 +782,7 @@ mod tests {
         connection
     }
 
-    /// What others read of the forms is what we do, and a form covers its whole table.
+    /// What others read of the forms is what we do; a form covers its whole table, and a core some of what its form does.
     #[test]
     fn forms_are_as_the_archive_itself_says() {
         let connection = archive();
@@ -735,7 +800,15 @@ mod tests {
                 .and_then(|rows| rows.collect())
                 .expect("a table has columns");
             let name = |column: &&str| column.split(' ').next().unwrap_or_default().to_owned();
-            assert_eq!(form.columns.iter().map(name).collect::<BTreeSet<_>>(), of_table, "{}", form.table);
+            let names: BTreeSet<String> = form.columns.iter().map(name).collect();
+            match form.whole() {
+                None => assert_eq!(names, of_table, "{}", form.table),
+                Some(whole) => {
+                    assert_eq!((whole.table, whole.core().map(|core| core.number)), (form.table, Some(form.number)));
+                    assert!(names.is_subset(&of_table) && names != of_table, "{}", form.table);
+                    assert!(whole.set_later().iter().all(|column| !names.contains(*column)), "{}", form.table);
+                }
+            }
             assert_eq!(Form::of(form.number).map(|form| form.table), Some(form.table));
         }
         let sql = "SELECT count(*) FROM sealed_forms";

@@ -71,7 +71,7 @@ pub fn event(chat: u64, index: i64, text: &str) -> Entry {
     entry
 }
 
-fn error(chat: Option<u64>, detail: &str) -> Entry {
+pub fn error(chat: Option<u64>, detail: &str) -> Entry {
     let error = ApiError {
         origin: Origin::Gms,
         format: ErrorFormat::Http,

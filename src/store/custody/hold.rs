@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Row, Statement, params};
 
-use super::{Act, Custody, begin, end};
+use super::act::{begin, end};
+use super::{Act, Custody};
 use crate::store::audit::Snapshot;
 use crate::store::seal::destroyed::RowName;
 use crate::store::seal::{self, KeyValue};
@@ -156,8 +157,8 @@ impl Custody {
             let insert = "INSERT INTO holds (id, act_id, at, reason, chat_id, name, value, query) VALUES (?1, ?1, ?, ?, ?, ?, ?, ?)";
             let (name, value) = (customer.and_then(|of| of.name.as_ref()), customer.map(|of| &of.value));
             connection.execute(insert, params![act_id, act.at, act.reason, chat_id, name, value, query])?;
-            pack.touch(seal::HOLDS, [KeyValue::Integer(act_id)]);
-            end(connection, pack, act_id, act.at, 1)?;
+            pack.touch_whole(seal::HOLDS, [KeyValue::Integer(act_id)]);
+            end(connection, pack, act_id, act.at, Some(1))?;
             Ok(act_id)
         })
     }
@@ -193,7 +194,7 @@ impl Custody {
             let update = "UPDATE holds SET released_at = ?, released_by = ? WHERE id = ?";
             connection.execute(update, params![act.at, act_id, id])?;
             pack.touch(seal::HOLDS, [KeyValue::Integer(id)]);
-            end(connection, pack, act_id, act.at, 1)?;
+            end(connection, pack, act_id, act.at, Some(1))?;
             Ok(true)
         })
     }

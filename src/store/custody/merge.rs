@@ -18,7 +18,8 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use serde::Serialize;
 
-use super::{Act, Custody, begin, end};
+use super::act::{begin, end};
+use super::{Act, Custody};
 use crate::gms::mask::Masks;
 use crate::gms::{self, Comparison};
 use crate::store::append::{UPSERT_CHAT, VARIANTS_COMPARED_MAX, compare, finding_digest_of, keyed};
@@ -287,7 +288,7 @@ impl<'m> Merge<'m> {
                         "INSERT INTO runs ({COLUMNS}, sealing) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'itself')"
                     );
                     let here = self.ours.prepare_cached(&insert)?.insert(params_from_iter(values))?;
-                    pack.touch(RUNS, [KeyValue::Integer(here)]);
+                    pack.touch_whole(RUNS, [KeyValue::Integer(here)]);
                     self.put_aside(RUNS, &archive_id, number)?;
                     self.remember(RUNS, &archive_id, number, here, 0)?;
                     self.merged.runs += 1;
@@ -806,7 +807,7 @@ impl<'m> Merge<'m> {
         let places = vec!["?"; columns.len()].join(", ");
         let sql = format!("INSERT INTO {} ({}) VALUES ({places})", form.table, columns.join(", "));
         let id = self.ours.prepare_cached(&sql)?.insert(params_from_iter(&values[1..]))?;
-        pack.touch(form.number, [KeyValue::Integer(id)]);
+        pack.touch_whole(form.number, [KeyValue::Integer(id)]);
         *match form.number {
             ERRORS => &mut self.merged.errors,
             FINDINGS => &mut self.merged.findings,
@@ -938,7 +939,7 @@ impl<'m> Merge<'m> {
             self.ours.prepare(update)?.execute(params![at, brought, self.merge_id])?;
             pack.touch(MERGES, [KeyValue::Integer(self.merge_id)]);
             let rows = self.merged.new + self.merged.variant + self.merged.errors + self.merged.findings;
-            end(self.ours, pack, self.act_id, at, rows.cast_signed())
+            end(self.ours, pack, self.act_id, at, Some(rows.cast_signed()))
         })
     }
 }

@@ -72,7 +72,7 @@ impl Custody {
                 }
                 let began = Instant::now();
                 let some = &rest[..rest.len().min(ROWS_MAX)];
-                removed += self.change(|pack| {
+                removed += self.change_by(act_id, |pack| {
                     if !in_force.is_current(&self.connection)? {
                         let what = "somebody puts something on hold just now: run this again";
                         return Err(Error::new(ErrorKind::Busy, what));

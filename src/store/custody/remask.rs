@@ -287,7 +287,7 @@ impl<'r> Round<'r> {
             self.in_force = self.custody.holds_in_force()?;
         }
         let Self { custody, act_id, masks, located, looked_until, in_force, .. } = self;
-        let (told, done) = custody.change(|pack| {
+        let (told, done) = custody.change_by(*act_id, |pack| {
             if !in_force.is_current(connection)? {
                 let what = "somebody puts something on hold just now: run this again";
                 return Err(Error::new(ErrorKind::Busy, what));
@@ -388,7 +388,7 @@ impl Change<'_> {
         for row in &changed {
             self.write(row)?;
         }
-        let leaves: BTreeSet<u64> = before.iter().flat_map(|name| located.of(name)).copied().collect();
+        let leaves: BTreeSet<u64> = before.iter().flat_map(|name| located.all_of(name)).collect();
         destroy(self.connection, &leaves)?;
         self.note(chat_id, &changed, before.len(), &leaves)?;
         Ok(changed.into_iter().map(|changed| changed.what).collect())
@@ -482,7 +482,7 @@ impl Change<'_> {
         let sql = format!("UPDATE {} SET {list} WHERE rowid = ?", form.table);
         search::forget(self.connection, form, &found.name.1)?;
         self.connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
-        self.pack.touch(form.number, found.name.1.clone());
+        self.pack.touch_whole(form.number, found.name.1.clone());
         self.write_maskings(row)
     }
 

@@ -199,7 +199,7 @@ impl Custody {
         let rows: Vec<RowName> = released.into_iter().map(|id| (HOLDS, vec![KeyValue::Integer(id)])).collect();
         let mut located = Located::wanting(rows.iter().cloned());
         while located.look_on(&self.connection)? {}
-        self.change(|pack| {
+        self.change_by(act_id, |pack| {
             let (connection, looked_until) = (&self.connection, located.until);
             located.find_rest(connection, &rows, looked_until)?;
             let removal = Removal { connection, act_id, how, at, looked_until };
@@ -328,7 +328,7 @@ impl Round<'_> {
             self.in_force = self.custody.holds_in_force()?;
         }
         let Self { custody, act_id, how, located, looked_until, in_force, mentions } = self;
-        custody.change(|pack| {
+        custody.change_by(*act_id, |pack| {
             if !in_force.is_current(connection)? {
                 let what = "somebody puts something on hold just now: run this again";
                 return Err(Error::new(ErrorKind::Busy, what));
@@ -419,7 +419,7 @@ impl Removal<'_> {
         located: &Located,
     ) -> Result<i64, Error> {
         let connection = self.connection;
-        let leaves: BTreeSet<u64> = rows.iter().flat_map(|name| located.of(name)).copied().collect();
+        let leaves: BTreeSet<u64> = rows.iter().flat_map(|name| located.all_of(name)).collect();
         for (number, key) in rows {
             let form = Form::of(*number).expect("listed by its number");
             let is_key = form.key.iter().map(|column| format!("{} = ?", column.0)).collect::<Vec<_>>().join(" AND ");

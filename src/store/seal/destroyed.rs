@@ -21,6 +21,8 @@ const PACKS_MAX: usize = 1_000;
 pub struct Located {
     /// By row, rising.
     leaves: BTreeMap<RowName, Vec<u64>>,
+    /// The same of their cores, by the names of the whole rows.
+    cores: BTreeMap<RowName, Vec<u64>>,
     /// Leaves up to here (exclusive) were looked at.
     pub until: u64,
     /// The latest leaf of each hold that was ever sealed.
@@ -30,7 +32,10 @@ pub struct Located {
 impl Located {
     /// Nothing looked at yet, for these rows.
     pub fn wanting(rows: impl IntoIterator<Item = RowName>) -> Self {
-        Self { leaves: rows.into_iter().map(|name| (name, Vec::new())).collect(), ..Self::default() }
+        let leaves: BTreeMap<RowName, _> = rows.into_iter().map(|name| (name, Vec::new())).collect();
+        let has_core = |name: &&RowName| Form::of(name.0).is_some_and(|form| form.core().is_some());
+        let cores = leaves.keys().filter(has_core).map(|name| (name.clone(), Vec::new())).collect();
+        Self { leaves, cores, ..Self::default() }
     }
 
     /// The same, from a leaf on.
@@ -41,11 +46,18 @@ impl Located {
     /// Takes over what another look has found.
     pub fn absorb(&mut self, other: Self) {
         self.leaves.extend(other.leaves);
+        self.cores.extend(other.cores);
     }
 
     /// The leaves of a row.
     pub fn of(&self, name: &RowName) -> &[u64] {
         self.leaves.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The same with those of its core: all that would tell what was in it.
+    pub fn all_of(&self, name: &RowName) -> impl Iterator<Item = u64> {
+        let core = self.cores.get(name).map_or(&[][..], Vec::as_slice);
+        self.of(name).iter().chain(core).copied()
     }
 
     /// Leaves that came since the seals were looked through. A row that came since, too, may have its leaf in what was looked
@@ -69,15 +81,18 @@ impl Located {
     fn check_fit(&self, connection: &Connection, rows: &[RowName]) -> Result<(), Error> {
         let mut latest = Vec::with_capacity(rows.len());
         for name in rows {
-            latest.push((*self.of(name).last().ok_or_else(|| unfit(name))?, name));
+            let form = Form::of(name.0).ok_or_else(damaged)?;
+            latest.push((*self.of(name).last().ok_or_else(|| unfit(name))?, name, form));
+            // One of an earlier release has none.
+            let core = self.cores.get(name).and_then(|leaves| leaves.last());
+            latest.extend(core.zip(form.core()).map(|(leaf, core)| (*leaf, name, core)));
         }
-        latest.sort_unstable(); // so that a pack is read once
+        latest.sort_unstable_by_key(|(leaf, ..)| *leaf); // so that a pack is read once
         let (mut pack, mut bytes): (Option<Sealed>, _) = (None, Canonical::default());
-        for (leaf, name) in latest {
+        for (leaf, name, form) in latest {
             if !pack.as_ref().is_some_and(|pack| pack.has(leaf)) {
                 pack = Some(Sealed::read(connection, leaf)?);
             }
-            let form = Form::of(name.0).ok_or_else(damaged)?;
             let mut select = connection.prepare_cached(form.select_by_key())?;
             let mut found = select.query(rusqlite::params_from_iter(&name.1))?;
             let row = found.next()?.ok_or_else(|| unfit(name))?;
@@ -125,7 +140,11 @@ impl Located {
                 if let (HOLDS, [KeyValue::Integer(id)]) = (form.number, &key[..]) {
                     self.holds.insert(*id, leaf.cast_unsigned());
                 }
-                if let Some(found) = self.leaves.get_mut(&(form.number, key)) {
+                let (name, found) = match form.whole() {
+                    None => ((form.number, key), &mut self.leaves),
+                    Some(whole) => ((whole.number, key), &mut self.cores),
+                };
+                if let Some(found) = found.get_mut(&name) {
                     found.push(leaf.cast_unsigned());
                 }
             }

@@ -78,7 +78,7 @@ fn go_on(connection: &Connection, pack: &mut Pack, number: u8, after: i64) -> Re
     let is_passed = matches!(
         form.number,
         COVERAGE | RUNS | ARCHIVE | KEYS | ACTS | HOLDS | ERASURES | WAITING | MERGES | DELIVERIES | ACCOUNTS
-    );
+    ) || form.whole().is_some_and(|whole| matches!(whole.number, RUNS | ACTS | HOLDS));
     let (mut seen, mut last, mut sealed) = (0, after, 0);
     if !is_passed {
         let sql = format!("{} WHERE rowid > ? ORDER BY rowid LIMIT {ROWS_MAX}", form.select());
@@ -105,7 +105,7 @@ fn pending(connection: &Connection) -> Result<HashSet<i64>, Error> {
 
 /// Whether a row is one that such a run may have written.
 fn is_of(form: &Form, row: &Row<'_>, pending: &HashSet<i64>) -> Result<bool, Error> {
-    let may_change = matches!(form.table, "findings" | "spools" | "chats");
+    let may_change = form.whole().is_none() && matches!(form.table, "findings" | "spools" | "chats");
     match form.place_of("run_id").filter(|_| !may_change) {
         None => Ok(true),
         Some(place) => Ok(row.get_ref(place)?.as_i64().is_ok_and(|run_id| pending.contains(&run_id))),
@@ -125,7 +125,7 @@ fn coverage_of(connection: &Connection, pack: &mut Pack, chat_id: &str, pending:
 
 fn finish(connection: &Connection, pack: &mut Pack) -> Result<Late, Error> {
     for run_id in pending(connection)? {
-        pack.touch(RUNS, [KeyValue::Integer(run_id)]);
+        pack.touch_whole(RUNS, [KeyValue::Integer(run_id)]);
     }
     connection.execute("UPDATE runs SET sealing = 'later' WHERE sealing = 'pending'", ())?;
     connection.execute("DELETE FROM late_sealing", ())?;
