@@ -255,6 +255,10 @@ impl<'t> Numbers<'t> {
         let has_commas = groups[1..].iter().any(|group| self.gap(group).is_some_and(has_comma));
         let separator = groups.get(1).and_then(|second| self.gap(second));
         let is_same = groups.iter().skip(1).all(|group| self.gap(group) == separator);
+        // What else has such signs (times, addresses, sums) is not grouped as cards are printed.
+        if groups[1..].iter().any(|group| self.gap(group).is_some_and(has_sign)) {
+            return is_same && PRINTED.contains(&&*lengths) && lengths != AMOUNTS;
+        }
         let printed = if has_commas && !is_same { MIXED } else { PRINTED };
         if lengths.len() == 1 || printed.contains(&&*lengths) && !(has_commas && lengths == AMOUNTS) {
             return !has_commas || !self.is_in_list(window);
@@ -287,7 +291,8 @@ impl<'t> Numbers<'t> {
 
     /// Whether no such gap joins another number to these groups, but for what people write behind a card's.
     fn is_apart(&self, window: &Range<usize>, joins: impl Fn(&str) -> bool) -> bool {
-        let goes_on = |at: usize| self.groups.get(at).and_then(|group| self.gap(group)).is_some_and(&joins);
+        let gap = |at: usize| self.groups.get(at).and_then(|group| self.gap(group));
+        let goes_on = |at: usize| gap(at).is_some_and(|gap| !has_sign(gap) && joins(gap));
         !goes_on(window.start) && (!goes_on(window.end) || self.is_date_or_value(window.end))
     }
 
@@ -382,6 +387,11 @@ fn has_comma(gap: &str) -> bool {
     separators(gap).any(|separator| matches!(separator, "," | ";"))
 }
 
+/// Whether a sign is among a gap's separators that people type between the groups of a card, and seldom.
+fn has_sign(gap: &str) -> bool {
+    separators(gap).any(|separator| matches!(separator, "|" | ":" | "*" | "=" | "~"))
+}
+
 fn is_of_one_line(gap: &str) -> bool {
     !gap.contains(['\n', '\r', '\t'])
 }
@@ -429,10 +439,11 @@ fn spelt_in_utf8(text: &str) -> Option<(char, usize)> {
     })
 }
 
-/// Blanks, dashes, dots, slashes, commas, and what cannot be seen.
+/// Blanks, dashes, dots, slashes, commas, some signs, and what cannot be seen.
 fn is_separator(char: char) -> bool {
     match char {
         ' ' | '-' | '.' | '/' | '_' | '+' | ',' | ';' | '\t' | '\n' | '\r' => true,
+        '|' | ':' | '*' | '=' | '~' => true,
         char if char.is_ascii() => false,
         '\u{a0}' | '\u{ad}' | '\u{b7}' | '\u{2000}'..='\u{2015}' | '\u{2022}' | '\u{202a}'..='\u{202f}' => true,
         '\u{205f}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{20e3}' | '\u{2212}' | '\u{3000}' | '\u{fe0f}' => true,

@@ -114,12 +114,26 @@ fn numbers_stand_among_others_and_in_other_digits() {
     check("[４１１１ １１１１ １１１１ １１１１]");
     check("[٤١١١ ١١١١ ١١١١ ١١١١]");
     check("[𝟒𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏]");
+    for sign in ["|", ":", " | ", "*", "=", "~", " : "] {
+        let number = ["4111", "1111", "1111", "1111"].join(sign);
+        check(&format!("my card: [{number}]"));
+        check(&format!("[{number}] 12/27"));
+        check(&["4111", "111111", "111111"].join(sign));
+        check(&["41", "11", "11", "11", "11", "11", "11", "11"].join(sign));
+    }
+    check("amounts: 4111|111|111|111");
+    check("4111:1111:1111:1112");
+    check("[4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1]: 12");
     check("[4\u{fe0f}\u{20e3}1\u{fe0f}\u{20e3}1\u{fe0f}\u{20e3}1\u{fe0f}\u{20e3}111111111111]");
 }
 
 #[test]
 fn verification_values_are_masked_beside_their_words() {
     check("cvv [123]");
+    check("CVV (3 digits): [739]");
+    check("CVV (3 Ziffern auf der Rückseite) [739]");
+    check("cvv ([123]) 4567");
+    check("CVV (3 digits)");
     check("ccv [123]");
     check("CVV: [1234]");
     check("cvc2=[123]");
@@ -318,6 +332,11 @@ fn a_field_for_verification_values_is_masked_by_its_name() {
         ("userData[cvv][0]", "123.0", "***.0"),
         ("userData[cvv]", "\t１２３\n", "\t＊＊＊\n"),
         ("userData[cvv]", "no 123", "no 123"),
+        ("userData[cvv]", "7 3 9", "*****"),
+        ("userData[cvv]", "7-3-9-1 ", "******* "),
+        ("userData[cvv]", "7 3 9 1 2", "7 3 9 1 2"),
+        ("userData[cv2]", "123", "***"),
+        ("userData[cv22]", "123", "123"),
         ("userData[cvv]", "123.5", "123.5"),
         ("userData[cvv]", "123", "***"),
         ("cvc2", " 1234 ", " **** "),

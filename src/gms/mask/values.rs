@@ -34,10 +34,13 @@ pub(super) fn may_have_value(text: &str) -> bool {
     false
 }
 
-/// The digits of a text that is a verification value and nothing else: three or four, with blanks around them, or a fraction
-/// of zeros behind.
+/// The digits of a text that is a verification value and nothing else: three or four, with blanks around or between them, or a
+/// fraction of zeros behind.
 pub(super) fn value_alone(text: &str) -> Option<Range<usize>> {
     let start = text.len() - text.trim_start().len();
+    if let Some(apart) = APART.find(text.trim()) {
+        return Some(start..start + apart.len());
+    }
     let digits = || text[start..].chars().take(5).map_while(|char| digit_of(char).map(|_| char));
     let end = start + digits().map(char::len_utf8).sum::<usize>();
     let rest = text[end..].trim_end();
@@ -97,8 +100,8 @@ const WORDS: &str = r"(?:(?:\b|_)(?:(?:credit|debit)?[ _-]?card[ _-]?)?(?:cvv|cv
 /// One more in what people write. In a field's name it is as often a call's or a customer's id.
 const CID: &str = r"\bcid\b";
 
-/// One more in a field's name.
-const CARD_CODE: &str = r"\bcard ?code\b";
+/// Two more in a field's name.
+const CARD_CODE: &str = r"\bcard ?code\b|\bcv2\b";
 
 /// Letters that every one of [`WORDS`] has one of, if it is written in ASCII only.
 const LETTERS_OF_WORDS: [u8; 3] = [b'c', b'k', b'p'];
@@ -106,8 +109,14 @@ const LETTERS_OF_WORDS: [u8; 3] = [b'c', b'k', b'p'];
 /// Three or four digits, typed together or apart.
 const VALUE: &str = r"(\d(?:[ .-]?\d){2,3})(?:[^\d*]|$)";
 
+/// What a form says of it, behind the word: `CVV (3 digits): 123`.
+const REMARK: &str = r"(?:[^\d*(]{0,4}\([^()*]{1,40}\))??";
+
+/// By itself, digit by digit.
+static APART: LazyLock<Regex> = LazyLock::new(|| expression(r"^\d(?:[ .-]\d){2,3}$"));
+
 static BEHIND_WORD: LazyLock<Regex> =
-    LazyLock::new(|| expression(&format!(r"(?:(?:{WORDS}|{CID})[^\d*]{{0,24}}|\b(?:cvn|cav)){VALUE}")));
+    LazyLock::new(|| expression(&format!(r"(?:(?:{WORDS}|{CID}){REMARK}[^\d*]{{0,24}}|\b(?:cvn|cav)){VALUE}")));
 
 /// With stars that make it bold: `cvv: **123**`.
 static BEHIND_WORD_AND_STARS: LazyLock<Regex> =
