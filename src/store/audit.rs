@@ -22,7 +22,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 
 use super::read::{has_wal, immutable_uri};
 use super::seal::merkle::{Hash, Tree};
-use super::seal::{ACTS, CHATS, ERASURES, FINDINGS, FORMS, Form, KEYS, KeyValue, RUNS, SEEN_STEP_MS, SPOOLS, row_name};
+use super::seal::{
+    ACTS, CHATS, ERASURES, ERRORS, FINDINGS, FORMS, Form, HOLDS, KEYS, KeyValue, RUNS, SEEN_STEP_MS, SPOOLS, row_name,
+};
 use super::{Error, ErrorKind};
 
 use marks::{Chats, Marks};
@@ -38,6 +40,7 @@ const READERS_MAX: usize = 8;
 const CACHE_KIB: usize = 64 << 10;
 /// How far a clock may be set back from one run to the next: it is put right by some seconds, or by an hour.
 const CLOCK_SET_BACK_MS: i64 = 86_400_000;
+const WITHOUT_CORE: &str = "it was not sealed when it came, but when it was changed: gms-recorder did not write it";
 /// How often it is tried to have them see the same.
 const ATTEMPTS: usize = 100;
 
@@ -276,6 +279,7 @@ impl Snapshot {
         walk.check_schema()?;
         walk.read_erasures()?;
         walk.packs(others, progress)?;
+        walk.check_definitions()?;
         walk.check_tree()?;
         walk.check_erasures()?;
         walk.check_rows()?;
@@ -321,6 +325,13 @@ struct Walk<'s> {
     dropped: BTreeSet<&'static str>,
     /// Rows that are told to be gone, and have a core, by form and key.
     gone: BTreeSet<(u8, Vec<KeyValue>)>,
+    /// Of rows with cores, by form: that a leaf has named them.
+    seen: Vec<Marks>,
+    /// Runs of releases that seal cores; how many of the last that began were such.
+    cored_runs: BTreeSet<i64>,
+    cored_in_row: u32,
+    /// Errors and findings that came without, when no release that seals none was left.
+    bare: BTreeSet<(u8, i64)>,
     /// Leaves by their numbers: that their salts were destroyed is said (named), and so it is (fits).
     erased: Marks,
     /// False of a backup of an earlier release.
@@ -355,6 +366,10 @@ impl<'s> Walk<'s> {
             chats: Chats::default(),
             dropped: BTreeSet::new(),
             gone: BTreeSet::new(),
+            seen: FORMS.iter().map(|_| Marks::new(true)).collect(),
+            cored_runs: BTreeSet::new(),
+            cored_in_row: 0,
+            bare: BTreeSet::new(),
             erased: Marks::new(true),
             has_merges: false,
             found: Found::default(),
@@ -397,6 +412,7 @@ impl<'s> Walk<'s> {
             let (before, first, last) = self.found.sealed_later.unwrap_or((0, at, at));
             self.found.sealed_later = Some((before + rows, first.min(at), last.max(at)));
         }
+        self.see_cores(looked);
         for (leaf, named) in (self.tree.size() + 1..).zip(&looked.rows) {
             self.named(leaf, named);
         }
@@ -407,6 +423,50 @@ impl<'s> Walk<'s> {
             self.tree.push(*leaf);
             self.note_root();
         }
+    }
+
+    /// A row that is named for the first time has its core beside it: one that has not was put there, and sealed when one of our
+    /// commands changed it. Releases that seal no cores are known by their runs; what such a one writes once the next one has begun
+    /// is its last errors and findings.
+    fn see_cores(&mut self, looked: &Looked) {
+        let has_core = |form: &Form, key: &[KeyValue]| {
+            let is_it =
+                |named: &Named| named.form.whole().is_some_and(|whole| whole.number == form.number) && named.key == key;
+            looked.rows.iter().any(is_it)
+        };
+        for Named { form, key, .. } in looked.rows.iter().filter(|named| named.form.core().is_some()) {
+            let [KeyValue::Integer(id)] = key[..] else { continue };
+            let (was_seen, _) = self.seen[form.place()].of(id, &[]);
+            if was_seen {
+                continue;
+            }
+            self.seen[form.place()].set(id, &[], true);
+            match (form.number, has_core(form, key)) {
+                (RUNS, true) if looked.sealed_later_at.is_none() => {
+                    self.cored_runs.insert(id);
+                    self.cored_in_row += 1;
+                }
+                (RUNS, false) => self.cored_in_row = 0,
+                (ACTS | HOLDS, false) if self.cored_in_row > 0 => {
+                    self.found.faults.add(row_name(form, key), WITHOUT_CORE);
+                }
+                (ERRORS | FINDINGS, false) if self.cored_in_row > 1 => drop(self.bare.insert((form.number, id))),
+                _ => {}
+            }
+        }
+    }
+
+    /// An error or a finding that has no core.
+    fn check_bare(&mut self, form: &'static Form, id: i64) -> Result<(), Error> {
+        if !matches!(form.number, ERRORS | FINDINGS) {
+            return Ok(());
+        }
+        let sql = format!("SELECT run_id FROM {} WHERE rowid = ?", form.table);
+        let run_id: Option<i64> = self.connection.prepare_cached(&sql)?.query_row([id], |row| row.get(0)).optional()?;
+        if run_id.is_some_and(|run_id| self.cored_runs.contains(&run_id)) || self.bare.contains(&(form.number, id)) {
+            self.found.faults.add(row_name(form, &[KeyValue::Integer(id)]), WITHOUT_CORE);
+        }
+        Ok(())
     }
 
     /// A row that a leaf names.
@@ -505,6 +565,7 @@ impl<'s> Walk<'s> {
         let sql = format!("SELECT run_id FROM runs WHERE clean = 1 AND {is_own} ORDER BY run_id DESC LIMIT 1");
         let last: Option<i64> = self.connection.query_row(&sql, (), |row| row.get(0)).optional()?;
         self.found.last_stop = last.and_then(|run_id| Some((run_id, *self.runs.get(&run_id)?)));
+        self.check_merged_runs()?;
         let unsealed_runs = self.unsealed_runs()?;
         // Of this only the five minutes are sealed that it lies in.
         let sql = "SELECT CAST(chat_id AS TEXT) FROM chats WHERE typeof(last_seen_at) <> 'integer'";
@@ -530,9 +591,11 @@ impl<'s> Walk<'s> {
                 match marks.of(rowid, key.as_deref().unwrap_or_default()) {
                     (_, true) if form.whole().is_some() => {}
                     (_, true) => self.found.rows += 1,
-                    // That of an earlier release has no core; and the row says it all.
-                    (is_named, false)
-                        if form.whole().is_some_and(|whole| !is_named || told.contains(&(whole.number, rowid))) => {}
+                    // Where the row is told to be wrong, that says it all.
+                    (_, false) if form.whole().is_some_and(|whole| told.contains(&(whole.number, rowid))) => {}
+                    (false, false) if form.whole().is_some() => {
+                        self.check_bare(form.whole().unwrap_or(form), rowid)?;
+                    }
                     (is_named, false) if form.has_rowid() => {
                         let before = self.found.faults.count;
                         self.unfit_by_rowid(form, rowid, is_named, &unsealed_runs)?;
@@ -543,6 +606,24 @@ impl<'s> Walk<'s> {
                     (is_named, false) => self.unfit(form, row, is_named, &unsealed_runs)?,
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Which runs are another archive's, of which `holes` and `report` do not believe a gap, is told by an unsealed table: the sealed
+    /// one has them, too.
+    fn check_merged_runs(&mut self) -> Result<(), Error> {
+        if !self.has_merges {
+            return Ok(());
+        }
+        let sql = "SELECT r.id FROM merged_rows r WHERE r.form = 9 AND r.id NOT IN (
+            SELECT j.value ->> 'here' FROM merges m, json_each(m.runs) j WHERE json_valid(m.runs) AND j.value ->> 'here' IS NOT NULL)";
+        let mut select = self.connection.prepare(sql)?;
+        for id in select.query_map((), |row| row.get::<_, i64>(0))? {
+            let what = "it says that a merge has brought run ".to_owned()
+                + &id?.to_string()
+                + ", and none has: somebody put it there";
+            self.found.faults.add("merged_rows", what);
         }
         Ok(())
     }

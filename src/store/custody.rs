@@ -56,6 +56,8 @@ pub struct Custody {
     archive_id: String,
     /// Where the spool is, if there is one.
     spool: PathBuf,
+    /// False in an archive of an earlier release.
+    has_cores: bool,
     /// Somebody else writes, too.
     is_served: bool,
     file: FileIdentity,
@@ -111,12 +113,14 @@ impl Custody {
             return Err(Error::new(ErrorKind::Other, what));
         }
         let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
+        let has_cores = seal::has_cores(&connection)?;
         let (path, spool) = (path.to_owned(), beside(path, "-spool"));
         Ok(Self {
             connection,
             path,
             spool,
             archive_id,
+            has_cores,
             is_served,
             file,
             stop: Arc::default(),
@@ -233,6 +237,7 @@ impl Custody {
     fn change<T>(&self, change: impl FnOnce(&mut seal::Pack) -> Result<T, Error>) -> Result<T, Error> {
         self.check_in_place()?;
         seal::change(&self.connection, None, |pack| {
+            pack.has_cores = self.has_cores;
             let changed = change(pack)?;
             self.check_in_place()?;
             Ok(changed)

@@ -440,6 +440,8 @@ pub(super) struct Pack {
     hashes: Vec<Hash>,
     /// Rows that change: sealed as they are in the end.
     touched: BTreeSet<(u8, Vec<KeyValue>)>,
+    /// False in an archive of an earlier release.
+    pub(super) has_cores: bool,
     bytes: Canonical,
 }
 
@@ -448,7 +450,7 @@ impl Pack {
         let mut seed = [0; SALT_BYTES];
         getrandom::fill(&mut seed).map_err(|e| Error::new(ErrorKind::Other, format!("no random numbers: {e}")))?;
         let (refs, last_first, touched, bytes) = Default::default();
-        Ok(Self { seed, refs, last_first, hashes: vec![[0; HASH_BYTES]], touched, bytes })
+        Ok(Self { seed, refs, last_first, hashes: vec![[0; HASH_BYTES]], touched, has_cores: true, bytes })
     }
 
     /// An event that was just inserted. Most other rows are read back once they are as they stay; these are most of all rows.
@@ -502,7 +504,7 @@ impl Pack {
     /// The same of a row that was inserted, or masked: its core is sealed, too, if it has one.
     pub(super) fn touch_whole(&mut self, form: u8, key: impl Into<Vec<KeyValue>>) {
         let key = key.into();
-        if let Some(core) = Form::of(form).and_then(Form::core) {
+        if let Some(core) = Form::of(form).and_then(Form::core).filter(|_| self.has_cores) {
             self.touch(core.number, key.clone());
         }
         self.touch(form, key);
@@ -530,9 +532,6 @@ impl Pack {
     pub(super) fn close(mut self, connection: &Connection, sealed_later_at: Option<i64>) -> Result<(), Error> {
         for (form, key) in std::mem::take(&mut self.touched) {
             let form = Form::of(form).expect("touched by its number here");
-            if form.whole().is_some() && !form.is_known(connection)? {
-                continue;
-            }
             let mut select = connection.prepare_cached(form.select_by_key())?;
             let mut rows = select.query(rusqlite::params_from_iter(&key))?;
             // A row that was taken back within its transaction is none.
@@ -676,6 +675,12 @@ fn number_of(rest: &mut &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+/// Whether the archive is of a release that seals cores.
+pub(super) fn has_cores(connection: &Connection) -> Result<bool, Error> {
+    let core = Form::of(CORE_OF_ERRORS).expect("there is one");
+    Ok(core.is_known(connection)?)
 }
 
 /// A row, for people.

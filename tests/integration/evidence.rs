@@ -345,6 +345,14 @@ async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found
                 VALUES (0, 'i', '0', 0, 'd', 'w', '{}', 'h', 'nobody'); UPDATE findings SET detail = 'nothing'",
             "runs, run_id 0: no run has such a number",
         ),
+        ("CREATE VIRTUAL TABLE pragma_table_xinfo USING fts5(name)", "table pragma_table_xinfo: gms-recorder makes none such"),
+        ("INSERT INTO merged_rows VALUES ('other', 9, 77, 1, 0)", "it says that a merge has brought run 1, and none has"),
+        (
+            "INSERT INTO _sqlx_migrations VALUES (999, 'newer', '2026-01-01', 1, X'00', 0);
+             INSERT INTO runs (instance, version, started_at, deliver, when_unavailable, settings, config_hash, sealing)
+                VALUES ('i', '999.0.0', 4000000000000, 'd', 'w', '{}', 'h', 'nobody')",
+            "_sqlx_migrations, version 999: only a newer release",
+        ),
         ("DROP INDEX maskings_by_chat", "index maskings_by_chat: it was dropped"),
         ("UPDATE chats SET last_seen_at = last_seen_at || ' forged'", "its last_seen_at is no number"),
         // A run that is said to have begun long before does not excuse what was sealed since.
@@ -463,6 +471,25 @@ async fn an_error_that_is_repeated_is_still_the_one_that_was_recorded() {
         assert_eq!(found.contains("api_errors, id 1: it is not as it was sealed"), is_found, "{altered}: {found}");
         assert_eq!(found.is_empty(), !is_found, "{altered}: {found}");
     }
+}
+
+/// Somebody's trigger, which is gone when somebody looks.
+#[tokio::test]
+async fn no_trigger_changes_what_is_recorded() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    let mut store = Store::open(&options(&database), &a_run()).await.expect("an archive");
+    alter(
+        &database,
+        "CREATE TRIGGER t AFTER INSERT ON api_errors BEGIN UPDATE api_errors SET detail = 'nothing' WHERE id = new.id; END",
+    );
+    store.append(&[crate::deliveries::error(None, "out of order")], &[], true).expect("stored");
+    store.finish(1_795_500_000_000, "{}").expect("noted");
+    store.close().expect("closed");
+    assert_eq!(Archive::open(&database).await.value("SELECT detail FROM api_errors").await, "out of order");
+    assert!(faults(&answer(&database, &[])).contains("trigger t: gms-recorder makes none"));
+    alter(&database, "DROP TRIGGER t");
+    sealed(&database);
 }
 
 /// SQLite would take a key from its index, and not from the row.

@@ -998,6 +998,54 @@ async fn nothing_is_erased_while_something_of_it_may_be_in_the_spool() {
     simulator.stop().await;
 }
 
+/// What somebody puts there is sealed when one of our commands changes it, and is found by what it lacks.
+#[tokio::test]
+async fn what_was_put_there_is_found_when_a_command_has_sealed_it() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    many(&database, 6).await;
+    let altered = folder.path().join("altered.db");
+    let actor = actor();
+    let put = |sql: &str| {
+        std::fs::copy(&database, &altered).expect("there is room");
+        Connection::open(&altered).expect("an archive").execute_batch(sql).expect(sql);
+        Custody::open(&altered).expect("an archive")
+    };
+    let found = |subject: &str| {
+        let (code, said, error) = command(&altered, &["verify"]);
+        let what = "it was not sealed when it came, but when it was changed";
+        assert!(code == 1 && said.contains(&format!("{subject}: {what}")), "{subject}\n{said}{error}");
+    };
+    let custody = put(
+        "INSERT INTO acts (id, kind, at, who, host, asked, version) VALUES (7, 'erase', 1, 'another', 'h', '{}', 'v')",
+    );
+    assert_eq!(custody.end_killed().expect("ended"), 1);
+    drop(custody);
+    found("acts, id 7");
+    let custody =
+        put("INSERT INTO holds (id, act_id, at, reason, chat_id) VALUES (7, 7, 1, 'since long', 'chat000000000001')");
+    assert!(custody.release(&act(Kind::Unhold, &actor), 7).expect("released"));
+    drop(custody);
+    found("holds, id 7");
+    let words = finding(None, "one");
+    let mut store = Store::open(&options(&altered), &a_run()).await.expect("an archive");
+    store.append(&[Entry { at: THEN, findings: vec![words.clone()], ..Entry::default() }], &[], true).expect("stored");
+    store.finish(THEN + 1, "{}").expect("noted");
+    store.close().expect("closed");
+    let digest: String = Connection::open(&altered)
+        .and_then(|it| it.query_row("SELECT hex(digest) FROM findings ORDER BY id DESC LIMIT 1", (), |row| row.get(0)))
+        .expect("it was stored");
+    drop(put(&format!(
+        "INSERT INTO findings (id, observed_at, last_observed_at, kind, raw, raw_length, digest, run_id)
+            VALUES (77, 1, 1, 'truncated', X'00', 1, X'{digest}', (SELECT max(run_id) FROM runs))"
+    )));
+    let mut store = Store::open(&options(&altered), &a_run()).await.expect("an archive");
+    store.append(&[Entry { at: THEN, findings: vec![words], ..Entry::default() }], &[], true).expect("stored");
+    store.finish(THEN + 1, "{}").expect("noted");
+    store.close().expect("closed");
+    found("findings, id 77");
+}
+
 /// Nothing can be removed later in the name of an act that was killed: whoever looks next ends it, unless it goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_act_that_was_killed_gets_an_end() {

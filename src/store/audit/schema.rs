@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::{Connection, Row};
 
 use super::Walk;
-use crate::store::seal::{FORMS, MERGES};
+use crate::store::seal::{FORMS, MERGES, RUNS};
 use crate::store::{Error, MIGRATIONS};
 
 impl Walk<'_> {
@@ -20,8 +20,15 @@ impl Walk<'_> {
             let (kind, name) = found?;
             faults.add(format!("{kind} {name}"), "gms-recorder makes none: somebody changes rows by it");
         }
-        let mut select = self.connection.prepare("SELECT version FROM _sqlx_migrations ORDER BY version")?;
-        let applied = select.query_map((), |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+        // What is asked below would be asked of it: SQLite finds such a table before its own.
+        let sql = r"SELECT CAST(name AS TEXT) FROM sqlite_schema WHERE type = 'table' AND name <> 'search'
+            AND (sql LIKE 'CREATE VIRTUAL%' OR name LIKE 'pragma\_%' ESCAPE '\' OR name LIKE 'json\_%' ESCAPE '\')";
+        for name in self.connection.prepare(sql)?.query_map((), |row| row.get::<_, String>(0))? {
+            faults
+                .add(format!("table {}", name?), "gms-recorder makes none such: somebody has questions answered by it");
+        }
+        let applied = self.applied()?;
+        let faults = &mut self.found.faults;
         self.has_merges = self.forms.contains(&MERGES);
         let newest = applied.last().copied().unwrap_or_default();
         let is_ours = |version: &i64| MIGRATIONS.iter().any(|(ours, ..)| ours == version);
@@ -51,8 +58,13 @@ impl Walk<'_> {
                 faults.add(format!("sealed_forms, form {}", form.number), "it was changed");
             }
         }
-        self.check_names()?;
-        self.check_definitions(&applied)
+        self.check_names()
+    }
+
+    /// The migrations, by their numbers.
+    fn applied(&self) -> Result<Vec<i64>, Error> {
+        let mut select = self.connection.prepare("SELECT version FROM _sqlx_migrations ORDER BY version")?;
+        Ok(select.query_map((), |row| row.get(0))?.collect::<Result<_, _>>()?)
     }
 
     /// A row is told from others by its rowid, which a column of that name would hide; or where there is none by its key, which
@@ -83,7 +95,8 @@ impl Walk<'_> {
 
     /// Tables and indexes that are not made as ours hold other rows than they seem to; a view that shows something else than the
     /// tables hold deceives whoever reads by it. Others beside them are nobody's fault, but for views.
-    fn check_definitions(&mut self, applied: &[i64]) -> Result<(), Error> {
+    pub(super) fn check_definitions(&mut self) -> Result<(), Error> {
+        let applied = self.applied()?;
         let unknown = applied.iter().find(|version| MIGRATIONS.iter().all(|(ours, ..)| ours != *version));
         if let Some(version) = unknown.filter(|version| **version > 0) {
             if self.has_newer_run()? {
@@ -128,11 +141,18 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Whoever migrates an archive begins a run in it, and a run is sealed.
-    fn has_newer_run(&self) -> Result<bool, Error> {
-        let mut select = self.connection.prepare("SELECT DISTINCT CAST(version AS TEXT) FROM runs")?;
-        let versions = select.query_map((), |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
-        Ok(versions.iter().any(|version| is_newer(version)))
+    /// Whoever migrates an archive begins a run in it, and seals that.
+    fn has_newer_run(&mut self) -> Result<bool, Error> {
+        let mut select = self.connection.prepare("SELECT run_id, CAST(version AS TEXT) FROM runs")?;
+        let mut rows = select.query(())?;
+        while let Some(row) = rows.next()? {
+            let (run_id, version): (i64, String) = (row.get(0)?, row.get(1)?);
+            let (_, fits) = self.marks[usize::from(RUNS) - 1].of(run_id, &[]);
+            if is_newer(&version) && fits && self.cored_runs.contains(&run_id) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
