@@ -621,10 +621,10 @@ impl<'s> Batch<'s> {
     fn insert_error(&self, at: i64, record: &ErrorRecord) -> Result<i64, Error> {
         let (error, exchange) = (&record.error, &record.exchange);
         let mut insert = self.statement(
-            "INSERT INTO api_errors (observed_at, last_observed_at, origin, http_status, status_code, format, code,
+            "INSERT INTO api_errors (observed_at, last_observed_at, repeats, origin, http_status, status_code, format, code,
              meaning, class, field, detail, advice, reference_id, service, operation, chat_id, alias, method, path,
              node, client, request_id, trace_id, duration_ms, run_id)
-             VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
+             VALUES (?1, ?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
              ?21, ?22, ?23, ?24)",
         )?;
         let id = insert.insert(params![
@@ -658,8 +658,8 @@ impl<'s> Batch<'s> {
 
     fn write_finding(&mut self, at: i64, finding: &Finding) -> Result<(), Error> {
         let mut upsert = self.statement(
-            "INSERT INTO findings (observed_at, last_observed_at, kind, chat_id, detail, raw, raw_length, digest, run_id)
-             VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+            "INSERT INTO findings (observed_at, last_observed_at, repeats, kind, chat_id, detail, raw, raw_length, digest, run_id)
+             VALUES (?1, ?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
              ON CONFLICT (digest) DO UPDATE SET repeats = repeats + 1,
                 last_observed_at = max(last_observed_at, excluded.last_observed_at)
              RETURNING id, repeats",

@@ -29,7 +29,7 @@ use super::seal;
 use super::seal::checkpoint::{self, Standing};
 use super::{
     APPLICATION_ID, Error, ErrorKind, FileIdentity, WRITER_PRAGMAS, beside, connect, gives_files_to_the_owner,
-    identity, inspect, leaves_files_of_its_own, wal,
+    identity, inspect, leaves_files_of_its_own, shadows, wal,
 };
 
 pub use act::{Act, Actor, Kind};
@@ -105,6 +105,13 @@ impl Custody {
         wal::leave_behind(&connection, is_served || !gives_files_to_the_owner(path))?;
         connection.busy_timeout(patience)?;
         check(&connection)?;
+        if let Some(name) = shadows(&connection)?.first() {
+            let what = format!(
+                "somebody has put a table {name} there, which SQLite asks in the place of its own: nothing is done before that is gone (see \
+                 `gms-recorder verify`)"
+            );
+            return Err(Error::new(ErrorKind::Altered, what));
+        }
         connection.execute_batch(WRITER_PRAGMAS)?;
         connection.set_prepared_statement_cache_capacity(128);
         let has_acts = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'acts'")?.exists(())?;

@@ -409,8 +409,7 @@ impl Store {
             let archive_id: String = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
             pack.touch(seal::ARCHIVE, [KeyValue::Integer(1)]);
             let run_id = match &run.resumes {
-                Some((resumed, run_id)) if *resumed == archive_id => {
-                    resume_run(connection, *run_id)?;
+                Some((resumed, run_id)) if *resumed == archive_id && resume_run(connection, *run_id, run)? => {
                     pack.touch(seal::RUNS, [KeyValue::Integer(*run_id)]);
                     *run_id
                 }
@@ -540,10 +539,11 @@ impl Store {
     }
 }
 
-/// A write, so that a file that takes none is noticed here.
-fn resume_run(connection: &rusqlite::Connection, run_id: i64) -> Result<(), Error> {
-    connection.execute("UPDATE runs SET clean = 0 WHERE run_id = ?", [run_id])?;
-    Ok(())
+/// A write, so that a file that takes none is noticed here. False where that run is not in the file: a backup from before it has
+/// taken its place.
+fn resume_run(connection: &rusqlite::Connection, run_id: i64, run: &Run) -> Result<bool, Error> {
+    let update = "UPDATE runs SET clean = 0 WHERE run_id = ? AND started_at = ? AND instance = ?";
+    Ok(connection.execute(update, params![run_id, run.started_at, run.instance])? == 1)
 }
 
 fn insert_run(connection: &rusqlite::Connection, run: &Run) -> Result<i64, Error> {
@@ -640,6 +640,16 @@ fn connect(path: &Path) -> Result<rusqlite::Connection, Error> {
     // There are none of ours: one of somebody's would change rows before they are sealed.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     Ok(connection)
+}
+
+/// Tables that SQLite would ask in the place of its own functions and tables: `json_each`, `pragma_table_info`, `sqlite_dbpage`. There
+/// are none of ours.
+fn shadows(connection: &rusqlite::Connection) -> Result<Vec<String>, rusqlite::Error> {
+    let sql = r"SELECT CAST(name AS TEXT) FROM sqlite_schema WHERE type IN ('table', 'view') AND lower(name) <> 'search'
+        AND (sql LIKE 'CREATE VIRTUAL%' OR name LIKE 'pragma\_%' ESCAPE '\' OR name LIKE 'json\_%' ESCAPE '\'
+            OR name LIKE 'sqlite\_%' ESCAPE '\' AND lower(name) NOT IN ('sqlite_sequence', 'sqlite_stat1', 'sqlite_stat4'))";
+    let mut select = connection.prepare(sql)?;
+    select.query_map((), |row| row.get(0))?.collect()
 }
 
 fn writer(path: &Path) -> Result<rusqlite::Connection, Error> {

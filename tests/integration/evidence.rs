@@ -346,6 +346,17 @@ async fn everything_that_happens_is_sealed_and_whatever_an_insider_does_is_found
             "runs, run_id 0: no run has such a number",
         ),
         ("CREATE VIRTUAL TABLE pragma_table_xinfo USING fts5(name)", "table pragma_table_xinfo: gms-recorder makes none such"),
+        (
+            "CREATE TABLE x (pgno INTEGER, data BLOB, schema); PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET name = 'sqlite_dbpage', tbl_name = 'sqlite_dbpage', sql = replace(sql, 'x', 'sqlite_dbpage') WHERE name = 'x'",
+            "table sqlite_dbpage: gms-recorder makes none such",
+        ),
+        ("DELETE FROM _sqlx_migrations", "_sqlx_migrations, version 1: it is gone"),
+        ("DELETE FROM _sqlx_migrations WHERE version > 10", "_sqlx_migrations, version 11: it is gone"),
+        (
+            "CREATE TABLE x AS SELECT * FROM transcript; DROP VIEW transcript; ALTER TABLE x RENAME TO transcript",
+            "table transcript: it is not as gms-recorder makes it",
+        ),
         ("INSERT INTO merged_rows VALUES ('other', 9, 77, 1, 0)", "it says that a merge has brought run 1, and none has"),
         (
             "INSERT INTO _sqlx_migrations VALUES (999, 'newer', '2026-01-01', 1, X'00', 0);
@@ -471,6 +482,23 @@ async fn an_error_that_is_repeated_is_still_the_one_that_was_recorded() {
         assert_eq!(found.contains("api_errors, id 1: it is not as it was sealed"), is_found, "{altered}: {found}");
         assert_eq!(found.is_empty(), !is_found, "{altered}: {found}");
     }
+}
+
+/// A run goes on where the file is opened anew, if it is in there.
+#[tokio::test]
+async fn a_run_that_is_not_in_the_file_is_not_gone_on_with() {
+    let folder = folder();
+    let database = folder.path().join("a.db");
+    let store = Store::open(&options(&database), &a_run()).await.expect("an archive");
+    let archive_id = store.archive_id().to_owned();
+    store.close().expect("closed");
+    let resumes = |run_id| Run { resumes: Some((archive_id.clone(), run_id)), ..a_run() };
+    for (resumed, wanted) in [(1, 1), (7, 2), (2, 2)] {
+        let store = Store::open(&options(&database), &resumes(resumed)).await.expect("an archive");
+        assert_eq!(store.run_id(), wanted, "{resumed}");
+        store.close().expect("closed");
+    }
+    sealed(&database);
 }
 
 /// Somebody's trigger, which is gone when somebody looks.

@@ -3,12 +3,12 @@
 
 use rusqlite::Row;
 
-use super::Walk;
+use super::{CLOCK_SET_BACK_MS, Walk};
 use crate::store::Error;
 use crate::store::seal::destroyed::unpacked;
 use crate::store::seal::{
-    ACTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, HOLDS, KeyValue, MASKINGS,
-    VARIANTS, row_name,
+    ACCOUNTS, ACTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, HOLDS, KeyValue,
+    MASKINGS, VARIANTS, row_name,
 };
 
 impl Walk<'_> {
@@ -21,7 +21,7 @@ impl Walk<'_> {
         let sql = "SELECT e.id, CAST(e.leaves AS BLOB), e.how = 'masked', coalesce(CASE e.how
                 WHEN 'erased' THEN a.kind = 'erase' OR a.kind = 'purge' AND e.chat_id IS NULL
                 WHEN 'purged' THEN a.kind = 'purge' ELSE a.kind IN ('mask', 'erase', 'purge') END, 0)
-                OR length(e.leaves) = 0 AND a.kind = 'merge', CAST(e.chat_id AS TEXT), a.id
+                OR length(e.leaves) = 0 AND a.kind = 'merge', CAST(e.chat_id AS TEXT), a.id, CAST(e.rows AS INTEGER)
             FROM erasures e NOT INDEXED LEFT JOIN acts a ON a.id = e.act_id";
         let mut select = self.connection.prepare(sql)?;
         let mut rows = select.query(())?;
@@ -33,7 +33,7 @@ impl Walk<'_> {
             }
             let chat_id: Option<String> = row.get(4)?;
             self.acts.extend(row.get::<_, Option<i64>>(5)?.map(|act_id| (act_id, 0)));
-            let mut bytes_read = 0;
+            let (rows_told, mut bytes_read): (i64, u64) = (row.get(6)?, 0);
             for leaf in unpacked(row.get_ref(1)?.as_blob().unwrap_or_default()) {
                 bytes_read += 1;
                 self.erased.set(leaf.cast_signed(), &[], false);
@@ -43,6 +43,12 @@ impl Walk<'_> {
                 }
             }
             self.found.erased += bytes_read;
+            // Each row has a leaf or more; a merge brings the word of another archive, and no leaves.
+            let may_be = rows_told.cast_unsigned() <= bytes_read && (rows_told == 0) == (bytes_read == 0);
+            if !may_be {
+                let what = format!("it says that {rows_told} rows went, and names {bytes_read} of their leaves");
+                self.found.faults.add(format!("erasures, id {id}"), what);
+            }
         }
         let sql = "SELECT count(DISTINCT CASE WHEN how <> 'masked' THEN chat_id END), count(DISTINCT act_id),
             count(DISTINCT CASE WHEN how = 'masked' THEN chat_id END) FROM erasures";
@@ -105,6 +111,7 @@ impl Walk<'_> {
             self.found.faults.add(row_name(form, &key), what);
         }
         self.check_acts()?;
+        self.check_gone()?;
         let sql = "SELECT 1 FROM late_sealing WHERE NOT EXISTS (SELECT 1 FROM runs WHERE sealing = 'pending')";
         if self.connection.prepare(sql)?.exists(())? {
             let what = "no run is waiting to be sealed later: somebody would have rows sealed anew";
@@ -114,6 +121,41 @@ impl Walk<'_> {
             let what =
                 "an act says that it was erased, and its salt is there still: somebody put the act or the salt there";
             self.found.faults.add(format!("leaf {leaf}"), what);
+        }
+        Ok(())
+    }
+
+    /// What was erased of a chat does not come again, and nothing is suppressed before anything was erased.
+    fn check_gone(&mut self) -> Result<(), Error> {
+        if !self.forms.contains(&ERASURES) {
+            return Ok(());
+        }
+        let sql = "SELECT CAST(e.chat_id AS TEXT), CAST(e.event_index AS INTEGER) FROM (SELECT chat_id, max(below) AS below FROM erasures
+                WHERE how <> 'masked' AND below IS NOT NULL AND length(leaves) > 0 GROUP BY chat_id) x
+            CROSS JOIN events e ON e.chat_id = x.chat_id AND e.event_index < x.below";
+        let mut select = self.connection.prepare(sql)?;
+        let mut rows = select.query(())?;
+        while let Some(row) = rows.next()? {
+            let (chat_id, index): (String, i64) = (row.get(0)?, row.get(1)?);
+            let what = "an act says that it was removed, and what is delivered again of that is not recorded: somebody put it there";
+            self.found.faults.add(format!("events, chat_id {chat_id:?}, event_index {index}"), what);
+        }
+        if !self.forms.contains(&ACCOUNTS) {
+            return Ok(());
+        }
+        let is_own = if self.has_merges { "run_id NOT IN (SELECT id FROM merged_rows WHERE form = 9)" } else { "1" };
+        let sql = format!(
+            "SELECT run_id, hour, suppressed FROM accounts a WHERE suppressed > 0 AND {is_own} AND NOT EXISTS (
+                SELECT 1 FROM erasures WHERE below IS NOT NULL AND at <= a.at + {CLOCK_SET_BACK_MS})"
+        );
+        let mut select = self.connection.prepare(&sql)?;
+        let mut rows = select.query(())?;
+        while let Some(row) = rows.next()? {
+            let (run_id, hour, suppressed): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let what = format!(
+                "{suppressed} events were suppressed as erased, and nothing had been erased by then: somebody put an erasure there for a while"
+            );
+            self.found.faults.add(format!("accounts, run_id {run_id}, hour {hour}"), what);
         }
         Ok(())
     }

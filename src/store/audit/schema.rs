@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::{Connection, Row};
 
 use super::Walk;
-use crate::store::seal::{FORMS, MERGES, RUNS};
-use crate::store::{Error, MIGRATIONS};
+use crate::store::seal::{FORMS, Form, MERGES, RUNS};
+use crate::store::{Error, MIGRATIONS, shadows};
 
 impl Walk<'_> {
     /// What others understand the file by, and what changes rows behind our back.
@@ -21,19 +21,19 @@ impl Walk<'_> {
             faults.add(format!("{kind} {name}"), "gms-recorder makes none: somebody changes rows by it");
         }
         // What is asked below would be asked of it: SQLite finds such a table before its own.
-        let sql = r"SELECT CAST(name AS TEXT) FROM sqlite_schema WHERE type = 'table' AND name <> 'search'
-            AND (sql LIKE 'CREATE VIRTUAL%' OR name LIKE 'pragma\_%' ESCAPE '\' OR name LIKE 'json\_%' ESCAPE '\')";
-        for name in self.connection.prepare(sql)?.query_map((), |row| row.get::<_, String>(0))? {
-            faults
-                .add(format!("table {}", name?), "gms-recorder makes none such: somebody has questions answered by it");
+        for name in shadows(self.connection)? {
+            faults.add(format!("table {name}"), "gms-recorder makes none such: somebody has questions answered by it");
         }
         let applied = self.applied()?;
         let faults = &mut self.found.faults;
         self.has_merges = self.forms.contains(&MERGES);
         let newest = applied.last().copied().unwrap_or_default();
         let is_ours = |version: &i64| MIGRATIONS.iter().any(|(ours, ..)| ours == version);
+        let by_tables = FORMS.iter().filter(|form| self.forms.contains(&form.number)).map(Form::since).max();
+        let newest = newest.max(by_tables.unwrap_or_default());
         for version in (1..=newest).filter(|version| is_ours(version) && !applied.contains(version)) {
-            faults.add(format!("_sqlx_migrations, version {version}"), "it is gone, and later ones are there");
+            let what = "it is gone, and what it makes or later ones are there";
+            faults.add(format!("_sqlx_migrations, version {version}"), what);
         }
         for version in applied.iter().filter(|version| **version < 1) {
             faults.add(format!("_sqlx_migrations, version {version}"), "no release has such a one");
@@ -111,6 +111,8 @@ impl Walk<'_> {
         let of_then = MIGRATIONS.iter().filter(|(version, ..)| applied.contains(version));
         model.execute_batch(&of_then.map(|(_, _, sql)| *sql).collect::<String>())?;
         let (found, wanted) = (definitions(self.connection)?, definitions(&model)?);
+        // By whatever name they are read: of the newest release, too.
+        let wanted_names: BTreeSet<&String> = wanted.keys().map(|(_, name)| name).collect();
         // Indexes on our tables, by whomever.
         let ours = |table: &str| wanted.keys().any(|(kind, name)| kind == "table" && name.eq_ignore_ascii_case(table));
         let mut select = self.connection.prepare("SELECT name, tbl_name FROM sqlite_schema WHERE type = 'index'")?;
@@ -121,7 +123,9 @@ impl Walk<'_> {
         for (kind, name) in found.keys().chain(wanted.keys()).collect::<BTreeSet<_>>() {
             let name_and_kind = (kind.clone(), name.clone());
             let (found, wanted) = (found.get(&name_and_kind), wanted.get(&name_and_kind));
-            let is_foreign = wanted.is_none() && (kind == "table" || kind == "index" && !on_ours.contains(name));
+            let has_our_name = wanted_names.iter().any(|ours| ours.eq_ignore_ascii_case(name));
+            let is_of_others = kind == "table" && !has_our_name || kind == "index" && !on_ours.contains(name);
+            let is_foreign = wanted.is_none() && is_of_others;
             if found == wanted || is_foreign {
                 continue;
             }

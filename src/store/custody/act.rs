@@ -112,7 +112,7 @@ impl Custody {
         if !select.exists(())? {
             return Ok(0);
         }
-        let Some(folder) = File::open(folder_of(&self.path)).ok().filter(|folder| folder.try_lock().is_ok()) else {
+        let Some(folder) = folder_of(&self.path).ok().filter(|folder| folder.try_lock().is_ok()) else {
             return Ok(0);
         };
         let killed = self.change(|pack| {
@@ -127,7 +127,7 @@ impl Custody {
     /// The folder of the archive is locked, shared with others, by whoever removes or masks something there. Where that cannot be
     /// done it is done without: then somebody may end the act, and the next transaction says so.
     fn set_to_work(&self) {
-        let Ok(folder) = File::open(folder_of(&self.path)) else { return };
+        let Ok(folder) = folder_of(&self.path) else { return };
         let until = Instant::now() + LOOK_MAX;
         while let Err(TryLockError::WouldBlock) = folder.try_lock_shared() {
             if Instant::now() > until {
@@ -175,8 +175,10 @@ impl Custody {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+/// The folder that the file itself is in: others may have come by a link.
+fn folder_of(path: &Path) -> std::io::Result<File> {
+    let path = path.canonicalize()?;
+    File::open(path.parent().unwrap_or(Path::new("/")))
 }
 
 fn check_under_way(connection: &Connection, act_id: i64) -> Result<(), Error> {
