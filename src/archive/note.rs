@@ -151,6 +151,11 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
+    /// Whose it is: `gms-recorder/` and the archive's id, of one that was made with an archive.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// From `name+8 hex digits+base64`: a verifier key of signed notes.
     pub fn parse(vkey: &str) -> Option<Self> {
         let mut parts = vkey.trim().splitn(3, '+');

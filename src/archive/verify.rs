@@ -94,6 +94,15 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
     let mut snapshot = Snapshot::open_whole(path)?;
     let (size, stored) = (snapshot.size()?, snapshot.checkpoints()?);
     let mut faults = Faults::default();
+    let mut given = &question.keys[..];
+    if let Some(other) = other_archive(given, snapshot.archive_id()) {
+        let what = format!(
+            "it is of the archive {other}, and this one is {}: take the key of this archive, or another file has been put in its place",
+            snapshot.archive_id()
+        );
+        faults.add("--key", what);
+        given = &[]; // what it would have vouched for is held against the archive's own
+    }
     if store::has_journal(path) {
         let what = "a rollback journal lies beside it, which SQLite would write into it: gms-recorder makes none";
         faults.add(path.display(), what);
@@ -101,11 +110,8 @@ pub fn verify(path: &Path, question: &Question, progress: &mut dyn FnMut(u64, u6
     let own_keys = keys_of(&snapshot, &mut faults)?;
     let later = question.copy_of.iter().flat_map(|of| later_keys(of, &snapshot, &own_keys));
     let known: Vec<OwnKey> = own_keys.iter().cloned().chain(later).collect();
-    let mut keys = Keys {
-        trusted: trusted(&known, &question.keys),
-        earlier: earlier(&own_keys, &question.keys),
-        left_out: BTreeSet::new(),
-    };
+    let mut keys =
+        Keys { trusted: trusted(&known, given), earlier: earlier(&own_keys, given), left_out: BTreeSet::new() };
     let own = checkpoints(&snapshot, &stored, &mut keys, &mut faults);
     let before = faults.count;
     let anchored: Vec<Vec<Claim>> = anchors
@@ -284,7 +290,7 @@ impl Answer {
                 others => format!(" and {others} more"),
             };
             let what = format!(
-                "act {first}{others} of erasing, purging or masking has no end: it is under way, or was killed, and then a `serve` ends it within a \
+                "act {first}{others} of erasing, purging, masking or merging has no end: it is under way, or was killed, and then a `serve` ends it within a \
                  minute; what is removed in its name before that is taken for its own (`gms-recorder access`)"
             );
             self.warnings.push(what);
@@ -352,6 +358,13 @@ fn keys_of(snapshot: &Snapshot, faults: &mut Faults) -> Result<Vec<OwnKey>, Erro
         keys.push(OwnKey { key, is_stated });
     }
     Ok(keys)
+}
+
+/// The archive that keys are of, by their names, if they all are of others than this one.
+fn other_archive<'k>(keys: &'k [PublicKey], archive_id: &str) -> Option<&'k str> {
+    let of = |key: &'k PublicKey| key.name().strip_prefix("gms-recorder/");
+    let is_other = |key| of(key).is_some_and(|of| of != archive_id);
+    keys.first().and_then(of).filter(|_| keys.iter().all(is_other))
 }
 
 /// What follows the keys of a copy in the archive that it was made of. None where that cannot be read, or is another one.

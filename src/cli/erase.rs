@@ -76,8 +76,9 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     if !args.dry_run {
         args.why.reason()?;
     }
-    let targets = targets(&args, &custody)?;
-    anyhow::ensure!(!targets.is_empty(), nothing_found(&args));
+    let (targets, is_nobody) = targets(&args, &custody)?;
+    // That somebody was looked for, and is not there, is an answer that is kept, with its certificate.
+    anyhow::ensure!(!targets.is_empty() || is_nobody && !args.dry_run, nothing_found(&args));
     if args.dry_run {
         return output::to_stdout(args.look, async |output| foretell(&custody, &targets, output)).await;
     }
@@ -96,6 +97,10 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     let mut unerased = 0;
     output::to_stdout(args.look, async |output| {
         let act_id = erase(&args, &custody, &targets, &mut unerased, output)?;
+        if is_nobody && !targets.is_empty() {
+            output.note(&nothing_found(&args))?;
+        }
+        unerased += usize::from(is_nobody);
         let is_clean = custody::clean(&custody, output)?;
         unerased += usize::from(!is_clean);
         let is_signed = custody::sign(&custody, config)?;
@@ -107,6 +112,7 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     custody.close()?;
     match unerased {
         0 => Ok(()),
+        _ if is_nobody && targets.is_empty() => anyhow::bail!("{}", nothing_found(&args)),
         _ => anyhow::bail!("not everything is erased: see above"),
     }
 }
@@ -121,17 +127,20 @@ fn nothing_found(args: &Args) -> String {
     }
 }
 
-fn targets(args: &Args, custody: &Custody) -> anyhow::Result<Vec<Target>> {
+/// And whether a customer was named of whom there is no chat.
+fn targets(args: &Args, custody: &Custody) -> anyhow::Result<(Vec<Target>, bool)> {
     if args.waiting {
-        return Ok(custody.waiting()?.into_iter().map(|waiting| Target::of(waiting.chat_id)).collect());
+        return Ok((custody.waiting()?.into_iter().map(|waiting| Target::of(waiting.chat_id)).collect(), false));
     }
-    let mut chats = args.chats.clone();
+    let (mut chats, mut is_nobody) = (args.chats.clone(), false);
     if let Some(who) = &args.who {
-        chats.extend(custody.chats_of_customer(&customer(who)?)?);
+        let of_customer = custody.chats_of_customer(&customer(who)?)?;
+        is_nobody = of_customer.is_empty();
+        chats.extend(of_customer);
     }
     chats.sort_unstable();
     chats.dedup();
-    Ok(chats.into_iter().map(Target::of).collect())
+    Ok((chats.into_iter().map(Target::of).collect(), is_nobody))
 }
 
 pub(super) fn customer(who: &str) -> Result<Customer, Usage> {
@@ -309,10 +318,12 @@ fn foretell(custody: &Custody, targets: &[Target], output: &mut Output<'_>) -> a
 fn print_waiting(waiting: &[Waiting], clock: &Clock, output: &mut Output<'_>) -> anyhow::Result<()> {
     let names = ["chat_id", "act_id", "held_by", "since", "reason", "who", "case"];
     output.header(&names)?;
-    for Waiting { chat_id, act_id, held_by, at, reason, asked_by, .. } in waiting {
+    for Waiting { chat_id, act_id, held_by, is_released, at, reason, asked_by, .. } in waiting {
+        let released =
+            if *is_released { ", released since (--waiting runs it, unless another one is on it)" } else { "" };
         match output.format {
             Format::Text => output.line(&format!(
-                "{}  since {}, by hold {held_by}; act {act_id}: {}{}",
+                "{}  since {}, by hold {held_by}{released}; act {act_id}: {}{}",
                 shown(chat_id),
                 clock.date_time(*at),
                 shown(reason),

@@ -24,7 +24,8 @@ what is there; they are listed, and the command ends with 1: `unhold` them first
 
 Exit codes:
   0  every row that the rule finds something in is masked, and nothing of it is left in the files
-  1  not so: chats are held, or a reader keeps the old pages for now: run it again then
+  1  not so: chats are held, a reader keeps the old pages for now, or the `serve` that runs does
+     not have the rule: run it again then
   2  wrong usage: there is no such rule";
 
 /// Apply a rule of masking to what is stored, beside a running `serve`: events, variants, attributes, errors, findings.
@@ -78,9 +79,10 @@ pub async fn run(args: Args, config: Config) -> anyhow::Result<()> {
 }
 
 fn mask(args: &Args, custody: Custody, config: &Config, rule: &Masks) -> anyhow::Result<Told> {
+    let serve_lacks_rule = custody.masking_of_serve()?.is_some_and(|masking| !has_rule(&masking, &args.rule, rule));
     if args.dry_run {
         let found = custody.would_mask(rule, &mut progress("rows"))?;
-        return Ok(Told { found, unclean: None });
+        return Ok(Told { found, unclean: None, serve_lacks_rule });
     }
     custody.check_spool()?;
     let actor = actor(args.case.case.as_deref());
@@ -96,17 +98,29 @@ fn mask(args: &Args, custody: Custody, config: &Config, rule: &Masks) -> anyhow:
     };
     custody::sign(&custody, config)?;
     custody.close()?;
-    Ok(Told { found, unclean })
+    Ok(Told { found, unclean, serve_lacks_rule })
 }
+
+/// Whether the `serve` that runs masks by this rule, too.
+fn has_rule(masking: &serde_json::Value, name: &str, rule: &Masks) -> bool {
+    match rule.expression(name) {
+        Some(expression) => masking["rules"][name] == expression,
+        None => masking["cards"] == true,
+    }
+}
+
+const LACKS: &str = "what it is delivered again, or from now on, it keeps as it comes. Give it the rule, start it anew, and run this again";
 
 /// What was done, or would be.
 struct Told {
     found: Remasked,
     /// Why something may be left.
     unclean: Option<String>,
+    /// What is delivered again is kept as it is then.
+    serve_lacks_rule: bool,
 }
 
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "rule",
     "dry_run",
     "rows",
@@ -118,6 +132,7 @@ const NAMES: [&str; 11] = [
     "findings",
     "held",
     "not_clean_yet",
+    "serve_lacks_rule",
 ];
 
 impl Told {
@@ -142,6 +157,7 @@ impl Told {
         ];
         cells.extend(Stored::ALL.map(|what| Cell::from(self.rows(what))));
         cells.extend([output::json_array(&held.collect::<Vec<_>>()), self.unclean.clone().into()]);
+        cells.push(Cell::Json(self.serve_lacks_rule.to_string()));
         output.header(&NAMES)?;
         Ok(output.record(&NAMES, &cells)?)
     }
@@ -159,6 +175,10 @@ impl Told {
         if let Some(why) = &self.unclean {
             labelled(output, "not yet", why)?;
         }
+        if self.serve_lacks_rule {
+            let words = format!("the `serve` that runs has no such rule {}: {LACKS}", args.rule);
+            labelled(output, "serve", &words)?;
+        }
         Ok(())
     }
 
@@ -167,6 +187,7 @@ impl Told {
             let chats = counted(i64::try_from(self.found.held.len())?, "held chat");
             anyhow::bail!("{chats} not masked: `unhold` releases, and then run this again");
         }
+        anyhow::ensure!(!self.serve_lacks_rule, "the `serve` that runs does not mask by this rule: {LACKS}");
         match &self.unclean {
             Some(_) => anyhow::bail!("what was masked may still be in unused space of the files: run this again later"),
             None => Ok(()),

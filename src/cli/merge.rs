@@ -92,7 +92,8 @@ pub async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     };
     output::to_stdout(args.look, async |output| {
         print(&merged, &archive_id, is_signed, output)?;
-        for rule in rules {
+        let came = merged.new + merged.variant + merged.attributes + merged.errors + merged.findings > 0;
+        for rule in rules.into_iter().filter(|_| came) {
             let rule = plain_line(&rule);
             output.note(&format!(
                 "rule {rule} was applied here, not to what came: gms-recorder mask --rule {rule} --dry-run"

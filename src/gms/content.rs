@@ -92,6 +92,16 @@ fn push_length(form: &mut Vec<u8>, length: usize) {
     form.extend_from_slice(&(length as u64).to_le_bytes());
 }
 
+/// Whether a JSON text is another one with stars in the place of some characters, as masking leaves it: each has as many bytes as what
+/// it stands for.
+pub fn is_masked_form_of(masked: &str, original: &str) -> bool {
+    const STARS: [char; 4] = ['*', '\u{66d}', '\u{ff0a}', '\u{1f7b6}'];
+    let is_form = |(masked, original): (char, char)| {
+        masked == original || STARS.contains(&masked) && masked.len_utf8() == original.len_utf8()
+    };
+    masked.len() == original.len() && masked.chars().zip(original.chars()).all(is_form)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -206,5 +216,21 @@ mod tests {
         fn the_value_does(a in json(), b in json()) {
             prop_assert_eq!(digest(&a.to_string()) == digest(&b.to_string()), a == b);
         }
+    }
+
+    #[test]
+    fn a_masked_form_has_stars_and_nothing_else_that_is_new() {
+        let original = r#"{"text":"card 4111 é 12"}"#;
+        for (masked, is_form) in [
+            (r#"{"text":"card **** é **"}"#, true),
+            (r#"{"text":"card **** \u{66d} 12"}"#, false),
+            ("{\"text\":\"card 4111 \u{66d} 12\"}", true),
+            (r#"{"text":"card 4112 é 12"}"#, false),
+            (r#"{"text":"card * é 12"}"#, false),
+            (original, true),
+        ] {
+            assert_eq!(is_masked_form_of(masked, original), is_form, "{masked}");
+        }
+        assert!(!is_masked_form_of(original, r#"{"text":"card **** é **"}"#));
     }
 }

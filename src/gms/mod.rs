@@ -30,7 +30,7 @@ use request::Request;
 use wire::Asked;
 
 pub use bayeux::Dialogue;
-pub use content::{compare, digest};
+pub use content::{compare, digest, is_masked_form_of};
 pub use errors::{ErrorClass, ErrorFormat, Origin};
 pub use route::{Operation, Route, RouteClass};
 

@@ -136,7 +136,7 @@ pub struct Found {
     pub removals: (i64, i64),
     /// Of how many chats rows were masked later.
     pub masked_chats: i64,
-    /// Acts that remove or mask, and have no end.
+    /// Acts that remove, mask or merge, and have no end.
     pub open_acts: Vec<i64>,
     /// Text that was removed may still be in unused space.
     pub is_unclean: bool,

@@ -24,15 +24,15 @@ pub use statement::{Select, Value};
 pub enum Error {
     /// No file.
     #[error(
-        "there is no archive at {}: readers never create one. Name another with --database PATH (`serve` says at its start \
-         where its archive is)", .0.display()
+        "there is no archive at {}: readers never create one. `serve` says at its start where its archive is (--database PATH)",
+        .0.display()
     )]
     Missing(PathBuf),
     /// A file, but no database.
-    #[error("{} is not a SQLite database, so it is no archive. Name another with --database PATH", .0.display())]
+    #[error("{} is not a SQLite database, so it is no archive", .0.display())]
     NotSqlite(PathBuf),
     /// A database, but another program's.
-    #[error("{} is a SQLite database, but not an archive of gms-recorder. Name another with --database PATH", .0.display())]
+    #[error("{} is a SQLite database, but not an archive of gms-recorder", .0.display())]
     NotAnArchive(PathBuf),
     /// SQLite may not or cannot open it.
     #[error(

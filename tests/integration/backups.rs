@@ -462,7 +462,16 @@ async fn another_archive_comes_in_once_and_what_was_erased_on_either_side_does_n
         "{back}"
     );
     assert_eq!(merged(&other, &database)["runs"], 0);
+    // What an act masks on one side is no other content on the other, whichever way it comes.
+    let rules = folder.path().join("rules.toml");
+    std::fs::write(&rules, "[masking.rules]\ngoods = '(?i)monday'\n").expect("the folder is ours");
+    let goods = ["mask", "--rule", "goods", "--reason", "audit", "--config", text(&rules)];
+    done(&goods, &other);
+    let masked = merged(&other, &database);
+    assert_eq!((&masked["new"], &masked["variant"]), (&Value::from(0), &Value::from(0)), "{masked}");
+    assert_eq!(merged(&database, &other)["variant"], 0);
     // What comes from there was not masked by what was applied here.
+    add(&other, 3_300, 30).await;
     done(&["mask", "--rule", "cards", "--reason", "audit"], &database);
     let said = done(&["merge", text(&other)], &database);
     assert!(said.contains("rule cards was applied here, not to what came"), "{said}");

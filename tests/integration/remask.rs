@@ -264,7 +264,8 @@ async fn chats_are_recorded_while_a_large_archive_is_masked() {
     let database = folder.path().join("transcripts.db");
     fill(&database, 6_000).await;
     let simulator = Simulator::start(Config::nodes(1)).await.expect("free ports");
-    let mut server = Server::start(folder.path(), &simulator.addresses(), "");
+    let rule = "[masking.rules]\ngoods = 'par[c]el'\n";
+    let mut server = Server::start(folder.path(), &simulator.addresses(), rule);
     let mut client = Client::new(server.address);
     let chat = Chat::open(&mut client, "nickname=Anna").await;
     let config = rules(folder.path(), "goods = 'par[c]el'");
@@ -283,6 +284,13 @@ async fn chats_are_recorded_while_a_large_archive_is_masked() {
     assert_eq!(code, 0, "{out}{err}");
     assert!(sent > 20, "{sent}");
     assert_eq!(server.metric("gms_recorder_events_delivered_early_total").await, Some(0.0), "{longest:?}");
+    // A rule that the server does not have is applied, and is not all that is needed.
+    let config = rules(folder.path(), "others = 'par[c]els'");
+    let (code, out, err) = mask("others", &config, &database, &[]);
+    assert!(
+        code == 1 && err.contains("does not mask by this rule") && out.contains("has no such rule others"),
+        "{out}{err}"
+    );
     assert!(server.stop().success());
     let mut archive = Archive::open(&database).await;
     let messages = format!("SELECT count(*) FROM events WHERE chat_id = '{}' AND text GLOB 'm[0-9]*'", chat.id);

@@ -388,8 +388,13 @@ async fn a_customer_is_erased_with_a_certificate() {
     assert_eq!(mode & 0o777, 0o600);
     let texts = ["anna.berg@example.com", "my name is Berg", "Anna.Berg"].map(String::from);
     gone(&database, &texts);
-    let (code, _, error) = command(&database, &[&asked[..], &["--certificate", &certificate]].concat());
-    assert!(code == 1 && error.contains("no chat has an attribute"), "{error}");
+    let nothing = folder.path().join("nothing.json").display().to_string();
+    let (code, said, error) = command(&database, &[&asked[..], &["--certificate", &nothing]].concat());
+    assert!(
+        code == 1 && error.contains("no chat has an attribute") && said.contains("it erased nothing"),
+        "{said}{error}"
+    );
+    assert!(std::fs::exists(&nothing).is_ok_and(|exists| exists), "that she is not there is certified");
     // Whoever looks whether she is really gone does not write her down again.
     assert_eq!(command(&database, &["chats", "--who", "anna.berg@example.com"]).0, 0);
     assert_eq!(command(&database, &["search", "anna.berg@example.com", "parcel"]).0, 0);
@@ -1071,7 +1076,7 @@ async fn an_act_that_was_killed_gets_an_end() {
     assert_eq!(other.end_killed().expect("looked"), 0);
     let warnings = sound(&database).warnings;
     assert!(
-        warnings.len() == 1 && warnings[0].contains("act 1 of erasing, purging or masking has no end"),
+        warnings.len() == 1 && warnings[0].contains("act 1 of erasing, purging, masking or merging has no end"),
         "{warnings:?}"
     );
     remove(&killed, first, 2).expect("removed");

@@ -91,7 +91,7 @@ pub enum Table {
     Variants,
     /// Positions that no answer covered.
     Holes,
-    /// What was masked before it was recorded.
+    /// What was masked, before it was recorded or later.
     Maskings,
     /// Files that went through.
     Files,

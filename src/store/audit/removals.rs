@@ -214,7 +214,8 @@ impl Walk<'_> {
             let what = format!("it says that it removed {told} rows, and {found} are said to be removed by it");
             self.found.faults.add(format!("acts, id {id}"), what);
         }
-        let sql = "SELECT id FROM acts WHERE kind IN ('erase', 'purge', 'mask') AND ended_at IS NULL ORDER BY id";
+        let sql =
+            "SELECT id FROM acts WHERE kind IN ('erase', 'purge', 'mask', 'merge') AND ended_at IS NULL ORDER BY id";
         let mut select = self.connection.prepare(sql)?;
         self.found.open_acts = select.query_map((), |row| row.get(0))?.collect::<Result<_, _>>()?;
         Ok(())

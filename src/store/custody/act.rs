@@ -38,9 +38,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether rows that were recorded are removed or masked by it.
-    fn takes_away(self) -> bool {
-        matches!(self, Self::Erase | Self::Purge | Self::Mask)
+    /// Whether rows are changed, removed or brought by it, in many transactions.
+    fn is_long(self) -> bool {
+        matches!(self, Self::Erase | Self::Purge | Self::Mask | Self::Merge)
     }
 
     /// As acts name it.
@@ -88,26 +88,32 @@ pub struct Act<'a> {
 }
 
 impl Custody {
-    /// Notes what is about to be done. Its number. What removes or masks is known to be under way until this custody ends.
+    /// Notes what is about to be done. Its number.
     ///
     /// # Errors
     /// As writing goes wrong.
     pub fn begin(&self, act: &Act<'_>) -> Result<i64, Error> {
-        if act.kind.takes_away() && self.at_work.get().is_none() {
-            self.end_killed()?;
-            self.set_to_work();
-        }
+        self.prepare(act.kind)?;
         self.change(|pack| begin(&self.connection, pack, act))
     }
 
-    /// Where nobody removes or masks anything just now, acts of that without an end were killed, and get one: without the number of
+    /// What is long is known to be under way until this custody ends, and what was of others is ended before.
+    pub(super) fn prepare(&self, kind: Kind) -> Result<(), Error> {
+        if kind.is_long() && self.at_work.get().is_none() {
+            self.end_killed()?;
+            self.set_to_work();
+        }
+        Ok(())
+    }
+
+    /// Where nobody removes, masks or merges anything just now, acts of that without an end were killed, and get one: without the number of
     /// rows, which whoever was to count them has not told. How many.
     ///
     /// # Errors
     /// As writing goes wrong.
     pub fn end_killed(&self) -> Result<i64, Error> {
         let sql = "SELECT id, coalesce((SELECT max(e.at) FROM erasures e WHERE e.act_id = a.id), at) FROM acts a
-            WHERE ended_at IS NULL AND kind IN ('erase', 'purge', 'mask')";
+            WHERE ended_at IS NULL AND kind IN ('erase', 'purge', 'mask', 'merge')";
         let mut select = self.connection.prepare_cached(sql)?;
         if !select.exists(())? {
             return Ok(0);

@@ -152,6 +152,7 @@ impl Custody {
             return Err(Error::new(ErrorKind::Other, what));
         }
         let all = other.count("SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM api_errors)")?;
+        self.prepare(act.kind)?;
         let mut merge = Merge::begin(self, other, act, masks)?;
         merge.tombstones()?;
         let mut seen = 0;
@@ -588,8 +589,16 @@ impl<'m> Merge<'m> {
             self.ours.prepare_cached(sql)?.query_row(params![chat_id, index], |row| row.get(0)).optional()?;
         // A variant of an event that is neither here nor there: erased here.
         let Some(stored) = stored else { return Ok(()) };
+        // What an act has masked on one side only is the same on both.
+        let mut maskings = maskings.peekable();
+        let is_masked = maskings.peek().is_some() || self.is_masked_here(chat_id, index)?;
+        let is_form = |stored: &str| {
+            let new = &content.raw;
+            is_masked && (gms::is_masked_form_of(stored, new) || gms::is_masked_form_of(new, stored))
+        };
         let kind = match self.compare(&stored, &content.raw) {
             Comparison::Equal => None,
+            _ if is_form(&stored) => None,
             Comparison::Changed => Some("changed"),
             Comparison::Extended => Some("extended"),
         };
@@ -601,7 +610,8 @@ impl<'m> Merge<'m> {
         let mut select = self.ours.prepare_cached(sql)?;
         let known = select.query_map(params![chat_id, index, VARIANTS_COMPARED_MAX], |row| row.get::<_, String>(0))?;
         for known in known {
-            if self.compare(&known?, &content.raw) == Comparison::Equal {
+            let known = known?;
+            if is_form(&known) || self.compare(&known, &content.raw) == Comparison::Equal {
                 self.merged.duplicate += 1;
                 return Ok(());
             }
@@ -636,6 +646,12 @@ impl<'m> Merge<'m> {
             Comparison::Equal => Comparison::Equal,
             _ => compare(self.masks, stored, &self.masks.again(new)),
         }
+    }
+
+    /// Whether anything of an event was masked here.
+    fn is_masked_here(&self, chat_id: &str, index: i64) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM maskings WHERE chat_id = ? AND event_index = ?";
+        Ok(self.ours.prepare_cached(sql)?.exists(params![chat_id, index])?)
     }
 
     /// One row a change, in the order of time: what is known at the time is none.

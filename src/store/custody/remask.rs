@@ -89,6 +89,25 @@ impl Custody {
         Ok(rules.collect::<Result<_, _>>()?)
     }
 
+    /// What the `serve` that runs masks by, as `runs.settings` has it. None where none runs.
+    ///
+    /// # Errors
+    /// As reading goes wrong.
+    pub fn masking_of_serve(&self) -> Result<Option<serde_json::Value>, Error> {
+        if !self.is_served {
+            return Ok(None);
+        }
+        let has_merges = "SELECT 1 FROM sqlite_schema WHERE name = 'merged_rows'";
+        let is_own = match self.connection.prepare(has_merges)?.exists(())? {
+            true => "run_id NOT IN (SELECT id FROM merged_rows WHERE form = 9)",
+            false => "1",
+        };
+        let sql =
+            format!("SELECT json_extract(settings, '$.masking') FROM runs WHERE {is_own} ORDER BY run_id DESC LIMIT 1");
+        let masking: Option<Option<String>> = self.connection.query_row(&sql, (), |row| row.get(0)).optional()?;
+        Ok(masking.flatten().and_then(|masking| serde_json::from_str(&masking).ok()))
+    }
+
     /// How many rows [`Custody::mask`] would change, and which chats it would leave.
     ///
     /// # Errors

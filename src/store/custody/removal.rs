@@ -92,6 +92,8 @@ pub struct Waiting {
     pub act_id: i64,
     /// The hold that was in the way.
     pub held_by: i64,
+    /// That one is released: another one may be in the way now.
+    pub is_released: bool,
     /// Since when.
     pub at: i64,
     /// Why it was asked for.
@@ -268,7 +270,8 @@ impl Snapshot {
 
 fn waiting(connection: &Connection) -> Result<Vec<Waiting>, Error> {
     let sql = format!(
-        "SELECT w.id, w.chat_id, w.act_id, w.held_by, w.at, coalesce(a.reason, ''), {} FROM waiting_erasures w
+        "SELECT w.id, w.chat_id, w.act_id, w.held_by, w.at, coalesce(a.reason, ''),
+            NOT EXISTS (SELECT 1 FROM holds h WHERE h.id = w.held_by AND h.released_at IS NULL), {} FROM waiting_erasures w
          LEFT JOIN acts a ON a.id = w.act_id WHERE w.done_by IS NULL ORDER BY w.id",
         Asker::columns("a")
     );
@@ -276,7 +279,8 @@ fn waiting(connection: &Connection) -> Result<Vec<Waiting>, Error> {
     let waiting = select.query_map((), |row| {
         let (id, chat_id, act_id) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let (held_by, at, reason) = (row.get(3)?, row.get(4)?, row.get(5)?);
-        Ok(Waiting { id, chat_id, act_id, held_by, at, reason, asked_by: Asker::read(row, 6)? })
+        let is_released = row.get(6)?;
+        Ok(Waiting { id, chat_id, act_id, held_by, is_released, at, reason, asked_by: Asker::read(row, 7)? })
     })?;
     Ok(waiting.collect::<Result<_, _>>()?)
 }

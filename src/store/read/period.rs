@@ -350,7 +350,7 @@ impl Archive {
         Ok(sqlx::query_as(sql).bind(span.from).bind(span.until).fetch_all(&mut self.connection).await?)
     }
 
-    /// Maskings of what was recorded in a span, by rule.
+    /// Maskings of what was recorded in a span, by rule; those of `mask`, later, are among the removals.
     ///
     /// # Errors
     /// As SQLite.
@@ -358,8 +358,8 @@ impl Archive {
         if !self.has("maskings").await? {
             return Ok(Vec::new());
         }
-        let sql = "SELECT rule AS what, count(*) AS count FROM maskings WHERE recorded_at >= ? AND recorded_at < ?
-            GROUP BY rule ORDER BY 2 DESC, 1";
+        let sql = "SELECT rule AS what, count(*) AS count FROM maskings
+            WHERE recorded_at >= ? AND recorded_at < ? AND run_id > 0 GROUP BY rule ORDER BY 2 DESC, 1";
         Ok(sqlx::query_as(sql).bind(span.from).bind(span.until).fetch_all(&mut self.connection).await?)
     }
 
