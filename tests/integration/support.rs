@@ -523,13 +523,16 @@ impl Chat {
 
     /// Does an operation until it is answered with statusCode 0.
     pub async fn insist(&self, client: &mut Client, operation: &str, form: &str) -> Value {
+        let mut last = String::new();
         for _ in 0..300 {
             match self.act(client, operation, form).await {
                 Ok(reply) if reply.status == StatusCode::OK && reply.json()["statusCode"] == 0 => return reply.json(),
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                Ok(reply) => last = format!("{} {}", reply.status, String::from_utf8_lossy(&reply.body)),
+                Err(error) => last = error,
             }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("{operation} of {} never succeeded", self.id);
+        panic!("{operation} of {} never succeeded; at last: {last}", self.id);
     }
 }
 

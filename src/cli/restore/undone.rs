@@ -54,10 +54,17 @@ pub(super) fn commands(undone: &Undone, place: &Place<'_>) -> Vec<String> {
         let reason = option("reason", reason.as_deref().unwrap_or("again, after a restore"));
         case_ref.as_ref().map_or(reason.clone(), |case_ref| format!("{reason}{}", option("case", case_ref)))
     };
-    let again = why(&None, &None);
-    let erase = |chats: &[String]| {
-        let chats: String = chats.iter().map(|chat_id| option("chat", chat_id)).collect();
-        format!("gms-recorder erase{chats}{again}{ends}")
+    // One command for all that was asked for with the same words.
+    let erase = |chats: &[Done<String>]| {
+        let mut asked: Vec<(String, String)> = Vec::new();
+        for Done { what, reason, case_ref } in chats {
+            let (chat, why) = (option("chat", what), why(reason, case_ref));
+            match asked.iter_mut().find(|(_, words)| *words == why) {
+                Some((chats, _)) => chats.push_str(&chat),
+                None => asked.push((chat, why)),
+            }
+        }
+        asked.into_iter().map(|(chats, why)| format!("gms-recorder erase{chats}{why}{ends}")).collect::<Vec<_>>()
     };
     let mut commands: Vec<String> = Vec::new();
     let kept = path("database", place.kept);
@@ -90,16 +97,16 @@ pub(super) fn commands(undone: &Undone, place: &Place<'_>) -> Vec<String> {
         commands.push(format!("gms-recorder mask{}{}{ends}", option("rule", what), why(reason, case_ref)));
     }
     if !undone.waiting.is_empty() {
-        commands.push(erase(&undone.waiting)); // what is held waits again
+        commands.extend(erase(&undone.waiting)); // what is held waits again
     }
     if let Some(from) = undone.erased_from {
-        commands.push(match usize::try_from(undone.erased) == Ok(undone.chats.len()) {
-            true => erase(&undone.chats),
+        match usize::try_from(undone.erased) == Ok(undone.chats.len()) {
+            true => commands.extend(erase(&undone.chats)),
             false => {
                 let sql = format!("SELECT DISTINCT chat_id FROM erasures WHERE how = 'erased' AND id >= {from}");
-                format!("gms-recorder sql {}{kept}", word(&sql))
+                commands.push(format!("gms-recorder sql {}{kept}", word(&sql)));
             }
-        });
+        }
     }
     if undone.purged > 0 {
         commands.push(format!("gms-recorder purge{ends}"));
@@ -134,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_is_too_much_to_name_is_listed_from_the_kept_archive() {
-        let chats = vec!["a".into(), "it's".into()];
+        let chats = ["a", "it's"].map(|what| Done { what: what.into(), reason: None, case_ref: None }).into();
         let few = Undone { erased: 2, purged: 1, chats, erased_from: Some(7), ..Undone::default() };
         let wanted = r"gms-recorder erase --chat=a --chat='it'\''s' --reason='again, after a restore' --database=/a.db";
         assert_eq!(told(&few, None), [wanted, "gms-recorder purge --database=/a.db"]);
@@ -155,7 +162,11 @@ mod tests {
         let undone = Undone {
             holds: vec![hold],
             released: vec![released],
-            waiting: vec!["v".into(), "w".into()],
+            waiting: vec![
+                Done { what: "v".into(), reason: Some("Art. 17".into()), case_ref: Some("4711".into()) },
+                Done { what: "w".into(), reason: None, case_ref: None },
+                Done { what: "x".into(), reason: Some("Art. 17".into()), case_ref: Some("4711".into()) },
+            ],
             held: vec!["w".into()],
             masked: vec![masked],
             ..Undone::default()
@@ -168,7 +179,8 @@ mod tests {
             format!("gms-recorder hold --chat=w --reason='it was on hold before the restore' {ends}"),
             format!("gms-recorder unhold 7 --reason=-settled --case='L 12' {ends}"),
             format!("gms-recorder mask --rule=account {again} {ends}"),
-            format!("gms-recorder erase --chat=v --chat=w {again} {ends}"),
+            format!("gms-recorder erase --chat=v --chat=x --reason='Art. 17' --case=4711 {ends}"),
+            format!("gms-recorder erase --chat=w {again} {ends}"),
         ];
         assert_eq!(told, wanted);
         // What cannot be shown is not made something else, and nothing that it may hold is removed.
@@ -176,7 +188,7 @@ mod tests {
         odd.holds[0].reason = "\u{1b}[2J".into();
         let told = self::told(&odd, None);
         assert!(told.len() == 1 && told[0].starts_with("echo ") && is_printable(&told[0]), "{told:?}");
-        let said = "1 rule applied by `mask`, 1 hold set, 1 hold released, 2 erasures put off by a hold after";
+        let said = "1 rule applied by `mask`, 1 hold set, 1 hold released, 3 erasures put off by a hold after";
         assert!(in_words(&undone).is_some_and(|words| words.starts_with(said)));
     }
 }

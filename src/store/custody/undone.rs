@@ -29,8 +29,8 @@ pub struct Undone {
     pub erased: i64,
     /// The same, of those that the schedule removed.
     pub purged: i64,
-    /// The first of those that were erased.
-    pub chats: Vec<String>,
+    /// The first of those that were erased, with what it was asked for with.
+    pub chats: Vec<Done<String>>,
     /// The least number in `erasures` of those that were erased.
     pub erased_from: Option<i64>,
     /// Holds in force.
@@ -38,8 +38,8 @@ pub struct Undone {
     /// Holds, by their numbers, that are in force in the backup only.
     pub released: Vec<Done<i64>>,
     /// Chats whose erasure waits for a hold.
-    pub waiting: Vec<String>,
-    /// Those of them that are on hold, as far as that can be told.
+    pub waiting: Vec<Done<String>>,
+    /// Those of them that are on hold otherwise than by their own ids, as far as that can be told.
     pub held: Vec<String>,
     /// Rules that were applied to what was stored.
     pub masked: Vec<Done<String>>,
@@ -92,32 +92,39 @@ impl Undone {
             false => backup.prepare("SELECT 1 WHERE ? IS NULL")?,
         };
         let in_force = InForce::read(former);
-        let mut select = former.prepare("SELECT DISTINCT chat_id FROM waiting_erasures WHERE done_by IS NULL")?;
-        for chat_id in select.query_map((), |row| row.get::<_, String>(0))? {
-            let chat_id = chat_id?;
-            if waits.exists([&chat_id])? {
+        // By its own id it is on hold again with that hold.
+        let mut by_id = former.prepare("SELECT 1 FROM holds WHERE chat_id = ? AND released_at IS NULL")?;
+        let sql = "SELECT w.chat_id, a.reason, a.case_ref FROM waiting_erasures w LEFT JOIN acts a ON a.id = w.act_id
+            WHERE w.done_by IS NULL GROUP BY w.chat_id ORDER BY min(w.id)";
+        let mut select = former.prepare(sql)?;
+        let words =
+            |row: &Row<'_>| Ok(Done { what: row.get::<_, String>(0)?, reason: row.get(1)?, case_ref: row.get(2)? });
+        for waiting in select.query_map((), words)? {
+            let waiting = waiting?;
+            let chat_id: &String = &waiting.what;
+            if waits.exists([chat_id])? {
                 continue;
             }
             let is_held = match &in_force {
-                Ok(in_force) => in_force.on(former, &chat_id)?.is_some(),
+                Ok(in_force) => in_force.on(former, chat_id)?.is_some(),
                 Err(_) => true, // a query of a hold fails
             };
-            if is_held {
+            if is_held && !by_id.exists([chat_id])? {
                 self.held.push(chat_id.clone());
             }
-            self.waiting.push(chat_id);
+            self.waiting.push(waiting);
         }
         Ok(())
     }
 
-    /// Those that had an end, once each, in the order of the last time.
+    /// Those that found something, once each, in the order of the last time.
     fn find_maskings(&mut self, former: &Connection, backup: &Connection) -> Result<(), Error> {
         let mut is_known = match has_acts(backup)? {
             true => backup.prepare("SELECT 1 FROM acts WHERE id = ? AND at = ? AND ended_at IS NOT NULL")?,
             false => backup.prepare("SELECT 1 WHERE ? IS NULL AND ?")?,
         };
         let sql = "SELECT id, at, json_extract(asked, '$.rule'), reason, case_ref FROM acts
-            WHERE kind = 'mask' AND ended_at IS NOT NULL AND found > 0 ORDER BY id";
+            WHERE kind = 'mask' AND coalesce(found, (SELECT count(*) FROM erasures e WHERE e.act_id = acts.id)) > 0 ORDER BY id";
         let mut select = former.prepare(sql)?;
         let mut rows = select.query(())?;
         while let Some(row) = rows.next()? {
@@ -139,8 +146,11 @@ impl Undone {
         };
         let sql = format!("SELECT 1 FROM chats WHERE chat_id = ?1 AND NOT ({is_known})");
         let mut comes_back = backup.prepare(&sql)?;
-        let sql = "SELECT chat_id, how, at, id FROM erasures
-            WHERE chat_id IS NOT NULL AND how IN ('erased', 'purged') ORDER BY chat_id, id";
+        // Of one that had waited, why it was asked for at first.
+        let sql = "SELECT e.chat_id, e.how, e.at, e.id, a.reason, a.case_ref FROM erasures e
+            LEFT JOIN waiting_erasures w ON w.chat_id = e.chat_id AND w.done_by = e.act_id
+            LEFT JOIN acts a ON a.id = coalesce(w.act_id, e.act_id)
+            WHERE e.chat_id IS NOT NULL AND e.how IN ('erased', 'purged') ORDER BY e.chat_id, e.id, w.id";
         let mut select = former.prepare(sql)?;
         let (mut rows, mut last) = (select.query(())?, None);
         while let Some(row) = rows.next()? {
@@ -149,7 +159,10 @@ impl Undone {
                 continue;
             }
             match how.as_str() {
-                "erased" => self.add_erased(&chat_id, row.get(3)?),
+                "erased" => {
+                    let done = Done { what: chat_id.clone(), reason: row.get(4)?, case_ref: row.get(5)? };
+                    self.add_erased(done, row.get(3)?);
+                }
                 _ => self.purged += 1,
             }
             last = Some(chat_id);
@@ -157,11 +170,11 @@ impl Undone {
         Ok(())
     }
 
-    fn add_erased(&mut self, chat_id: &str, number: i64) {
+    fn add_erased(&mut self, done: Done<String>, number: i64) {
         self.erased += 1;
         self.erased_from = Some(self.erased_from.map_or(number, |least| least.min(number)));
         if self.chats.len() < CHATS_TOLD {
-            self.chats.push(chat_id.to_owned());
+            self.chats.push(done);
         }
     }
 
