@@ -46,10 +46,16 @@ impl Keep {
         let years = text.strip_suffix('y').and_then(|years| years.trim().parse::<u32>().ok());
         let length = years.map(|years| YEAR * years).or_else(|| units::parse_duration(text).ok());
         match length.filter(|length| !length.is_zero()) {
-            Some(length) if length < SHORTEST => Err(format!(
-                "\"{text}\" is not a time to keep chats for: it is less than a day, and the shortest is \"1d\"; `m` are minutes, and \
-                 months are written in days, such as \"180d\""
-            )),
+            Some(length) if length < SHORTEST => {
+                let months = if text.ends_with('m') {
+                    "; `m` are minutes, and months are written in days, such as \"180d\""
+                } else {
+                    ""
+                };
+                Err(format!(
+                    "\"{text}\" is not a time to keep chats for: it is less than a day, and the shortest is \"1d\"{months}"
+                ))
+            }
             Some(length) => Ok(Self(Some(length))),
             None => Err(format!("\"{text}\" is not a time to keep chats for, such as \"7y\", \"90d\" or \"forever\"")),
         }

@@ -191,7 +191,21 @@ impl Words<'_> {
                     format!("All {} of the period that are in the archive have", many(chats.seen, "chat"))
                 };
                 let removed = removed.as_ref().map_or(String::new(), |removed| format!("; {removed}"));
-                said.push(remark(Tone::Good, format!("{all} no hole: whole, {what}{removed}.")));
+                let but: Vec<String> = [
+                    (chats.open > 0).then(|| format!("{} still open", grouped(chats.open))),
+                    (chats.incomplete > 0)
+                        .then(|| format!("of {} nothing was seen but errors", grouped(chats.incomplete))),
+                ]
+                .into_iter()
+                .flatten()
+                .collect();
+                said.push(match but.is_empty() {
+                    true => remark(Tone::Good, format!("{all} no hole: whole, {what}{removed}.")),
+                    false => {
+                        let but = but.join(", ");
+                        remark(Tone::Good, format!("{all} no hole in what was seen, {what} ({but}){removed}."))
+                    }
+                });
             }
             _ => {}
         }

@@ -37,7 +37,7 @@ impl Customer {
             _ => (None, text),
         };
         let value = value.trim();
-        (!value.is_empty()).then(|| Self { name, value: value.to_owned() })
+        (!value.trim_matches('=').is_empty()).then(|| Self { name, value: value.to_owned() })
     }
 
     fn is(&self, name: &str, value: &str) -> bool {
@@ -290,7 +290,7 @@ impl InForce {
                 Scope::Query(query) => {
                     let held = chats_of(connection, &query).map_err(|error| {
                         let what = format!(
-                            "hold {}: {}; nothing is removed while it is not known what is held",
+                            "hold {0}: {1}; nothing is removed or masked while it is not known what is held (`unhold {0}` releases it)",
                             hold.id, error.message
                         );
                         Error::new(error.kind, what)
