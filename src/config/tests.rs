@@ -183,9 +183,10 @@ fn flags_replace_whole_lists() {
 
 #[test]
 fn a_schedule_that_is_too_short_is_told_with_the_shortest() {
-    let why = "\"12h\" is not a time to keep chats for: it is less than a day, and the shortest is \"1d\"; `m` are minutes, and \
-               months are written in days, such as \"180d\"";
+    let why = "\"12h\" is not a time to keep chats for: it is less than a day, and the shortest is \"1d\"";
     check("[retention]\nkeep = '12h'", &[&format!("test.toml:2: retention.keep: {why}")]);
+    let months = why.replace("12h", "6m") + "; `m` are minutes, and months are written in days, such as \"180d\"";
+    check("[retention]\nkeep = '6m'", &[&format!("test.toml:2: retention.keep: {months}")]);
     let services = "[retention.services]\nnews = '12h'";
     let said = load(services, &[("GMS_RECORDER_UPSTREAM", "http://gms")], &Flags::default()).expect_err(services);
     assert!(said.contains(why) && !said.contains("wanted is"), "{said}");
