@@ -31,7 +31,7 @@ impl Indexer {
     /// # Errors
     /// Where the thread cannot be started.
     pub fn start(path: PathBuf, recorder: Arc<Recorder>) -> std::io::Result<Self> {
-        Background::start("indexer", move |turns| Indexing { path, recorder, custody: None }.run(&turns)).map(Self)
+        Background::start("indexer", move |turns| Indexing { path, recorder }.run(&turns)).map(Self)
     }
 
     /// Ends it within a transaction's time.
@@ -43,12 +43,10 @@ impl Indexer {
 struct Indexing {
     path: PathBuf,
     recorder: Arc<Recorder>,
-    /// Kept from one look to the next.
-    custody: Option<Custody>,
 }
 
 impl Indexing {
-    fn run(mut self, turns: &Turns) {
+    fn run(self, turns: &Turns) {
         let mut pause = INTERVAL;
         while turns.next(pause) {
             pause = INTERVAL;
@@ -57,7 +55,6 @@ impl Indexing {
             }
             match self.look(turns) {
                 Err(error) if error.kind != ErrorKind::Busy && !turns.is_over() => {
-                    self.custody = None;
                     pause = PATIENCE;
                     self.say_trouble(&error);
                 }
@@ -66,12 +63,11 @@ impl Indexing {
         }
     }
 
-    fn look(&mut self, turns: &Turns) -> Result<(), Error> {
+    /// Opens the archive for this look alone. Where another file has taken its place, a connection to the former one would share the
+    /// files beside it with the writer's, and closing it would drop the locks of that (sqlite.org/howtocorrupt.html, section 2.2).
+    fn look(&self, turns: &Turns) -> Result<(), Error> {
         let metrics = &self.recorder.metrics;
-        if self.custody.as_ref().is_none_or(|custody| custody.has_moved()) {
-            self.custody = Some(Custody::open_to_index(&self.path)?.until(turns.stop.clone()));
-        }
-        let Some(custody) = &self.custody else { return Ok(()) };
+        let custody = Custody::open_to_index(&self.path)?.until(turns.stop.clone());
         metrics.search_rows_behind.set(custody.rows_behind()?.cast_signed());
         let (mut told, mut rows) = (Instant::now(), 0);
         while let Step::Going(looked_at) = custody.index()? {
