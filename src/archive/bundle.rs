@@ -287,8 +287,8 @@ fn statement(snapshot: &Snapshot, bundled: &Bundled, statuses: &Statuses) -> Res
     words += &format!(
         "\nEvents: {}. A position that was covered and has no event was hidden by GMS from these clients (chats.csv, hidden).\n\
          \"Complete\" means: as delivered to the clients behind the recorder. What was masked, before it was recorded or\n\
-         later by an act, is in maskings.csv, what was erased or purged in removals.csv; of what was removed only chat ids, services, times and\n\
-         reasons are known, so that an export by customer or party cannot tell of it.\n\n\
+         later by an act, is in maskings.csv, what was erased or purged in removals.csv; of what was removed only chat\n\
+         ids, services, times and reasons are known, so that an export by customer or party cannot tell of it.\n\n\
          {proved} rows are proved by checkpoint {} of {}; {unproved} rows are newer than it, and nothing vouches for these yet.\n",
         tally.of(Table::Events),
         checkpoint.number,

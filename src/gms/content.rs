@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::Comparison;
 use super::json::{Decimal, Kind, Tape, Value};
+use super::mask::STARS;
 use crate::chat::ContentDigest;
 
 /// Members whose change makes a variant `changed`; any other only extends the event.
@@ -95,9 +96,9 @@ fn push_length(form: &mut Vec<u8>, length: usize) {
 /// Whether a JSON text is another one with stars in the place of some characters, as masking leaves it: each has as many bytes as what
 /// it stands for.
 pub fn is_masked_form_of(masked: &str, original: &str) -> bool {
-    const STARS: [char; 4] = ['*', '\u{66d}', '\u{ff0a}', '\u{1f7b6}'];
+    let is_star = |char: char| STARS.iter().any(|star| star.starts_with(char));
     let is_form = |(masked, original): (char, char)| {
-        masked == original || STARS.contains(&masked) && masked.len_utf8() == original.len_utf8()
+        masked == original || is_star(masked) && masked.len_utf8() == original.len_utf8()
     };
     masked.len() == original.len() && masked.chars().zip(original.chars()).all(is_form)
 }

@@ -576,9 +576,11 @@ fn star_each(written: &mut [u8], place: &Range<usize>, view: Option<&View>) {
     places.into_iter().for_each(|place| star(&mut written[place]));
 }
 
+/// Stars of one to four bytes.
+pub(super) const STARS: [&str; 4] = ["*", "\u{66d}", "\u{ff0a}", "\u{1f7b6}"];
+
 /// Puts a star of as many bytes in the place of one character, however it is written.
 fn star(written: &mut [u8]) {
-    const STARS: [&str; 4] = ["*", "\u{66d}", "\u{ff0a}", "\u{1f7b6}"];
     let length = written.len();
     let escaped = match (&*written, length) {
         ([b'\\', b'u', ..], 6) => br"\u002a".to_vec(),

@@ -97,8 +97,8 @@ impl Walk<'_> {
     /// tables hold deceives whoever reads by it. Others beside them are nobody's fault, but for views.
     pub(super) fn check_definitions(&mut self) -> Result<(), Error> {
         let applied = self.applied()?;
-        let unknown = applied.iter().find(|version| MIGRATIONS.iter().all(|(ours, ..)| ours != *version));
-        if let Some(version) = unknown.filter(|version| **version > 0) {
+        let is_unknown = |version: &&i64| **version > 0 && MIGRATIONS.iter().all(|(ours, ..)| ours != *version);
+        if let Some(version) = applied.iter().find(is_unknown) {
             if self.has_newer_run()? {
                 self.found.has_unknown_views = true;
                 return Ok(());
@@ -111,7 +111,7 @@ impl Walk<'_> {
         let of_then = MIGRATIONS.iter().filter(|(version, ..)| applied.contains(version));
         model.execute_batch(&of_then.map(|(_, _, sql)| *sql).collect::<String>())?;
         let (found, wanted) = (definitions(self.connection)?, definitions(&model)?);
-        // By whatever name they are read: of the newest release, too.
+        // What has the name of one of ours, and is of another kind, is read in its place.
         let wanted_names: BTreeSet<&String> = wanted.keys().map(|(_, name)| name).collect();
         // Indexes on our tables, by whomever.
         let ours = |table: &str| wanted.keys().any(|(kind, name)| kind == "table" && name.eq_ignore_ascii_case(table));

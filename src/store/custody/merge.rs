@@ -589,6 +589,11 @@ impl<'m> Merge<'m> {
             self.ours.prepare_cached(sql)?.query_row(params![chat_id, index], |row| row.get(0)).optional()?;
         // A variant of an event that is neither here nor there: erased here.
         let Some(stored) = stored else { return Ok(()) };
+        let comparison = self.compare(&stored, &content.raw);
+        if comparison == Comparison::Equal {
+            self.merged.duplicate += 1;
+            return Ok(());
+        }
         // What an act has masked on one side only is the same on both.
         let mut maskings = maskings.peekable();
         let is_masked = maskings.peek().is_some() || self.is_masked_here(chat_id, index)?;
@@ -596,16 +601,11 @@ impl<'m> Merge<'m> {
             let new = &content.raw;
             is_masked && (gms::is_masked_form_of(stored, new) || gms::is_masked_form_of(new, stored))
         };
-        let kind = match self.compare(&stored, &content.raw) {
-            Comparison::Equal => None,
-            _ if is_form(&stored) => None,
-            Comparison::Changed => Some("changed"),
-            Comparison::Extended => Some("extended"),
-        };
-        let Some(kind) = kind else {
+        if is_form(&stored) {
             self.merged.duplicate += 1;
             return Ok(());
-        };
+        }
+        let kind = if comparison == Comparison::Extended { "extended" } else { "changed" };
         let sql = "SELECT raw FROM event_variants WHERE chat_id = ? AND event_index = ? LIMIT ?";
         let mut select = self.ours.prepare_cached(sql)?;
         let known = select.query_map(params![chat_id, index, VARIANTS_COMPARED_MAX], |row| row.get::<_, String>(0))?;
