@@ -187,6 +187,11 @@ impl Ended {
             Self::WithError => "chat_ended_with_error",
         }
     }
+
+    /// [`Ended::as_str`] read back.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Normally, Self::WithError].into_iter().find(|how| how.as_str() == text)
+    }
 }
 
 /// A name and a value known of a chat.

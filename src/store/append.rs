@@ -3,109 +3,33 @@
 //! Every row is a statement of its own that SQLite keeps prepared, on the writer's thread: no text of SQL is built, nothing is
 //! copied but by SQLite itself, and the count of changes says at once whether a key was taken.
 
+mod memory;
+
 use std::borrow::Cow;
 use std::collections::hash_map::Entry as Slot;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};
 
 use super::entry::{Appended, ChatRecord, Entry, ErrorRecord, FileTransfer, Mark, Outage, Tally};
-use super::seal::{self, KeyValue, Pack, SEEN_STEP_MS};
+use super::seal::destroyed::Located;
+use super::seal::{self, KeyValue, Pack};
 use super::{Error, ErrorKind, Store};
 use crate::chat::{ChatId, ContentDigest, Covered, Masking, TranscriptEvent};
 use crate::gms::mask::Masks;
-use crate::gms::{self, Comparison, Ended, Finding};
+use crate::gms::{self, Comparison, Finding};
+use memory::{ChatRow, Extent, Fold, Fresh, Known, below, say_altered};
+
+pub(super) use memory::Memory;
 
 /// Identical errors within this time fold into one row (R11), in milliseconds.
 const FOLD_MS: i64 = 60_000;
 
 /// Variants of one event that another is held against, where the rules of masking may have changed since.
 pub(super) const VARIANTS_COMPARED_MAX: i64 = 100;
-
-/// Chats and errors remembered between batches; what is forgotten costs a row more, never a row less.
-const MEMORY_MAX: usize = 50_000;
-
-/// What was committed lately and helps the next batch to fewer rows. Only what is committed is ever in it, but for the
-/// rows that are put off.
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    chats: HashMap<ChatId, Known>,
-    folds: HashMap<u64, Fold>,
-    /// Rows of chats that are in the file, and say less there than is known by now (R4: lazy).
-    put_off: HashMap<ChatId, ChatRow>,
-    /// The newest erasure that all this knows of.
-    last_erasure: i64,
-}
-
-/// What is in the file of a chat.
-#[derive(Debug, Clone, Default)]
-struct Known {
-    /// As it was last written: the row says that, or more.
-    row: Option<ChatRow>,
-    extent: Option<Extent>,
-    /// Its events below this index were erased or purged (`erasures.below`).
-    below: Option<i64>,
-}
-
-/// The coverage row of a chat that grows.
-#[derive(Debug, Clone)]
-struct Extent {
-    covered: Covered,
-    node: Arc<str>,
-}
-
-/// The error row that identical errors fold into.
-#[derive(Debug, Clone, Copy)]
-struct Fold {
-    id: i64,
-    observed_at: i64,
-}
-
-/// What is known of a chat, for its row.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct ChatRow {
-    service: Option<String>,
-    first_seen_at: i64,
-    last_seen_at: i64,
-    ended: Option<(i64, Ended)>,
-    next_position: Option<i64>,
-    is_async: bool,
-    highest_index: Option<i64>,
-}
-
-impl ChatRow {
-    fn of(entry: &Entry, chat: &ChatRecord) -> Self {
-        Self {
-            service: chat.service.clone(),
-            first_seen_at: entry.at,
-            last_seen_at: entry.at,
-            ended: chat.ended.map(|how| (entry.at, how)),
-            next_position: chat.next_position,
-            is_async: chat.is_async,
-            highest_index: chat.events.iter().map(|event| event.index.get()).max().max(chat.highest_index),
-        }
-    }
-
-    /// Takes over what a later answer said.
-    fn absorb(&mut self, later: Self) {
-        self.service = self.service.take().or(later.service);
-        self.first_seen_at = self.first_seen_at.min(later.first_seen_at);
-        self.last_seen_at = self.last_seen_at.max(later.last_seen_at);
-        self.ended = self.ended.or(later.ended);
-        self.next_position = self.next_position.max(later.next_position);
-        self.is_async |= later.is_async;
-        self.highest_index = self.highest_index.max(later.highest_index);
-    }
-
-    /// Whether the row is sealed alike with both: a poll that brings nothing new costs no leaf.
-    fn seals_like(&self, other: &Self) -> bool {
-        let step = |row: &Self| row.last_seen_at / SEEN_STEP_MS;
-        step(self) == step(other) && *self == Self { last_seen_at: self.last_seen_at, ..other.clone() }
-    }
-}
 
 impl Store {
     /// Writes entries and finished outages in one transaction, synced when it returns.
@@ -130,19 +54,14 @@ impl Store {
         whole: bool,
         mark: Option<&Mark>,
     ) -> Result<Appended, Error> {
-        let (appended, fresh, accounts) = seal::change(&self.connection, None, |pack| {
-            let last_erasure = last_erasure(&self.connection)?;
-            let is_forgetful = last_erasure != self.memory.last_erasure;
-            if is_forgetful {
-                self.memory.forget();
-            }
-            let fresh = Memory { last_erasure, ..Memory::default() };
+        let ((appended, fresh, accounts), leaves) = seal::append(&self.connection, None, |pack| {
+            let is_forgetful = self.memory.catch_up(&self.connection)?;
             let mut batch = Batch {
                 connection: &self.connection,
                 run_id: self.run_id,
                 masks: &self.masks,
                 memory: &self.memory,
-                fresh,
+                fresh: Fresh::default(),
                 pack,
             };
             let mut appended = batch.write(entries, outages, whole)?;
@@ -154,30 +73,44 @@ impl Store {
         })?;
         self.folding.committed(&self.connection);
         self.accounts.take_over(accounts);
-        self.memory.take_over(fresh, whole);
+        self.memory.take_over(fresh, leaves, whole);
         Ok(appended)
     }
 
-    /// Whether somebody has erased or purged chats since the archive was opened, this was last asked, or anything was written.
-    /// Where that cannot be told, the next batch tells.
+    /// Whether somebody has erased, purged or masked chats since the archive was opened, this was last asked, or anything was
+    /// written. Where that cannot be told, the next batch tells.
     pub fn has_been_erased_from(&mut self) -> bool {
-        let newest = last_erasure(&self.connection).unwrap_or(self.memory.last_erasure);
-        let is_newer = newest != self.memory.last_erasure;
-        if is_newer {
-            self.memory.forget();
-            self.memory.last_erasure = newest;
-        }
-        is_newer
+        let memory = &mut self.memory;
+        let mut look = || {
+            let snapshot = self.connection.unchecked_transaction()?;
+            let is_erased = memory.catch_up(&self.connection)?;
+            snapshot.commit()?;
+            Ok::<_, Error>(is_erased)
+        };
+        look().unwrap_or_default()
     }
 
-    /// How many bytes of a spool's filling are here; 0 where it is not known.
+    /// How many bytes of a spool's filling are here; 0 where it is not known, or not as it was sealed: what comes again is found to be
+    /// there.
     ///
     /// # Errors
     /// As reading goes wrong.
     pub fn drained_to(&self, spool_id: &str) -> Result<u64, Error> {
-        let mut select = self.connection.prepare_cached("SELECT max(drained_to) FROM spools WHERE spool_id = ?")?;
-        let drained_to: Option<i64> = select.query_row([spool_id], |row| row.get(0))?;
-        Ok(drained_to.unwrap_or_default().cast_unsigned())
+        if let Some((_, drained_to)) = self.memory.drained.as_ref().filter(|(known, _)| known == spool_id) {
+            return Ok(*drained_to);
+        }
+        let mut select = self.connection.prepare_cached("SELECT drained_to FROM spools WHERE spool_id = ?")?;
+        let Some(drained_to) = select.query_row([spool_id], |row| row.get::<_, i64>(0)).optional()? else {
+            return Ok(0);
+        };
+        let name = (seal::SPOOLS, vec![KeyValue::Text(spool_id.into())]);
+        match Located::wanting([name.clone()]).find_rest(&self.connection, &[name], 0) {
+            Err(error) if error.kind == ErrorKind::Altered => {
+                tracing::error!(%error, "all of the spool is written again");
+                Ok(0)
+            }
+            found => found.map(|()| drained_to.cast_unsigned()),
+        }
     }
 
     /// Whether rows of chats are put off.
@@ -202,40 +135,6 @@ impl Store {
     }
 }
 
-impl Memory {
-    /// Of an archive as it is opened.
-    pub(super) fn of(connection: &Connection) -> Result<Self, Error> {
-        Ok(Self { last_erasure: last_erasure(connection)?, ..Self::default() })
-    }
-
-    /// Rows that it knows may be gone.
-    fn forget(&mut self) {
-        self.chats.clear();
-        self.folds.clear();
-    }
-
-    fn take_over(&mut self, fresh: Self, whole: bool) {
-        self.last_erasure = fresh.last_erasure;
-        if self.chats.len() > MEMORY_MAX {
-            self.chats.clear();
-        }
-        if self.folds.len() > MEMORY_MAX {
-            self.folds.clear();
-        }
-        self.chats.extend(fresh.chats);
-        self.folds.extend(fresh.folds);
-        if whole {
-            self.put_off.clear();
-        }
-        for (chat_id, row) in fresh.put_off {
-            match self.put_off.entry(chat_id) {
-                Slot::Occupied(known) => known.into_mut().absorb(row),
-                Slot::Vacant(place) => drop(place.insert(row)),
-            }
-        }
-    }
-}
-
 /// One transaction under way.
 struct Batch<'s> {
     connection: &'s Connection,
@@ -243,7 +142,7 @@ struct Batch<'s> {
     masks: &'s Masks,
     memory: &'s Memory,
     /// For the memory, once it is committed.
-    fresh: Memory,
+    fresh: Fresh,
     /// What is sealed with it.
     pack: &'s mut Pack,
 }
@@ -256,7 +155,7 @@ impl<'s> Batch<'s> {
 
     fn write(&mut self, entries: &[Entry], outages: &[Outage], whole: bool) -> Result<Appended, Error> {
         let mut appended = Appended { tallies: Vec::with_capacity(entries.len()), ..Appended::default() };
-        let (mut insert, mut grow) = (EventInsert(self.statement(INSERT_EVENT)?), self.statement(GROW_COVERAGE)?);
+        let (mut insert, mut cover) = (EventInsert(self.statement(INSERT_EVENT)?), self.statement(PUT_COVERAGE)?);
         for entry in entries {
             let mut tally = Tally::default();
             for chat in &entry.chats {
@@ -274,7 +173,7 @@ impl<'s> Batch<'s> {
                         false => self.settle_conflict(entry, &chat.chat_id, event, &mut tally, &mut appended)?,
                     }
                 }
-                self.cover(&mut grow, entry, &chat)?;
+                self.cover(&mut cover, entry, &chat)?;
                 self.write_attributes(entry, &chat)?;
             }
             for record in &entry.errors {
@@ -345,14 +244,13 @@ impl<'s> Batch<'s> {
 
     /// Below which index the events of a chat were erased or purged. Asked of the file once a chat.
     fn tombstone(&mut self, chat_id: &ChatId) -> Result<Option<i64>, Error> {
-        if self.fresh.last_erasure == 0 {
+        if self.memory.last_erasure == 0 {
             return Ok(None);
         }
         if let Some(known) = self.known(chat_id) {
             return Ok(known.below);
         }
-        let mut select = self.statement("SELECT max(below) FROM erasures WHERE chat_id = ?")?;
-        let below = select.query_row([chat_id.as_str()], |row| row.get(0))?;
+        let below = below(self.connection, chat_id, self.memory.last_erasure)?;
         self.remember(chat_id).below = below;
         Ok(below)
     }
@@ -466,7 +364,7 @@ impl<'s> Batch<'s> {
                 Slot::Vacant(place) => drop(place.insert(row)),
             }
         }
-        let mut upsert = self.statement(UPSERT_CHAT)?;
+        let mut put = self.statement(PUT_CHAT)?;
         for (chat_id, row) in rows {
             if self.is_gone(Some(chat_id))? {
                 continue;
@@ -475,39 +373,52 @@ impl<'s> Batch<'s> {
                 self.fresh.put_off.insert(chat_id.clone(), row);
                 continue;
             }
-            self.write_chat(&mut upsert, chat_id, row)?;
+            self.write_chat(&mut put, chat_id, row)?;
         }
         if whole {
             for (chat_id, row) in &self.memory.put_off {
                 if !self.is_gone(Some(chat_id))? {
-                    self.write_chat(&mut upsert, chat_id, row.clone())?;
+                    self.write_chat(&mut put, chat_id, row.clone())?;
                 }
             }
         }
         Ok(())
     }
 
-    fn write_chat(&mut self, upsert: &mut CachedStatement<'_>, chat_id: &ChatId, row: ChatRow) -> Result<(), Error> {
-        upsert.execute(params![
-            chat_id.as_str(),
-            row.service,
-            row.first_seen_at,
-            row.last_seen_at,
-            row.ended.map(|(at, _)| at),
-            row.ended.map(|(_, how)| how.as_str()),
-            row.next_position,
-            row.is_async,
-            row.highest_index,
-        ])?;
-        let known = self.remember(chat_id);
-        let before = known.row.take();
+    /// Writes the whole row, whatever is there: what somebody has altered meanwhile is put right.
+    fn write_chat(&mut self, put: &mut CachedStatement<'_>, chat_id: &ChatId, row: ChatRow) -> Result<(), Error> {
+        if self.memory.altered.contains(chat_id) || self.fresh.altered.contains(chat_id) {
+            return Ok(());
+        }
+        let before = match self.known(chat_id).and_then(|known| known.row.clone()) {
+            Some(before) => Some(before),
+            // It is new, or was forgotten.
+            None => match ChatRow::read(self.connection, chat_id)? {
+                Some(None) => {
+                    say_altered(chat_id);
+                    self.fresh.altered.insert(chat_id.clone());
+                    return Ok(());
+                }
+                before => before.flatten(),
+            },
+        };
         let mut after = before.clone().unwrap_or_else(|| row.clone());
         after.absorb(row);
-        let is_sealed = before.is_some_and(|before| before.seals_like(&after));
-        known.row = Some(after);
-        if !is_sealed {
+        put.execute(params![
+            chat_id.as_str(),
+            after.service,
+            after.first_seen_at,
+            after.last_seen_at,
+            after.ended.map(|(at, _)| at),
+            after.ended.map(|(_, how)| how.as_str()),
+            after.next_position,
+            after.is_async,
+            after.highest_index,
+        ])?;
+        if !before.is_some_and(|before| before.seals_like(&after)) {
             self.pack.touch(seal::CHATS, [KeyValue::Text(chat_id.as_str().into())]);
         }
+        self.remember(chat_id).row = Some(after);
         Ok(())
     }
 
@@ -520,36 +431,30 @@ impl<'s> Batch<'s> {
         self.fresh.chats.entry(chat_id.clone()).or_insert_with(|| before.cloned().unwrap_or_default())
     }
 
-    /// A row grows while answers follow on; a new one begins where they do not.
-    fn cover(&mut self, grow: &mut CachedStatement<'_>, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
+    /// A row grows while answers follow on; a new one begins where they do not. This run alone writes them, and knows what it has
+    /// written: one that it has forgotten is not grown any more.
+    fn cover(&mut self, put: &mut CachedStatement<'_>, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
         let Some(covered) = chat.covered else { return Ok(()) };
         let node = entry.node.clone().unwrap_or_else(|| "".into());
         let before = self.known(&chat.chat_id).and_then(|known| known.extent.as_ref());
         let Some(mut extent) = grown(before, covered, &node) else { return Ok(()) };
         let is_same_row =
             before.is_some_and(|before| before.covered.from == extent.covered.from && before.node == extent.node);
-        let values = params![
-            chat.chat_id.as_str(),
-            extent.covered.from,
-            extent.covered.next,
-            &*extent.node,
-            self.run_id,
-            entry.at
-        ];
-        // More than is known, where that was forgotten meanwhile.
-        extent.covered.next = grow.query_row(values, |row| row.get(0))?;
-        if is_same_row {
-            // This run alone writes it.
-            self.pack.coverage(self.run_id, entry.at, &chat.chat_id, extent.covered, &extent.node);
-        } else {
-            let key = [
-                KeyValue::Text(chat.chat_id.as_str().into()),
-                KeyValue::Integer(extent.covered.from),
-                KeyValue::Integer(self.run_id),
-                KeyValue::Text((*extent.node).into()),
-            ];
-            self.pack.touch(seal::COVERAGE, key);
+        let chat_id = chat.chat_id.as_str();
+        if !is_same_row {
+            let key = params![chat_id, extent.covered.from, self.run_id, &*extent.node];
+            let mut forgotten = self.statement(COVERED_TO)?;
+            let mut next: Option<i64> = forgotten.query_row(key, |row| row.get(0)).optional()?;
+            while let Some(to) = next {
+                let Some(rest) = Covered::new(to, extent.covered.next) else { return Ok(()) };
+                extent.covered = rest;
+                let key = params![chat_id, rest.from, self.run_id, &*extent.node];
+                next = forgotten.query_row(key, |row| row.get(0)).optional()?;
+            }
         }
+        let Extent { covered: Covered { from, next, .. }, node } = &extent;
+        put.execute(params![chat_id, from, next, &**node, self.run_id, entry.at])?;
+        self.pack.coverage(self.run_id, entry.at, &chat.chat_id, extent.covered, node);
         self.remember(&chat.chat_id).extent = Some(extent);
         Ok(())
     }
@@ -599,13 +504,13 @@ impl<'s> Batch<'s> {
 
     fn write_error(&mut self, at: i64, record: &ErrorRecord) -> Result<(), Error> {
         let key = fold_key(record);
-        let known = self.fresh.folds.get(&key).or_else(|| self.memory.folds.get(&key)).copied();
+        let known = self.fresh.errors.get(&key).or_else(|| self.memory.errors.get(&key)).copied();
         if let Some(fold) = known.filter(|fold| (0..FOLD_MS).contains(&(at - fold.observed_at))) {
-            self.statement(
-                "UPDATE api_errors SET repeats = repeats + 1, last_observed_at = max(last_observed_at, ?) WHERE id = ?",
-            )?
-            .execute(params![at, fold.id])?;
+            let fold = fold.again(at);
+            let update = "UPDATE api_errors SET repeats = ?, last_observed_at = ? WHERE id = ?";
+            self.statement(update)?.execute(params![fold.repeats, fold.last_observed_at, fold.id])?;
             self.pack.touch(seal::ERRORS, [KeyValue::Integer(fold.id)]);
+            self.fresh.errors.insert(key, fold);
             return Ok(());
         }
         let id = self.insert_error(at, record)?;
@@ -614,7 +519,7 @@ impl<'s> Batch<'s> {
         let of = Evidence { chat_id: error.chat_id.as_ref(), row_id: Some(id), ..Evidence::of("error", at) };
         self.write_maskings(&of, &error.maskings)?;
         self.write_maskings(&of, &exchange.maskings)?;
-        self.fresh.folds.insert(key, Fold { id, observed_at: at });
+        self.fresh.errors.insert(key, Fold { id, observed_at: at, last_observed_at: at, repeats: 1 });
         Ok(())
     }
 
@@ -657,12 +562,21 @@ impl<'s> Batch<'s> {
     }
 
     fn write_finding(&mut self, at: i64, finding: &Finding) -> Result<(), Error> {
+        let digest = finding_digest(finding);
+        if let Some(known) = self.fresh.findings.get(&digest).or_else(|| self.memory.findings.get(&digest)) {
+            let fold = known.again(at);
+            let update = "UPDATE findings SET repeats = ?, last_observed_at = ? WHERE id = ?";
+            self.statement(update)?.execute(params![fold.repeats, fold.last_observed_at, fold.id])?;
+            self.pack.touch(seal::FINDINGS, [KeyValue::Integer(fold.id)]);
+            self.fresh.findings.insert(digest, fold);
+            return Ok(());
+        }
         let mut upsert = self.statement(
             "INSERT INTO findings (observed_at, last_observed_at, repeats, kind, chat_id, detail, raw, raw_length, digest, run_id)
              VALUES (?1, ?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
              ON CONFLICT (digest) DO UPDATE SET repeats = repeats + 1,
                 last_observed_at = max(last_observed_at, excluded.last_observed_at)
-             RETURNING id, repeats",
+             RETURNING id, observed_at, last_observed_at, repeats",
         )?;
         let values = params![
             at,
@@ -671,27 +585,33 @@ impl<'s> Batch<'s> {
             finding.detail,
             finding.raw,
             finding.raw_length as i64,
-            finding_digest(finding),
+            digest,
             self.run_id,
         ];
-        let (id, repeats): (i64, i64) = upsert.query_row(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
-        if repeats > 1 {
-            self.pack.touch(seal::FINDINGS, [KeyValue::Integer(id)]);
+        let read = |row: &Row<'_>| {
+            Ok(Fold { id: row.get(0)?, observed_at: row.get(1)?, last_observed_at: row.get(2)?, repeats: row.get(3)? })
+        };
+        let fold = upsert.query_row(values, read)?;
+        if fold.repeats > 1 {
+            self.pack.touch(seal::FINDINGS, [KeyValue::Integer(fold.id)]);
         } else {
-            self.pack.touch_whole(seal::FINDINGS, [KeyValue::Integer(id)]);
-            let of = Evidence { chat_id: finding.chat_id.as_ref(), row_id: Some(id), ..Evidence::of("finding", at) };
+            self.pack.touch_whole(seal::FINDINGS, [KeyValue::Integer(fold.id)]);
+            let row_id = Some(fold.id);
+            let of = Evidence { chat_id: finding.chat_id.as_ref(), row_id, ..Evidence::of("finding", at) };
             self.write_maskings(&of, &finding.maskings)?;
         }
+        self.fresh.findings.insert(digest, fold);
         Ok(())
     }
 
     fn write_mark(&mut self, mark: &Mark) -> Result<(), Error> {
         let mut upsert = self.statement(
             "INSERT INTO spools (spool_id, drained_to, at, run_id) VALUES (?, ?, ?, ?) ON CONFLICT (spool_id) DO UPDATE
-             SET drained_to = max(drained_to, excluded.drained_to), at = excluded.at, run_id = excluded.run_id",
+             SET drained_to = excluded.drained_to, at = excluded.at, run_id = excluded.run_id",
         )?;
         upsert.execute(params![mark.spool_id, mark.drained_to.cast_signed(), mark.at, self.run_id])?;
         self.pack.touch(seal::SPOOLS, [KeyValue::Text(mark.spool_id.clone())]);
+        self.fresh.drained = Some((mark.spool_id.clone(), mark.drained_to));
         Ok(())
     }
 
@@ -766,12 +686,6 @@ pub(super) fn keyed_digest(key: &[u8; 16], content: &ContentDigest) -> ContentDi
     *hash.first_chunk().expect("a hash is longer than a digest")
 }
 
-/// The newest erasure; 0 where there is none.
-fn last_erasure(connection: &Connection) -> Result<i64, Error> {
-    let mut select = connection.prepare_cached("SELECT coalesce(max(id), 0) FROM erasures")?;
-    Ok(select.query_row((), |row| row.get(0))?)
-}
-
 const INSERT_EVENT: &str = "INSERT INTO events (chat_id, recorded_at, node, run_id, event_index, type, utc_time,
     participant_id, nickname, party_type, text, message_type, user_data, event_attributes, raw)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
@@ -809,23 +723,17 @@ impl EventInsert<'_> {
     }
 }
 
-const GROW_COVERAGE: &str = "INSERT INTO coverage (chat_id, from_position, next_position, node, run_id, at)
-    VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET next_position = max(next_position, excluded.next_position), at = excluded.at
-    RETURNING next_position";
+const COVERED_TO: &str =
+    "SELECT next_position FROM coverage WHERE chat_id = ? AND from_position = ? AND run_id = ? AND node = ?";
 
-pub(super) const UPSERT_CHAT: &str =
-    "INSERT INTO chats (chat_id, service, first_seen_at, last_seen_at, ended_at, ended_how,
+const PUT_COVERAGE: &str = "INSERT INTO coverage (chat_id, from_position, next_position, node, run_id, at)
+    VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET next_position = excluded.next_position, at = excluded.at";
+
+const PUT_CHAT: &str = "INSERT INTO chats (chat_id, service, first_seen_at, last_seen_at, ended_at, ended_how,
     next_position, is_async, highest_index) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (chat_id) DO UPDATE SET
-        service = coalesce(service, excluded.service),
-        first_seen_at = min(first_seen_at, excluded.first_seen_at),
-        last_seen_at = max(last_seen_at, excluded.last_seen_at),
-        ended_at = coalesce(ended_at, excluded.ended_at),
-        ended_how = coalesce(ended_how, excluded.ended_how),
-        next_position = coalesce(max(next_position, excluded.next_position), next_position, excluded.next_position),
-        is_async = max(is_async, excluded.is_async),
-        highest_index = coalesce(max(highest_index, excluded.highest_index), highest_index, excluded.highest_index)";
+    ON CONFLICT (chat_id) DO UPDATE SET service = excluded.service, first_seen_at = excluded.first_seen_at,
+        last_seen_at = excluded.last_seen_at, ended_at = excluded.ended_at, ended_how = excluded.ended_how,
+        next_position = excluded.next_position, is_async = excluded.is_async, highest_index = excluded.highest_index";
 
 /// The row to write for newly covered ground, or `None` where a row already says so.
 fn grown(known: Option<&Extent>, covered: Covered, node: &Arc<str>) -> Option<Extent> {
@@ -869,123 +777,4 @@ pub(super) fn finding_digest_of(kind: &str, chat_id: &str, raw: &[u8], detail: &
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::chat::{EventIndex, Party};
-    use crate::store::{Options, Run};
-
-    fn options(folder: &tempfile::TempDir) -> Options {
-        Options {
-            path: folder.path().join("a.db"),
-            create: true,
-            file_mode: 0o600,
-            quiet_after: Duration::from_secs(1),
-            async_quiet_after: Duration::from_secs(1),
-            masks: Masks::default(),
-        }
-    }
-
-    fn answer(at: i64, index: i64, raw: &str) -> Entry {
-        let chat_id = ChatId::parse("00001aCY6K8U003T").expect("valid");
-        let event = TranscriptEvent {
-            index: EventIndex::new(index).expect("valid"),
-            kind: None,
-            utc_time: None,
-            from: Party::default(),
-            text: None,
-            message_type: None,
-            user_data: None,
-            event_attributes: None,
-            raw: raw.into(),
-            maskings: Vec::new(),
-        };
-        let covered = Covered::new(1, index + 1);
-        let next_position = Some(index + 1);
-        let record = ChatRecord { events: vec![event], covered, next_position, ..ChatRecord::of(chat_id) };
-        Entry { at, chats: vec![record], ..Entry::default() }
-    }
-
-    fn of_chat(store: &Store, column: &str) -> Option<i64> {
-        let sql = format!("SELECT {column} FROM chats WHERE chat_id = '00001aCY6K8U003T'");
-        store.connection.query_row(&sql, (), |row| row.get(0)).expect("the chat has its row")
-    }
-
-    fn next_position(store: &Store) -> Option<i64> {
-        of_chat(store, "next_position")
-    }
-
-    #[tokio::test]
-    async fn the_row_of_a_chat_comes_with_its_first_event_and_follows_later() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
-        store.append(&[answer(10, 1, "{}")], &[], false).expect("stored");
-        assert_eq!((next_position(&store), store.has_put_off()), (Some(2), false));
-        store.append(&[answer(20, 2, "{}")], &[], false).expect("stored");
-        assert_eq!((next_position(&store), store.has_put_off()), (Some(2), true), "put off");
-        store.append(&[], &[], true).expect("stored");
-        assert_eq!((next_position(&store), store.has_put_off()), (Some(3), false), "written");
-
-        store.append(&[answer(30, 3, "{}")], &[], false).expect("stored");
-        let left = store.take_put_off();
-        drop(store);
-        let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("the same archive");
-        assert_eq!(next_position(&store), Some(3));
-        store.append(&left, &[], true).expect("stored");
-        assert_eq!(next_position(&store), Some(4), "taken over from a store that was let go");
-        assert_eq!(of_chat(&store, "highest_index"), Some(3));
-    }
-
-    /// What of a row of coverage was forgotten meanwhile is in the row, and so in its leaf.
-    #[tokio::test]
-    async fn coverage_is_sealed_as_it_is_whatever_is_remembered_of_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
-        let covered = |at, from, next| {
-            let mut entry = answer(at, from, "{}");
-            entry.chats[0].covered = Covered::new(from, next);
-            entry
-        };
-        let answers = [covered(10, 1, 100), covered(20, 150, 160), covered(30, 1, 50), covered(40, 50, 60)];
-        for (place, one) in answers.iter().enumerate() {
-            store.append(std::slice::from_ref(one), &[], true).expect("stored");
-            if place == 1 {
-                store.memory.forget();
-            }
-        }
-        drop(store);
-        let mut snapshot = crate::store::audit::Snapshot::open(&folder.path().join("a.db")).expect("an archive");
-        let found = snapshot.verify(&Default::default(), &mut |_| {}).expect("read");
-        assert_eq!(found.faults.told, []);
-    }
-
-    #[tokio::test]
-    async fn the_log_is_folded_in_once_no_reader_is_in_the_way() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
-        let reader = Connection::open(folder.path().join("a.db")).expect("an archive");
-        reader.execute_batch("BEGIN; SELECT count(*) FROM events").expect("a snapshot");
-        store.append(&[answer(10, 1, "{}")], &[], false).expect("a reader does not hold the writer up");
-        assert!(!store.fold().expect("no trouble"));
-        assert!(store.wal_bytes() > 0);
-        reader.execute_batch("COMMIT").expect("it ends");
-        assert!(store.fold().expect("no trouble"));
-        assert_eq!(store.wal_bytes(), 0);
-        store.check_still_at_path().expect("it is the same log");
-    }
-
-    #[tokio::test]
-    async fn the_file_decides_what_is_new_also_within_a_batch() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
-        let batch =
-            [(1, r#"{"a":1}"#), (1, r#"{"a":1}"#), (1, r#"{ "a": 1.0 }"#), (1, r#"{"a":2}"#), (1, r#"{"a":2}"#)];
-        let entries: Vec<Entry> = batch.iter().map(|(index, raw)| answer(1, *index, raw)).collect();
-        let appended = store.append(&entries, &[], false).expect("stored");
-        let sum = appended.tallies.iter().fold(Tally::default(), |sum, one| sum.plus(*one));
-        assert_eq!(sum, Tally { new: 1, duplicate: 3, variant: 1, ..Tally::default() });
-        let page_bytes: i64 = store.connection.query_row("PRAGMA page_size", (), |row| row.get(0)).expect("a pragma");
-        assert_eq!(page_bytes, 8_192);
-    }
-}
+mod tests;

@@ -392,11 +392,14 @@ impl Store {
     fn begin_run(&mut self, options: &Options, run: &Run) -> Result<(), Error> {
         let version = env!("CARGO_PKG_VERSION");
         let connection = &self.connection;
+        let is_unsealed = seal::read_tree(connection)?.size() == 0 || seal::late::is_left(connection)?;
         let (archive_id, run_id) = seal::change(connection, None, |pack| {
-            connection.execute(
+            // What is as it was is not sealed anew: somebody may have altered the rest of the row.
+            let is_news = connection.execute(
                 "INSERT INTO archive (id, archive_id, created_at, created_by, quiet_after_ms, async_quiet_after_ms)
                  VALUES (1, ?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (id) DO UPDATE SET quiet_after_ms = ?4, async_quiet_after_ms = ?5",
+                 ON CONFLICT (id) DO UPDATE SET quiet_after_ms = ?4, async_quiet_after_ms = ?5
+                 WHERE quiet_after_ms IS NOT ?4 OR async_quiet_after_ms IS NOT ?5",
                 params![
                     random_hex()?,
                     run.started_at,
@@ -407,7 +410,9 @@ impl Store {
             )?;
             write_catalogue(connection)?;
             let archive_id: String = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
-            pack.touch(seal::ARCHIVE, [KeyValue::Integer(1)]);
+            if is_news == 1 || is_unsealed {
+                pack.touch(seal::ARCHIVE, [KeyValue::Integer(1)]);
+            }
             let run_id = match &run.resumes {
                 Some((resumed, run_id)) if *resumed == archive_id && resume_run(connection, *run_id, run)? => {
                     pack.touch(seal::RUNS, [KeyValue::Integer(*run_id)]);

@@ -6,6 +6,7 @@
 pub mod checkpoint;
 pub mod destroyed;
 pub mod late;
+pub mod leaf;
 pub mod merkle;
 
 use std::collections::BTreeSet;
@@ -528,8 +529,8 @@ impl Pack {
         Ok(true)
     }
 
-    /// Seals what was touched, and writes all of it. Where nothing is sealed nothing is written.
-    pub(super) fn close(mut self, connection: &Connection, sealed_later_at: Option<i64>) -> Result<(), Error> {
+    /// Seals what was touched, and writes all of it: the leaves of the tree then. None where nothing is sealed, and written.
+    pub(super) fn close(mut self, connection: &Connection, sealed_later_at: Option<i64>) -> Result<Option<u64>, Error> {
         for (form, key) in std::mem::take(&mut self.touched) {
             let form = Form::of(form).expect("touched by its number here");
             let mut select = connection.prepare_cached(form.select_by_key())?;
@@ -540,7 +541,7 @@ impl Pack {
             }
         }
         if self.hashes.len() == 1 {
-            return Ok(());
+            return Ok(None);
         }
         let mut tree = read_tree(connection)?;
         let head = Head {
@@ -566,7 +567,7 @@ impl Pack {
         self.hashes.iter().for_each(|leaf| tree.push(*leaf));
         let mut update = connection.prepare_cached("UPDATE tree SET size = ?, roots = ? WHERE id = 1")?;
         update.execute(params![tree.size().cast_signed(), tree.roots()])?;
-        Ok(())
+        Ok(Some(tree.size()))
     }
 
     fn next_salt(&self) -> [u8; SALT_BYTES] {
@@ -701,12 +702,21 @@ pub(super) fn change<T>(
     sealed_later_at: Option<i64>,
     change: impl FnOnce(&mut Pack) -> Result<T, Error>,
 ) -> Result<T, Error> {
+    append(connection, sealed_later_at, change).map(|(changed, _)| changed)
+}
+
+/// The same, for who goes on from there: how many leaves the tree has by that, where anything was sealed.
+pub(super) fn append<T>(
+    connection: &Connection,
+    sealed_later_at: Option<i64>,
+    change: impl FnOnce(&mut Pack) -> Result<T, Error>,
+) -> Result<(T, Option<u64>), Error> {
     let mut pack = Pack::begin()?;
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
     let changed = change(&mut pack).and_then(|changed| {
-        pack.close(connection, sealed_later_at)?;
+        let leaves = pack.close(connection, sealed_later_at)?;
         connection.prepare_cached("COMMIT")?.execute(())?;
-        Ok(changed)
+        Ok((changed, leaves))
     });
     if changed.is_err() {
         // SQLite has rolled back by itself after some errors; then this fails, and nothing is lost.

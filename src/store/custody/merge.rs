@@ -22,7 +22,7 @@ use super::act::{begin, end};
 use super::{Act, Custody};
 use crate::gms::mask::Masks;
 use crate::gms::{self, Comparison};
-use crate::store::append::{UPSERT_CHAT, VARIANTS_COMPARED_MAX, compare, finding_digest_of, keyed};
+use crate::store::append::{VARIANTS_COMPARED_MAX, compare, finding_digest_of, keyed};
 use crate::store::seal::merkle::Hash;
 use crate::store::seal::{
     ACCOUNTS, ATTRIBUTES, CHATS, COVERAGE, ERASURES, ERRORS, EVENTS, FILES, FINDINGS, Form, KeyValue, MASKINGS, MERGES,
@@ -36,6 +36,19 @@ const ROWS_MAX: u64 = 500;
 const ROWS_MAX_BESIDE: u64 = 60;
 /// Tables of which a row is known by its number alone.
 const NUMBERED: [u8; 4] = [ERRORS, FINDINGS, FILES, OUTAGES];
+
+/// A row of another archive comes to ours.
+const UPSERT_CHAT: &str = "INSERT INTO chats (chat_id, service, first_seen_at, last_seen_at, ended_at, ended_how,
+    next_position, is_async, highest_index) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (chat_id) DO UPDATE SET
+        service = coalesce(service, excluded.service),
+        first_seen_at = min(first_seen_at, excluded.first_seen_at),
+        last_seen_at = max(last_seen_at, excluded.last_seen_at),
+        ended_at = coalesce(ended_at, excluded.ended_at),
+        ended_how = coalesce(ended_how, excluded.ended_how),
+        next_position = coalesce(max(next_position, excluded.next_position), next_position, excluded.next_position),
+        is_async = max(is_async, excluded.is_async),
+        highest_index = coalesce(max(highest_index, excluded.highest_index), highest_index, excluded.highest_index)";
 
 /// Another archive, as it was when it was opened.
 #[derive(Debug)]

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
 
+use super::leaf::Sealed;
 use super::merkle::HASH_BYTES;
-use super::{Canonical, Form, HOLDS, KeyValue, Refs, SALT_BYTES, number_of, put_number, row_name, salt};
+use super::{Form, HOLDS, KeyValue, Refs, SALT_BYTES, number_of, put_number, row_name, salt};
 use crate::store::{Error, ErrorKind};
 
 /// Form and key.
@@ -88,17 +89,13 @@ impl Located {
             latest.extend(core.zip(form.core()).map(|(leaf, core)| (*leaf, name, core)));
         }
         latest.sort_unstable_by_key(|(leaf, ..)| *leaf); // so that a pack is read once
-        let (mut pack, mut bytes): (Option<Sealed>, _) = (None, Canonical::default());
+        let mut pack: Option<Sealed> = None;
         for (leaf, name, form) in latest {
             if !pack.as_ref().is_some_and(|pack| pack.has(leaf)) {
                 pack = Some(Sealed::read(connection, leaf)?);
             }
-            let mut select = connection.prepare_cached(form.select_by_key())?;
-            let mut found = select.query(rusqlite::params_from_iter(&name.1))?;
-            let row = found.next()?.ok_or_else(|| unfit(name))?;
-            let (salt, hash) = pack.as_ref().and_then(|pack| pack.leaf(leaf)).ok_or_else(|| unfit(name))?;
-            bytes.row(&salt, form, row)?;
-            if bytes.hash()[..] != *hash {
+            let is_of = pack.as_ref().map(|pack| pack.is_of(connection, leaf, form, &name.1)).transpose()?;
+            if is_of != Some(true) {
                 return Err(unfit(name));
             }
         }
@@ -151,44 +148,6 @@ impl Located {
             self.until = (first_leaf + leaves).cast_unsigned();
         }
         Ok(packs == PACKS_MAX)
-    }
-}
-
-/// A pack, for its salts and hashes.
-struct Sealed {
-    first_leaf: u64,
-    leaves: u64,
-    seed: Vec<u8>,
-    salts: Option<Vec<u8>>,
-    hashes: Vec<u8>,
-}
-
-impl Sealed {
-    /// The one with this leaf.
-    fn read(connection: &Connection, leaf: u64) -> Result<Self, Error> {
-        let sql = "SELECT first_leaf, leaves, seed, salts, hashes FROM seals WHERE first_leaf <= ? ORDER BY first_leaf DESC LIMIT 1";
-        let read = |row: &rusqlite::Row<'_>| {
-            let (first_leaf, leaves): (i64, i64) = (row.get(0)?, row.get(1)?);
-            let (first_leaf, leaves) = (first_leaf.cast_unsigned(), leaves.cast_unsigned());
-            Ok(Self { first_leaf, leaves, seed: row.get(2)?, salts: row.get(3)?, hashes: row.get(4)? })
-        };
-        Ok(connection.prepare_cached(sql)?.query_row([leaf.cast_signed()], read)?)
-    }
-
-    fn has(&self, leaf: u64) -> bool {
-        (self.first_leaf..self.first_leaf.saturating_add(self.leaves)).contains(&leaf)
-    }
-
-    /// Salt and hash; None where the salt was destroyed, or there is no such leaf.
-    fn leaf(&self, leaf: u64) -> Option<([u8; SALT_BYTES], &[u8])> {
-        let place = usize::try_from(leaf.checked_sub(self.first_leaf)?).ok()?;
-        let hash = self.hashes.get(place * HASH_BYTES..(place + 1) * HASH_BYTES)?;
-        let salt = match &self.salts {
-            None if self.seed.len() == SALT_BYTES => salt(&self.seed, u32::try_from(place).ok()?),
-            None => return None,
-            Some(salts) => *salts.get(place.checked_sub(1)? * SALT_BYTES..)?.first_chunk()?,
-        };
-        (salt != [0; SALT_BYTES]).then_some((salt, hash))
     }
 }
 

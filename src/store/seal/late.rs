@@ -46,6 +46,11 @@ impl Store {
     }
 }
 
+/// Whether runs of a release that does not seal are left, of which not everything is sealed yet.
+pub(in crate::store) fn is_left(connection: &Connection) -> Result<bool, Error> {
+    Ok(connection.prepare("SELECT 1 FROM runs WHERE sealing IN ('nobody', 'pending') LIMIT 1")?.exists(())?)
+}
+
 /// Somebody may have put its row there: without such a run nothing is sealed anew.
 fn is_begun(connection: &Connection) -> Result<bool, Error> {
     Ok(place(connection)?.is_some() && !pending(connection)?.is_empty())

@@ -1,0 +1,328 @@
+//! What the writer knows of the file: what it has written itself, and what others have sealed since. Rows that change are written
+//! whole, from here, so that what somebody alters by hand is put right by the next change, and not sealed with it.
+//!
+//! What it forgets costs a row more, never a row less.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::chat::{ChatId, ContentDigest, Covered};
+use crate::gms::Ended;
+use crate::store::Error;
+use crate::store::entry::{ChatRecord, Entry};
+use crate::store::seal::leaf::{each_back, each_from, is_as_sealed};
+use crate::store::seal::{CHATS, ERASURES, ERRORS, FINDINGS, Form, KeyValue, SEEN_STEP_MS, late, read_tree};
+
+/// Of each kind, so many or up to twice as many are remembered.
+const MEMORY_MAX: usize = 25_000;
+/// How far an archive is looked back through when it is opened, for chats that may go on: some hundred milliseconds.
+const LEAVES_MAX: u64 = 1 << 17;
+const CHATS_MAX: usize = 10_000;
+
+/// What is known between batches. Only what is committed is ever in it, but for the rows that are put off.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Memory {
+    pub chats: Recent<ChatId, Known>,
+    /// Chats whose rows somebody has altered: they are left as they are, for `verify` to find.
+    pub altered: BTreeSet<ChatId>,
+    /// Rows that identical errors fold into.
+    pub errors: Recent<u64, Fold>,
+    /// The same of findings.
+    pub findings: Recent<ContentDigest, Fold>,
+    /// Rows of chats that are in the file, and say less there than is known by now (R4: lazy).
+    pub put_off: HashMap<ChatId, ChatRow>,
+    /// The spool that was last drained from, and up to where.
+    pub drained: Option<(String, u64)>,
+    /// The newest erasure that a leaf names.
+    pub last_erasure: i64,
+    /// Leaves of the tree that it knows of.
+    leaves: u64,
+}
+
+/// What a batch adds to the memory once it is committed.
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    pub chats: HashMap<ChatId, Known>,
+    pub altered: BTreeSet<ChatId>,
+    pub errors: HashMap<u64, Fold>,
+    pub findings: HashMap<ContentDigest, Fold>,
+    pub put_off: HashMap<ChatId, ChatRow>,
+    pub drained: Option<(String, u64)>,
+}
+
+/// What is in the file of a chat.
+#[derive(Debug, Clone, Default)]
+pub(in crate::store) struct Known {
+    /// Its row.
+    pub row: Option<ChatRow>,
+    /// The row of its coverage that grows, if this run has one.
+    pub extent: Option<Extent>,
+    /// Its events below this index were erased or purged (`erasures.below`).
+    pub below: Option<i64>,
+}
+
+/// A row of coverage that grows.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct Extent {
+    pub covered: Covered,
+    pub node: Arc<str>,
+}
+
+/// A row that what is identical folds into.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct Fold {
+    pub id: i64,
+    pub observed_at: i64,
+    pub last_observed_at: i64,
+    pub repeats: i64,
+}
+
+impl Fold {
+    /// One more of it.
+    pub fn again(self, at: i64) -> Self {
+        Self { repeats: self.repeats + 1, last_observed_at: self.last_observed_at.max(at), ..self }
+    }
+}
+
+/// A row of `chats`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in crate::store) struct ChatRow {
+    pub service: Option<String>,
+    pub first_seen_at: i64,
+    pub last_seen_at: i64,
+    pub ended: Option<(i64, Ended)>,
+    pub next_position: Option<i64>,
+    pub is_async: bool,
+    pub highest_index: Option<i64>,
+}
+
+impl ChatRow {
+    pub fn of(entry: &Entry, chat: &ChatRecord) -> Self {
+        Self {
+            service: chat.service.clone(),
+            first_seen_at: entry.at,
+            last_seen_at: entry.at,
+            ended: chat.ended.map(|how| (entry.at, how)),
+            next_position: chat.next_position,
+            is_async: chat.is_async,
+            highest_index: chat.events.iter().map(|event| event.index.get()).max().max(chat.highest_index),
+        }
+    }
+
+    /// Takes over what a later answer said.
+    pub fn absorb(&mut self, later: Self) {
+        self.service = self.service.take().or(later.service);
+        self.first_seen_at = self.first_seen_at.min(later.first_seen_at);
+        self.last_seen_at = self.last_seen_at.max(later.last_seen_at);
+        self.ended = self.ended.or(later.ended);
+        self.next_position = self.next_position.max(later.next_position);
+        self.is_async |= later.is_async;
+        self.highest_index = self.highest_index.max(later.highest_index);
+    }
+
+    /// Whether the row is sealed alike with both: a poll that brings nothing new costs no leaf.
+    pub fn seals_like(&self, other: &Self) -> bool {
+        let step = |row: &Self| row.last_seen_at / SEEN_STEP_MS;
+        step(self) == step(other) && *self == Self { last_seen_at: self.last_seen_at, ..other.clone() }
+    }
+
+    /// None where there is no such row; within, where a value of it is not of its kind.
+    pub fn read(connection: &Connection, chat_id: &ChatId) -> Result<Option<Option<Self>>, Error> {
+        let sql =
+            "SELECT service, first_seen_at, last_seen_at, ended_at, ended_how, next_position, is_async, highest_index
+            FROM chats WHERE chat_id = ?";
+        let mut select = connection.prepare_cached(sql)?;
+        Ok(select.query_row([chat_id.as_str()], |row| Ok(Self::of_row(row).ok())).optional()?)
+    }
+
+    fn of_row(row: &Row<'_>) -> Result<Self, rusqlite::Error> {
+        let how: Option<String> = row.get(4)?;
+        Ok(Self {
+            service: row.get(0)?,
+            first_seen_at: row.get(1)?,
+            last_seen_at: row.get(2)?,
+            ended: row.get::<_, Option<i64>>(3)?.zip(how.as_deref().and_then(Ended::parse)),
+            next_position: row.get(5)?,
+            is_async: row.get(6)?,
+            highest_index: row.get(7)?,
+        })
+    }
+}
+
+/// The latest entries of a map: one that was not put there anew for long is forgotten.
+#[derive(Debug)]
+pub(in crate::store) struct Recent<K, V> {
+    new: HashMap<K, V>,
+    old: HashMap<K, V>,
+}
+
+impl<K, V> Default for Recent<K, V> {
+    fn default() -> Self {
+        Self { new: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<K: Eq + Hash, V> Recent<K, V> {
+    pub fn get(&self, key: &K) -> Option<&V> {
+        self.new.get(key).or_else(|| self.old.get(key))
+    }
+
+    fn put(&mut self, key: K, value: V) {
+        if self.new.len() >= MEMORY_MAX {
+            self.old = std::mem::take(&mut self.new);
+        }
+        self.new.insert(key, value);
+    }
+
+    fn remove(&mut self, key: &K) {
+        self.new.remove(key);
+        self.old.remove(key);
+    }
+}
+
+impl Memory {
+    /// Of an archive as it is opened: what its last leaves name is held against them.
+    pub(in crate::store) fn of(connection: &Connection) -> Result<Self, Error> {
+        let snapshot = connection.unchecked_transaction()?;
+        let mut memory = Self { leaves: read_tree(connection)?.size(), ..Self::default() };
+        let (mut chats, mut last_erasure) = (BTreeMap::new(), 0);
+        let oldest = memory.leaves.saturating_sub(LEAVES_MAX);
+        each_back(
+            connection,
+            &mut |leaf, form, key| match (form.number, &key[..]) {
+                (CHATS, [KeyValue::Text(chat_id)]) if chats.len() < CHATS_MAX || chats.contains_key(chat_id) => {
+                    let latest = chats.entry(chat_id.clone()).or_insert(leaf);
+                    *latest = leaf.max(*latest);
+                }
+                (ERASURES, [KeyValue::Integer(id)]) => last_erasure = last_erasure.max(*id),
+                _ => {}
+            },
+            &|leaf| leaf <= oldest,
+        )?;
+        // One of before that cannot be told from one that somebody put there.
+        memory.last_erasure = match last_erasure {
+            0 if oldest > 0 => newest_erasure(connection)?,
+            named => named,
+        };
+        if !late::is_left(connection)? {
+            for (chat_id, leaf) in chats {
+                memory.hold_against(connection, &chat_id, leaf)?;
+            }
+        }
+        snapshot.commit()?;
+        Ok(memory)
+    }
+
+    /// Looks at what others have sealed since the last time. True where something was erased, purged or masked: what is remembered of
+    /// what is on disk may not be there any longer. Within a transaction.
+    pub(super) fn catch_up(&mut self, connection: &Connection) -> Result<bool, Error> {
+        let sql = "SELECT size FROM tree WHERE id = 1";
+        let size: i64 = connection.prepare_cached(sql)?.query_row((), |row| row.get(0))?;
+        let size = size.cast_unsigned();
+        if size == self.leaves {
+            return Ok(false);
+        }
+        let (mut chats, mut erasures, mut is_folded) = (BTreeMap::new(), BTreeMap::new(), false);
+        each_from(connection, self.leaves, &mut |leaf, form, key| match (form.number, &key[..]) {
+            (CHATS, [KeyValue::Text(chat_id)]) => drop(chats.insert(chat_id.clone(), leaf)),
+            (ERASURES, [KeyValue::Integer(id)]) => drop(erasures.insert(*id, leaf)),
+            (ERRORS | FINDINGS, _) => is_folded = true,
+            _ => {}
+        })?;
+        if is_folded || !erasures.is_empty() {
+            (self.errors, self.findings) = Default::default();
+        }
+        let form = Form::of(ERASURES).expect("there is one");
+        for (id, leaf) in &erasures {
+            if is_as_sealed(connection, *leaf, form, &[KeyValue::Integer(*id)])? {
+                self.last_erasure = self.last_erasure.max(*id);
+                self.forget_erased(connection, *id)?;
+            }
+        }
+        for (chat_id, leaf) in chats {
+            let is_known = ChatId::parse(&chat_id).is_some_and(|id| self.chats.get(&id).is_some());
+            if is_known {
+                self.hold_against(connection, &chat_id, leaf)?;
+            }
+        }
+        self.leaves = size;
+        Ok(!erasures.is_empty())
+    }
+
+    fn forget_erased(&mut self, connection: &Connection, erasure: i64) -> Result<(), Error> {
+        let sql = "SELECT chat_id FROM erasures WHERE id = ? AND how <> 'masked' AND chat_id IS NOT NULL";
+        let mut select = connection.prepare_cached(sql)?;
+        let chat_id: Option<String> = select.query_row([erasure], |row| row.get(0)).optional()?;
+        if let Some(chat_id) = chat_id.and_then(|text| ChatId::parse(&text)) {
+            self.chats.remove(&chat_id);
+            self.altered.remove(&chat_id);
+        }
+        Ok(())
+    }
+
+    /// Takes over the row of a chat as it is in the file, if it is so in its latest leaf.
+    fn hold_against(&mut self, connection: &Connection, chat_id: &str, leaf: u64) -> Result<(), Error> {
+        let form = Form::of(CHATS).expect("there is one");
+        let key = [KeyValue::Text(chat_id.to_owned())];
+        let Some(chat_id) = ChatId::parse(chat_id) else { return Ok(()) };
+        let Some(row) = ChatRow::read(connection, &chat_id)? else {
+            self.chats.remove(&chat_id); // it was erased
+            return Ok(());
+        };
+        if !is_as_sealed(connection, leaf, form, &key)? {
+            self.chats.remove(&chat_id);
+            say_altered(&chat_id);
+            self.altered.insert(chat_id);
+            return Ok(());
+        }
+        self.altered.remove(&chat_id);
+        let before = self.chats.get(&chat_id).cloned();
+        let below = match &before {
+            Some(known) => known.below,
+            None => below(connection, &chat_id, self.last_erasure)?,
+        };
+        let extent = before.and_then(|known| known.extent);
+        self.chats.put(chat_id, Known { row, extent, below });
+        Ok(())
+    }
+
+    /// A batch is committed; the tree has so many leaves by that, if it has sealed anything.
+    pub(super) fn take_over(&mut self, fresh: Fresh, leaves: Option<u64>, whole: bool) {
+        self.leaves = leaves.unwrap_or(self.leaves);
+        fresh.chats.into_iter().for_each(|(chat_id, known)| self.chats.put(chat_id, known));
+        fresh.errors.into_iter().for_each(|(key, fold)| self.errors.put(key, fold));
+        fresh.findings.into_iter().for_each(|(key, fold)| self.findings.put(key, fold));
+        self.altered.extend(fresh.altered);
+        self.drained = fresh.drained.or_else(|| self.drained.take());
+        if whole {
+            self.put_off.clear();
+        }
+        for (chat_id, row) in fresh.put_off {
+            self.put_off.entry(chat_id).and_modify(|known| known.absorb(row.clone())).or_insert(row);
+        }
+    }
+}
+
+/// Below which index the events of a chat were erased or purged, by the erasures up to one.
+pub(super) fn below(connection: &Connection, chat_id: &ChatId, last_erasure: i64) -> Result<Option<i64>, Error> {
+    if last_erasure == 0 {
+        return Ok(None);
+    }
+    let sql = "SELECT max(below) FROM erasures WHERE chat_id = ? AND id BETWEEN 1 AND ?";
+    let mut select = connection.prepare_cached(sql)?;
+    Ok(select.query_row(params![chat_id.as_str(), last_erasure], |row| row.get(0))?)
+}
+
+fn newest_erasure(connection: &Connection) -> Result<i64, Error> {
+    Ok(connection.query_row("SELECT coalesce(max(id), 0) FROM erasures", (), |row| row.get(0))?)
+}
+
+/// Somebody has altered the row of a chat by hand.
+pub(super) fn say_altered(chat_id: &ChatId) {
+    let hint = "somebody changed it by hand: it is left as it is, and `gms-recorder verify` tells of it";
+    tracing::error!(%chat_id, hint, "the row of a chat is not as it was sealed");
+}
