@@ -75,12 +75,14 @@ impl Alone {
         }
     }
 
-    /// Out of WAL mode SQLite lets a file go only where nobody else has it open, and folds its log.
+    /// Out of WAL mode SQLite lets a file go only where nobody else has it open, and folds its log. Its header is written for that:
+    /// with a journal in memory, since a file would be left beside the archive by who is killed then. What changes of the
+    /// header is in one sector.
     fn lock(path: &Path) -> Result<Connection, store::Error> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.query_row("PRAGMA journal_mode = DELETE", (), |row| row.get::<_, String>(0))?;
+        connection.query_row("PRAGMA journal_mode = MEMORY", (), |row| row.get::<_, String>(0))?;
         connection.execute_batch("BEGIN EXCLUSIVE")?;
         Ok(connection)
     }
