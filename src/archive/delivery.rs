@@ -108,6 +108,7 @@ impl Courier<'_> {
     pub fn deliver(&self, now: &dyn Fn() -> i64, progress: &mut dyn FnMut(u64, u64)) -> Result<News, Error> {
         let _lock = self.lock()?;
         let custody = Custody::open(self.database)?.until(self.stop.clone());
+        custody.check_can_deliver()?;
         custody.check_all_is_sealed()?;
         let standing = custody.standing(self.name)?;
         let next = match &standing.staged {
@@ -241,8 +242,7 @@ impl Courier<'_> {
         let settle = i64::try_from(self.target.settle.as_millis()).unwrap_or(i64::MAX);
         Wanted {
             target: self.name,
-            // What was made and not brought is looked for again.
-            from: if standing.staged.is_some() { standing.delivered_to } else { standing.looked_to },
+            from: standing.looked_to,
             as_of,
             settled_at: as_of.saturating_sub(settle),
             with_errors: self.target.errors,

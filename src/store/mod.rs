@@ -50,7 +50,7 @@ pub const APPLICATION_ID: i64 = 0x474D_5352;
 const ENGINE_FLOOR: (u32, u32, u32) = (3, 51, 3);
 
 /// The schema's history. Only added to; a landed migration is never edited.
-pub const MIGRATIONS: [(i64, &str, &str); 12] = [
+pub const MIGRATIONS: [(i64, &str, &str); 13] = [
     (1, "archive", include_str!("../../migrations/0001_archive.sql")),
     (2, "spool", include_str!("../../migrations/0002_spool.sql")),
     (3, "traces", include_str!("../../migrations/0003_traces.sql")),
@@ -63,6 +63,7 @@ pub const MIGRATIONS: [(i64, &str, &str); 12] = [
     (10, "deliveries", include_str!("../../migrations/0010_deliveries.sql")),
     (11, "accounts", include_str!("../../migrations/0011_accounts.sql")),
     (12, "cores", include_str!("../../migrations/0012_cores.sql")),
+    (13, "stagings", include_str!("../../migrations/0013_stagings.sql")),
 ];
 
 /// What goes wrong between the program and its file. The kind decides what the recorder does about it.

@@ -84,6 +84,7 @@ const CORE_OF_FINDINGS: u8 = 23;
 const CORE_OF_ACTS: u8 = 24;
 const CORE_OF_RUNS: u8 = 25;
 const CORE_OF_HOLDS: u8 = 26;
+pub(super) const STAGINGS: u8 = 27;
 
 /// What of rows that change never does is sealed apart, once: forms, and those of their cores.
 const CORES: [(u8, u8); 5] = [
@@ -99,7 +100,7 @@ pub(super) const SEEN_STEP_MS: i64 = 300_000;
 
 /// All of them, by number.
 #[rustfmt::skip]
-pub static FORMS: [Form; 26] = [
+pub static FORMS: [Form; 27] = [
     Form { number: EVENTS, table: "events", key: &[Column("chat_id", Text), Column("event_index", Integer)],
         columns: &["chat_id", "event_index", "type", "utc_time", "participant_id", "nickname", "party_type", "text",
             "message_type", "user_data", "event_attributes", "raw", "recorded_at", "node", "run_id"] },
@@ -168,6 +169,8 @@ pub static FORMS: [Form; 26] = [
             "config_hash", "sealing"] },
     Form { number: CORE_OF_HOLDS, table: "holds", key: &[Column("id", Integer)],
         columns: &["id", "act_id", "at", "chat_id", "name", "value"] },
+    Form { number: STAGINGS, table: "stagings", key: &[Column("id", Integer)],
+        columns: &["id", "target", "number", "at", "made"] },
 ];
 
 /// `SELECT` of a row by its key, of each form: first its rowid, then its columns. Of a key that an index has, SQLite would take
@@ -203,7 +206,8 @@ impl Form {
             MERGES => 8,
             DELIVERIES => 10,
             ACCOUNTS => 11,
-            CORE_OF_ERRORS.. => 12,
+            CORE_OF_ERRORS..=CORE_OF_HOLDS => 12,
+            STAGINGS.. => 13,
             _ => 7,
         }
     }
@@ -243,7 +247,7 @@ impl Form {
     pub fn is_final(&self) -> bool {
         let is_of_final = matches!(
             self.number,
-            EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS | ERASURES | DELIVERIES | OUTAGES
+            EVENTS | VARIANTS | ATTRIBUTES | MASKINGS | FILES | KEYS | ERASURES | DELIVERIES | OUTAGES | STAGINGS
         );
         is_of_final || self.whole().is_some()
     }

@@ -485,6 +485,36 @@ async fn a_bucket_gets_each_object_once_locked_however_often_it_is_killed() {
     sound(&database);
 }
 
+/// Somebody makes a folder like that of a delivery, and notes it as being on its way.
+#[tokio::test]
+async fn a_delivery_that_was_never_made_is_not_acknowledged() {
+    let (folder, out) = (folder(), folder());
+    let database = folder.path().join("transcripts.db");
+    fill(&database, 300).await;
+    let config = configured(folder.path(), &database, &format!("format = \"jsonl\"\nfolder = {:?}", out.path()));
+    delivered(&config, "delivery 1: 10 chats");
+    append(&database, &[event(3, 31, "late")]).await;
+    let (first, second) = (out.path().join("t-0000001"), out.path().join("t-0000002"));
+    let copied = Command::new("cp").arg("-r").args([&first, &second]).status();
+    assert!(copied.expect("there is one").success());
+    let by_hand = Connection::open(&database).expect("an archive");
+    let changed = by_hand.execute(
+        "UPDATE delivering SET is_sent = 1, staged = (SELECT json_set(made, '$.number', 2, '$.chats', 999,
+            '$.destination', replace(made ->> 'destination', '0000001', '0000002')) FROM stagings)",
+        (),
+    );
+    assert_eq!(changed, Ok(1));
+    drop(by_hand);
+    let (code, said, error) = deliver(&config);
+    assert!(code == 0 && said.contains("is there already"), "{said}{error}");
+    assert!(said.contains("delivery 3: 0 chats, 1 addition"), "{said}");
+    let told: Vec<_> = list(&config).iter().map(|row| (row["number"].clone(), row["chats"].clone())).collect();
+    assert_eq!(told, [(1.into(), 10.into()), (2.into(), 0.into()), (3.into(), 0.into())]);
+    std::fs::remove_dir_all(&second).expect("the folder is ours");
+    is_the_archive(out.path(), &database);
+    sound(&database);
+}
+
 /// What waits for a bucket, and has something that is erased meanwhile, is made anew: without that, with all the rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_made_and_not_sent_is_made_anew_without_what_was_erased() {

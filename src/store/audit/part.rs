@@ -383,7 +383,12 @@ impl Snapshot {
 
 /// What an archive of an earlier release has not.
 pub(in crate::store) fn check_has_deliveries(connection: &Connection) -> Result<(), Error> {
-    if connection.prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = 'deliveries'")?.exists(())? {
+    check_has(connection, "deliveries")
+}
+
+/// The same of one table.
+pub(in crate::store) fn check_has(connection: &Connection, table: &str) -> Result<(), Error> {
+    if connection.prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = ?")?.exists([table])? {
         return Ok(());
     }
     let what =

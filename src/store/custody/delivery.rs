@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Custody;
 use crate::store::audit::Snapshot;
-use crate::store::audit::part::{Mark, check_has_deliveries};
-use crate::store::seal::{self, KeyValue};
+use crate::store::audit::part::{Mark, check_has, check_has_deliveries};
+use crate::store::seal::destroyed::Located;
+use crate::store::seal::{self, Form, KeyValue};
 use crate::store::{Error, ErrorKind};
 
 /// Chats that are marked in one transaction: some milliseconds.
@@ -73,7 +74,7 @@ pub struct Standing {
     pub last_number: i64,
     /// The target has everything up to here that was meant for it.
     pub delivered_to: u64,
-    /// There is nothing for it up to here, but for chats that wait.
+    /// There is nothing for it up to here, but for chats that wait; where something is on its way, what was delivered before.
     pub looked_to: u64,
     /// When that was, milliseconds since the epoch.
     pub looked_at: Option<i64>,
@@ -82,6 +83,14 @@ pub struct Standing {
 }
 
 impl Custody {
+    /// Whether deliveries can be made: what is made is sealed.
+    ///
+    /// # Errors
+    /// The archive is of an earlier release.
+    pub fn check_can_deliver(&self) -> Result<(), Error> {
+        check_has(&self.connection, "stagings")
+    }
+
     /// How far a target is.
     ///
     /// # Errors
@@ -101,9 +110,36 @@ impl Custody {
         let found = connection.prepare_cached(sql)?.query_row([target], read).optional()?;
         let (looked_to, looked_at, staged, is_sent) =
             found.map_or((0, None, None, false), |(to, at, staged, is_sent)| (to, Some(at), staged, is_sent));
-        let staged = staged.and_then(|text| serde_json::from_str(&text).ok());
-        let staged = staged.map(|delivery| Staged { delivery, is_sent });
-        Ok(Standing { last_number, delivered_to, looked_to, looked_at, staged })
+        let Some(text) = staged else {
+            return Ok(Standing { last_number, delivered_to, looked_to, looked_at, staged: None });
+        };
+        let staged = self.made(target, &text)?.map(|delivery| Staged { delivery, is_sent });
+        if staged.is_none() {
+            let hint = "somebody put it there, or an earlier release: it is made anew";
+            tracing::warn!(target, hint, "what is noted as being on its way to a target of exports was never sealed");
+        }
+        // What was not brought is looked for again.
+        Ok(Standing { last_number, delivered_to, looked_to: delivered_to, looked_at, staged })
+    }
+
+    /// The delivery that was made and sealed, if this is one.
+    fn made(&self, target: &str, text: &str) -> Result<Option<Delivery>, Error> {
+        let Ok(delivery) = serde_json::from_str::<Delivery>(text) else { return Ok(None) };
+        let form = Form::of(seal::STAGINGS).expect("there is one");
+        if delivery.target != target || !form.is_known(&self.connection)? {
+            return Ok(None);
+        }
+        let sql = "SELECT max(id) FROM stagings WHERE target = ? AND number = ? AND made = ?";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let id: Option<i64> = select.query_row(params![target, delivery.number, text], |row| row.get(0))?;
+        let Some(id) = id else { return Ok(None) };
+        // Its leaf came after all that is in it.
+        let name = (form.number, vec![KeyValue::Integer(id)]);
+        let mut located = Located::wanting_from([name.clone()], delivery.to_leaf);
+        match located.find_rest(&self.connection, &[name], delivery.to_leaf) {
+            Err(error) if error.kind == ErrorKind::Altered => Ok(None),
+            found => found.map(|()| Some(delivery)),
+        }
     }
 
     /// The number of the last erasure.
@@ -209,7 +245,7 @@ impl Custody {
     /// # Errors
     /// As writing goes wrong.
     pub fn looked(&self, target: &str, to: u64, at: i64) -> Result<(), Error> {
-        self.note_delivering(target, to, at, None)
+        self.change(|_| self.note_delivering(target, to, at, None))
     }
 
     /// A delivery is made, and its chats are marked. Where there is more to be brought it was `looked_at` never.
@@ -219,17 +255,21 @@ impl Custody {
     pub fn stage(&self, delivery: &Delivery, looked_to: u64, looked_at: i64) -> Result<(), Error> {
         let staged =
             serde_json::to_string(delivery).map_err(|error| Error::new(ErrorKind::Other, error.to_string()))?;
-        self.note_delivering(&delivery.target, looked_to, looked_at, Some(&staged))
+        let Delivery { target, number, started_at, .. } = delivery;
+        self.change(|pack| {
+            let insert = "INSERT INTO stagings (target, number, at, made) VALUES (?, ?, ?, ?)";
+            let id = self.connection.prepare_cached(insert)?.insert(params![target, number, started_at, staged])?;
+            pack.touch(seal::STAGINGS, [KeyValue::Integer(id)]);
+            self.note_delivering(target, looked_to, looked_at, Some(&staged))
+        })
     }
 
     fn note_delivering(&self, target: &str, looked_to: u64, at: i64, staged: Option<&str>) -> Result<(), Error> {
         let upsert = "INSERT INTO delivering (target, looked_to, looked_at, staged, is_sent) VALUES (?, ?, ?, ?, 0)
             ON CONFLICT DO UPDATE SET looked_to = excluded.looked_to, looked_at = excluded.looked_at,
                 staged = excluded.staged, is_sent = 0";
-        self.change(|_| {
-            let values = params![target, looked_to.cast_signed(), at, staged];
-            Ok(self.connection.prepare_cached(upsert)?.execute(values).map(drop)?)
-        })
+        let values = params![target, looked_to.cast_signed(), at, staged];
+        Ok(self.connection.prepare_cached(upsert)?.execute(values).map(drop)?)
     }
 
     /// From here on some of it may be there.

@@ -163,8 +163,7 @@ impl Custody {
     /// # Errors
     /// There are such.
     pub fn check_all_is_sealed(&self) -> Result<(), Error> {
-        let sql = "SELECT 1 FROM runs WHERE sealing IN ('nobody', 'pending')";
-        if !self.connection.prepare_cached(sql)?.exists(())? {
+        if !seal::late::is_left(&self.connection)? {
             return Ok(());
         }
         let what = "an earlier release has written rows that are not sealed yet, and nothing is removed or delivered before they are: \

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     ACCOUNTS, ACTS, ARCHIVE, CHATS, COVERAGE, DELIVERIES, ERASURES, Form, HOLDS, KEYS, KeyValue, MERGES, Pack, RUNS,
-    WAITING, change,
+    STAGINGS, WAITING, change,
 };
 use crate::store::{Error, Store};
 
@@ -82,7 +82,18 @@ fn go_on(connection: &Connection, pack: &mut Pack, number: u8, after: i64) -> Re
     // release knows nothing of acts.
     let is_passed = matches!(
         form.number,
-        COVERAGE | RUNS | ARCHIVE | KEYS | ACTS | HOLDS | ERASURES | WAITING | MERGES | DELIVERIES | ACCOUNTS
+        COVERAGE
+            | RUNS
+            | ARCHIVE
+            | KEYS
+            | ACTS
+            | HOLDS
+            | ERASURES
+            | WAITING
+            | MERGES
+            | DELIVERIES
+            | ACCOUNTS
+            | STAGINGS
     ) || form.whole().is_some_and(|whole| matches!(whole.number, RUNS | ACTS | HOLDS));
     let (mut seen, mut last, mut sealed) = (0, after, 0);
     if !is_passed {
