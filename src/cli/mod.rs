@@ -362,7 +362,13 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     let has_no_notes = matches!(error.downcast_ref(), Some(crate::archive::verify::Error::NoNotes(_)));
-    let is_usage = error.is::<Problems>() || error.is::<tls::Problems>() || error.is::<output::Usage>() || has_no_notes;
+    let is_taken = error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(crate::store::read::Error::Exists(_)))
+            || matches!(cause.downcast_ref(), Some(crate::store::backup::Error::Exists(_)))
+            || matches!(cause.downcast_ref(), Some(crate::archive::export::Error::Exists(_)))
+    });
+    let is_usage = error.is::<Problems>() || error.is::<tls::Problems>() || error.is::<output::Usage>();
+    let is_usage = is_usage || has_no_notes || is_taken;
     if is_usage { 2 } else { 1 }
 }
 

@@ -181,7 +181,7 @@ struct Told {
     config: Option<PathBuf>,
 }
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 17] = [
     "path",
     "archive_id",
     "chats",
@@ -196,6 +196,8 @@ const NAMES: [&str; 15] = [
     "released_later",
     "waiting_later",
     "masked_later",
+    "events_later",
+    "chats_later",
     "again",
 ];
 
@@ -224,6 +226,8 @@ impl Told {
                 of_undone(|undone| undone::length(&undone.released)),
                 of_undone(|undone| undone::length(&undone.waiting)),
                 of_undone(|undone| undone::length(&undone.masked)),
+                of_undone(|undone| undone.later.0),
+                of_undone(|undone| undone.later.1),
                 Cell::Json(serde_json::json!(self.again()).to_string()),
             ];
             output.record(&NAMES, &cells)?;
@@ -240,6 +244,12 @@ impl Told {
                 later.size,
                 clock.date_time(later.at)
             );
+            labelled(output, "lacks", &Ink::Yellow.on(&what))?;
+        }
+        if let Some((events @ 1.., chats)) = self.undone.as_ref().map(|undone| undone.later) {
+            let (events, chats) = (counted(events, "event"), counted(chats, "chat"));
+            let what =
+                format!("{events} of {chats}, recorded after this backup was made: they are only in what is kept");
             labelled(output, "lacks", &Ink::Yellow.on(&what))?;
         }
         if let Some(kept) = kept {

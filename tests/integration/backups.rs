@@ -86,7 +86,8 @@ async fn a_live_archive_is_backed_up_as_it_is_and_verified() {
     let held = |path: PathBuf| async move { Archive::open(&path).await.value("SELECT count(*) FROM events").await };
     assert_eq!(held(dest.clone()).await, held(server.database.clone()).await);
     let bytes = std::fs::read(&dest).expect("it is there");
-    refused(&["backup", text(&dest)], &server.database, "exists already");
+    let (code, _, error) = run(&["backup", text(&dest), "--database", text(&server.database)]);
+    assert!(code == 2 && error.contains("exists already"), "{code} {error}");
     assert_eq!(std::fs::read(&dest).expect("it is there"), bytes);
     chat.insist(&mut client, "send", "message=after&transcriptPosition=1").await;
 
@@ -298,6 +299,8 @@ async fn what_a_backup_lacks_is_said_by_the_anchor() {
     assert_eq!(std::fs::read(&beside).expect("it is there"), former);
     std::fs::rename(&beside, &key_file).expect("the folder is ours");
     assert!(said["lacks_up_to_leaf"].as_i64() > said["leaves"].as_i64(), "{said}");
+    let later = events(kept) - said["events"].as_i64().expect("a number");
+    assert_eq!((said["events_later"].as_i64(), &said["chats_later"]), (Some(later), &1.into()), "{said}");
     let question = |is_copy| Question {
         anchors: vec![anchor.clone()],
         is_copy,

@@ -347,7 +347,7 @@ async fn wrong_usage_is_told_and_makes_nothing() {
     assert!(!dest.exists() && !folder.path().join("dest.partial").exists());
     std::fs::create_dir(&dest).expect("ours");
     let (code, _, error) = run(&["export", &wanted, "--database", &database]);
-    assert!(code == 1 && error.contains("exists already, and an export overwrites nothing"), "{error}");
+    assert!(code == 2 && error.contains("exists already, and an export overwrites nothing"), "{error}");
     assert!(!folder.path().join("dest.partial").exists());
 }
 

@@ -22,9 +22,11 @@ pub struct Done<T> {
     pub case_ref: Option<String>,
 }
 
-/// Removals, maskings, holds and releases that the backup does not have.
+/// What was recorded after the backup was made, and removals, maskings, holds and releases that it does not have.
 #[derive(Debug, Clone, Default)]
 pub struct Undone {
+    /// Events that were recorded later than all that the backup has, and of how many chats.
+    pub later: (i64, i64),
     /// How many chats were erased and are in the backup.
     pub erased: i64,
     /// The same, of those that the schedule removed.
@@ -53,7 +55,7 @@ impl Undone {
     pub fn between(former: &Path, backup: &Path) -> Result<Self, Error> {
         let (former, backup) = (Snapshot::open(former)?, Snapshot::open(backup)?);
         let (former, backup) = (&former.connection, &backup.connection);
-        let mut undone = Self::default();
+        let mut undone = Self { later: later(former, backup)?, ..Self::default() };
         if has_acts(former)? {
             undone.find_removals(former, backup)?;
             undone.find_holds(former, backup)?;
@@ -178,11 +180,18 @@ impl Undone {
         }
     }
 
-    /// Nothing was.
+    /// Nothing was done.
     pub fn is_empty(&self) -> bool {
         let lists = [self.holds.len(), self.released.len(), self.waiting.len(), self.masked.len()];
         self.erased + self.purged == 0 && lists.iter().all(|length| *length == 0)
     }
+}
+
+fn later(former: &Connection, backup: &Connection) -> Result<(i64, i64), Error> {
+    let last = "SELECT coalesce(max(CAST(recorded_at AS INTEGER)), 0) FROM events";
+    let last: i64 = backup.query_row(last, (), |row| row.get(0))?;
+    let sql = "SELECT count(*), count(DISTINCT chat_id) FROM events WHERE recorded_at > ?";
+    Ok(former.query_row(sql, [last], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
 /// False of a backup of an earlier release.
