@@ -79,7 +79,7 @@ impl Accounts {
                 suppressed = excluded.suppressed, refused = excluded.refused, dropped = excluded.dropped,
                 in_flight = excluded.in_flight, delivered_early = excluded.delivered_early";
         let [seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, early] =
-            sum(totals, hour.base.map(|number| -number));
+            sum(totals, hour.base.map(i64::saturating_neg));
         connection.prepare_cached(upsert)?.execute(params![
             run_id, began, at, seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, early
         ])?;
@@ -111,7 +111,7 @@ fn numbers(account: &Account) -> Numbers {
 }
 
 fn sum(one: Numbers, other: Numbers) -> Numbers {
-    std::array::from_fn(|at| one[at] + other[at])
+    std::array::from_fn(|at| one[at].saturating_add(other[at]))
 }
 
 /// What the other hours of a run have, those of its future too: a clock may be put back.

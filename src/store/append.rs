@@ -16,12 +16,13 @@ use sha2::{Digest, Sha256};
 
 use super::entry::{Appended, ChatRecord, Entry, ErrorRecord, FileTransfer, Mark, Outage, Tally};
 use super::seal::destroyed::Located;
-use super::seal::{self, KeyValue, Pack};
-use super::{Error, ErrorKind, Store};
+use super::seal::leaf::is_as_sealed;
+use super::seal::{self, Form, KeyValue, Pack};
+use super::{Error, ErrorKind, Store, text};
 use crate::chat::{ChatId, ContentDigest, Covered, Masking, TranscriptEvent};
 use crate::gms::mask::Masks;
 use crate::gms::{self, Comparison, Finding};
-use memory::{ChatRow, Extent, Fold, Fresh, Known, below, say_altered};
+use memory::{ChatRow, Extent, Fold, Fresh, Known, say_forged};
 
 pub(super) use memory::Memory;
 
@@ -99,7 +100,8 @@ impl Store {
         if let Some((_, drained_to)) = self.memory.drained.as_ref().filter(|(known, _)| known == spool_id) {
             return Ok(*drained_to);
         }
-        let mut select = self.connection.prepare_cached("SELECT drained_to FROM spools WHERE spool_id = ?")?;
+        let mut select =
+            self.connection.prepare_cached("SELECT CAST(drained_to AS INTEGER) FROM spools WHERE spool_id = ?")?;
         let Some(drained_to) = select.query_row([spool_id], |row| row.get::<_, i64>(0)).optional()? else {
             return Ok(0);
         };
@@ -159,19 +161,31 @@ impl<'s> Batch<'s> {
         for entry in entries {
             let mut tally = Tally::default();
             for chat in &entry.chats {
+                self.meet(&chat.chat_id)?;
                 let Some(chat) = self.without_erased(chat, &mut tally)? else { continue };
                 insert.of(self.run_id, entry, &chat.chat_id)?;
+                let before = self.known(&chat.chat_id).and_then(|known| known.highest);
+                let mut highest = before;
                 for event in &chat.events {
-                    match insert.execute(event)? {
+                    let index = Some(event.index.get());
+                    let mut is_new = insert.execute(event)?;
+                    if !is_new && index > highest {
+                        self.remove_forged(&chat.chat_id, event)?;
+                        is_new = insert.execute(event)?;
+                    }
+                    match is_new {
                         true => {
                             tally.new += 1;
-                            let index = Some(event.index.get());
+                            highest = highest.max(index);
                             let of = Evidence { event_index: index, ..Evidence::of("event", entry.at) };
                             self.pack.event(self.run_id, entry, &chat.chat_id, event);
                             self.write_maskings(&Evidence { chat_id: Some(&chat.chat_id), ..of }, &event.maskings)?;
                         }
                         false => self.settle_conflict(entry, &chat.chat_id, event, &mut tally, &mut appended)?,
                     }
+                }
+                if highest != before {
+                    self.remember(&chat.chat_id).highest = highest;
                 }
                 self.cover(&mut cover, entry, &chat)?;
                 self.write_attributes(entry, &chat)?;
@@ -242,17 +256,21 @@ impl<'s> Batch<'s> {
         Ok(!self.statement(select)?.exists([chat_id.as_str()])?)
     }
 
-    /// Below which index the events of a chat were erased or purged. Asked of the file once a chat.
+    /// Below which index the events of a chat were erased or purged.
     fn tombstone(&mut self, chat_id: &ChatId) -> Result<Option<i64>, Error> {
         if self.memory.last_erasure == 0 {
             return Ok(None);
         }
-        if let Some(known) = self.known(chat_id) {
-            return Ok(known.below);
-        }
-        let below = below(self.connection, chat_id, self.memory.last_erasure)?;
-        self.remember(chat_id).below = below;
-        Ok(below)
+        self.meet(chat_id)?;
+        Ok(self.known(chat_id).and_then(|known| known.below))
+    }
+
+    /// A row with a higher index than anybody has recorded of its chat.
+    fn remove_forged(&mut self, chat_id: &ChatId, event: &TranscriptEvent) -> Result<(), Error> {
+        say_forged(chat_id, event.index.get());
+        let mut delete = self.statement("DELETE FROM events WHERE chat_id = ? AND event_index = ?")?;
+        delete.execute(params![chat_id.as_str(), event.index.get()])?;
+        Ok(())
     }
 
     /// A key that is taken: equal content is a duplicate, other content a variant, kept once (R7).
@@ -265,8 +283,9 @@ impl<'s> Batch<'s> {
         appended: &mut Appended,
     ) -> Result<(), Error> {
         let index = event.index.get();
-        let mut select = self.statement("SELECT raw FROM events WHERE chat_id = ? AND event_index = ?")?;
-        let stored: String = select.query_row(params![chat_id.as_str(), index], |row| row.get(0))?;
+        let mut select =
+            self.statement("SELECT CAST(raw AS TEXT) FROM events WHERE chat_id = ? AND event_index = ?")?;
+        let stored = select.query_row(params![chat_id.as_str(), index], |row| text(row, 0))?;
         let comparison = compare(self.masks, &stored, &event.raw);
         let kind = match comparison {
             Comparison::Equal => {
@@ -283,7 +302,7 @@ impl<'s> Batch<'s> {
         }
         let mut insert = self.statement(
             "INSERT INTO event_variants (chat_id, event_index, digest, kind, raw, recorded_at, node, run_id)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (chat_id, event_index, digest) DO NOTHING",
         )?;
         let digest = keyed(self.connection, chat_id.as_str(), &content)?;
         let node = entry.node.as_deref();
@@ -314,11 +333,11 @@ impl<'s> Batch<'s> {
         if event.maskings.is_empty() {
             return Ok(false);
         }
-        let mut select =
-            self.statement("SELECT raw FROM event_variants WHERE chat_id = ? AND event_index = ? LIMIT ?")?;
+        let mut select = self
+            .statement("SELECT CAST(raw AS TEXT) FROM event_variants WHERE chat_id = ? AND event_index = ? LIMIT ?")?;
         let mut rows = select.query(params![chat_id.as_str(), event.index.get(), VARIANTS_COMPARED_MAX])?;
         while let Some(row) = rows.next()? {
-            let stored: String = row.get(0)?;
+            let stored = text(row, 0)?;
             if compare(self.masks, &stored, &event.raw) == Comparison::Equal {
                 return Ok(true);
             }
@@ -370,7 +389,7 @@ impl<'s> Batch<'s> {
                 continue;
             }
             if self.known(chat_id).is_some_and(|known| known.row.is_some()) && row.ended.is_none() && !whole {
-                self.fresh.put_off.insert(chat_id.clone(), row);
+                self.put_off(chat_id, row);
                 continue;
             }
             self.write_chat(&mut put, chat_id, row)?;
@@ -385,22 +404,27 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
+    fn put_off(&mut self, chat_id: &ChatId, row: ChatRow) {
+        match self.fresh.put_off.get_mut(chat_id) {
+            Some(known) => known.absorb(row),
+            None => drop(self.fresh.put_off.insert(chat_id.clone(), row)),
+        }
+    }
+
     /// Writes the whole row, whatever is there: what somebody has altered meanwhile is put right.
     fn write_chat(&mut self, put: &mut CachedStatement<'_>, chat_id: &ChatId, row: ChatRow) -> Result<(), Error> {
-        if self.memory.altered.contains(chat_id) || self.fresh.altered.contains(chat_id) {
-            return Ok(());
+        if let Some(leaf) = self.memory.altered.get(chat_id) {
+            let form = Form::of(seal::CHATS).expect("there is one");
+            let key = [KeyValue::Text(chat_id.as_str().into())];
+            if !is_as_sealed(self.connection, *leaf, form, &key)? {
+                self.put_off(chat_id, row);
+                return Ok(());
+            }
         }
         let before = match self.known(chat_id).and_then(|known| known.row.clone()) {
             Some(before) => Some(before),
-            // It is new, or was forgotten.
-            None => match ChatRow::read(self.connection, chat_id)? {
-                Some(None) => {
-                    say_altered(chat_id);
-                    self.fresh.altered.insert(chat_id.clone());
-                    return Ok(());
-                }
-                before => before.flatten(),
-            },
+            // It is new, or was forgotten. What is none of ours in it is written over.
+            None => ChatRow::read(self.connection, chat_id)?.flatten(),
         };
         let mut after = before.clone().unwrap_or_else(|| row.clone());
         after.absorb(row);
@@ -426,6 +450,15 @@ impl<'s> Batch<'s> {
         self.fresh.chats.get(chat_id).or_else(|| self.memory.chats.get(chat_id))
     }
 
+    /// The file is asked of a chat once.
+    fn meet(&mut self, chat_id: &ChatId) -> Result<(), Error> {
+        if self.known(chat_id).is_none() {
+            let known = Known::read(self.connection, chat_id, self.memory.last_erasure)?;
+            self.fresh.chats.insert(chat_id.clone(), known);
+        }
+        Ok(())
+    }
+
     fn remember(&mut self, chat_id: &ChatId) -> &mut Known {
         let before = self.memory.chats.get(chat_id);
         self.fresh.chats.entry(chat_id.clone()).or_insert_with(|| before.cloned().unwrap_or_default())
@@ -442,14 +475,9 @@ impl<'s> Batch<'s> {
             before.is_some_and(|before| before.covered.from == extent.covered.from && before.node == extent.node);
         let chat_id = chat.chat_id.as_str();
         if !is_same_row {
-            let key = params![chat_id, extent.covered.from, self.run_id, &*extent.node];
-            let mut forgotten = self.statement(COVERED_TO)?;
-            let mut next: Option<i64> = forgotten.query_row(key, |row| row.get(0)).optional()?;
-            while let Some(to) = next {
+            while let Some(to) = self.covered_to(chat_id, &extent)? {
                 let Some(rest) = Covered::new(to, extent.covered.next) else { return Ok(()) };
                 extent.covered = rest;
-                let key = params![chat_id, rest.from, self.run_id, &*extent.node];
-                next = forgotten.query_row(key, |row| row.get(0)).optional()?;
             }
         }
         let Extent { covered: Covered { from, next, .. }, node } = &extent;
@@ -457,6 +485,15 @@ impl<'s> Batch<'s> {
         self.pack.coverage(self.run_id, entry.at, &chat.chat_id, extent.covered, node);
         self.remember(&chat.chat_id).extent = Some(extent);
         Ok(())
+    }
+
+    /// Where a row ends that begins as this does; None where there is none, or it ends before it begins: whose ever that is, it is
+    /// written over.
+    fn covered_to(&self, chat_id: &str, extent: &Extent) -> Result<Option<i64>, Error> {
+        let from = extent.covered.from;
+        let key = params![chat_id, from, self.run_id, &*extent.node];
+        let to: Option<i64> = self.statement(COVERED_TO)?.query_row(key, |row| row.get(0)).optional()?;
+        Ok(to.filter(|to| *to > from))
     }
 
     fn write_attributes(&mut self, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
@@ -508,10 +545,12 @@ impl<'s> Batch<'s> {
         if let Some(fold) = known.filter(|fold| (0..FOLD_MS).contains(&(at - fold.observed_at))) {
             let fold = fold.again(at);
             let update = "UPDATE api_errors SET repeats = ?, last_observed_at = ? WHERE id = ?";
-            self.statement(update)?.execute(params![fold.repeats, fold.last_observed_at, fold.id])?;
-            self.pack.touch(seal::ERRORS, [KeyValue::Integer(fold.id)]);
-            self.fresh.errors.insert(key, fold);
-            return Ok(());
+            // Where it is gone somebody has deleted or renumbered it: it is another one then.
+            if self.statement(update)?.execute(params![fold.repeats, fold.last_observed_at, fold.id])? == 1 {
+                self.pack.touch(seal::ERRORS, [KeyValue::Integer(fold.id)]);
+                self.fresh.errors.insert(key, fold);
+                return Ok(());
+            }
         }
         let id = self.insert_error(at, record)?;
         self.pack.touch_whole(seal::ERRORS, [KeyValue::Integer(id)]);
@@ -563,20 +602,15 @@ impl<'s> Batch<'s> {
 
     fn write_finding(&mut self, at: i64, finding: &Finding) -> Result<(), Error> {
         let digest = finding_digest(finding);
-        if let Some(known) = self.fresh.findings.get(&digest).or_else(|| self.memory.findings.get(&digest)) {
-            let fold = known.again(at);
-            let update = "UPDATE findings SET repeats = ?, last_observed_at = ? WHERE id = ?";
-            self.statement(update)?.execute(params![fold.repeats, fold.last_observed_at, fold.id])?;
-            self.pack.touch(seal::FINDINGS, [KeyValue::Integer(fold.id)]);
-            self.fresh.findings.insert(digest, fold);
+        let known = self.fresh.findings.get(&digest).or_else(|| self.memory.findings.get(&digest)).copied();
+        if let Some(known) = known
+            && self.repeat_finding(digest, known.again(at))?
+        {
             return Ok(());
         }
-        let mut upsert = self.statement(
+        let mut insert = self.statement(
             "INSERT INTO findings (observed_at, last_observed_at, repeats, kind, chat_id, detail, raw, raw_length, digest, run_id)
-             VALUES (?1, ?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (digest) DO UPDATE SET repeats = repeats + 1,
-                last_observed_at = max(last_observed_at, excluded.last_observed_at)
-             RETURNING id, observed_at, last_observed_at, repeats",
+             VALUES (?1, ?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (digest) DO NOTHING RETURNING id",
         )?;
         let values = params![
             at,
@@ -588,20 +622,36 @@ impl<'s> Batch<'s> {
             digest,
             self.run_id,
         ];
-        let read = |row: &Row<'_>| {
-            Ok(Fold { id: row.get(0)?, observed_at: row.get(1)?, last_observed_at: row.get(2)?, repeats: row.get(3)? })
+        let Some(id) = insert.query_row(values, |row| row.get(0)).optional()? else {
+            let sql =
+                "SELECT id, CAST(observed_at AS INTEGER), CAST(last_observed_at AS INTEGER), CAST(repeats AS INTEGER)
+                FROM findings WHERE digest = ?";
+            let read = |row: &Row<'_>| {
+                let (id, observed_at, last_observed_at) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                Ok(Fold { id, observed_at, last_observed_at, repeats: row.get::<_, i64>(3)?.max(1) })
+            };
+            let known = self.statement(sql)?.query_row([digest], read)?;
+            self.repeat_finding(digest, known.again(at))?;
+            return Ok(());
         };
-        let fold = upsert.query_row(values, read)?;
-        if fold.repeats > 1 {
-            self.pack.touch(seal::FINDINGS, [KeyValue::Integer(fold.id)]);
-        } else {
-            self.pack.touch_whole(seal::FINDINGS, [KeyValue::Integer(fold.id)]);
-            let row_id = Some(fold.id);
-            let of = Evidence { chat_id: finding.chat_id.as_ref(), row_id, ..Evidence::of("finding", at) };
-            self.write_maskings(&of, &finding.maskings)?;
-        }
-        self.fresh.findings.insert(digest, fold);
+        self.pack.touch_whole(seal::FINDINGS, [KeyValue::Integer(id)]);
+        let of = Evidence { chat_id: finding.chat_id.as_ref(), row_id: Some(id), ..Evidence::of("finding", at) };
+        self.write_maskings(&of, &finding.maskings)?;
+        self.fresh.findings.insert(digest, Fold { id, observed_at: at, last_observed_at: at, repeats: 1 });
         Ok(())
+    }
+
+    /// False where it is not there any longer.
+    fn repeat_finding(&mut self, digest: ContentDigest, fold: Fold) -> Result<bool, Error> {
+        let update =
+            "UPDATE findings SET observed_at = ?, last_observed_at = ?, repeats = ? WHERE id = ? AND digest = ?";
+        let values = params![fold.observed_at, fold.last_observed_at, fold.repeats, fold.id, digest];
+        if self.statement(update)?.execute(values)? != 1 {
+            return Ok(false);
+        }
+        self.pack.touch(seal::FINDINGS, [KeyValue::Integer(fold.id)]);
+        self.fresh.findings.insert(digest, fold);
+        Ok(true)
     }
 
     fn write_mark(&mut self, mark: &Mark) -> Result<(), Error> {
@@ -653,11 +703,11 @@ pub(super) fn compare(masks: &Masks, stored: &str, new: &str) -> Comparison {
 pub(super) fn keyed(connection: &Connection, chat_id: &str, content: &ContentDigest) -> Result<ContentDigest, Error> {
     let mut key = [0_u8; 16];
     let mut select = connection.prepare_cached("SELECT key FROM variant_keys WHERE chat_id = ?")?;
-    match select.query_row([chat_id], |row| row.get(0)).optional()? {
+    match select.query_row([chat_id], |row| Ok(row.get(0).ok())).optional()?.flatten() {
         Some(known) => key = known,
         None => {
             getrandom::fill(&mut key).map_err(|e| Error::new(ErrorKind::Other, format!("no random numbers: {e}")))?;
-            let insert = "INSERT INTO variant_keys VALUES (?, ?)";
+            let insert = "INSERT OR REPLACE INTO variant_keys VALUES (?, ?)";
             connection.prepare_cached(insert)?.execute(params![chat_id, key])?;
         }
     }
@@ -688,7 +738,7 @@ pub(super) fn keyed_digest(key: &[u8; 16], content: &ContentDigest) -> ContentDi
 
 const INSERT_EVENT: &str = "INSERT INTO events (chat_id, recorded_at, node, run_id, event_index, type, utc_time,
     participant_id, nickname, party_type, text, message_type, user_data, event_attributes, raw)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (chat_id, event_index) DO NOTHING";
 
 /// [`INSERT_EVENT`]. A parameter stays what it is until it is bound again: what the events of an answer have in common
 /// is bound once.
@@ -723,8 +773,7 @@ impl EventInsert<'_> {
     }
 }
 
-const COVERED_TO: &str =
-    "SELECT next_position FROM coverage WHERE chat_id = ? AND from_position = ? AND run_id = ? AND node = ?";
+const COVERED_TO: &str = "SELECT CAST(next_position AS INTEGER) FROM coverage WHERE chat_id = ? AND from_position = ? AND run_id = ? AND node = ?";
 
 const PUT_COVERAGE: &str = "INSERT INTO coverage (chat_id, from_position, next_position, node, run_id, at)
     VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET next_position = excluded.next_position, at = excluded.at";

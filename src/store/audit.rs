@@ -25,7 +25,7 @@ use super::seal::merkle::{Hash, Tree};
 use super::seal::{
     ACTS, CHATS, ERASURES, ERRORS, FINDINGS, FORMS, Form, HOLDS, KEYS, KeyValue, RUNS, SEEN_STEP_MS, SPOOLS, row_name,
 };
-use super::{Error, ErrorKind};
+use super::{Error, ErrorKind, text};
 
 use marks::{Chats, Marks};
 use packs::{Held, Looked, Named};
@@ -176,7 +176,7 @@ impl Snapshot {
             let what = "this archive is of a release that does not seal: the next `serve` of this one seals it";
             return Err(Error::new(ErrorKind::Other, what));
         }
-        let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
+        let archive_id = connection.query_row("SELECT CAST(archive_id AS TEXT) FROM archive", (), |row| row.get(0))?;
         let others = (0..readers).map(|_| Self::connect(path, is_alone)).collect::<Result<Vec<_>, _>>()?;
         let mut snapshot = Self { connection, others, archive_id, part: None };
         snapshot.settle()?;
@@ -293,11 +293,6 @@ fn last_leaf(connection: &Connection) -> Result<Option<(i64, i64)>, rusqlite::Er
     connection.prepare_cached(sql)?.query_row((), |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
-/// A text, which is none any longer where its bytes were changed.
-fn text(row: &Row<'_>, at: usize) -> Result<String, rusqlite::Error> {
-    Ok(String::from_utf8_lossy(row.get_ref(at)?.as_bytes().unwrap_or_default()).into_owned())
-}
-
 /// One pass over everything.
 struct Walk<'s> {
     connection: &'s Connection,
@@ -330,6 +325,8 @@ struct Walk<'s> {
     /// Runs of releases that seal cores; how many of the last that began were such.
     cored_runs: BTreeSet<i64>,
     cored_in_row: u32,
+    /// Rows were sealed later, and no run yet that they would be of.
+    is_late_open: bool,
     /// Errors and findings that came without, when no release that seals none was left.
     bare: BTreeSet<(u8, i64)>,
     /// Leaves by their numbers: that their salts were destroyed is said (named), and so it is (fits).
@@ -369,6 +366,7 @@ impl<'s> Walk<'s> {
             seen: FORMS.iter().map(|_| Marks::new(true)).collect(),
             cored_runs: BTreeSet::new(),
             cored_in_row: 0,
+            is_late_open: false,
             bare: BTreeSet::new(),
             erased: Marks::new(true),
             has_merges: false,
@@ -411,6 +409,7 @@ impl<'s> Walk<'s> {
             let rows = looked.hashes().len() as u64 - 1;
             let (before, first, last) = self.found.sealed_later.unwrap_or((0, at, at));
             self.found.sealed_later = Some((before + rows, first.min(at), last.max(at)));
+            self.is_late_open = looked.rows.iter().all(|named| named.form.number != RUNS);
         }
         self.see_cores(looked);
         for (leaf, named) in (self.tree.size() + 1..).zip(&looked.rows) {
@@ -566,6 +565,10 @@ impl<'s> Walk<'s> {
         let last: Option<i64> = self.connection.query_row(&sql, (), |row| row.get(0)).optional()?;
         self.found.last_stop = last.and_then(|run_id| Some((run_id, *self.runs.get(&run_id)?)));
         self.check_merged_runs()?;
+        if self.is_late_open && !super::seal::late::is_left(self.connection)? {
+            let what = "rows were sealed later than they were written, and no run is there that they would be of: somebody had them sealed anew";
+            self.found.faults.add("seals", what);
+        }
         let unsealed_runs = self.unsealed_runs()?;
         // Of this only the five minutes are sealed that it lies in.
         let sql = "SELECT CAST(chat_id AS TEXT) FROM chats WHERE typeof(last_seen_at) <> 'integer'";

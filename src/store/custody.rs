@@ -119,7 +119,7 @@ impl Custody {
             let what = "this archive is of an earlier release: start `serve` of this one with it once, which brings it up to date";
             return Err(Error::new(ErrorKind::Other, what));
         }
-        let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
+        let archive_id = connection.query_row("SELECT CAST(archive_id AS TEXT) FROM archive", (), |row| row.get(0))?;
         let has_cores = seal::has_cores(&connection)?;
         let (path, spool) = (path.to_owned(), beside(path, "-spool"));
         Ok(Self {

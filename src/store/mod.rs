@@ -158,6 +158,10 @@ impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         let kind = match &error {
             rusqlite::Error::SqliteFailure(cause, _) => ErrorKind::of_sqlite(cause.extended_code),
+            // A value that is none of ours.
+            rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..) => ErrorKind::Row,
             _ => ErrorKind::Other,
         };
         Self { kind, message: error.to_string() }
@@ -410,7 +414,8 @@ impl Store {
                 ],
             )?;
             write_catalogue(connection)?;
-            let archive_id: String = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
+            let archive_id: String =
+                connection.query_row("SELECT CAST(archive_id AS TEXT) FROM archive", (), |row| row.get(0))?;
             if is_news == 1 || is_unsealed {
                 pack.touch(seal::ARCHIVE, [KeyValue::Integer(1)]);
             }
@@ -545,6 +550,11 @@ impl Store {
         let rows = select.query_map((), |row| row.get(0)).expect("it runs");
         rows.map(|row| row.expect("a text")).collect()
     }
+}
+
+/// A text, which is none any longer where its bytes were changed.
+fn text(row: &rusqlite::Row<'_>, at: usize) -> Result<String, rusqlite::Error> {
+    Ok(String::from_utf8_lossy(row.get_ref(at)?.as_bytes().unwrap_or_default()).into_owned())
 }
 
 /// A write, so that a file that takes none is noticed here. False where that run is not in the file: a backup from before it has

@@ -22,8 +22,8 @@ use merkle::{HASH_BYTES, Hash, LEAF_PREFIX, Tree};
 
 /// Bytes of a salt, and of the seed that the salts of a pack come from.
 pub const SALT_BYTES: usize = 16;
-/// Leaves that may be missing before a pack where the tree is made anew: more are no accident.
-const GAP_MAX: u64 = 1 << 24;
+/// Leaves that may be missing before a pack where the tree is made anew. What is further off is no pack of ours.
+const GAP_MAX: u64 = 1 << 20;
 /// In refs: the key's first column is that of the last row.
 const SAME_FIRST: u8 = 0x80;
 
@@ -752,23 +752,34 @@ pub(super) fn mend(connection: &Connection) -> Result<bool, Error> {
 
 /// Whether the tree is of as many leaves as the packs.
 fn is_whole(connection: &Connection) -> Result<bool, Error> {
-    let sql = "SELECT coalesce(max(first_leaf + leaves), 0) FROM seals WHERE first_leaf = (SELECT max(first_leaf) FROM seals)";
-    let size: i64 = connection.query_row(sql, (), |row| row.get(0))?;
-    match read_tree(connection) {
-        Err(error) if error.kind != ErrorKind::Corrupt => Err(error),
-        tree => Ok(tree.is_ok_and(|tree| tree.size() == size.cast_unsigned())),
-    }
+    let tree = match read_tree(connection) {
+        Err(error) if error.kind != ErrorKind::Corrupt => return Err(error),
+        tree => tree.ok(),
+    };
+    let Some(tree) = tree else { return Ok(false) };
+    let sql =
+        "SELECT first_leaf, CAST(leaves AS INTEGER) FROM seals WHERE first_leaf <= ? ORDER BY first_leaf DESC LIMIT 1";
+    let mut select = connection.prepare(sql)?;
+    let end = |row: &Row<'_>| Ok(row.get::<_, i64>(0)?.saturating_add(row.get(1)?));
+    let size = select.query_row([tree.size().saturating_add(GAP_MAX).cast_signed()], end).optional()?;
+    Ok(tree.size() == size.unwrap_or_default().cast_unsigned())
 }
 
 fn rebuild(connection: &Connection) -> Result<(), Error> {
     let mut tree = Tree::default();
-    let mut select = connection.prepare("SELECT first_leaf + leaves, hashes FROM seals ORDER BY first_leaf")?;
+    let sql = "SELECT first_leaf, CAST(leaves AS INTEGER), hashes FROM seals ORDER BY first_leaf";
+    let mut select = connection.prepare(sql)?;
     let mut rows = select.query(())?;
     while let Some(row) = rows.next()? {
-        let hashes = row.get_ref(1)?.as_blob().unwrap_or_default();
+        let (first_leaf, leaves): (i64, i64) = (row.get(0)?, row.get(1)?);
+        if first_leaf.cast_unsigned() > tree.size() + GAP_MAX {
+            break;
+        }
+        let hashes = row.get_ref(2)?.as_blob().unwrap_or_default();
         hashes.as_chunks::<HASH_BYTES>().0.iter().for_each(|leaf| tree.push(*leaf));
         // Numbers go on after the last pack whatever is missing before it: none is given twice.
-        for _ in tree.size()..row.get::<_, i64>(0)?.cast_unsigned().min(tree.size() + GAP_MAX) {
+        let end = first_leaf.saturating_add(leaves).cast_unsigned();
+        for _ in tree.size()..end.min(tree.size() + GAP_MAX) {
             tree.push([0; HASH_BYTES]);
         }
     }
@@ -780,7 +791,10 @@ fn rebuild(connection: &Connection) -> Result<(), Error> {
 /// The tree as it stands, which another process may have appended to since we last did.
 pub(super) fn read_tree(connection: &Connection) -> Result<Tree, Error> {
     let mut select = connection.prepare_cached("SELECT size, roots FROM tree WHERE id = 1")?;
-    let read = |row: &Row<'_>| Ok(Tree::of(row.get::<_, i64>(0)?.cast_unsigned(), row.get_ref(1)?.as_bytes()?));
+    let read = |row: &Row<'_>| {
+        let (size, roots) = (row.get_ref(0)?.as_i64(), row.get_ref(1)?.as_bytes());
+        Ok(size.ok().zip(roots.ok()).and_then(|(size, roots)| Tree::of(size.cast_unsigned(), roots)))
+    };
     let damaged = || {
         let what =
             "the row of table `tree` is damaged or gone, and nothing can be sealed after it: see `gms-recorder verify`";

@@ -3,7 +3,8 @@
 //!
 //! What it forgets costs a row more, never a row less.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -15,20 +16,23 @@ use crate::gms::Ended;
 use crate::store::Error;
 use crate::store::entry::{ChatRecord, Entry};
 use crate::store::seal::leaf::{each_back, each_from, is_as_sealed};
-use crate::store::seal::{CHATS, ERASURES, ERRORS, FINDINGS, Form, KeyValue, SEEN_STEP_MS, late, read_tree};
+use crate::store::seal::{CHATS, ERASURES, ERRORS, EVENTS, FINDINGS, Form, KeyValue, SEEN_STEP_MS, late, read_tree};
 
 /// Of each kind, so many or up to twice as many are remembered.
 const MEMORY_MAX: usize = 25_000;
-/// How far an archive is looked back through when it is opened, for chats that may go on: some hundred milliseconds.
+/// How far an archive is looked back through when it is opened, for chats that may go on, and where something was ever erased for
+/// the last time of it: some hundred milliseconds.
 const LEAVES_MAX: u64 = 1 << 17;
+const LEAVES_MAX_FOR_ERASURES: u64 = 1 << 20;
 const CHATS_MAX: usize = 10_000;
 
 /// What is known between batches. Only what is committed is ever in it, but for the rows that are put off.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Memory {
     pub chats: Recent<ChatId, Known>,
-    /// Chats whose rows somebody has altered: they are left as they are, for `verify` to find.
-    pub altered: BTreeSet<ChatId>,
+    /// Chats whose rows somebody has altered, and the leaves that say so: they are left as they are, for `verify` to find, until they
+    /// are as they were.
+    pub altered: BTreeMap<ChatId, u64>,
     /// Rows that identical errors fold into.
     pub errors: Recent<u64, Fold>,
     /// The same of findings.
@@ -47,7 +51,6 @@ pub(in crate::store) struct Memory {
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
     pub chats: HashMap<ChatId, Known>,
-    pub altered: BTreeSet<ChatId>,
     pub errors: HashMap<u64, Fold>,
     pub findings: HashMap<ContentDigest, Fold>,
     pub put_off: HashMap<ChatId, ChatRow>,
@@ -61,8 +64,25 @@ pub(in crate::store) struct Known {
     pub row: Option<ChatRow>,
     /// The row of its coverage that grows, if this run has one.
     pub extent: Option<Extent>,
+    /// The highest index of its events, of whatever process: a row with a higher one is nobody's.
+    pub highest: Option<i64>,
     /// Its events below this index were erased or purged (`erasures.below`).
     pub below: Option<i64>,
+}
+
+impl Known {
+    /// What the file says of a chat that is met for the first time. Its row is read once it is written.
+    pub fn read(connection: &Connection, chat_id: &ChatId, last_erasure: i64) -> Result<Self, Error> {
+        let mut select = connection.prepare_cached("SELECT max(event_index) FROM events WHERE chat_id = ?")?;
+        let highest = select.query_row([chat_id.as_str()], |row| row.get(0))?;
+        let mut below = None;
+        if last_erasure > 0 {
+            let sql = "SELECT max(CAST(below AS INTEGER)) FROM erasures WHERE chat_id = ? AND id BETWEEN 1 AND ?";
+            let mut select = connection.prepare_cached(sql)?;
+            below = select.query_row(params![chat_id.as_str(), last_erasure], |row| row.get(0))?;
+        }
+        Ok(Self { highest, below, ..Self::default() })
+    }
 }
 
 /// A row of coverage that grows.
@@ -84,7 +104,7 @@ pub(in crate::store) struct Fold {
 impl Fold {
     /// One more of it.
     pub fn again(self, at: i64) -> Self {
-        Self { repeats: self.repeats + 1, last_observed_at: self.last_observed_at.max(at), ..self }
+        Self { repeats: self.repeats.saturating_add(1), last_observed_at: self.last_observed_at.max(at), ..self }
     }
 }
 
@@ -189,25 +209,28 @@ impl Memory {
     pub(in crate::store) fn of(connection: &Connection) -> Result<Self, Error> {
         let snapshot = connection.unchecked_transaction()?;
         let mut memory = Self { leaves: read_tree(connection)?.size(), ..Self::default() };
-        let (mut chats, mut last_erasure) = (BTreeMap::new(), 0);
+        let (mut chats, last_erasure) = (BTreeMap::new(), Cell::new(0));
         let oldest = memory.leaves.saturating_sub(LEAVES_MAX);
+        let newest = newest_erasure(connection)?;
+        let is_looked_for =
+            |leaf| newest > 0 && last_erasure.get() == 0 && leaf + LEAVES_MAX_FOR_ERASURES > memory.leaves;
         each_back(
             connection,
             &mut |leaf, form, key| match (form.number, &key[..]) {
-                (CHATS, [KeyValue::Text(chat_id)]) if chats.len() < CHATS_MAX || chats.contains_key(chat_id) => {
+                (CHATS, [KeyValue::Text(chat_id)])
+                    if leaf > oldest && (chats.len() < CHATS_MAX || chats.contains_key(chat_id)) =>
+                {
                     let latest = chats.entry(chat_id.clone()).or_insert(leaf);
                     *latest = leaf.max(*latest);
                 }
-                (ERASURES, [KeyValue::Integer(id)]) => last_erasure = last_erasure.max(*id),
+                (ERASURES, [KeyValue::Integer(id)]) => last_erasure.set(last_erasure.get().max(*id)),
                 _ => {}
             },
-            &|leaf| leaf <= oldest,
+            &|leaf| leaf <= oldest && !is_looked_for(leaf),
         )?;
         // One of before that cannot be told from one that somebody put there.
-        memory.last_erasure = match last_erasure {
-            0 if oldest > 0 => newest_erasure(connection)?,
-            named => named,
-        };
+        let is_all = memory.leaves <= LEAVES_MAX_FOR_ERASURES;
+        memory.last_erasure = if is_all || last_erasure.get() > 0 { last_erasure.get() } else { newest };
         if !late::is_left(connection)? {
             for (chat_id, leaf) in chats {
                 memory.hold_against(connection, &chat_id, leaf)?;
@@ -220,19 +243,30 @@ impl Memory {
     /// Looks at what others have sealed since the last time. True where something was erased, purged or masked: what is remembered of
     /// what is on disk may not be there any longer. Within a transaction.
     pub(super) fn catch_up(&mut self, connection: &Connection) -> Result<bool, Error> {
-        let sql = "SELECT size FROM tree WHERE id = 1";
-        let size: i64 = connection.prepare_cached(sql)?.query_row((), |row| row.get(0))?;
-        let size = size.cast_unsigned();
+        let size = read_tree(connection)?.size();
         if size == self.leaves {
             return Ok(false);
         }
         let (mut chats, mut erasures, mut is_folded) = (BTreeMap::new(), BTreeMap::new(), false);
+        let mut events: BTreeMap<String, i64> = BTreeMap::new();
         each_from(connection, self.leaves, &mut |leaf, form, key| match (form.number, &key[..]) {
             (CHATS, [KeyValue::Text(chat_id)]) => drop(chats.insert(chat_id.clone(), leaf)),
             (ERASURES, [KeyValue::Integer(id)]) => drop(erasures.insert(*id, leaf)),
             (ERRORS | FINDINGS, _) => is_folded = true,
+            (EVENTS, [KeyValue::Text(chat_id), KeyValue::Integer(index)]) => match events.get_mut(chat_id) {
+                Some(highest) => *highest = (*highest).max(*index),
+                None => drop(events.insert(chat_id.clone(), *index)),
+            },
             _ => {}
         })?;
+        for (chat_id, index) in events {
+            let chat_id = ChatId::parse(&chat_id);
+            if let Some((chat_id, mut known)) = chat_id.and_then(|id| Some((id.clone(), self.chats.get(&id)?.clone())))
+            {
+                known.highest = known.highest.max(Some(index));
+                self.chats.put(chat_id, known);
+            }
+        }
         if is_folded || !erasures.is_empty() {
             (self.errors, self.findings) = Default::default();
         }
@@ -244,8 +278,8 @@ impl Memory {
             }
         }
         for (chat_id, leaf) in chats {
-            let is_known = ChatId::parse(&chat_id).is_some_and(|id| self.chats.get(&id).is_some());
-            if is_known {
+            let chat = ChatId::parse(&chat_id);
+            if chat.is_some_and(|id| self.chats.get(&id).is_some() || self.altered.contains_key(&id)) {
                 self.hold_against(connection, &chat_id, leaf)?;
             }
         }
@@ -273,20 +307,19 @@ impl Memory {
             self.chats.remove(&chat_id); // it was erased
             return Ok(());
         };
-        if !is_as_sealed(connection, leaf, form, &key)? {
-            self.chats.remove(&chat_id);
-            say_altered(&chat_id);
-            self.altered.insert(chat_id);
-            return Ok(());
-        }
-        self.altered.remove(&chat_id);
-        let before = self.chats.get(&chat_id).cloned();
-        let below = match &before {
-            Some(known) => known.below,
-            None => below(connection, &chat_id, self.last_erasure)?,
+        let mut known = match self.chats.get(&chat_id) {
+            Some(known) => known.clone(),
+            None => Known::read(connection, &chat_id, self.last_erasure)?,
         };
-        let extent = before.and_then(|known| known.extent);
-        self.chats.put(chat_id, Known { row, extent, below });
+        if is_as_sealed(connection, leaf, form, &key)? {
+            known.row = row;
+            self.altered.remove(&chat_id);
+        } else {
+            known.row = None;
+            say_altered(&chat_id);
+            self.altered.insert(chat_id.clone(), leaf);
+        }
+        self.chats.put(chat_id, known);
         Ok(())
     }
 
@@ -296,7 +329,6 @@ impl Memory {
         fresh.chats.into_iter().for_each(|(chat_id, known)| self.chats.put(chat_id, known));
         fresh.errors.into_iter().for_each(|(key, fold)| self.errors.put(key, fold));
         fresh.findings.into_iter().for_each(|(key, fold)| self.findings.put(key, fold));
-        self.altered.extend(fresh.altered);
         self.drained = fresh.drained.or_else(|| self.drained.take());
         if whole {
             self.put_off.clear();
@@ -307,18 +339,14 @@ impl Memory {
     }
 }
 
-/// Below which index the events of a chat were erased or purged, by the erasures up to one.
-pub(super) fn below(connection: &Connection, chat_id: &ChatId, last_erasure: i64) -> Result<Option<i64>, Error> {
-    if last_erasure == 0 {
-        return Ok(None);
-    }
-    let sql = "SELECT max(below) FROM erasures WHERE chat_id = ? AND id BETWEEN 1 AND ?";
-    let mut select = connection.prepare_cached(sql)?;
-    Ok(select.query_row(params![chat_id.as_str(), last_erasure], |row| row.get(0))?)
-}
-
 fn newest_erasure(connection: &Connection) -> Result<i64, Error> {
     Ok(connection.query_row("SELECT coalesce(max(id), 0) FROM erasures", (), |row| row.get(0))?)
+}
+
+/// Somebody has put an event there.
+pub(super) fn say_forged(chat_id: &ChatId, index: i64) {
+    let hint = "somebody put it there by hand: what the node delivers takes its place";
+    tracing::error!(%chat_id, index, hint, "an event was there that gms-recorder has not recorded");
 }
 
 /// Somebody has altered the row of a chat by hand.

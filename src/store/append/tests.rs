@@ -252,3 +252,44 @@ async fn who_made_the_archive_is_not_sealed_anew_with_each_start() {
     assert_eq!(faults(&folder), ["archive, id 1: it is not as it was sealed"]);
     drop(store);
 }
+
+#[tokio::test]
+async fn whatever_somebody_puts_into_a_row_recording_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let changed = |at| [answer(at, 1, "{\"a\":1}"), answer(at, 2, "{}"), finding(at)];
+    let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
+    store.append(&[answer(10, 1, "{}"), answer(10, 1, "{\"a\":2}"), finding(10)], &[], true).expect("stored");
+    store.close().expect("closed");
+    for value in ["'many'", "X'ff00'", "1.5", "-9223372036854775808", "9223372036854775807", "NULL"] {
+        for (table, column) in [
+            ("events", "raw"),
+            ("event_variants", "raw"),
+            ("variant_keys", "key"),
+            ("chats", "first_seen_at"),
+            ("chats", "highest_index"),
+            ("chats", "ended_how"),
+            ("coverage", "next_position"),
+            ("coverage", "run_id"),
+            ("findings", "repeats"),
+            ("findings", "last_observed_at"),
+            ("spools", "drained_to"),
+            ("accounts", "seen"),
+            ("erasures", "below"),
+        ] {
+            by_hand(&folder, "INSERT OR IGNORE INTO spools VALUES ('s', 900, 1, 1)");
+            let by_hand = Connection::open(folder.path().join("a.db")).expect("an archive");
+            by_hand.execute_batch("PRAGMA ignore_check_constraints = ON").expect("a pragma");
+            // What the table does not take nobody can put there.
+            let was_put = by_hand.execute(&format!("UPDATE {table} SET {column} = {value}"), ()).is_ok();
+            drop(by_hand);
+            let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("the same archive");
+            let what = format!("{table}.{column} = {value}: {was_put}");
+            let _ = store.drained_to("s").expect(&what);
+            let mark = Mark { spool_id: "s".into(), drained_to: 300, at: 20 };
+            store.tell_account(20, &Default::default(), true);
+            store.append_marked(&changed(20), &[], true, Some(&mark)).expect(&what);
+            store.append(&changed(30), &[], true).expect(&what);
+            store.close().expect("closed");
+        }
+    }
+}

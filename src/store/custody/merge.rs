@@ -62,7 +62,7 @@ impl Other {
             return Err(Error::new(ErrorKind::Other, what));
         }
         let has_merges = has("merged_rows")?;
-        let archive_id = connection.query_row("SELECT archive_id FROM archive", (), |row| row.get(0))?;
+        let archive_id = connection.query_row("SELECT CAST(archive_id AS TEXT) FROM archive", (), |row| row.get(0))?;
         Ok(Self { connection, archive_id, has_merges })
     }
 

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::merkle::Hash;
 use super::{KEYS, KeyValue, change, read_tree};
-use crate::store::{Error, Store};
+use crate::store::{Error, Store, text};
 
 /// What a checkpoint is to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,12 +61,13 @@ pub(in crate::store) fn sign(
             return Ok(None);
         }
         let tree = read_tree(connection)?;
-        let sql = "SELECT number, size, at FROM checkpoints ORDER BY number DESC LIMIT 1";
+        let sql =
+            "SELECT number, CAST(size AS INTEGER), CAST(at AS INTEGER) FROM checkpoints ORDER BY number DESC LIMIT 1";
         let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned(), row.get(2)?));
         let last: Option<(i64, u64, i64)> = connection.prepare_cached(sql)?.query_row((), read).optional()?;
         let number = match last {
             Some((number, size, _)) if size == tree.size() => number,
-            Some((number, ..)) => number + 1,
+            Some((number, ..)) => number.saturating_add(1),
             None => 1,
         };
         let before = last.map(|(_, size, at)| (size, at));
@@ -79,8 +80,8 @@ pub(in crate::store) fn sign(
 }
 
 pub(in crate::store) fn keys(connection: &Connection) -> Result<Vec<String>, Error> {
-    let mut select = connection.prepare_cached("SELECT vkey FROM keys ORDER BY id")?;
-    let keys = select.query_map((), |row| row.get(0))?;
+    let mut select = connection.prepare_cached("SELECT CAST(vkey AS TEXT) FROM keys ORDER BY id")?;
+    let keys = select.query_map((), |row| text(row, 0))?;
     Ok(keys.collect::<Result<_, _>>()?)
 }
 

@@ -92,7 +92,7 @@ impl Located {
         let mut pack: Option<Sealed> = None;
         for (leaf, name, form) in latest {
             if !pack.as_ref().is_some_and(|pack| pack.has(leaf)) {
-                pack = Some(Sealed::read(connection, leaf)?);
+                pack = Sealed::read(connection, leaf)?;
             }
             let is_of = pack.as_ref().map(|pack| pack.is_of(connection, leaf, form, &name.1)).transpose()?;
             if is_of != Some(true) {
@@ -112,7 +112,7 @@ impl Located {
         let names: Vec<RowName> = here.iter().map(|id| (HOLDS, vec![KeyValue::Integer(*id)])).collect();
         self.find_rest(connection, &names, looked_until)?;
         for (id, leaf) in self.holds.iter().filter(|(id, _)| !here.contains(id)) {
-            if Sealed::read(connection, *leaf)?.leaf(*leaf).is_some() {
+            if Sealed::read(connection, *leaf)?.is_none_or(|pack| pack.leaf(*leaf).is_some()) {
                 return Err(unfit(&(HOLDS, vec![KeyValue::Integer(*id)])));
             }
         }

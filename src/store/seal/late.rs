@@ -48,7 +48,7 @@ impl Store {
 
 /// Whether runs of a release that does not seal are left, of which not everything is sealed yet.
 pub(in crate::store) fn is_left(connection: &Connection) -> Result<bool, Error> {
-    Ok(connection.prepare("SELECT 1 FROM runs WHERE sealing IN ('nobody', 'pending') LIMIT 1")?.exists(())?)
+    Ok(connection.prepare("SELECT 1 FROM runs WHERE sealing = 'nobody' LIMIT 1")?.exists(())? || is_begun(connection)?)
 }
 
 /// Somebody may have put its row there: without such a run nothing is sealed anew.
@@ -64,8 +64,10 @@ fn is_needed(connection: &Connection, is_shared: bool) -> Result<bool, Error> {
 }
 
 fn place(connection: &Connection) -> Result<Option<(u8, i64)>, Error> {
-    let mut select = connection.prepare_cached("SELECT form, after FROM late_sealing")?;
-    Ok(select.query_row((), |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+    let mut select =
+        connection.prepare_cached("SELECT CAST(form AS INTEGER), CAST(after AS INTEGER) FROM late_sealing")?;
+    let read = |row: &Row<'_>| Ok((u8::try_from(row.get::<_, i64>(0)?).unwrap_or_default(), row.get(1)?));
+    Ok(select.query_row((), read).optional()?)
 }
 
 /// Which runs it is about is settled now: rows of another that ends meanwhile may be in what was passed already.

@@ -1,6 +1,6 @@
 //! One leaf at a time: its salt, its hash, and whether a row is what it says.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::merkle::HASH_BYTES;
 use super::{Canonical, Form, KeyValue, Refs, SALT_BYTES, salt};
@@ -16,15 +16,16 @@ pub(super) struct Sealed {
 }
 
 impl Sealed {
-    /// The one with this leaf.
-    pub fn read(connection: &Connection, leaf: u64) -> Result<Self, Error> {
+    /// The one with this leaf; None where a value of it is not of its kind, or there is none.
+    pub fn read(connection: &Connection, leaf: u64) -> Result<Option<Self>, Error> {
         let sql = "SELECT first_leaf, leaves, seed, salts, hashes FROM seals WHERE first_leaf <= ? ORDER BY first_leaf DESC LIMIT 1";
-        let read = |row: &rusqlite::Row<'_>| {
+        let read = |row: &Row<'_>| -> Result<Self, rusqlite::Error> {
             let (first_leaf, leaves): (i64, i64) = (row.get(0)?, row.get(1)?);
             let (first_leaf, leaves) = (first_leaf.cast_unsigned(), leaves.cast_unsigned());
             Ok(Self { first_leaf, leaves, seed: row.get(2)?, salts: row.get(3)?, hashes: row.get(4)? })
         };
-        Ok(connection.prepare_cached(sql)?.query_row([leaf.cast_signed()], read)?)
+        let mut select = connection.prepare_cached(sql)?;
+        Ok(select.query_row([leaf.cast_signed()], |row| Ok(read(row).ok())).optional()?.flatten())
     }
 
     pub fn has(&self, leaf: u64) -> bool {
@@ -61,7 +62,7 @@ pub(in crate::store) fn is_as_sealed(
     form: &Form,
     key: &[KeyValue],
 ) -> Result<bool, Error> {
-    Sealed::read(connection, leaf)?.is_of(connection, leaf, form, key)
+    Sealed::read(connection, leaf)?.map_or(Ok(false), |pack| pack.is_of(connection, leaf, form, key))
 }
 
 /// Every row that a leaf names, the latest pack first, and within a pack in its order; until `take` says that it is enough, at the
