@@ -108,7 +108,7 @@ impl Courier<'_> {
     pub fn deliver(&self, now: &dyn Fn() -> i64, progress: &mut dyn FnMut(u64, u64)) -> Result<News, Error> {
         let _lock = self.lock()?;
         let custody = Custody::open(self.database)?.until(self.stop.clone());
-        custody.check_can_deliver()?;
+        custody.check_can_deliver(self.name)?;
         custody.check_all_is_sealed()?;
         let standing = custody.standing(self.name)?;
         let next = match &standing.staged {

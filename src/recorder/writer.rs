@@ -78,6 +78,8 @@ pub(super) struct Writer {
     tended: Tended,
     evidence: Evidence,
     last_lazy: Instant,
+    /// When another file took the place of the one before, milliseconds since the epoch.
+    covers_from: i64,
     /// The last batch was a crowd.
     is_crowded: bool,
 }
@@ -122,6 +124,7 @@ impl Writer {
             tended: Tended::default(),
             evidence,
             last_lazy: Instant::now(),
+            covers_from: i64::MIN,
             is_crowded: false,
         }
     }
@@ -394,7 +397,7 @@ impl Writer {
     async fn let_go(&mut self) {
         if let Some(mut store) = self.store.take() {
             self.left_over.extend(store.take_put_off());
-            self.run.resumes = Some((store.archive_id().into(), store.run_id()));
+            self.run.resumes = Some(store.resumable());
             store.abandon();
         }
         self.recorder.committed().forget();
@@ -404,10 +407,11 @@ impl Writer {
     async fn reopen(&mut self) -> Result<(), Error> {
         let mut store = Store::open(&self.options, &self.run).await?;
         tracing::info!(path = %self.options.path.display(), run_id = store.run_id(), "the archive is open again");
-        let present = (store.archive_id().to_owned(), store.run_id());
-        if self.run.resumes.as_ref().is_some_and(|resumed| *resumed != present) {
+        if self.run.resumes.as_ref().is_some_and(|resumed| *resumed != store.resumable()) {
             store.begin_account(&self.recorder.metrics.ledger.read());
+            self.covers_from = now_ms();
         }
+        store.distrust_before(self.covers_from);
         self.store = Some(store);
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! It is told totals since the process began, and writes differences: whatever is written twice, or again after a commit whose
 //! end was not seen, comes to the same rows.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, params};
 
 use super::Error;
@@ -21,6 +23,8 @@ type Numbers = [i64; 10];
 pub(super) struct Accounts {
     /// What the process had counted when the run began: that is another file's.
     before: Numbers,
+    /// The rows of the run, by the hour: what is in the file is not asked, but once where the run goes on.
+    hours: BTreeMap<i64, Numbers>,
     /// The hour last written, and what its row is reckoned from.
     hour: Option<Hour>,
     /// The totals last written, and when they were so.
@@ -41,6 +45,29 @@ impl Accounts {
     pub(super) fn begin(&mut self, account: &Account) {
         self.before = numbers(account);
         self.written = self.before;
+    }
+
+    /// Goes on with a run.
+    pub(super) fn resume(&mut self, connection: &Connection, run_id: i64) -> Result<(), Error> {
+        let columns =
+            "seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, delivered_early";
+        let integers =
+            columns.split(", ").map(|name| format!("CAST({name} AS INTEGER)")).collect::<Vec<_>>().join(", ");
+        let mut select = connection.prepare(&format!("SELECT hour, {integers} FROM accounts WHERE run_id = ?"))?;
+        let read = |row: &rusqlite::Row<'_>| {
+            let mut numbers = Numbers::default();
+            for (at, number) in numbers.iter_mut().enumerate() {
+                *number = row.get(at + 1)?;
+            }
+            Ok((row.get(0)?, numbers))
+        };
+        self.hours = select.query_map([run_id], read)?.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// What the other hours have, those of the run's future too: a clock may be put back.
+    fn others(&self, hour: i64) -> Numbers {
+        self.hours.iter().filter(|(began, _)| **began != hour).fold([0; 10], |all, (_, numbers)| sum(all, *numbers))
     }
 
     /// Takes the totals at a moment, where they are news, and it is time for some or for the last ones.
@@ -69,7 +96,7 @@ impl Accounts {
         let began = hour_of(at);
         let hour = match self.hour.filter(|hour| hour.began == began) {
             Some(hour) => hour,
-            None => Hour { began, base: sum(self.before, others(connection, run_id, began)?) },
+            None => Hour { began, base: sum(self.before, self.others(began)) },
         };
         let upsert =
             "INSERT INTO accounts (run_id, hour, at, seen, new, duplicate, variant, finding, suppressed, refused,
@@ -78,18 +105,19 @@ impl Accounts {
                 duplicate = excluded.duplicate, variant = excluded.variant, finding = excluded.finding,
                 suppressed = excluded.suppressed, refused = excluded.refused, dropped = excluded.dropped,
                 in_flight = excluded.in_flight, delivered_early = excluded.delivered_early";
-        let [seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, early] =
-            sum(totals, hour.base.map(i64::saturating_neg));
+        let numbers = sum(totals, hour.base.map(i64::saturating_neg));
+        let [seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, early] = numbers;
         connection.prepare_cached(upsert)?.execute(params![
             run_id, began, at, seen, new, duplicate, variant, finding, suppressed, refused, dropped, in_flight, early
         ])?;
         pack.touch(seal::ACCOUNTS, [KeyValue::Integer(run_id), KeyValue::Integer(began)]);
-        Ok(Some(Written { hour, totals, at }))
+        Ok(Some(Written { hour, numbers, totals, at }))
     }
 
     /// What was written is on disk.
     pub(super) fn take_over(&mut self, written: Option<Written>) {
-        let Some(Written { hour, totals, at }) = written else { return };
+        let Some(Written { hour, numbers, totals, at }) = written else { return };
+        self.hours.insert(hour.began, numbers);
         (self.hour, self.written, self.written_at, self.told) = (Some(hour), totals, Some(at), None);
     }
 }
@@ -98,6 +126,7 @@ impl Accounts {
 #[derive(Debug)]
 pub(super) struct Written {
     hour: Hour,
+    numbers: Numbers,
     totals: Numbers,
     at: i64,
 }
@@ -112,22 +141,6 @@ fn numbers(account: &Account) -> Numbers {
 
 fn sum(one: Numbers, other: Numbers) -> Numbers {
     std::array::from_fn(|at| one[at].saturating_add(other[at]))
-}
-
-/// What the other hours of a run have, those of its future too: a clock may be put back.
-fn others(connection: &Connection, run_id: i64, hour: i64) -> Result<Numbers, Error> {
-    let sql = "SELECT total(seen), total(new), total(duplicate), total(variant), total(finding), total(suppressed),
-            total(refused), total(dropped), total(in_flight), total(delivered_early)
-        FROM accounts WHERE run_id = ? AND hour <> ?";
-    let mut select = connection.prepare_cached(sql)?;
-    let read = |row: &rusqlite::Row<'_>| {
-        let mut numbers = Numbers::default();
-        for (at, number) in numbers.iter_mut().enumerate() {
-            *number = row.get::<_, f64>(at)? as i64; // whole numbers far below 2^53
-        }
-        Ok(numbers)
-    };
-    Ok(select.query_row(params![run_id, hour], read)?)
 }
 
 #[cfg(test)]
@@ -168,7 +181,7 @@ mod tests {
         write(&mut store, HOUR_MS + 1, &account(5, 5, 0));
         assert_eq!(rows(&store), ["0 7: 3 1 2", "1 1: 2 4 -2"]);
 
-        let resumes = Some((store.archive_id().to_owned(), store.run_id()));
+        let resumes = Some(store.resumable());
         store.close().expect("closed");
         let mut store = Store::open(&options, &Run { resumes, ..Run::plain() }).await.expect("the same");
         write(&mut store, HOUR_MS + 2, &account(6, 6, 0));

@@ -15,10 +15,9 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};
 
 use super::entry::{Appended, ChatRecord, Entry, ErrorRecord, FileTransfer, Mark, Outage, Tally};
-use super::seal::destroyed::Located;
-use super::seal::leaf::is_as_sealed;
+use super::seal::leaf;
 use super::seal::{self, Form, KeyValue, Pack};
-use super::{Error, ErrorKind, Store, text};
+use super::{Error, ErrorKind, Store, is_as_sealed, text};
 use crate::chat::{ChatId, ContentDigest, Covered, Masking, TranscriptEvent};
 use crate::gms::mask::Masks;
 use crate::gms::{self, Comparison, Finding};
@@ -61,6 +60,7 @@ impl Store {
                 connection: &self.connection,
                 run_id: self.run_id,
                 masks: &self.masks,
+                covers_from: self.covers_from,
                 memory: &self.memory,
                 fresh: Fresh::default(),
                 pack,
@@ -105,14 +105,8 @@ impl Store {
         let Some(drained_to) = select.query_row([spool_id], |row| row.get::<_, i64>(0)).optional()? else {
             return Ok(0);
         };
-        let name = (seal::SPOOLS, vec![KeyValue::Text(spool_id.into())]);
-        match Located::wanting([name.clone()]).find_rest(&self.connection, &[name], 0) {
-            Err(error) if error.kind == ErrorKind::Altered => {
-                tracing::error!(%error, "all of the spool is written again");
-                Ok(0)
-            }
-            found => found.map(|()| drained_to.cast_unsigned()),
-        }
+        let is_so = is_as_sealed(&self.connection, seal::SPOOLS, KeyValue::Text(spool_id.into()))?;
+        Ok(if is_so { drained_to.cast_unsigned() } else { 0 })
     }
 
     /// Whether rows of chats are put off.
@@ -142,6 +136,7 @@ struct Batch<'s> {
     connection: &'s Connection,
     run_id: i64,
     masks: &'s Masks,
+    covers_from: i64,
     memory: &'s Memory,
     /// For the memory, once it is committed.
     fresh: Fresh,
@@ -413,10 +408,10 @@ impl<'s> Batch<'s> {
 
     /// Writes the whole row, whatever is there: what somebody has altered meanwhile is put right.
     fn write_chat(&mut self, put: &mut CachedStatement<'_>, chat_id: &ChatId, row: ChatRow) -> Result<(), Error> {
-        if let Some(leaf) = self.memory.altered.get(chat_id) {
+        if let Some(sealed) = self.memory.altered.get(chat_id) {
             let form = Form::of(seal::CHATS).expect("there is one");
             let key = [KeyValue::Text(chat_id.as_str().into())];
-            if !is_as_sealed(self.connection, *leaf, form, &key)? {
+            if !leaf::is_as_sealed(self.connection, *sealed, form, &key)? {
                 self.put_off(chat_id, row);
                 return Ok(());
             }
@@ -467,7 +462,7 @@ impl<'s> Batch<'s> {
     /// A row grows while answers follow on; a new one begins where they do not. This run alone writes them, and knows what it has
     /// written: one that it has forgotten is not grown any more.
     fn cover(&mut self, put: &mut CachedStatement<'_>, entry: &Entry, chat: &ChatRecord) -> Result<(), Error> {
-        let Some(covered) = chat.covered else { return Ok(()) };
+        let Some(covered) = chat.covered.filter(|_| entry.at >= self.covers_from) else { return Ok(()) };
         let node = entry.node.clone().unwrap_or_else(|| "".into());
         let before = self.known(&chat.chat_id).and_then(|known| known.extent.as_ref());
         let Some(mut extent) = grown(before, covered, &node) else { return Ok(()) };

@@ -210,9 +210,16 @@ pub struct Run {
     pub settings: String,
     /// SHA-256 of the effective configuration.
     pub config_hash: String,
-    /// The archive and the run that the same process had before it lost sight of its file: gone on with if the file is
-    /// of the same archive.
-    pub resumes: Option<(String, i64)>,
+    /// What the same process had before it lost sight of its file: gone on with if that is the file.
+    pub resumes: Option<Resumed>,
+}
+
+/// A run, and the file that it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumed {
+    archive_id: String,
+    run_id: i64,
+    file: FileIdentity,
 }
 
 #[cfg(test)]
@@ -361,6 +368,8 @@ pub struct Store {
     masks: Masks,
     memory: append::Memory,
     accounts: accounts::Accounts,
+    /// What was observed before covers nothing.
+    covers_from: i64,
 }
 
 impl Store {
@@ -387,8 +396,9 @@ impl Store {
         let path = options.path.clone();
         let (archive_id, masks, memory) = (String::new(), options.masks.clone(), append::Memory::of(&connection)?);
         let (accounts, folding) = (accounts::Accounts::default(), Folding::start(&path, &connection)?);
-        let (wal, run_id) = (None, 0);
-        let mut store = Self { connection, path, file, wal, archive_id, run_id, masks, memory, accounts, folding };
+        let (wal, run_id, covers_from) = (None, 0, i64::MIN);
+        let mut store =
+            Self { connection, path, file, wal, archive_id, run_id, masks, memory, accounts, folding, covers_from };
         store.begin_run(options, run)?;
         store.wal = identity(&beside(&store.path, "-wal"));
         Ok(store)
@@ -398,41 +408,45 @@ impl Store {
         let version = env!("CARGO_PKG_VERSION");
         let connection = &self.connection;
         let is_unsealed = seal::read_tree(connection)?.size() == 0 || seal::late::is_left(connection)?;
-        let (archive_id, run_id) = seal::change(connection, None, |pack| {
+        let quiet = [millis(options.quiet_after), millis(options.async_quiet_after)];
+        let differs = "SELECT 1 FROM archive WHERE quiet_after_ms IS NOT ? OR async_quiet_after_ms IS NOT ?";
+        let is_altered = !is_unsealed
+            && connection.prepare(differs)?.exists(quiet)?
+            && !is_as_sealed(connection, seal::ARCHIVE, KeyValue::Integer(1))?;
+        let (archive_id, run_id, is_resumed) = seal::change(connection, None, |pack| {
             // What is as it was is not sealed anew: somebody may have altered the rest of the row.
             let is_news = connection.execute(
                 "INSERT INTO archive (id, archive_id, created_at, created_by, quiet_after_ms, async_quiet_after_ms)
                  VALUES (1, ?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (id) DO UPDATE SET quiet_after_ms = ?4, async_quiet_after_ms = ?5
                  WHERE quiet_after_ms IS NOT ?4 OR async_quiet_after_ms IS NOT ?5",
-                params![
-                    random_hex()?,
-                    run.started_at,
-                    format!("gms-recorder {version}"),
-                    millis(options.quiet_after),
-                    millis(options.async_quiet_after)
-                ],
+                params![random_hex()?, run.started_at, format!("gms-recorder {version}"), quiet[0], quiet[1]],
             )?;
             write_catalogue(connection)?;
             let archive_id: String =
                 connection.query_row("SELECT CAST(archive_id AS TEXT) FROM archive", (), |row| row.get(0))?;
-            if is_news == 1 || is_unsealed {
+            if is_unsealed || is_news == 1 && !is_altered {
                 pack.touch(seal::ARCHIVE, [KeyValue::Integer(1)]);
             }
-            let run_id = match &run.resumes {
-                Some((resumed, run_id)) if *resumed == archive_id && resume_run(connection, *run_id, run)? => {
+            let (run_id, is_resumed) = match &run.resumes {
+                Some(Resumed { archive_id: of, run_id, file })
+                    if (of, file) == (&archive_id, &self.file) && resume_run(connection, *run_id, run)? =>
+                {
                     pack.touch(seal::RUNS, [KeyValue::Integer(*run_id)]);
-                    *run_id
+                    (*run_id, true)
                 }
                 _ => {
                     let run_id = insert_run(connection, run)?;
                     pack.touch_whole(seal::RUNS, [KeyValue::Integer(run_id)]);
-                    run_id
+                    (run_id, false)
                 }
             };
-            Ok((archive_id, run_id))
+            Ok((archive_id, run_id, is_resumed))
         })?;
         (self.archive_id, self.run_id) = (archive_id, run_id);
+        if is_resumed {
+            self.accounts.resume(&self.connection, run_id)?;
+        }
         Ok(())
     }
 
@@ -444,6 +458,17 @@ impl Store {
     /// The number of this run.
     pub fn run_id(&self) -> i64 {
         self.run_id
+    }
+
+    /// For whoever opens the same file again.
+    pub fn resumable(&self) -> Resumed {
+        Resumed { archive_id: self.archive_id.clone(), run_id: self.run_id, file: self.file }
+    }
+
+    /// Answers that were observed before, milliseconds since the epoch, were held against another file: which events that had is not known
+    /// here, so that they cover no ground.
+    pub fn distrust_before(&mut self, at: i64) {
+        self.covers_from = at;
     }
 
     /// Bytes in the WAL file now.
@@ -557,11 +582,22 @@ fn text(row: &rusqlite::Row<'_>, at: usize) -> Result<String, rusqlite::Error> {
     Ok(String::from_utf8_lossy(row.get_ref(at)?.as_bytes().unwrap_or_default()).into_owned())
 }
 
-/// A write, so that a file that takes none is noticed here. False where that run is not in the file: a backup from before it has
-/// taken its place.
+/// A write, so that a file that takes none is noticed here. False where that run is not in the file.
 fn resume_run(connection: &rusqlite::Connection, run_id: i64, run: &Run) -> Result<bool, Error> {
     let update = "UPDATE runs SET clean = 0 WHERE run_id = ? AND started_at = ? AND instance = ?";
     Ok(connection.execute(update, params![run_id, run.started_at, run.instance])? == 1)
+}
+
+/// Whether a row is as its latest leaf has it, which may be far back: all that is sealed is looked through.
+fn is_as_sealed(connection: &rusqlite::Connection, form: u8, key: KeyValue) -> Result<bool, Error> {
+    let name = (form, vec![key]);
+    match seal::destroyed::Located::wanting([name.clone()]).find_rest(connection, &[name], 0) {
+        Err(error) if error.kind == ErrorKind::Altered => {
+            tracing::error!(%error, "what was altered is not sealed anew");
+            Ok(false)
+        }
+        found => found.map(|()| true),
+    }
 }
 
 fn insert_run(connection: &rusqlite::Connection, run: &Run) -> Result<i64, Error> {

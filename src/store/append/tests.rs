@@ -293,3 +293,68 @@ async fn whatever_somebody_puts_into_a_row_recording_goes_on() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_was_held_against_another_file_covers_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
+    store.distrust_before(20);
+    store.append(&[answer(19, 7, "{}")], &[], true).expect("stored");
+    let covered = "SELECT concat(from_position, '-', next_position) FROM coverage";
+    assert_eq!((store.texts(covered), of_chat(&store, "highest_index")), (Vec::new(), Some(7)));
+    store.append(&[answer(20, 8, "{}")], &[], true).expect("stored");
+    assert_eq!(store.texts(covered), ["1-9"]);
+}
+
+/// By hand, at an index to come, or moved there from another one.
+#[tokio::test]
+async fn an_event_that_nobody_has_recorded_gives_way() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
+    let mut other = Store::open(&options(&folder), &Run::plain()).await.expect("as after an upgrade");
+    store.append(&[answer(10, 1, "{}")], &[], true).expect("stored");
+    by_hand(
+        &folder,
+        "INSERT INTO events (chat_id, event_index, raw, recorded_at, run_id) VALUES ('00001aCY6K8U003T', 2, '{\"a\":1}', 1, 1);
+        CREATE UNIQUE INDEX u ON event_variants (chat_id)",
+    );
+    let appended = store.append(&[answer(20, 2, "{}")], &[], true).expect("stored");
+    by_hand(&folder, "DROP INDEX u");
+    assert_eq!(appended.tallies, [Tally { new: 1, ..Tally::default() }]);
+    assert_eq!(faults(&folder), [""; 0]);
+
+    // What another process has recorded meanwhile is there.
+    other.append(&[answer(30, 5, "{}")], &[], false).expect("stored");
+    let appended = store.append(&[answer(31, 5, "{}"), answer(32, 4, "{}"), answer(33, 4, "{}")], &[], true);
+    let sum = appended.expect("stored").tallies.iter().fold(Tally::default(), |sum, one| sum.plus(*one));
+    assert_eq!(sum, Tally { new: 1, duplicate: 2, ..Tally::default() });
+    store.close().expect("closed");
+    let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("the same archive");
+    let appended = store.append(&[answer(41, 5, "{}"), answer(42, 4, "{\"a\":2}")], &[], true).expect("stored");
+    let sum = appended.tallies.iter().fold(Tally::default(), |sum, one| sum.plus(*one));
+    assert_eq!(sum, Tally { duplicate: 1, variant: 1, ..Tally::default() });
+    assert_eq!(faults(&folder), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_row_that_was_altered_at_the_start_goes_on_once_it_is_as_it_was() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
+    store.append(&[answer(10, 1, "{}")], &[], true).expect("stored");
+    store.close().expect("closed");
+    by_hand(&folder, "UPDATE chats SET is_async = 1; INSERT INTO runs (instance, version, started_at, deliver, when_unavailable, settings,
+        config_hash, sealing) VALUES ('i', '0', 1, 'd', 'w', '{}', 'h', 'pending')");
+    let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("the same archive");
+    by_hand(&folder, "DELETE FROM runs WHERE sealing = 'pending'");
+    let mut ended = answer(20, 2, "{}");
+    ended.chats[0].ended = Some(crate::gms::Ended::Normally);
+    store.append(&[ended], &[], true).expect("stored");
+    store.append(&[], &[], true).expect("stored");
+    assert_eq!((next_position(&store), store.has_put_off()), (Some(2), true));
+    by_hand(&folder, "UPDATE chats SET is_async = 0");
+    store.append(&[], &[], true).expect("stored");
+    assert_eq!((next_position(&store), of_chat(&store, "ended_at")), (Some(3), Some(20)));
+    assert_eq!(faults(&folder), [""; 0]);
+    store.append(&[], &[], true).expect("stored");
+    assert!(!store.has_put_off());
+}

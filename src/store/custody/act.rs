@@ -112,7 +112,8 @@ impl Custody {
     /// # Errors
     /// As writing goes wrong.
     pub fn end_killed(&self) -> Result<i64, Error> {
-        let sql = "SELECT id, coalesce((SELECT max(e.at) FROM erasures e WHERE e.act_id = a.id), at) FROM acts a
+        let sql =
+            "SELECT id, max(at, coalesce((SELECT max(e.at) FROM erasures e WHERE e.act_id = a.id), at)) FROM acts a
             WHERE ended_at IS NULL AND kind IN ('erase', 'purge', 'mask', 'merge')";
         let mut select = self.connection.prepare_cached(sql)?;
         if !select.exists(())? {

@@ -83,12 +83,24 @@ pub struct Standing {
 }
 
 impl Custody {
-    /// Whether deliveries can be made: what is made is sealed.
+    /// Whether deliveries to a target can be made: what is made is sealed, and goes on where the last one ended, which is as it was
+    /// sealed.
     ///
     /// # Errors
-    /// The archive is of an earlier release.
-    pub fn check_can_deliver(&self) -> Result<(), Error> {
-        check_has(&self.connection, "stagings")
+    /// The archive is of an earlier release; a row of `deliveries` was altered, or put there.
+    pub fn check_can_deliver(&self, target: &str) -> Result<(), Error> {
+        check_has(&self.connection, "stagings")?;
+        let sql = "SELECT id, CAST(to_leaf AS INTEGER) FROM deliveries WHERE target = ?1 AND (
+            number = (SELECT max(number) FROM deliveries WHERE target = ?1)
+            OR to_leaf = (SELECT max(to_leaf) FROM deliveries WHERE target = ?1 AND outcome = 'delivered'))";
+        let mut select = self.connection.prepare(sql)?;
+        let last = select.query_map([target], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for (id, to_leaf) in last.collect::<Result<Vec<(i64, i64)>, _>>()? {
+            // It was sealed after all that is in it.
+            let (name, from) = ((seal::DELIVERIES, vec![KeyValue::Integer(id)]), to_leaf.cast_unsigned());
+            Located::wanting_from([name.clone()], from).find_rest(&self.connection, &[name], from)?;
+        }
+        Ok(())
     }
 
     /// How far a target is.
@@ -113,7 +125,7 @@ impl Custody {
         let Some(text) = staged else {
             return Ok(Standing { last_number, delivered_to, looked_to, looked_at, staged: None });
         };
-        let staged = self.made(target, &text)?.map(|delivery| Staged { delivery, is_sent });
+        let staged = self.made(target, last_number, &text)?.map(|delivery| Staged { delivery, is_sent });
         if staged.is_none() {
             let hint = "somebody put it there, or an earlier release: it is made anew";
             tracing::warn!(target, hint, "what is noted as being on its way to a target of exports was never sealed");
@@ -123,10 +135,12 @@ impl Custody {
     }
 
     /// The delivery that was made and sealed, if this is one.
-    fn made(&self, target: &str, text: &str) -> Result<Option<Delivery>, Error> {
+    fn made(&self, target: &str, last_number: i64, text: &str) -> Result<Option<Delivery>, Error> {
         let Ok(delivery) = serde_json::from_str::<Delivery>(text) else { return Ok(None) };
         let form = Form::of(seal::STAGINGS).expect("there is one");
-        if delivery.target != target || !form.is_known(&self.connection)? {
+        if (delivery.target.as_str(), delivery.number) != (target, last_number + 1)
+            || !form.is_known(&self.connection)?
+        {
             return Ok(None);
         }
         let sql = "SELECT max(id) FROM stagings WHERE target = ? AND number = ? AND made = ?";
