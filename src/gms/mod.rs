@@ -361,6 +361,8 @@ pub enum FindingKind {
     SpoolDamaged,
     /// A row that the database refused on its own account.
     Unstorable,
+    /// Somebody has altered the archive by hand, and the writer has met that.
+    Altered,
     /// Chat V1 traffic: not recorded.
     ChatV1,
 }
@@ -380,6 +382,7 @@ impl FindingKind {
             Self::InvalidUtf8 => "invalid_utf8",
             Self::SpoolDamaged => "spool_damaged",
             Self::Unstorable => "unstorable",
+            Self::Altered => "altered",
             Self::ChatV1 => "chat_v1",
         }
     }

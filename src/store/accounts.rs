@@ -85,6 +85,11 @@ impl Accounts {
         self.told.is_some()
     }
 
+    /// Of when that is, milliseconds since the epoch.
+    pub(super) fn told_at(&self) -> Option<i64> {
+        self.told.map(|(at, _)| at)
+    }
+
     /// Writes what was told. For [`Accounts::written`], once it is committed.
     pub(super) fn write(
         &self,

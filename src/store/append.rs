@@ -20,8 +20,8 @@ use super::seal::{self, Form, KeyValue, Pack};
 use super::{Error, ErrorKind, Store, is_as_sealed, text};
 use crate::chat::{ChatId, ContentDigest, Covered, Masking, TranscriptEvent};
 use crate::gms::mask::Masks;
-use crate::gms::{self, Comparison, Finding};
-use memory::{ChatRow, Extent, Fold, Fresh, Known, say_forged};
+use crate::gms::{self, Comparison, Finding, FindingKind};
+use memory::{Alteration, ChatRow, Extent, Fold, Fresh, Known};
 
 pub(super) use memory::Memory;
 
@@ -54,6 +54,7 @@ impl Store {
         whole: bool,
         mark: Option<&Mark>,
     ) -> Result<Appended, Error> {
+        let at = entries.iter().map(|entry| entry.at).max().or(self.accounts.told_at());
         let ((appended, fresh, accounts), leaves) = seal::append(&self.connection, None, |pack| {
             let is_forgetful = self.memory.catch_up(&self.connection)?;
             let mut batch = Batch {
@@ -66,6 +67,9 @@ impl Store {
                 pack,
             };
             let mut appended = batch.write(entries, outages, whole)?;
+            if let Some(at) = at {
+                batch.write_alterations(at);
+            }
             appended.is_forgetful = is_forgetful;
             mark.map_or(Ok(()), |mark| batch.write_mark(mark))?;
             let fresh = batch.fresh;
@@ -75,6 +79,9 @@ impl Store {
         self.folding.committed(&self.connection);
         self.accounts.take_over(accounts);
         self.memory.take_over(fresh, leaves, whole);
+        if at.is_some() {
+            self.memory.alterations.clear();
+        }
         Ok(appended)
     }
 
@@ -165,7 +172,7 @@ impl<'s> Batch<'s> {
                     let index = Some(event.index.get());
                     let mut is_new = insert.execute(event)?;
                     if !is_new && index > highest {
-                        self.remove_forged(&chat.chat_id, event)?;
+                        self.remove_forged(entry.at, &chat.chat_id, event)?;
                         is_new = insert.execute(event)?;
                     }
                     match is_new {
@@ -261,8 +268,11 @@ impl<'s> Batch<'s> {
     }
 
     /// A row with a higher index than anybody has recorded of its chat.
-    fn remove_forged(&mut self, chat_id: &ChatId, event: &TranscriptEvent) -> Result<(), Error> {
-        say_forged(chat_id, event.index.get());
+    fn remove_forged(&mut self, at: i64, chat_id: &ChatId, event: &TranscriptEvent) -> Result<(), Error> {
+        let index = event.index.get();
+        tracing::error!(%chat_id, index, "an event was there that gms-recorder has not recorded: somebody put it there by hand");
+        let what = "an event was there that was not recorded: what the node delivered has taken its place";
+        self.write_alteration(at, Some(chat_id), format!("event_index {index}: {what}"));
         let mut delete = self.statement("DELETE FROM events WHERE chat_id = ? AND event_index = ?")?;
         delete.execute(params![chat_id.as_str(), event.index.get()])?;
         Ok(())
@@ -634,6 +644,22 @@ impl<'s> Batch<'s> {
         self.write_maskings(&of, &finding.maskings)?;
         self.fresh.findings.insert(digest, Fold { id, observed_at: at, last_observed_at: at, repeats: 1 });
         Ok(())
+    }
+
+    fn write_alterations(&mut self, at: i64) {
+        for Alteration { chat_id, what } in &self.memory.alterations {
+            self.write_alteration(at, chat_id.as_ref(), what.clone());
+        }
+    }
+
+    /// It keeps nothing else from being written.
+    fn write_alteration(&mut self, at: i64, chat_id: Option<&ChatId>, detail: String) {
+        let (kind, chat_id) = (FindingKind::Altered, chat_id.cloned());
+        let (raw, raw_length, events, maskings) = (Vec::new(), 0, 0, Vec::new());
+        let finding = Finding { kind, chat_id, detail, raw, raw_length, events, maskings };
+        if let Err(error) = self.write_finding(at, &finding) {
+            tracing::error!(%error, "there is no finding of it");
+        }
     }
 
     /// False where it is not there any longer.

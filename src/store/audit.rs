@@ -6,7 +6,7 @@
 mod marks;
 mod packs;
 mod removals;
-mod schema;
+pub(super) mod schema;
 pub mod extract;
 pub mod leaves;
 pub mod part;

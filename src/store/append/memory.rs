@@ -14,6 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::chat::{ChatId, ContentDigest, Covered};
 use crate::gms::Ended;
 use crate::store::Error;
+use crate::store::audit::schema;
 use crate::store::entry::{ChatRecord, Entry};
 use crate::store::seal::leaf::{each_back, each_from, is_as_sealed};
 use crate::store::seal::{CHATS, ERASURES, ERRORS, EVENTS, FINDINGS, Form, KeyValue, SEEN_STEP_MS, late, read_tree};
@@ -43,8 +44,19 @@ pub(in crate::store) struct Memory {
     pub drained: Option<(String, u64)>,
     /// The newest erasure that a leaf names.
     pub last_erasure: i64,
+    /// What somebody has altered, and no finding says yet.
+    pub alterations: Vec<Alteration>,
     /// Leaves of the tree that it knows of.
     leaves: u64,
+    /// Of the schema, as SQLite counts its changes.
+    schema_version: i64,
+}
+
+/// Something that somebody has altered by hand.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct Alteration {
+    pub chat_id: Option<ChatId>,
+    pub what: String,
 }
 
 /// What a batch adds to the memory once it is committed.
@@ -209,6 +221,7 @@ impl Memory {
     pub(in crate::store) fn of(connection: &Connection) -> Result<Self, Error> {
         let snapshot = connection.unchecked_transaction()?;
         let mut memory = Self { leaves: read_tree(connection)?.size(), ..Self::default() };
+        memory.look_at_schema(connection)?;
         let (mut chats, last_erasure) = (BTreeMap::new(), Cell::new(0));
         let oldest = memory.leaves.saturating_sub(LEAVES_MAX);
         let newest = newest_erasure(connection)?;
@@ -243,6 +256,7 @@ impl Memory {
     /// Looks at what others have sealed since the last time. True where something was erased, purged or masked: what is remembered of
     /// what is on disk may not be there any longer. Within a transaction.
     pub(super) fn catch_up(&mut self, connection: &Connection) -> Result<bool, Error> {
+        self.look_at_schema(connection)?;
         let size = read_tree(connection)?.size();
         if size == self.leaves {
             return Ok(false);
@@ -287,6 +301,20 @@ impl Memory {
         Ok(!erasures.is_empty())
     }
 
+    /// Tables and indexes that somebody makes otherwise for a while change or refuse rows.
+    fn look_at_schema(&mut self, connection: &Connection) -> Result<(), Error> {
+        let version = connection.prepare_cached("PRAGMA schema_version")?.query_row((), |row| row.get(0))?;
+        if version == self.schema_version {
+            return Ok(());
+        }
+        for what in schema::altered(connection)? {
+            tracing::error!(what, "somebody has altered how the archive is made");
+            self.alterations.push(Alteration { chat_id: None, what });
+        }
+        self.schema_version = version;
+        Ok(())
+    }
+
     fn forget_erased(&mut self, connection: &Connection, erasure: i64) -> Result<(), Error> {
         let sql = "SELECT chat_id FROM erasures WHERE id = ? AND how <> 'masked' AND chat_id IS NOT NULL";
         let mut select = connection.prepare_cached(sql)?;
@@ -316,7 +344,10 @@ impl Memory {
             self.altered.remove(&chat_id);
         } else {
             known.row = None;
-            say_altered(&chat_id);
+            let hint = "somebody changed it by hand: it is left as it is, and `gms-recorder verify` tells of it";
+            tracing::error!(%chat_id, hint, "the row of a chat is not as it was sealed");
+            let what = "the row of the chat is not as it was sealed".into();
+            self.alterations.push(Alteration { chat_id: Some(chat_id.clone()), what });
             self.altered.insert(chat_id.clone(), leaf);
         }
         self.chats.put(chat_id, known);
@@ -341,16 +372,4 @@ impl Memory {
 
 fn newest_erasure(connection: &Connection) -> Result<i64, Error> {
     Ok(connection.query_row("SELECT coalesce(max(id), 0) FROM erasures", (), |row| row.get(0))?)
-}
-
-/// Somebody has put an event there.
-pub(super) fn say_forged(chat_id: &ChatId, index: i64) {
-    let hint = "somebody put it there by hand: what the node delivers takes its place";
-    tracing::error!(%chat_id, index, hint, "an event was there that gms-recorder has not recorded");
-}
-
-/// Somebody has altered the row of a chat by hand.
-pub(super) fn say_altered(chat_id: &ChatId) {
-    let hint = "somebody changed it by hand: it is left as it is, and `gms-recorder verify` tells of it";
-    tracing::error!(%chat_id, hint, "the row of a chat is not as it was sealed");
 }

@@ -322,6 +322,10 @@ async fn an_event_that_nobody_has_recorded_gives_way() {
     by_hand(&folder, "DROP INDEX u");
     assert_eq!(appended.tallies, [Tally { new: 1, ..Tally::default() }]);
     assert_eq!(faults(&folder), [""; 0]);
+    let told = "SELECT concat(kind, ' ', chat_id, ' ', detail) FROM findings ORDER BY id";
+    let forged = "altered 00001aCY6K8U003T event_index 2: an event was there that was not recorded: what the node delivered has taken its place";
+    let index = "altered  index u: gms-recorder makes none such on its tables: rows are found by it, or refused";
+    assert_eq!(store.texts(told), [forged, index]);
 
     // What another process has recorded meanwhile is there.
     other.append(&[answer(30, 5, "{}")], &[], false).expect("stored");
@@ -354,6 +358,8 @@ async fn a_row_that_was_altered_at_the_start_goes_on_once_it_is_as_it_was() {
     by_hand(&folder, "UPDATE chats SET is_async = 0");
     store.append(&[], &[], true).expect("stored");
     assert_eq!((next_position(&store), of_chat(&store, "ended_at")), (Some(3), Some(20)));
+    let told = ["00001aCY6K8U003T the row of the chat is not as it was sealed"];
+    assert_eq!(store.texts("SELECT concat(chat_id, ' ', detail) FROM findings WHERE kind = 'altered'"), told);
     assert_eq!(faults(&folder), [""; 0]);
     store.append(&[], &[], true).expect("stored");
     assert!(!store.has_put_off());

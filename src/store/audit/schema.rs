@@ -24,7 +24,7 @@ impl Walk<'_> {
         for name in shadows(self.connection)? {
             faults.add(format!("table {name}"), "gms-recorder makes none such: somebody has questions answered by it");
         }
-        let applied = self.applied()?;
+        let applied = applied(self.connection)?;
         let faults = &mut self.found.faults;
         self.has_merges = self.forms.contains(&MERGES);
         let newest = applied.last().copied().unwrap_or_default();
@@ -61,12 +61,6 @@ impl Walk<'_> {
         self.check_names()
     }
 
-    /// The migrations, by their numbers.
-    fn applied(&self) -> Result<Vec<i64>, Error> {
-        let mut select = self.connection.prepare("SELECT version FROM _sqlx_migrations ORDER BY version")?;
-        Ok(select.query_map((), |row| row.get(0))?.collect::<Result<_, _>>()?)
-    }
-
     /// A row is told from others by its rowid, which a column of that name would hide; or where there is none by its key, which
     /// is that of its table. Whatever release has made them.
     fn check_names(&mut self) -> Result<(), Error> {
@@ -96,9 +90,8 @@ impl Walk<'_> {
     /// Tables and indexes that are not made as ours hold other rows than they seem to; a view that shows something else than the
     /// tables hold deceives whoever reads by it. Others beside them are nobody's fault, but for views.
     pub(super) fn check_definitions(&mut self) -> Result<(), Error> {
-        let applied = self.applied()?;
-        let is_unknown = |version: &&i64| **version > 0 && MIGRATIONS.iter().all(|(ours, ..)| ours != *version);
-        if let Some(version) = applied.iter().find(is_unknown) {
+        let applied = applied(self.connection)?;
+        if let Some(version) = unknown(&applied) {
             if self.has_newer_run()? {
                 self.found.has_unknown_views = true;
                 return Ok(());
@@ -107,37 +100,8 @@ impl Walk<'_> {
                 "only a newer release would have applied it, and none has ever recorded here: somebody put it there";
             self.found.faults.add(format!("_sqlx_migrations, version {version}"), what);
         }
-        let model = Connection::open_in_memory()?;
-        let of_then = MIGRATIONS.iter().filter(|(version, ..)| applied.contains(version));
-        model.execute_batch(&of_then.map(|(_, _, sql)| *sql).collect::<String>())?;
-        let (found, wanted) = (definitions(self.connection)?, definitions(&model)?);
-        // What has the name of one of ours, and is of another kind, is read in its place.
-        let wanted_names: BTreeSet<&String> = wanted.keys().map(|(_, name)| name).collect();
-        // Indexes on our tables, by whomever.
-        let ours = |table: &str| wanted.keys().any(|(kind, name)| kind == "table" && name.eq_ignore_ascii_case(table));
-        let mut select = self.connection.prepare("SELECT name, tbl_name FROM sqlite_schema WHERE type = 'index'")?;
-        let indexes = select.query_map((), |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-        let indexes = indexes.collect::<Result<Vec<_>, _>>()?;
-        let on_ours: BTreeSet<String> =
-            indexes.into_iter().filter(|(_, table)| ours(table)).map(|(name, _)| name).collect();
-        for (kind, name) in found.keys().chain(wanted.keys()).collect::<BTreeSet<_>>() {
-            let name_and_kind = (kind.clone(), name.clone());
-            let (found, wanted) = (found.get(&name_and_kind), wanted.get(&name_and_kind));
-            let has_our_name = wanted_names.iter().any(|ours| ours.eq_ignore_ascii_case(name));
-            let is_of_others = kind == "table" && !has_our_name || kind == "index" && !on_ours.contains(name);
-            let is_foreign = wanted.is_none() && is_of_others;
-            if found == wanted || is_foreign {
-                continue;
-            }
-            let what = match (kind.as_str(), found) {
-                ("view", _) => "it is not as gms-recorder makes it: do not read by it",
-                ("index", Some(_)) if wanted.is_none() => {
-                    "gms-recorder makes none such on its tables: rows are found by it, or refused"
-                }
-                (_, None) => "it was dropped",
-                (_, Some(_)) => "it is not as gms-recorder makes it: what it shows is not to be believed",
-            };
-            let is_told = kind == "table" && found.is_none() && FORMS.iter().any(|form| form.table == name);
+        for Difference { kind, name, what, is_gone } in differences(self.connection, &applied)? {
+            let is_told = kind == "table" && is_gone && FORMS.iter().any(|form| form.table == name);
             if !is_told {
                 self.found.faults.add(format!("{kind} {name}"), what);
             }
@@ -158,6 +122,70 @@ impl Walk<'_> {
         }
         Ok(false)
     }
+}
+
+/// The migrations, by their numbers.
+fn applied(connection: &Connection) -> Result<Vec<i64>, Error> {
+    let mut select = connection.prepare("SELECT version FROM _sqlx_migrations ORDER BY version")?;
+    Ok(select.query_map((), |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// One that only a newer release may have applied.
+fn unknown(applied: &[i64]) -> Option<&i64> {
+    applied.iter().find(|version| **version > 0 && MIGRATIONS.iter().all(|(ours, ..)| ours != *version))
+}
+
+/// What is not made as the migrations make it; nothing where a newer release may have made it.
+pub(in crate::store) fn altered(connection: &Connection) -> Result<Vec<String>, Error> {
+    let applied = applied(connection)?;
+    if unknown(&applied).is_some() {
+        return Ok(Vec::new());
+    }
+    let differences = differences(connection, &applied)?;
+    Ok(differences.into_iter().map(|Difference { kind, name, what, .. }| format!("{kind} {name}: {what}")).collect())
+}
+
+struct Difference {
+    kind: String,
+    name: String,
+    what: &'static str,
+    is_gone: bool,
+}
+
+fn differences(connection: &Connection, applied: &[i64]) -> Result<Vec<Difference>, Error> {
+    let model = Connection::open_in_memory()?;
+    let of_then = MIGRATIONS.iter().filter(|(version, ..)| applied.contains(version));
+    model.execute_batch(&of_then.map(|(_, _, sql)| *sql).collect::<String>())?;
+    let (found, wanted) = (definitions(connection)?, definitions(&model)?);
+    // What has the name of one of ours, and is of another kind, is read in its place.
+    let wanted_names: BTreeSet<&String> = wanted.keys().map(|(_, name)| name).collect();
+    // Indexes on our tables, by whomever.
+    let ours = |table: &str| wanted.keys().any(|(kind, name)| kind == "table" && name.eq_ignore_ascii_case(table));
+    let mut select = connection.prepare("SELECT name, tbl_name FROM sqlite_schema WHERE type = 'index'")?;
+    let indexes = select.query_map((), |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let indexes = indexes.collect::<Result<Vec<_>, _>>()?;
+    let on_ours: BTreeSet<String> =
+        indexes.into_iter().filter(|(_, table)| ours(table)).map(|(name, _)| name).collect();
+    let mut differences = Vec::new();
+    for (kind, name) in found.keys().chain(wanted.keys()).collect::<BTreeSet<_>>() {
+        let name_and_kind = (kind.clone(), name.clone());
+        let (found, wanted) = (found.get(&name_and_kind), wanted.get(&name_and_kind));
+        let has_our_name = wanted_names.iter().any(|ours| ours.eq_ignore_ascii_case(name));
+        let is_of_others = kind == "table" && !has_our_name || kind == "index" && !on_ours.contains(name);
+        if found == wanted || wanted.is_none() && is_of_others {
+            continue;
+        }
+        let what = match (kind.as_str(), found) {
+            ("view", _) => "it is not as gms-recorder makes it: do not read by it",
+            ("index", Some(_)) if wanted.is_none() => {
+                "gms-recorder makes none such on its tables: rows are found by it, or refused"
+            }
+            (_, None) => "it was dropped",
+            (_, Some(_)) => "it is not as gms-recorder makes it: what it shows is not to be believed",
+        };
+        differences.push(Difference { kind: kind.clone(), name: name.clone(), what, is_gone: found.is_none() });
+    }
+    Ok(differences)
 }
 
 /// Whether it is the version of a later release than this one.

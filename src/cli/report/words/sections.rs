@@ -628,6 +628,7 @@ fn finding(kind: &str) -> &'static str {
         "invalid_utf8" => "bytes that are no UTF-8, read with replacement characters",
         "spool_damaged" => "stretches of the spool that could not be read",
         "unstorable" => "rows that the database refused",
+        "altered" => "what somebody altered in the archive by hand",
         "chat_v1" => "Chat V1, which is not recorded",
         _ => "of a kind that this release does not know",
     }
