@@ -284,6 +284,14 @@ impl Answer {
                         tables";
             self.warnings.push(what.into());
         }
+        if self.found.alterations > 0 {
+            let what = format!(
+                "a `serve` has met what somebody altered by hand, and may have altered back since (findings: {}): SELECT * FROM findings \
+                 WHERE kind = 'altered'",
+                self.found.alterations
+            );
+            self.warnings.push(what);
+        }
         if let [first, ..] = self.found.open_acts[..] {
             let others = match self.found.open_acts.len() - 1 {
                 0 => String::new(),

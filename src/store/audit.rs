@@ -136,6 +136,8 @@ pub struct Found {
     pub removals: (i64, i64),
     /// Of how many chats rows were masked later.
     pub masked_chats: i64,
+    /// Findings of what somebody altered by hand, beside a writer that met it.
+    pub alterations: i64,
     /// Acts that remove, mask or merge, and have no end.
     pub open_acts: Vec<i64>,
     /// Text that was removed may still be in unused space.
@@ -565,6 +567,8 @@ impl<'s> Walk<'s> {
         let last: Option<i64> = self.connection.query_row(&sql, (), |row| row.get(0)).optional()?;
         self.found.last_stop = last.and_then(|run_id| Some((run_id, *self.runs.get(&run_id)?)));
         self.check_merged_runs()?;
+        let sql = "SELECT count(*) FROM findings WHERE kind = 'altered'";
+        self.found.alterations = self.connection.query_row(sql, (), |row| row.get(0))?;
         if self.is_late_open && !super::seal::late::is_left(self.connection)? {
             let what = "rows were sealed later than they were written, and no run is there that they would be of: somebody had them sealed anew";
             self.found.faults.add("seals", what);
