@@ -212,6 +212,14 @@ impl LiveChats {
         let chat = self.chat(chat_id);
         let covered =
             covered.filter(|new| !chat.covered.is_some_and(|old| old.from <= new.from && new.next <= old.next));
+        // What is waited for takes along what would be lost with the process.
+        let pending = chat.pending.as_ref().filter(|_| !answer.events.is_empty());
+        let before = pending.and_then(|pending| pending.covered.last());
+        let covered = covered.map(|new| match before {
+            Some(old) if old.from <= new.from && new.from <= old.next => Covered { from: old.from, ..new },
+            _ => new,
+        });
+        let is_known_to_end = chat.ended && pending.is_none_or(|pending| pending.ended.is_none());
         let mut attributes = std::mem::take(&mut answer.attributes);
         attributes.retain(|attribute| !chat.attributes.contains(&hashed(&hashing, attribute)));
         ChatRecord {
@@ -220,7 +228,7 @@ impl LiveChats {
             events: std::mem::take(&mut answer.events),
             covered,
             next_position: answer.next_position,
-            ended: answer.ended.filter(|_| !chat.ended),
+            ended: answer.ended.filter(|_| !is_known_to_end),
             is_async: answer.is_async,
             attributes,
             highest_index: None,
@@ -431,6 +439,8 @@ fn hashed(hashing: &RandomState, attribute: &Attribute) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::{EventIndex, Party, TranscriptEvent};
+    use crate::gms::ChatKey;
 
     const KEY: AnswerKey = [1; 16];
 
@@ -480,5 +490,48 @@ mod tests {
         live.forget_written();
         live.landed(&KEY, true);
         assert!(live.seen_again(&KEY, 1, None).is_none());
+    }
+
+    /// A process that is killed loses what was put off, but for what an answer that is waited for takes along.
+    #[test]
+    fn an_answer_with_events_takes_along_what_was_put_off() {
+        let mut live = LiveChats::new(10);
+        let chat_id = ChatId::parse("00001aCY6K8U003T").expect("valid");
+        let answer = |has_event: bool| {
+            let event = TranscriptEvent {
+                index: EventIndex::new(9).expect("valid"),
+                kind: None,
+                utc_time: None,
+                from: Party::default(),
+                text: None,
+                message_type: None,
+                user_data: None,
+                event_attributes: None,
+                raw: "{}".into(),
+                maskings: Vec::new(),
+            };
+            ChatAnswer {
+                key: ChatKey::Id(chat_id.clone()),
+                secure_keys: Vec::new(),
+                secrets: Vec::new(),
+                service: None,
+                events: if has_event { vec![event] } else { Vec::new() },
+                coverage: Coverage::Nothing,
+                next_position: None,
+                ended: Some(Ended::Normally),
+                is_async: false,
+                attributes: Vec::new(),
+            }
+        };
+        let empty = live.unknown(&chat_id, &mut answer(false), Covered::new(5, 8));
+        live.put_off(1, None, empty);
+        let again = live.unknown(&chat_id, &mut answer(false), Covered::new(8, 9));
+        assert_eq!((again.covered, again.ended), (Covered::new(8, 9), None));
+        let full = live.unknown(&chat_id, &mut answer(true), Covered::new(8, 10));
+        assert_eq!((full.covered, full.ended), (Covered::new(5, 10), Some(Ended::Normally)));
+        live.sent(&full);
+        assert_eq!(live.take_pending().len(), 1);
+        let later = live.unknown(&chat_id, &mut answer(true), Covered::new(10, 11));
+        assert_eq!((later.covered, later.ended), (Covered::new(10, 11), None));
     }
 }
