@@ -21,7 +21,7 @@ use super::{Error, ErrorKind, Store, is_as_sealed, text};
 use crate::chat::{ChatId, ContentDigest, Covered, Masking, TranscriptEvent};
 use crate::gms::mask::Masks;
 use crate::gms::{self, Comparison, Finding, FindingKind};
-use memory::{Alteration, ChatRow, Extent, Fold, Fresh, Known};
+use memory::{Alteration, ChatRow, Extent, Fold, Fresh, Known, absorb};
 
 pub(super) use memory::Memory;
 
@@ -394,13 +394,13 @@ impl<'s> Batch<'s> {
                 continue;
             }
             if self.known(chat_id).is_some_and(|known| known.row.is_some()) && row.ended.is_none() && !whole {
-                self.put_off(chat_id, row);
+                absorb(&mut self.fresh.put_off, chat_id.clone(), row);
                 continue;
             }
             self.write_chat(&mut put, chat_id, row)?;
         }
         if whole {
-            for (chat_id, row) in &self.memory.put_off {
+            for (chat_id, row) in self.memory.put_off.iter().chain(&self.memory.withheld) {
                 if !self.is_gone(Some(chat_id))? {
                     self.write_chat(&mut put, chat_id, row.clone())?;
                 }
@@ -409,22 +409,16 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
-    fn put_off(&mut self, chat_id: &ChatId, row: ChatRow) {
-        match self.fresh.put_off.get_mut(chat_id) {
-            Some(known) => known.absorb(row),
-            None => drop(self.fresh.put_off.insert(chat_id.clone(), row)),
-        }
-    }
-
     /// Writes the whole row, whatever is there: what somebody has altered meanwhile is put right.
     fn write_chat(&mut self, put: &mut CachedStatement<'_>, chat_id: &ChatId, row: ChatRow) -> Result<(), Error> {
-        if let Some(sealed) = self.memory.altered.get(chat_id) {
+        if let Some(sealed) = self.memory.altered.get(chat_id).filter(|_| !self.fresh.righted.contains(chat_id)) {
             let form = Form::of(seal::CHATS).expect("there is one");
             let key = [KeyValue::Text(chat_id.as_str().into())];
             if !leaf::is_as_sealed(self.connection, *sealed, form, &key)? {
-                self.put_off(chat_id, row);
+                absorb(&mut self.fresh.withheld, chat_id.clone(), row);
                 return Ok(());
             }
+            self.fresh.righted.insert(chat_id.clone());
         }
         let before = match self.known(chat_id).and_then(|known| known.row.clone()) {
             Some(before) => Some(before),

@@ -4,7 +4,7 @@
 //! What it forgets costs a row more, never a row less.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ pub(in crate::store) struct Memory {
     pub findings: Recent<ContentDigest, Fold>,
     /// Rows of chats that are in the file, and say less there than is known by now (R4: lazy).
     pub put_off: HashMap<ChatId, ChatRow>,
+    /// The same of chats whose rows were altered: for when they are as they were.
+    pub withheld: HashMap<ChatId, ChatRow>,
     /// The spool that was last drained from, and up to where.
     pub drained: Option<(String, u64)>,
     /// The newest erasure that a leaf names.
@@ -66,6 +68,9 @@ pub(super) struct Fresh {
     pub errors: HashMap<u64, Fold>,
     pub findings: HashMap<ContentDigest, Fold>,
     pub put_off: HashMap<ChatId, ChatRow>,
+    pub withheld: HashMap<ChatId, ChatRow>,
+    /// Chats whose rows are as they were again, and go on.
+    pub righted: BTreeSet<ChatId>,
     pub drained: Option<(String, u64)>,
 }
 
@@ -363,10 +368,19 @@ impl Memory {
         self.drained = fresh.drained.or_else(|| self.drained.take());
         if whole {
             self.put_off.clear();
+            self.withheld.clear();
         }
-        for (chat_id, row) in fresh.put_off {
-            self.put_off.entry(chat_id).and_modify(|known| known.absorb(row.clone())).or_insert(row);
-        }
+        self.altered.retain(|chat_id, _| !fresh.righted.contains(chat_id));
+        fresh.put_off.into_iter().for_each(|(chat_id, row)| absorb(&mut self.put_off, chat_id, row));
+        fresh.withheld.into_iter().for_each(|(chat_id, row)| absorb(&mut self.withheld, chat_id, row));
+    }
+}
+
+/// A row more of what waits.
+pub(super) fn absorb(rows: &mut HashMap<ChatId, ChatRow>, chat_id: ChatId, row: ChatRow) {
+    match rows.get_mut(&chat_id) {
+        Some(known) => known.absorb(row),
+        None => drop(rows.insert(chat_id, row)),
     }
 }
 
