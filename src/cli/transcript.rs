@@ -240,7 +240,8 @@ fn gaps(start: i64, next: i64, erased_until: i64, holes: &[Stretch]) -> Vec<Gap>
     }
     let start = start.max(erased_until);
     let mut from = start;
-    for hole in holes.iter().filter(|hole| hole.next > start && hole.from < next) {
+    // An event may stand in a hole.
+    for hole in holes.iter().filter(|hole| start < next && hole.next > start && hole.from < next) {
         if hole.from > from {
             found.push(Gap { from, next: hole.from, why: Why::Hidden });
         }
@@ -631,6 +632,7 @@ mod tests {
             ((2, 4), vec![covered(2, 4)]),
             ((2, 8), vec![covered(2, 6), hole(6, 8)]),
             ((7, 9), vec![hole(7, 9)]),
+            ((8, 8), vec![]),
             ((9, 20), vec![hole(9, 10), covered(10, 12), hole(12, 14), covered(14, 20)]),
             ((10, 12), vec![covered(10, 12)]),
             ((20, 0), vec![]),
