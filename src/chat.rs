@@ -139,6 +139,25 @@ pub struct TranscriptEvent {
     pub maskings: Vec<Masking>,
 }
 
+#[cfg(test)]
+impl TranscriptEvent {
+    /// One that says nothing but this.
+    pub(crate) fn plain(index: i64, raw: &str) -> Self {
+        Self {
+            index: EventIndex::new(index).expect("it is valid"),
+            kind: None,
+            utc_time: None,
+            from: Party::default(),
+            text: None,
+            message_type: None,
+            user_data: None,
+            event_attributes: None,
+            raw: raw.into(),
+            maskings: Vec::new(),
+        }
+    }
+}
+
 /// A credential. It cannot be printed; only the scrubber reads it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Secret(String);

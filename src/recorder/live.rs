@@ -439,7 +439,7 @@ fn hashed(hashing: &RandomState, attribute: &Attribute) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::{EventIndex, Party, TranscriptEvent};
+    use crate::chat::TranscriptEvent;
     use crate::gms::ChatKey;
 
     const KEY: AnswerKey = [1; 16];
@@ -498,18 +498,7 @@ mod tests {
         let mut live = LiveChats::new(10);
         let chat_id = ChatId::parse("00001aCY6K8U003T").expect("valid");
         let answer = |has_event: bool| {
-            let event = TranscriptEvent {
-                index: EventIndex::new(9).expect("valid"),
-                kind: None,
-                utc_time: None,
-                from: Party::default(),
-                text: None,
-                message_type: None,
-                user_data: None,
-                event_attributes: None,
-                raw: "{}".into(),
-                maskings: Vec::new(),
-            };
+            let event = TranscriptEvent::plain(9, "{}");
             ChatAnswer {
                 key: ChatKey::Id(chat_id.clone()),
                 secure_keys: Vec::new(),

@@ -136,7 +136,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::{ChatId, EventIndex, Party, TranscriptEvent};
+    use crate::chat::{ChatId, TranscriptEvent};
     use crate::gms::{Finding, FindingKind};
     use crate::store::ChatRecord;
     use crate::store::spool::tests::full;
@@ -205,18 +205,7 @@ mod tests {
     #[test]
     fn events_and_findings_are_counted_and_weighed() {
         let raw = "x".repeat(100);
-        let event = |index| TranscriptEvent {
-            index: EventIndex::new(index).expect("valid"),
-            kind: None,
-            utc_time: None,
-            from: Party::default(),
-            text: None,
-            message_type: None,
-            user_data: None,
-            event_attributes: None,
-            raw: raw.clone(),
-            maskings: Vec::new(),
-        };
+        let event = |index| TranscriptEvent::plain(index, &raw);
         let chat = ChatRecord {
             chat_id: ChatId::parse("C1").expect("an id"),
             service: None,

@@ -56,7 +56,7 @@ impl Store {
     ) -> Result<Appended, Error> {
         let at = entries.iter().map(|entry| entry.at).max().or(self.accounts.told_at());
         let ((appended, fresh, accounts), leaves) = seal::append(&self.connection, None, |pack| {
-            let is_forgetful = self.memory.catch_up(&self.connection)?;
+            let is_forgetful = self.memory.catch_up(&self.connection, pack.leaves_before(&self.connection)?)?;
             let mut batch = Batch {
                 connection: &self.connection,
                 run_id: self.run_id,
@@ -91,7 +91,7 @@ impl Store {
         let memory = &mut self.memory;
         let mut look = || {
             let snapshot = self.connection.unchecked_transaction()?;
-            let is_erased = memory.catch_up(&self.connection)?;
+            let is_erased = memory.catch_up(&self.connection, seal::read_tree(&self.connection)?.size())?;
             snapshot.commit()?;
             Ok::<_, Error>(is_erased)
         };
@@ -479,7 +479,7 @@ impl<'s> Batch<'s> {
                 extent.covered = rest;
             }
         }
-        let Extent { covered: Covered { from, next, .. }, node } = &extent;
+        let Extent { covered: Covered { from, next }, node } = &extent;
         put.execute(params![chat_id, from, next, &**node, self.run_id, entry.at])?;
         self.pack.coverage(self.run_id, entry.at, &chat.chat_id, extent.covered, node);
         self.remember(&chat.chat_id).extent = Some(extent);

@@ -590,8 +590,7 @@ fn resume_run(connection: &rusqlite::Connection, run_id: i64, run: &Run) -> Resu
 
 /// Whether a row is as its latest leaf has it, which may be far back: all that is sealed is looked through.
 fn is_as_sealed(connection: &rusqlite::Connection, form: u8, key: KeyValue) -> Result<bool, Error> {
-    let name = (form, vec![key]);
-    match seal::destroyed::Located::wanting([name.clone()]).find_rest(connection, &[name], 0) {
+    match seal::destroyed::Located::check(connection, (form, vec![key]), 0) {
         Err(error) if error.kind == ErrorKind::Altered => {
             tracing::error!(%error, "what was altered is not sealed anew");
             Ok(false)

@@ -448,6 +448,8 @@ pub(super) struct Pack {
     /// False in an archive of an earlier release.
     pub(super) has_cores: bool,
     bytes: Canonical,
+    /// As it was when the transaction began, once somebody has asked.
+    tree: Option<Tree>,
 }
 
 impl Pack {
@@ -455,7 +457,16 @@ impl Pack {
         let mut seed = [0; SALT_BYTES];
         getrandom::fill(&mut seed).map_err(|e| Error::new(ErrorKind::Other, format!("no random numbers: {e}")))?;
         let (refs, last_first, touched, bytes) = Default::default();
-        Ok(Self { seed, refs, last_first, hashes: vec![[0; HASH_BYTES]], touched, has_cores: true, bytes })
+        let (hashes, has_cores, tree) = (vec![[0; HASH_BYTES]], true, None);
+        Ok(Self { seed, refs, last_first, hashes, touched, has_cores, bytes, tree })
+    }
+
+    /// How many leaves the tree has without these. Within the transaction.
+    pub(super) fn leaves_before(&mut self, connection: &Connection) -> Result<u64, Error> {
+        let tree = read_tree(connection)?;
+        let size = tree.size();
+        self.tree = Some(tree);
+        Ok(size)
     }
 
     /// An event that was just inserted. Most other rows are read back once they are as they stay; these are most of all rows.
@@ -547,7 +558,7 @@ impl Pack {
         if self.hashes.len() == 1 {
             return Ok(None);
         }
-        let mut tree = read_tree(connection)?;
+        let mut tree = self.tree.take().map_or_else(|| read_tree(connection), Ok)?;
         let head = Head {
             first_leaf: tree.size().cast_signed(),
             leaves: self.hashes.len() as i64,
@@ -772,8 +783,8 @@ fn rebuild(connection: &Connection) -> Result<(), Error> {
     let mut rows = select.query(())?;
     while let Some(row) = rows.next()? {
         let (first_leaf, leaves): (i64, i64) = (row.get(0)?, row.get(1)?);
-        if first_leaf.cast_unsigned() > tree.size() + GAP_MAX {
-            break;
+        if !(0..=(tree.size() + GAP_MAX).cast_signed()).contains(&first_leaf) {
+            continue;
         }
         let hashes = row.get_ref(2)?.as_blob().unwrap_or_default();
         hashes.as_chunks::<HASH_BYTES>().0.iter().for_each(|leaf| tree.push(*leaf));

@@ -259,11 +259,10 @@ impl Memory {
     }
 
     /// Looks at what others have sealed since the last time. True where something was erased, purged or masked: what is remembered of
-    /// what is on disk may not be there any longer. Within a transaction.
-    pub(super) fn catch_up(&mut self, connection: &Connection) -> Result<bool, Error> {
+    /// what is on disk may not be there any longer. Within a transaction, in which the tree has so many leaves.
+    pub(super) fn catch_up(&mut self, connection: &Connection, leaves: u64) -> Result<bool, Error> {
         self.look_at_schema(connection)?;
-        let size = read_tree(connection)?.size();
-        if size == self.leaves {
+        if leaves == self.leaves {
             return Ok(false);
         }
         let (mut chats, mut erasures, mut is_folded) = (BTreeMap::new(), BTreeMap::new(), false);
@@ -302,7 +301,7 @@ impl Memory {
                 self.hold_against(connection, &chat_id, leaf)?;
             }
         }
-        self.leaves = size;
+        self.leaves = leaves;
         Ok(!erasures.is_empty())
     }
 

@@ -1,34 +1,13 @@
-use std::time::Duration;
-
 use super::*;
-use crate::chat::{EventIndex, Party};
 use crate::store::{Options, Run};
 
 fn options(folder: &tempfile::TempDir) -> Options {
-    Options {
-        path: folder.path().join("a.db"),
-        create: true,
-        file_mode: 0o600,
-        quiet_after: Duration::from_secs(1),
-        async_quiet_after: Duration::from_secs(1),
-        masks: Masks::default(),
-    }
+    Options::plain(folder.path().join("a.db"))
 }
 
 fn answer(at: i64, index: i64, raw: &str) -> Entry {
     let chat_id = ChatId::parse("00001aCY6K8U003T").expect("valid");
-    let event = TranscriptEvent {
-        index: EventIndex::new(index).expect("valid"),
-        kind: None,
-        utc_time: None,
-        from: Party::default(),
-        text: None,
-        message_type: None,
-        user_data: None,
-        event_attributes: None,
-        raw: raw.into(),
-        maskings: Vec::new(),
-    };
+    let event = TranscriptEvent::plain(index, raw);
     let covered = Covered::new(1, index + 1);
     let next_position = Some(index + 1);
     let record = ChatRecord { events: vec![event], covered, next_position, ..ChatRecord::of(chat_id) };
@@ -362,5 +341,20 @@ async fn a_row_that_was_altered_at_the_start_goes_on_once_it_is_as_it_was() {
     assert_eq!(next_position(&store), Some(4), "and from then on");
     let told = ["00001aCY6K8U003T the row of the chat is not as it was sealed"];
     assert_eq!(store.texts("SELECT concat(chat_id, ' ', detail) FROM findings WHERE kind = 'altered'"), told);
+    assert_eq!(faults(&folder), [""; 0]);
+}
+
+#[tokio::test]
+async fn packs_that_are_none_of_ours_do_not_misplace_the_tree() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("a new archive");
+    store.append(&[answer(10, 1, "{}")], &[], true).expect("stored");
+    store.close().expect("closed");
+    let packs = "INSERT INTO seals (first_leaf, leaves, refs, seed, hashes) VALUES (-1, 1, X'', X'', X''),
+        (9000000000000000000, 1, X'', X'', X'')";
+    by_hand(&folder, &format!("{packs}; UPDATE tree SET size = 'many'"));
+    let mut store = Store::open(&options(&folder), &Run::plain()).await.expect("the same archive");
+    store.append(&[answer(20, 2, "{}")], &[], true).expect("stored");
+    by_hand(&folder, "DELETE FROM seals WHERE first_leaf NOT BETWEEN 0 AND 1000000");
     assert_eq!(faults(&folder), [""; 0]);
 }

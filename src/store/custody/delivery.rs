@@ -97,8 +97,8 @@ impl Custody {
         let last = select.query_map([target], |row| Ok((row.get(0)?, row.get(1)?)))?;
         for (id, to_leaf) in last.collect::<Result<Vec<(i64, i64)>, _>>()? {
             // It was sealed after all that is in it.
-            let (name, from) = ((seal::DELIVERIES, vec![KeyValue::Integer(id)]), to_leaf.cast_unsigned());
-            Located::wanting_from([name.clone()], from).find_rest(&self.connection, &[name], from)?;
+            let name = (seal::DELIVERIES, vec![KeyValue::Integer(id)]);
+            Located::check(&self.connection, name, to_leaf.cast_unsigned())?;
         }
         Ok(())
     }
@@ -148,9 +148,7 @@ impl Custody {
         let id: Option<i64> = select.query_row(params![target, delivery.number, text], |row| row.get(0))?;
         let Some(id) = id else { return Ok(None) };
         // Its leaf came after all that is in it.
-        let name = (form.number, vec![KeyValue::Integer(id)]);
-        let mut located = Located::wanting_from([name.clone()], delivery.to_leaf);
-        match located.find_rest(&self.connection, &[name], delivery.to_leaf) {
+        match Located::check(&self.connection, (form.number, vec![KeyValue::Integer(id)]), delivery.to_leaf) {
             Err(error) if error.kind == ErrorKind::Altered => Ok(None),
             found => found.map(|()| Some(delivery)),
         }

@@ -44,6 +44,14 @@ impl Located {
         Self { until: leaf, ..Self::wanting(rows) }
     }
 
+    /// Holds one row against its latest leaf, which came after this one.
+    ///
+    /// # Errors
+    /// As [`Located::find_rest`]: [`ErrorKind::Altered`] where it is not as it was sealed, or never was.
+    pub fn check(connection: &Connection, name: RowName, after: u64) -> Result<(), Error> {
+        Self::wanting_from([name.clone()], after).find_rest(connection, &[name], after)
+    }
+
     /// Takes over what another look has found.
     pub fn absorb(&mut self, other: Self) {
         self.leaves.extend(other.leaves);
